@@ -1,0 +1,23 @@
+"""mfjax: particle and mean-field dynamics of learning, from one declaration.
+
+Declare an energy over measures and a geometry; get the particle system, the limiting PDE, the sweep
+and the figures.
+"""
+
+from mfjax._versions import refuse_broken_jax
+
+refuse_broken_jax()
+
+from mfjax import domains as domains  # noqa: E402
+from mfjax import energies as energies  # noqa: E402
+from mfjax import features as features  # noqa: E402
+from mfjax import flows as flows  # noqa: E402
+from mfjax import kernels as kernels  # noqa: E402
+from mfjax import measures as measures  # noqa: E402
+from mfjax import outer as outer  # noqa: E402
+from mfjax import regularizers as regularizers  # noqa: E402
+from mfjax import steppers as steppers  # noqa: E402
+from mfjax.simulate import Simulation as Simulation  # noqa: E402
+from mfjax.status import SimulationError as SimulationError  # noqa: E402
+
+__version__ = "0.1.0"

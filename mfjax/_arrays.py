@@ -1,0 +1,92 @@
+"""Small array helpers shared by every module: conversions, checks that respect tracing, and safe norms."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+
+def is_traced(tree: Any) -> bool:
+    """Whether any leaf of `tree` is a JAX tracer, so that its value cannot be inspected."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def as_floats(value: Any, name: str) -> Array:
+    """Convert to a floating array, keeping a floating dtype and promoting integers and booleans.
+
+    Python numbers give weakly typed arrays: a parameter never promotes the dtype of the data it meets.
+    """
+    try:
+        array = jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be numeric, got {value!r}") from error
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise ValueError(f"{name} must be real, got dtype {array.dtype}")
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        array = array.astype(jnp.result_type(float))
+    return array
+
+
+def scalar(
+    value: Any, name: str, *, minimum: float | None = None, above: float | None = None
+) -> Array:
+    """A parameter as a zero-dimensional array leaf, so that sweeping it never retraces.
+
+    **Raises** `ValueError` if `value` is not a finite scalar, or lies outside the stated range.
+    Values that are being traced are not inspected.
+    """
+    array = as_floats(value, name)
+    if array.ndim != 0:
+        raise ValueError(f"{name} must be a scalar, got an array of shape {array.shape}")
+    if not is_traced(array):
+        number = float(array)
+        if not np.isfinite(number):
+            raise ValueError(f"{name} must be finite, got {number}")
+        if minimum is not None and number < minimum:
+            raise ValueError(f"{name} must be at least {minimum:g}, got {number:g}")
+        if above is not None and number <= above:
+            raise ValueError(f"{name} must be greater than {above:g}, got {number:g}")
+    return array
+
+
+def count(value: Any, name: str, *, minimum: int = 1) -> int:
+    """A structural whole number (width, number of cells, number of steps)."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}")
+    return int(value)
+
+
+def finite(array: Array, name: str) -> Array:
+    """Return `array`, or raise `ValueError` naming the first entry that is NaN or infinite."""
+    if not is_traced(array):
+        bad = np.argwhere(~np.isfinite(np.asarray(array)))
+        if len(bad):
+            index = tuple(int(i) for i in bad[0])
+            value = np.asarray(array)[index]
+            raise ValueError(f"{name} must be finite, got {value} at index {index}")
+    return array
+
+
+def safe_norm(vector: Float[Array, " d"]) -> Float[Array, ""]:
+    """Euclidean length whose derivative at the zero vector is zero instead of NaN.
+
+    The one distance used in the library: kernels, distances and feature maps all meet coincident points.
+    """
+    squared = jnp.sum(vector * vector)
+    positive = squared > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
+
+
+def safe_sqrt(value: Array) -> Array:
+    """Square root of a non-negative array with derivative zero at zero."""
+    positive = value > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, value, 1.0)), 0.0)
+
+
+def inner(a: Array, b: Array) -> Array:
+    """Contraction in full precision: accelerators otherwise drop to 10-bit mantissas (TF32, bfloat16)."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)

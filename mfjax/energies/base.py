@@ -1,0 +1,193 @@
+"""The abstract energy, what solving it returns, and the algebra of energies."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from mfjax import status as codes
+from mfjax._arrays import is_traced, scalar
+from mfjax.measures import Measure
+
+
+class Solution(eqx.Module):
+    """An energy at one measure.
+
+    `value` F(mu); `potential`, the first variation as a function of ONE point, defined off the support;
+    `outer_weights` (K,) or `None` for an energy without an inner problem; `residual` of that problem,
+    relative; `status` code; `carry`, what the next solve may start from.
+    """
+
+    value: Float[Array, ""]
+    potential: Callable[[Array], Array]
+    outer_weights: Float[Array, " K"] | None = None
+    residual: Float[Array, ""] | float = 0.0
+    status: Int[Array, ""] | int = codes.OK
+    carry: Any = None
+
+
+class Energy(eqx.Module):
+    """F(mu). The author of a new energy writes `solve`: its value and its potential at one point.
+
+    Two identities tie the two together and are checked by `mfjax.testing.check_energy` for every energy:
+    dF/dw_i = V(x_i), up to one constant, and dF/dx_i = w_i grad V(x_i).
+    """
+
+    @abstractmethod
+    def solve(self, mu: Measure, carry: Any = None) -> Solution:
+        """Value, potential and diagnostics at `mu`. Never raises on values: sets `status`."""
+
+    def init(self, mu: Measure) -> Any:
+        """The `carry` before the first solve."""
+        return None
+
+    def validate(self, mu: Measure, domain=None) -> None:
+        """**Raises** `ValueError` if this energy cannot be evaluated at measures shaped like `mu`."""
+
+    @property
+    def temperature(self) -> Float[Array, ""] | float:
+        """T such that, on particles, this energy acts as Brownian noise of variance 2 T per unit time."""
+        return 0.0
+
+    def parts(self) -> tuple[tuple[Any, "Energy"], ...]:
+        """The terms (coefficient, energy) that this energy is a sum of."""
+        return ((1.0, self),)
+
+    def first_variation(
+        self, mu: Measure, solution: Solution | None = None
+    ) -> Float[Array, " K"]:
+        """The potential at the support of `mu`."""
+        solution = self.solve(mu) if solution is None else solution
+        return jax.vmap(solution.potential)(mu.points)
+
+    def gradient_field(
+        self, mu: Measure, solution: Solution | None = None
+    ) -> Float[Array, "K d"]:
+        """grad V at the support of `mu`, in ambient coordinates; nothing divides by weights."""
+        solution = self.solve(mu) if solution is None else solution
+        return jax.vmap(jax.grad(solution.potential))(mu.points)
+
+    def __call__(self, mu: Measure) -> Float[Array, ""]:
+        """F(mu). **Raises** `RuntimeError` if the inner problem could not be solved."""
+        return self._solved(mu).value
+
+    def potential(self, mu: Measure) -> Callable[[Array], Array]:
+        """The first variation at `mu` as a function of one point."""
+        return self._solved(mu).potential
+
+    def outer_weights(self, mu: Measure) -> Float[Array, " K"]:
+        """The inner minimiser u at the support. **Raises** `ValueError` if this energy has none."""
+        weights = self._solved(mu).outer_weights
+        if weights is None:
+            raise ValueError(f"{type(self).__name__} has no outer weights")
+        return weights
+
+    def _solved(self, mu: Measure) -> Solution:
+        self.validate(mu)
+        solution = self.solve(mu, self.init(mu))
+        if not is_traced(solution.status) and int(solution.status) != codes.OK:
+            raise RuntimeError(
+                f"{type(self).__name__} could not be evaluated: {codes.describe(int(solution.status))} "
+                f"(relative residual {float(solution.residual):.1e})"
+            )
+        return solution
+
+    def __add__(self, other: Any) -> "Energy":
+        if isinstance(other, Energy):
+            return Sum(self.parts() + other.parts())
+        if _is_number(other) and other == 0:
+            return self
+        return NotImplemented
+
+    # sum() starts from the integer 0.
+    __radd__ = __add__
+
+    def __mul__(self, factor: Any) -> "Energy":
+        if not _is_scalar(factor):
+            return NotImplemented
+        return Scaled(factor, self)
+
+    __rmul__ = __mul__
+    # NumPy scalars otherwise try to broadcast over the energy from the left.
+    __array_priority__ = 1000
+    __array_ufunc__ = None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+
+
+def _is_scalar(value: Any) -> bool:
+    return _is_number(value) or (isinstance(value, (jax.Array, np.ndarray)) and value.ndim == 0)
+
+
+def Scaled(factor: Any, energy: Energy) -> "Sum":
+    """`factor` times `energy`, for a non-negative number or traced scalar."""
+    factor = scalar(factor, "the factor of an energy", minimum=0.0)
+    return Sum(tuple((factor * c, term) for c, term in energy.parts()))
+
+
+class _WeightedPotential(eqx.Module):
+    coefficients: tuple
+    potentials: tuple
+
+    def __call__(self, point):
+        terms = [
+            jnp.asarray(c).astype(point.dtype) * v(point)
+            for c, v in zip(self.coefficients, self.potentials, strict=True)
+        ]
+        return sum(terms, jnp.zeros((), point.dtype))
+
+
+class Sum(Energy):
+    """sum_k c_k F_k, as made by `F + 0.1 * G` and `sum([...])`."""
+
+    terms: tuple[tuple[Any, Energy], ...]
+
+    def parts(self):
+        return self.terms
+
+    @property
+    def temperature(self):
+        return sum(c * term.temperature for c, term in self.terms)
+
+    def init(self, mu):
+        return tuple(term.init(mu) for _, term in self.terms)
+
+    def validate(self, mu, domain=None):
+        for _, term in self.terms:
+            term.validate(mu, domain)
+
+    def solve(self, mu, carry=None):
+        carry = (None,) * len(self.terms) if carry is None else carry
+        solutions = [
+            term.solve(mu, state) for (_, term), state in zip(self.terms, carry, strict=True)
+        ]
+        coefficients = tuple(jnp.asarray(c).astype(mu.dtype) for c, _ in self.terms)
+        zero = jnp.zeros((), mu.dtype)
+        value = sum((c * s.value for c, s in zip(coefficients, solutions, strict=True)), zero)
+        weights = [s.outer_weights for s in solutions if s.outer_weights is not None]
+        residual, status = zero, jnp.zeros((), jnp.int32)
+        for s in solutions:
+            residual = jnp.maximum(residual, s.residual)
+            status = jnp.maximum(status, s.status)
+        return Solution(
+            value=value,
+            potential=_WeightedPotential(coefficients, tuple(s.potential for s in solutions)),
+            outer_weights=weights[0] if weights else None,
+            residual=residual,
+            status=status,
+            carry=tuple(s.carry for s in solutions),
+        )
+
+    def first_variation(self, mu, solution=None):
+        # Term by term: an internal energy has a first variation on a grid without having a potential.
+        total = jnp.zeros((mu.size,), mu.dtype)
+        for c, term in self.terms:
+            total = total + jnp.asarray(c).astype(mu.dtype) * term.first_variation(mu)
+        return total

@@ -1,0 +1,70 @@
+"""Internal energies: integrals of a function of the density, which become diffusion on a grid."""
+
+from abc import abstractmethod
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mfjax.energies.base import Energy, Solution
+from mfjax.measures import Grid, Measure
+
+
+class InternalEnergy(Energy):
+    """F(mu) = int U(rho(x), x) dx for the density rho of mu.
+
+    The author writes `integrand` for one cell and, because the accuracy of a scheme depends on the
+    form of the flux, the flux in its best form as `face_flux`. Such an energy has no potential off
+    the support: on particles it needs a density estimate, unless it is an entropy, which is noise.
+    """
+
+    @abstractmethod
+    def integrand(
+        self, density: Float[Array, " K"], points: Float[Array, "K d"]
+    ) -> Float[Array, " K"]:
+        """U(rho, x) in each cell."""
+
+    @abstractmethod
+    def derivative(
+        self, density: Float[Array, " K"], points: Float[Array, "K d"]
+    ) -> Float[Array, " K"]:
+        """U'(rho, x) in each cell: the first variation."""
+
+    @abstractmethod
+    def pressure(
+        self, density: Float[Array, " K"], points: Float[Array, "K d"]
+    ) -> Float[Array, " K"]:
+        """p(rho, x), increasing in rho, such that the flux is -a(x) grad p with a from `mobility`."""
+
+    @abstractmethod
+    def mobility(self, points: Float[Array, "K d"]) -> Float[Array, " K"]:
+        """a(x) >= 0, independent of the density: rho grad U'(rho, x) = a(x) grad p(rho, x)."""
+
+    def density_from_pressure(
+        self, pressure: Float[Array, " K"], points: Float[Array, "K d"]
+    ) -> Float[Array, " K"]:
+        """The inverse of `pressure` in its first argument, for implicit steps."""
+        raise NotImplementedError(f"{type(self).__name__} does not invert its pressure")
+
+    def validate(self, mu: Measure, domain=None) -> None:
+        if not isinstance(mu, Grid):
+            raise ValueError(
+                f"{type(self).__name__} is a function of the density and has no value on "
+                f"{type(mu).__name__}: use a Grid, or an explicit density estimate"
+            )
+
+    def first_variation(self, mu, solution=None):
+        self.validate(mu)
+        return self.derivative(mu.density, mu.points)
+
+    def solve(self, mu, carry=None):
+        self.validate(mu)
+        value = mu.volume * jnp.sum(self.integrand(mu.density, mu.points))
+        return Solution(value, jax.tree_util.Partial(_nearest_cell, self, mu))
+
+
+def _nearest_cell(energy: InternalEnergy, mu: Grid, point: Array) -> Array:
+    """The first variation in the cell that holds `point`: piecewise constant, hence without a gradient."""
+    values = energy.derivative(mu.density, mu.points)
+    gap = mu.points - point
+    return values[jnp.argmin(jnp.sum(gap * gap, axis=-1))]

@@ -1,0 +1,36 @@
+"""The energy of an external potential."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+
+from mfjax.energies.base import Energy, Solution
+
+
+class Potential(Energy):
+    """F(mu) = int V dmu for a function V of one point, with velocity -grad V.
+
+    `function` is any callable on one point; an `equinox.Module` may carry swept numbers as leaves.
+
+    >>> import jax.numpy as jnp, mfjax as mf
+    >>> mu = mf.measures.Particles(jnp.array([[1.0], [3.0]]))
+    >>> float(Potential(lambda x: 0.5 * jnp.sum(x * x))(mu))
+    2.5
+    """
+
+    function: Callable
+
+    def __init__(self, function: Callable):
+        if not callable(function):
+            raise ValueError(f"function must be callable on one point, got {function!r}")
+        self.function = function
+
+    def solve(self, mu, carry=None):
+        value = mu.integrate(jax.vmap(self.function)(mu.points))
+        potential = eqx.Partial(_apply, self.function)
+        return Solution(value, potential)
+
+
+def _apply(function, point):
+    return function(point)

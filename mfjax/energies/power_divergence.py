@@ -1,0 +1,101 @@
+"""The power divergence, whose gradient flow is weighted ultra-fast diffusion."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mfjax._arrays import as_floats, is_traced, scalar
+from mfjax.energies.internal import InternalEnergy
+from mfjax.measures import Grid
+
+
+class PowerDivergence(InternalEnergy):
+    """F(mu) = scale / (order - 1) * int target^order mu^(1 - order) dx.
+
+    Its Wasserstein gradient flow is weighted ultra-fast diffusion,
+    d_t mu = -scale div(mu grad (target/mu)^order)
+           = -scale order/(order - 1) div(target grad (target/mu)^(order - 1)),
+    the second form being the one discretised (generic upwinding of the first is first order).
+
+    `target` is a density of one point with respect to volume, or a `Grid` on the cells of the flow;
+    `order` > 1; `scale` 1/2 with order 2 is the lam -> 0 limit of the reduced risk for
+    f = (t - c)^2 / 2, and scale |nu|_TV^order, order r that of f = |t|^r / (r - 1) for a teacher nu of any
+    sign, with target |nu| / |nu|_TV. Minimum scale / (order - 1) at mu = target of mass one.
+
+    Source: VarPro paper (31), (32); the prefactor of the divergence form is r / (r - 1), not r, and
+    for f = t^2 / 2 there is a factor 1/2 that the thesis (III.35) lacks.
+
+    **Fails** on a target that vanishes on a cell, or on particles (no density).
+    """
+
+    target: Callable | Grid
+    order: Float[Array, ""]
+    scale: Float[Array, ""]
+
+    def __init__(self, target: Any, order: float = 2.0, scale: float = 1.0):
+        if not (callable(target) or isinstance(target, Grid)):
+            raise ValueError(
+                f"target must be a Grid or a density of one point, got {type(target).__name__}"
+            )
+        self.target = target if isinstance(target, Grid) else _Density(target)
+        self.order = scalar(order, "order")
+        if not is_traced(self.order) and float(self.order) <= 1:
+            raise ValueError(f"order must be greater than 1, got {float(self.order):g}")
+        self.scale = scalar(scale, "scale", above=0)
+
+    def target_density(self, points: Float[Array, "K d"]) -> Float[Array, " K"]:
+        """The target density in each cell."""
+        if isinstance(self.target, Grid):
+            return self.target.density.astype(points.dtype)
+        return jax.vmap(self.target)(points).astype(points.dtype)
+
+    def validate(self, mu, domain=None):
+        super().validate(mu, domain)
+        if isinstance(self.target, Grid) and self.target.shape != mu.shape:
+            raise ValueError(
+                f"the target lives on {self.target.shape} cells and the measure on {mu.shape}; use one grid"
+            )
+        target = self.target_density(mu.points)
+        if target.shape != (mu.size,):
+            raise ValueError(f"target must return one number per point, got {target.shape[1:]}")
+        if not is_traced(target) and not bool(jnp.all(target > 0)):
+            raise ValueError(
+                "target must be positive in every cell: ultra-fast diffusion is undefined where it vanishes"
+            )
+
+    def _parameters(self, density):
+        return self.order.astype(density.dtype), self.scale.astype(density.dtype)
+
+    def integrand(self, density, points):
+        r, scale = self._parameters(density)
+        target = self.target_density(points)
+        return scale / (r - 1) * target * (target / density) ** (r - 1)
+
+    def derivative(self, density, points):
+        r, scale = self._parameters(density)
+        return -scale * (self.target_density(points) / density) ** r
+
+    def pressure(self, density, points):
+        r, scale = self._parameters(density)
+        return -scale * r / (r - 1) * (self.target_density(points) / density) ** (r - 1)
+
+    def density_from_pressure(self, pressure, points):
+        r, scale = self._parameters(pressure)
+        ratio = (-pressure * (r - 1) / (scale * r)) ** (1 / (r - 1))
+        return self.target_density(points) / ratio
+
+    def mobility(self, points):
+        return self.target_density(points)
+
+
+class _Density(eqx.Module):
+    """A plain density function, kept static so that two energies with one density share a program."""
+
+    function: Callable
+
+    def __call__(self, point: Array) -> Array:
+        return as_floats(self.function(point), "target density")

@@ -1,0 +1,165 @@
+"""Feature maps phi(omega, x), written for one particle `omega` and one input `x`.
+
+The base class batches: `features.matrix(points, inputs)` is the (N, M) matrix of phi(omega_i, x_j).
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mfjax._arrays import inner, safe_norm, scalar
+from mfjax.domains import Torus
+
+
+class FeatureMap(eqx.Module):
+    """phi(omega, x) in R. A new map is one subclass with one method, written for one pair.
+
+    >>> class Cosine(FeatureMap):
+    ...     def __call__(self, omega, x):
+    ...         return jnp.cos(omega @ x)
+    >>> Cosine().matrix(jnp.zeros((3, 2)), jnp.zeros((5, 2))).shape
+    (5, 3)
+    """
+
+    @abstractmethod
+    def __call__(self, omega: Float[Array, " d"], x: Float[Array, " k"]) -> Float[Array, ""]:
+        """The feature of particle `omega` at input `x`."""
+
+    def matrix(
+        self, points: Float[Array, "M d"], inputs: Float[Array, "N k"]
+    ) -> Float[Array, "N M"]:
+        """All features at once, inputs along rows."""
+        over_points = jax.vmap(self, in_axes=(0, None))
+        return jax.vmap(over_points, in_axes=(None, 0))(points, inputs)
+
+
+class Ridge(FeatureMap):
+    """phi(omega, x) = sigma(omega . x + bias) for an activation `sigma` of one number.
+
+    >>> float(Ridge(jnp.tanh)(jnp.array([1.0, 0.0]), jnp.array([0.0, 2.0])))
+    0.0
+    """
+
+    sigma: Callable = eqx.field(static=True)
+    bias: Float[Array, ""]
+
+    def __init__(self, sigma: Callable, bias: float = 0.0):
+        if not callable(sigma):
+            raise ValueError(f"sigma must be a function of one number, got {sigma!r}")
+        self.sigma = sigma
+        self.bias = scalar(bias, "bias")
+
+    def __call__(self, omega, x):
+        z = inner(omega, x)
+        return self.sigma(z + self.bias.astype(z.dtype))
+
+
+def relu(z: Array) -> Array:
+    """max(z, 0), with derivative zero at the kink (as PyTorch has it)."""
+    return jnp.where(z > 0, z, 0)
+
+
+def ReLU(bias: float = 0.0) -> Ridge:
+    """phi(omega, x) = max(omega . x + bias, 0).
+
+    On a sphere the bias-free map cannot see odd modes k >= 3 of a measure (relu(t) - relu(-t) = t);
+    `ReLU(bias=0.5)` on S^1 sees all of them.
+
+    >>> float(ReLU(bias=0.5)(jnp.array([1.0, 0.0]), jnp.array([-0.25, 3.0])))
+    0.25
+    """
+    return Ridge(relu, bias)
+
+
+class RBF(FeatureMap):
+    """phi(omega, x) = amplitude * profile(|[omega - x]| / scale), [.] the shortest vector on `torus`.
+
+    `profile` is "laplace", exp(-r), or "gaussian", exp(-r^2 / 2). Thesis (III.50) is
+    `RBF(Torus(2, 4.0), scale=2.0, amplitude=8.0)`; the public code uses scale 0.5.
+    """
+
+    torus: Torus
+    scale: Float[Array, ""]
+    amplitude: Float[Array, ""]
+    profile: str = eqx.field(static=True)
+
+    def __init__(self, torus: Torus, *, scale: float, amplitude: float = 1.0, profile: str = "laplace"):
+        if profile not in ("laplace", "gaussian"):
+            raise ValueError(f"profile must be 'laplace' or 'gaussian', got {profile!r}")
+        self.torus = torus
+        self.scale = scalar(scale, "scale", above=0)
+        self.amplitude = scalar(amplitude, "amplitude")
+        self.profile = profile
+
+    def __call__(self, omega, x):
+        vector = self.torus.displacement(omega, x) / self.scale.astype(omega.dtype)
+        if self.profile == "laplace":
+            value = jnp.exp(-safe_norm(vector))
+        else:
+            value = jnp.exp(-0.5 * jnp.sum(vector * vector))
+        return self.amplitude.astype(omega.dtype) * value
+
+
+class Function(FeatureMap):
+    """Any function `phi(omega, x)` of one particle and one input, as a feature map.
+
+    >>> float(Function(lambda omega, x: omega[0] * x[0])(jnp.array([2.0]), jnp.array([3.0])))
+    6.0
+    """
+
+    function: Callable = eqx.field(static=True)
+
+    def __init__(self, function: Callable):
+        if not callable(function):
+            raise ValueError(f"function must be callable as phi(omega, x), got {function!r}")
+        self.function = function
+
+    def __call__(self, omega, x):
+        return self.function(omega, x)
+
+
+class Weighted(FeatureMap):
+    """Phi((w, omega), x) = w phi(omega, x): a neuron whose outer weight is its first coordinate."""
+
+    features: FeatureMap
+
+    def __call__(self, omega, x):
+        return omega[0] * self.features(omega[1:], x)
+
+
+class CircleModes(FeatureMap):
+    """Fourier features of a rotation-invariant kernel on S^1, kappa(s) = sum_k c_k e^{iks}, c_{-k} = c_k.
+
+    Input `j` is the pair (k, parity): phi = sqrt(n c_k) cos(k theta) or sqrt(n c_k) sin(k theta), doubled
+    in mass for k >= 1, with n the number of inputs, so that the mean over `inputs()` of
+    phi(omega) phi(omega') is kappa(theta - theta'). With these "data" an energy sees the population
+    kernel exactly, up to the truncation of the series.
+    """
+
+    coefficients: Float[Array, " K1"]
+
+    def __init__(self, coefficients):
+        self.coefficients = jnp.asarray(coefficients)
+        if self.coefficients.ndim != 1 or self.coefficients.size < 2:
+            raise ValueError(
+                f"coefficients must be a vector c_0, ..., c_K, got shape {self.coefficients.shape}"
+            )
+
+    def inputs(self) -> Float[Array, "N 2"]:
+        """The index set (k, parity): parity 0 for cosines, 1 for sines; N = 2 K + 1."""
+        degree = self.coefficients.shape[0] - 1
+        k = jnp.concatenate([jnp.arange(degree + 1), jnp.arange(1, degree + 1)])
+        parity = jnp.concatenate([jnp.zeros(degree + 1), jnp.ones(degree)])
+        return jnp.stack([k, parity], axis=-1).astype(self.coefficients.dtype)
+
+    def __call__(self, omega, x):
+        k, parity = x[0], x[1]
+        n = 2 * self.coefficients.shape[0] - 1
+        c = self.coefficients[k.astype(int)]
+        scale = jnp.sqrt(n * c * jnp.where(k == 0, 1.0, 2.0))
+        angle = jnp.arctan2(omega[1], omega[0])
+        return scale * jnp.where(parity == 0, jnp.cos(k * angle), jnp.sin(k * angle))

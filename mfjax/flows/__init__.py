@@ -1,0 +1,7 @@
+"""Flows: an energy seen through a geometry. A flow knows its rate; it never loops over time."""
+
+from mfjax.flows.base import Evaluation as Evaluation
+from mfjax.flows.base import Flow as Flow
+from mfjax.flows.base import State as State
+from mfjax.flows.two_timescale import TwoTimescale as TwoTimescale
+from mfjax.flows.wasserstein import Wasserstein as Wasserstein

@@ -1,0 +1,92 @@
+"""The abstract flow: from a state to its rate of change, with everything a run records."""
+
+from abc import abstractmethod
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from mfjax.domains import Domain
+from mfjax.energies.base import Energy
+from mfjax.measures import Measure, Tangent
+
+
+class State(eqx.Module):
+    """What a flow moves: a measure (with marks), and `carry`, where the next inner solve starts."""
+
+    measure: Measure
+    carry: Any = None
+
+
+class Evaluation(eqx.Module):
+    """A flow at one state: `tangent`, and the numbers that a run records with it.
+
+    `energy` F; `dissipation` -dF/dt >= 0 along the tangent; `residual` of the inner solve and its
+    `status`; `carry` for the next one; `max_step`, the longest stable explicit transport step (flow
+    time; infinite on particles).
+    """
+
+    tangent: Tangent
+    energy: Float[Array, ""]
+    dissipation: Float[Array, ""]
+    residual: Float[Array, ""]
+    status: Int[Array, ""]
+    max_step: Float[Array, ""]
+    carry: Any = None
+
+
+class Flow(eqx.Module):
+    """A rate of change of a state. A new flow is one subclass with `init` and `evaluate`."""
+
+    energy: eqx.AbstractVar[Energy]
+    domain: eqx.AbstractVar[Domain]
+
+    @abstractmethod
+    def init(self, mu: Measure) -> State:
+        """The state that starts from the measure `mu`.
+
+        **Raises** `ValueError` if this flow cannot move such a measure.
+        """
+
+    @abstractmethod
+    def evaluate(self, state: State) -> Evaluation:
+        """The rate of the whole state, with energy, dissipation and solve diagnostics."""
+
+    def rate(self, state: State) -> Tangent:
+        """The rate of the whole state."""
+        return self.evaluate(state).tangent
+
+    def value(self, state: State) -> Float[Array, ""]:
+        """The energy that this flow dissipates, at `state`."""
+        return self.evaluate(state).energy
+
+    @property
+    def temperature(self) -> Any:
+        """T of the noise sqrt(2 T) dW on particles; the Python number 0.0 for a deterministic flow."""
+        return self.energy.temperature
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether particles of this flow are driven by noise."""
+        temperature = self.temperature
+        return not (isinstance(temperature, (int, float)) and temperature == 0)
+
+    def move(self, state: State, tangent: Tangent, time: Any, noise: Any = None) -> State:
+        """The state after `time` along `tangent`, retracted to the domain."""
+        measure = state.measure.move(self.domain, tangent, time, noise)
+        return State(measure, state.carry)
+
+
+def evaluation(tangent, energy, dissipation, dtype, *, residual=0.0, status=0, max_step=jnp.inf, carry=None):
+    """An `Evaluation` whose numbers are arrays of `dtype`, so that loops see one structure."""
+    number = lambda v: jnp.asarray(v, dtype)
+    return Evaluation(
+        tangent,
+        number(energy),
+        number(dissipation),
+        number(residual),
+        jnp.asarray(status, jnp.int32),
+        number(max_step),
+        carry,
+    )

@@ -1,0 +1,1 @@
+"""Finite volumes for a flow on a grid (placeholder until the next commit)."""

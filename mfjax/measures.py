@@ -1,0 +1,236 @@
+"""Finite measures: `Particles`, whose points move, and `Grid`, whose weights move.
+
+Both offer `points` (K, d) and `weights` (K,), so an energy never asks which one it was given.
+"""
+
+from collections.abc import Callable, Mapping
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from mfjax._arrays import as_floats, count, finite, inner, is_traced
+from mfjax.domains import Domain
+
+Marks = Mapping[str, Float[Array, "K ..."]]
+
+
+class Tangent(eqx.Module):
+    """A velocity of a measure: of points (K, d), of weights (K,), of marks; `None` where nothing moves."""
+
+    points: Float[Array, "K d"] | None = None
+    weights: Float[Array, " K"] | None = None
+    marks: Marks | None = None
+
+
+class Measure(eqx.Module):
+    """A measure sum_i weights_i delta(points_i); weights are masses, one for a probability measure."""
+
+    points: eqx.AbstractVar[Float[Array, "K d"]]
+    weights: eqx.AbstractVar[Float[Array, " K"]]
+
+    @property
+    def size(self) -> int:
+        """Number of particles or cells, padding included."""
+        return self.points.shape[-2]
+
+    @property
+    def dtype(self):
+        return self.points.dtype
+
+    @property
+    def mass(self) -> Float[Array, ""]:
+        """Total mass."""
+        return jnp.sum(self.weights)
+
+    def integrate(self, values: Float[Array, "K *rest"]) -> Float[Array, "*rest"]:
+        """sum_i weights_i values_i, of values given at the support."""
+        return inner(self.weights, values)
+
+
+def _checked_weights(weights, size: int, dtype) -> Array:
+    weights = as_floats(weights, "weights").astype(dtype)
+    if weights.shape != (size,):
+        raise ValueError(f"weights must have shape ({size},), got {weights.shape}")
+    finite(weights, "weights")
+    if not is_traced(weights):
+        smallest = float(jnp.min(weights))
+        if smallest < 0:
+            raise ValueError(
+                f"weights must be non-negative, got {smallest:g}; a signed measure is two species with a mark"
+            )
+    return weights
+
+
+class Particles(Measure):
+    """Particles at `points` (M, d) with masses `weights` (M,), uniform of total mass one unless given.
+
+    `marks` are further attributes of each particle (an outer weight `u`, a height `H`, a sign), a
+    mapping from names to arrays with leading axis M. A particle of zero mass is padding: it moves
+    with the flow and changes nothing.
+
+    **Raises** `ValueError` for empty or non-finite points, wrong shapes, and negative weights.
+
+    >>> import jax.numpy as jnp
+    >>> mu = Particles(jnp.array([[0.0], [1.0]]))
+    >>> float(mu.mass), float(mu.integrate(mu.points[:, 0]))
+    (1.0, 0.5)
+    """
+
+    points: Float[Array, "K d"]
+    weights: Float[Array, " K"]
+    marks: Marks
+
+    def __init__(self, points, weights=None, marks: Marks | None = None):
+        points = as_floats(points, "points")
+        if points.ndim != 2 or 0 in points.shape:
+            raise ValueError(
+                f"points must have shape (M, d) with M, d >= 1, got {points.shape}"
+            )
+        self.points = finite(points, "points")
+        size = points.shape[0]
+        if weights is None:
+            weights = jnp.full((size,), 1 / size, points.dtype)
+        self.weights = _checked_weights(weights, size, points.dtype)
+        self.marks = {}
+        for name, value in (marks or {}).items():
+            value = as_floats(value, f"mark {name!r}").astype(points.dtype)
+            if value.ndim == 0 or value.shape[0] != size:
+                raise ValueError(
+                    f"mark {name!r} must have leading axis {size}, got shape {value.shape}"
+                )
+            self.marks[name] = finite(value, f"mark {name!r}")
+
+    @staticmethod
+    def sample(
+        domain: Domain,
+        key: Key[Array, ""],
+        width,
+        *,
+        capacity: int | None = None,
+        dtype=None,
+    ) -> "Particles":
+        """`width` uniform points in `capacity` slots; the slots beyond `width` carry zero mass.
+
+        `width` may be a traced number when `capacity` is given: a sweep over widths then shares one
+        compiled program. Point `i` depends on `(key, i)` only.
+        """
+        if capacity is None:
+            capacity = count(width, "width")
+        capacity = count(capacity, "capacity")
+        if not is_traced(width) and not 1 <= int(width) <= capacity:
+            raise ValueError(
+                f"width must lie between 1 and capacity = {capacity}, got {width}"
+            )
+        dtype = jnp.result_type(float) if dtype is None else dtype
+        points = domain.sample(key, capacity, dtype)
+        return Particles(points, padded_weights(width, capacity, dtype))
+
+    def move(self, domain: Domain, tangent: Tangent, time, noise=None) -> "Particles":
+        """The particles after `time` along `tangent`, retracted to the domain; `noise` is added to points."""
+        points, weights, marks = self.points, self.weights, dict(self.marks)
+        if tangent.points is not None:
+            if noise is None:
+                points = jax.vmap(domain.retract)(points, time * tangent.points)
+            else:
+                points = jax.vmap(domain.diffuse)(points, time * tangent.points + noise)
+        if tangent.weights is not None:
+            weights = weights + time * tangent.weights
+        for name, rate in (tangent.marks or {}).items():
+            marks[name] = marks[name] + time * rate
+        where = lambda mu: (mu.points, mu.weights, mu.marks)
+        return eqx.tree_at(where, self, (points, weights, marks))
+
+    def with_marks(self, **marks: Float[Array, "K ..."]) -> "Particles":
+        """The same particles with marks added or replaced."""
+        return eqx.tree_at(lambda mu: mu.marks, self, {**self.marks, **marks})
+
+
+def padded_weights(width, capacity: int, dtype=None) -> Float[Array, " capacity"]:
+    """Masses 1/width in the first `width` of `capacity` slots and zero in the others.
+
+    >>> padded_weights(2, 4).tolist()
+    [0.5, 0.5, 0.0, 0.0]
+    """
+    dtype = jnp.result_type(float) if dtype is None else dtype
+    width = jnp.asarray(width, dtype)
+    return jnp.where(jnp.arange(capacity) < width, 1 / width, 0).astype(dtype)
+
+
+class Grid(Measure):
+    """Masses `weights` (K,) in the cells of a uniform grid with centres `points` (K, d).
+
+    The axes of a grid in several dimensions are flattened in C order; `shape` holds the cells per
+    axis, `spacing` (dim,) their side lengths (arc length on the circle), `periodic` the topology.
+    """
+
+    points: Float[Array, "K d"]
+    weights: Float[Array, " K"]
+    spacing: Float[Array, " dim"]
+    shape: tuple[int, ...] = eqx.field(static=True)
+    periodic: tuple[bool, ...] = eqx.field(static=True)
+
+    def __init__(self, domain: Domain, n, weights=None, *, dtype=None):
+        cells = domain.cells(n)
+        dtype = jnp.result_type(float) if dtype is None else dtype
+        self.points = cells.points.astype(dtype)
+        self.spacing = cells.spacing.astype(dtype)
+        self.shape, self.periodic = cells.shape, cells.periodic
+        size = int(np.prod(cells.shape))
+        if weights is None:
+            weights = jnp.full((size,), 1 / size, dtype)
+        self.weights = _checked_weights(weights, size, dtype)
+
+    @staticmethod
+    def uniform(domain: Domain, n, *, dtype=None) -> "Grid":
+        """The uniform probability measure on `n` cells per axis.
+
+        >>> from mfjax.domains import Torus
+        >>> Grid.uniform(Torus(1), 4).weights.tolist()
+        [0.25, 0.25, 0.25, 0.25]
+        """
+        return Grid(domain, n, dtype=dtype)
+
+    @staticmethod
+    def from_density(
+        domain: Domain,
+        n,
+        density: Callable[[Array], Array],
+        *,
+        mass: float | None = 1.0,
+        dtype=None,
+    ) -> "Grid":
+        """Masses of a density of one point (with respect to volume) by the midpoint rule.
+
+        The result is scaled to total `mass`; `mass=None` keeps the midpoint sum as it is.
+        """
+        grid = Grid(domain, n, dtype=dtype)
+        values = jax.vmap(density)(grid.points)
+        if values.shape != (grid.size,):
+            raise ValueError(
+                f"density must return one number per point, got shape {values.shape[1:]}"
+            )
+        weights = values.astype(grid.dtype) * grid.volume
+        if mass is not None:
+            weights = weights * (mass / jnp.sum(weights))
+        return grid.with_weights(_checked_weights(weights, grid.size, grid.dtype))
+
+    @property
+    def volume(self) -> Float[Array, ""]:
+        """Volume of one cell."""
+        return jnp.prod(self.spacing)
+
+    @property
+    def density(self) -> Float[Array, " K"]:
+        """Mass per volume in each cell."""
+        return self.weights / self.volume
+
+    def with_weights(self, weights: Float[Array, " K"]) -> "Grid":
+        """The same cells carrying other masses."""
+        return eqx.tree_at(lambda mu: mu.weights, self, weights)
+
+    def move(self, domain: Domain, tangent: Tangent, time, noise=None) -> "Grid":
+        """The masses after `time` along `tangent`."""
+        return self.with_weights(self.weights + time * tangent.weights)

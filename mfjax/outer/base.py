@@ -1,0 +1,105 @@
+"""The problem every outer solver solves, and what it returns."""
+
+from abc import abstractmethod
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from mfjax import status as codes
+from mfjax._arrays import inner
+from mfjax.regularizers import Regularizer
+
+
+class OuterProblem(eqx.Module):
+    """min over u of |A diag(m) u - b|^2 / (2 lam) + sum_i m_i f(u_i), by its dual variable.
+
+    `operator` A (N, M) holds sqrt(p_j) phi(omega_i, x_j), `target` b (N,) holds sqrt(p_j) y_j for data
+    masses p_j (1/N unless given), `masses` m (M,), `lam` the strength, `regularizer` f.
+
+    The dual is max over alpha of <alpha, b> - lam |alpha|^2 / 2 - sum_i m_i f*(s_i), s = A^T alpha, with
+    optimality b - A(m u) = lam alpha and u = (f*)'(s) (DESIGN section 3; the VarPro paper's (16)
+    has the sign of alpha reversed). Particles of zero mass drop out of every formula.
+    """
+
+    operator: Float[Array, "N M"]
+    target: Float[Array, " N"]
+    masses: Float[Array, " M"]
+    lam: Float[Array, ""]
+    regularizer: Regularizer
+
+    def scores(self, alpha: Float[Array, " N"]) -> Float[Array, " M"]:
+        """s = A^T alpha."""
+        # A row vector times a matrix: the transposed product is several times slower on CPU.
+        return inner(alpha, self.operator)
+
+    def output(self, weights: Float[Array, " M"]) -> Float[Array, " N"]:
+        """A (m u): the network at the data, in units of sqrt(p)."""
+        return inner(self.operator, self.masses * weights)
+
+    def outer_weights(self, alpha: Float[Array, " N"]) -> Float[Array, " M"]:
+        """u = (f*)'(A^T alpha)."""
+        return self.regularizer.conjugate_derivative(self.scores(alpha))
+
+    def stationarity(self, alpha: Float[Array, " N"]) -> Float[Array, " N"]:
+        """b - A(m u(alpha)) - lam alpha: the gradient of the concave dual, zero at the optimum."""
+        return self.target - self.output(self.outer_weights(alpha)) - self.lam * alpha
+
+    def residual(self, alpha: Float[Array, " N"]) -> Float[Array, ""]:
+        """|stationarity| relative to |b|."""
+        scale = jnp.linalg.norm(self.target)
+        return jnp.linalg.norm(self.stationarity(alpha)) / jnp.where(scale > 0, scale, 1.0)
+
+    def value(self, alpha: Float[Array, " N"]) -> Float[Array, ""]:
+        """The dual objective: a lower bound of the reduced risk, off by the square of the error in alpha.
+
+        Its partial derivatives at fixed alpha are exactly those the potential states, so value and
+        potential agree even for an inexact alpha. It is written around the minimiser c of f to avoid
+        cancellation: -f*(s) = f(c) - c s - (f*(s) + f(c) - c s).
+        """
+        zero = jnp.zeros((), alpha.dtype)
+        center = self.regularizer.conjugate_derivative(zero)
+        floor = -self.regularizer.conjugate(zero)
+        scores = self.scores(alpha)
+        excess = self.regularizer.conjugate(scores) + floor - center * scores
+        centred = self.target - center * inner(self.operator, self.masses)
+        return (
+            inner(alpha, centred)
+            - 0.5 * self.lam * inner(alpha, alpha)
+            - inner(self.masses, excess)
+            + floor * jnp.sum(self.masses)
+        )
+
+
+class OuterSolution(eqx.Module):
+    """`alpha` (N,), its relative `residual`, a `status` code and what the next solve may start from."""
+
+    alpha: Float[Array, " N"]
+    residual: Float[Array, ""]
+    status: Int[Array, ""]
+    carry: Any = None
+
+
+class OuterSolver(eqx.Module):
+    """A method for `OuterProblem`. Its result must be differentiable in every array of the problem."""
+
+    @abstractmethod
+    def solve(self, problem: OuterProblem, carry: Any = None) -> OuterSolution:
+        """The optimal dual variable."""
+
+    def init(self, problem_size: int, dtype) -> Any:
+        """What `carry` is before the first solve."""
+        return None
+
+
+def tolerance(dtype, requested: float | None) -> float:
+    """The relative residual above which a solve is reported as failed."""
+    if requested is not None:
+        return requested
+    return 1e-8 if jnp.dtype(dtype) == jnp.float64 else 2e-3
+
+
+def graded(residual: Array, limit: float, failure: int) -> Int[Array, ""]:
+    """`failure` where the residual is above `limit` or NaN, else OK."""
+    return jnp.where(residual <= limit, codes.OK, failure).astype(jnp.int32)

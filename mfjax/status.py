@@ -1,0 +1,43 @@
+"""Outcome of a run, carried as an integer in compiled code and turned into one exception outside it."""
+
+OK = 0
+OUTER_SOLVE = 1
+NO_INTERPOLANT = 2
+NEGATIVE_MASS = 3
+STEP_UNDERFLOW = 4
+STEP_BUDGET = 5
+NOT_CONVERGED = 6
+CFL = 7
+NON_FINITE = 8
+
+MESSAGES = {
+    OK: "completed",
+    OUTER_SOLVE: "the outer solve left a relative residual above its tolerance: use float64, or a larger lam",
+    NO_INTERPOLANT: "lam = 0 asks for an interpolant and none exists: the data are not in the range of the features. "
+    "Use lam > 0, more particles or fewer data",
+    NEGATIVE_MASS: "a step made a cell or particle mass negative: use a smaller step, or stepper=None",
+    STEP_UNDERFLOW: "the adaptive step became too small: the tolerance is below what the dtype resolves, "
+    "or the solution is singular",
+    STEP_BUDGET: "max_steps was used up between two saved times: raise max_steps or loosen the tolerance",
+    NOT_CONVERGED: "the nonlinear equation of an implicit step did not converge: use a smaller step",
+    CFL: "the fixed step violates the transport limit dt * max|v| <= cell size / 2: use a smaller step, or stepper=None",
+    NON_FINITE: "the state became NaN or infinite: the step is too large for the stiffness (stable below 2 / the "
+    "largest rate), or the data are not finite",
+}
+
+
+class SimulationError(RuntimeError):
+    """A run that stopped before its end. `run` holds everything that was computed until then."""
+
+    def __init__(self, message: str, run=None):
+        super().__init__(message)
+        self.run = run
+
+
+def describe(code: int) -> str:
+    """The likely cause and remedy behind a status code.
+
+    >>> describe(0)
+    'completed'
+    """
+    return MESSAGES.get(int(code), f"unknown status {int(code)}")

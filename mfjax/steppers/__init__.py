@@ -1,0 +1,9 @@
+"""Time steppers: how to cross one interval of flow time. None of them loops over time."""
+
+from mfjax.steppers.base import Step as Step
+from mfjax.steppers.base import Stepper as Stepper
+from mfjax.steppers.explicit import Adaptive as Adaptive
+from mfjax.steppers.explicit import Euler as Euler
+from mfjax.steppers.explicit import Heun as Heun
+from mfjax.steppers.explicit import RK4 as RK4
+from mfjax.steppers.langevin import EulerMaruyama as EulerMaruyama

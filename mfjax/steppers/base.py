@@ -1,0 +1,87 @@
+"""The abstract stepper and what a step returns."""
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from mfjax._arrays import scalar
+from mfjax.flows.base import Evaluation, Flow, State
+from mfjax.measures import Measure
+
+
+class Step(eqx.Module):
+    """The outcome of a step: the new `state` and the flow's `evaluation` there (the first stage of the next).
+
+    `error` is the local error relative to the tolerance, so that a step is accepted when it is at most
+    one; 0 where the stepper estimates none. `memory` is what the stepper itself carries (moments of an
+    optimiser). `status` reports faults of the scheme itself.
+    """
+
+    state: State
+    evaluation: Evaluation
+    error: Float[Array, ""]
+    memory: Any
+    status: Int[Array, ""]
+
+
+class Stepper(eqx.Module):
+    """One scheme. `order` is its order in time on smooth deterministic flows, held to it by tests.
+
+    A fixed stepper has a step `dt` in flow time (not a learning rate: the velocity of a particle never
+    contains its mass); an adaptive one has `dt = None` and estimates its error.
+    """
+
+    order: ClassVar[int]
+    noisy: ClassVar[bool] = False
+    dt: eqx.AbstractVar[Float[Array, ""] | None]
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the driver chooses the step from `error`."""
+        return self.dt is None
+
+    def validate(self, flow: Flow, mu: Measure) -> None:
+        """**Raises** `ValueError` if this scheme cannot step `flow` on measures like `mu`."""
+        if flow.stochastic and not self.noisy and hasattr(mu, "marks"):
+            raise ValueError(
+                f"{type(self).__name__} is deterministic, and this flow has noise (temperature > 0): use "
+                "steppers.EulerMaruyama"
+            )
+
+    def init(self, flow: Flow, state: State) -> Any:
+        """The `memory` before the first step."""
+        return None
+
+    @abstractmethod
+    def step(
+        self,
+        flow: Flow,
+        state: State,
+        evaluation: Evaluation,
+        dt: Float[Array, ""],
+        key: Key[Array, ""] | None,
+        memory: Any,
+    ) -> Step:
+        """Cross `dt` from `state`, at which the flow has been evaluated already."""
+
+
+def step_size(dt: Any) -> Array:
+    """A step in flow time. **Raises** `ValueError` unless it is a positive number."""
+    return scalar(dt, "dt", above=0)
+
+
+def settle(flow: Flow, state: State, memory: Any = None, *, error=0.0, status=0) -> Step:
+    """Evaluate the flow at a finished state and wrap both up."""
+    evaluation = flow.evaluate(state)
+    state = State(state.measure, evaluation.carry)
+    dtype = state.measure.dtype
+    return Step(
+        state,
+        evaluation,
+        jnp.asarray(error, dtype),
+        memory,
+        jnp.asarray(status, jnp.int32),
+    )
