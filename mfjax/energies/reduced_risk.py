@@ -78,7 +78,7 @@ class ReducedRisk(Energy):
     >>> x, y = jnp.array([[1.0, 1.0], [2.0, -1.0]]), jnp.array([1.0, 1.0])
     >>> energy = ReducedRisk(mf.features.ReLU(), x, y, lam=0.1)
     >>> [round(float(u), 2) for u in energy.outer_weights(mu)]
-    [1.13, 0.72]
+    [0.98, 0.73]
     """
 
     features: FeatureMap
