@@ -8,6 +8,8 @@ from mfjax._versions import refuse_broken_jax
 
 refuse_broken_jax()
 
+__version__ = "0.1.0"
+
 from mfjax import domains as domains  # noqa: E402
 from mfjax import energies as energies  # noqa: E402
 from mfjax import features as features  # noqa: E402
@@ -17,7 +19,10 @@ from mfjax import measures as measures  # noqa: E402
 from mfjax import outer as outer  # noqa: E402
 from mfjax import regularizers as regularizers  # noqa: E402
 from mfjax import steppers as steppers  # noqa: E402
+from mfjax.driver import simulate as simulate  # noqa: E402
+from mfjax.run import Run as Run  # noqa: E402
 from mfjax.simulate import Simulation as Simulation  # noqa: E402
 from mfjax.status import SimulationError as SimulationError  # noqa: E402
+from mfjax.sweep import Table as Table  # noqa: E402
+from mfjax.sweep import sweep as sweep  # noqa: E402
 
-__version__ = "0.1.0"

@@ -16,7 +16,8 @@ from jaxtyping import Array, Float, Int, Key
 from mfjax import status as codes
 from mfjax._arrays import as_floats, count, finite, is_traced
 from mfjax.flows.base import Evaluation, Flow, State
-from mfjax.measures import Measure
+from mfjax.measures import Grid, Measure
+from mfjax.run import RECORDED
 from mfjax.steppers import Adaptive, Stepper
 
 Observable = Callable[[Measure, Flow], Array]
@@ -35,6 +36,7 @@ class Simulation(eqx.Module):
     key: Key[Array, ""] | None
     save_times: Float[Array, " S"]
     save_every: int | None = eqx.field(static=True)
+    save_measures: bool = eqx.field(static=True)
     max_steps: int = eqx.field(static=True)
 
     def __init__(
@@ -49,6 +51,7 @@ class Simulation(eqx.Module):
         save_at: Any = None,
         observables: Mapping[str, Observable] | None = None,
         key: Key[Array, ""] | None = None,
+        save_measures: bool = True,
         max_steps: int = 100_000,
     ):
         if not isinstance(flow, Flow):
@@ -62,6 +65,7 @@ class Simulation(eqx.Module):
         self.stepper.validate(flow, measure)
         self.observables = _checked_observables(observables)
         self.key = _checked_key(key, self.stepper.noisy and flow.stochastic)
+        self.save_measures = bool(save_measures)
         self.max_steps = count(max_steps, "max_steps")
         self.save_every, self.save_times = _schedule(
             self.stepper, steps, save_every, t1, save_at, measure.dtype
@@ -141,7 +145,7 @@ def _schedule(stepper, steps, save_every, t1, save_at, dtype):
     return None, times
 
 
-RESERVED = ("energy", "dissipation", "dissipated", "residual", "mass", "min_weight", "steps", "status")
+RESERVED = tuple(RECORDED)
 
 
 class Carry(eqx.Module):
@@ -185,8 +189,11 @@ def start(sim: Simulation) -> Carry:
     )
 
 
-def record(sim: Simulation, carry: Carry) -> tuple[Measure, dict[str, Array]]:
-    """What is saved of a run at one time; observables of a failed run are NaN, its measure the last good one."""
+def record(sim: Simulation, carry: Carry) -> tuple[Any, dict[str, Any]]:
+    """What is saved of a run at one time: the part of the measure that moves, and the observables.
+
+    Observables of a failed run are NaN, its measure is the last good one.
+    """
     mu = carry.state.measure
     values = {
         "energy": carry.evaluation.energy,
@@ -206,8 +213,10 @@ def record(sim: Simulation, carry: Carry) -> tuple[Measure, dict[str, Array]]:
         return jnp.where(failed, jnp.nan, value)
 
     values = jax.tree.map(mask, values)
-    values |= {"steps": carry.steps, "status": carry.status}
-    return mu, values
+    values |= {"steps": carry.steps, "rejected": carry.rejected, "status": carry.status}
+    if not sim.save_measures:
+        return None, values
+    return (mu.weights if isinstance(mu, Grid) else mu), values
 
 
 def health(state: State, evaluation: Evaluation) -> Int[Array, ""]:
@@ -329,7 +338,7 @@ def next_save(sim: Simulation, carry: Carry) -> Carry:
     return eqx.tree_at(lambda c: c.save, carry, carry.save + 1)
 
 
-def advance(sim: Simulation, carry: Carry, saves: int) -> tuple[Carry, tuple[Measure, dict[str, Array]]]:
+def advance(sim: Simulation, carry: Carry, saves: int) -> tuple[Carry, Any]:
     """Advance over `saves` saved times; records have the saves as leading axis."""
 
     def body(carry, _):
@@ -339,10 +348,15 @@ def advance(sim: Simulation, carry: Carry, saves: int) -> tuple[Carry, tuple[Mea
     return jax.lax.scan(body, carry, length=saves)
 
 
-def trajectory(sim: Simulation) -> tuple[Carry, tuple[Measure, dict[str, Array]]]:
-    """The pure core: the whole run, t = 0 included, for use inside `jit`, `vmap` and `grad`."""
+def begin(sim: Simulation) -> tuple[Carry, Any]:
+    """The carry and the record at t = 0."""
     carry = start(sim)
-    first = record(sim, carry)
+    return carry, record(sim, carry)
+
+
+def trajectory(sim: Simulation) -> tuple[Carry, Any]:
+    """The pure core: the whole run, t = 0 included, for use inside `jit`, `vmap` and `grad`."""
+    carry, first = begin(sim)
     carry, rest = advance(sim, carry, sim.save_times.shape[0])
     join = lambda a, b: jnp.concatenate([jnp.asarray(a)[None], b])
     return carry, jax.tree.map(join, first, rest)

@@ -1,0 +1,127 @@
+"""What a run leaves behind: labelled arrays over saved times."""
+
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from mfjax import status as codes
+from mfjax.measures import Grid, Measure
+
+# Recorded with every run, with unit and meaning.
+RECORDED = {
+    "energy": "energy of the flow (its smooth part where noise acts)",
+    "dissipation": "minus the rate of the energy along the flow [energy / flow time]",
+    "dissipated": "integral of the dissipation since t = 0 (trapezoidal) [energy]",
+    "residual": "relative residual of the outer solve",
+    "mass": "total mass",
+    "min_weight": "smallest mass of a particle or cell",
+    "steps": "accepted steps since t = 0",
+    "rejected": "rejected steps since t = 0",
+    "status": "outcome code, 0 = fine (mfjax.status)",
+}
+
+
+class Run(eqx.Module):
+    """The saved history of one simulation; leading axis of every array: the S saved times, t = 0 first.
+
+    - `times` (S,) in flow time;
+    - `observables`: mapping from names to arrays (S, ...): those asked for, and `energy`, `dissipation`,
+      `dissipated`, `residual`, `mass`, `min_weight`, `steps`, `rejected`, `status`;
+    - `measures`: the measure at each saved time (points (S, K, d), weights (S, K)), or `None`;
+    - `final`: the measure at the end;
+    - `status`: 0, or why the run stopped at step `failed_at` (`mfjax.status.describe`).
+    """
+
+    times: Float[Array, " S"]
+    observables: dict[str, Any]
+    measures: Measure | None
+    final: Measure
+    status: Int[Array, ""]
+    failed_at: Int[Array, ""]
+
+    def measure(self, index: int) -> Measure:
+        """The measure at saved time number `index`."""
+        if self.measures is None:
+            raise ValueError("this run kept no measures: pass save_measures=True")
+        if isinstance(self.measures, Grid):
+            return self.measures.with_weights(self.measures.weights[index])
+        return jax.tree.map(lambda leaf: leaf[index], self.measures)
+
+    @property
+    def certificates(self) -> dict[str, float]:
+        """Dissipation balance, mass drift, positivity and solver residual of the whole run."""
+        from mfjax.certificates import certificates
+
+        return certificates(self.observables)
+
+    def to_xarray(self) -> Any:
+        """The run as an `xarray.Dataset` with coordinate `time`."""
+        return dataset(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the run as one netCDF file, which `xarray.open_dataset` reads."""
+        from mfjax.io import write_dataset
+
+        return write_dataset(self.to_xarray(), path)
+
+    def describe(self) -> str:
+        """One line: how far it got, and why it stopped."""
+        code = int(self.status)
+        times = np.asarray(self.times)
+        if code == codes.OK:
+            return f"completed to t = {times[-1]:g}"
+        good = np.flatnonzero(np.asarray(self.observables["status"]) == codes.OK)
+        reached = times[good[-1]] if good.size else 0.0
+        where = f"step {int(self.failed_at)}, after the saved time t = {reached:g}"
+        return f"stopped at {where}: {codes.describe(code)}"
+
+
+def assemble(times: Any, records: Any, initial: Measure, carry: Any) -> Run:
+    """A run from what the loop recorded and where it ended."""
+    measures, values = records
+    if isinstance(initial, Grid) and measures is not None:
+        measures = initial.with_weights(measures)
+    return Run(times, values, measures, carry.state.measure, carry.status, carry.failed_at)
+
+
+def dataset(run: Run) -> Any:
+    """Labelled copy of a run: measures as `points`, `weights` and marks, observables by name."""
+    import xarray as xr
+
+    variables: dict[str, Any] = {}
+    for name, value in run.observables.items():
+        for suffix, leaf in named_leaves(value):
+            array = np.asarray(leaf)
+            axes = ("time", *tuple(f"{name}{suffix}_{i}" for i in range(array.ndim - 1)))
+            text = {"long_name": RECORDED[name]} if name in RECORDED else {}
+            variables[name + suffix] = (axes, array, text)
+    if run.measures is not None:
+        for name, value, axes in measure_arrays(run.measures):
+            variables[name] = (("time", *axes) if np.ndim(value) > len(axes) else axes, np.asarray(value))
+    attributes = {"status": int(run.status), "outcome": run.describe()}
+    data = xr.Dataset(variables, attrs=attributes)
+    return data.assign_coords(time=("time", np.asarray(run.times), {"units": "flow time"}))
+
+
+def named_leaves(value: Any) -> list[tuple[str, Any]]:
+    """The array leaves of an observable, with a suffix for each where there are several."""
+    leaves = jax.tree_util.tree_flatten_with_path(value)[0]
+    if len(leaves) == 1:
+        return [("", leaves[0][1])]
+    name = lambda path: "_" + jax.tree_util.keystr(path, simple=True, separator="_")
+    return [(name(path), leaf) for path, leaf in leaves]
+
+
+def measure_arrays(mu: Measure) -> list[tuple[str, Any, tuple[str, ...]]]:
+    """(name, array, labels of its last axes) for the arrays of a measure."""
+    if isinstance(mu, Grid):
+        return [("points", mu.points, ("cell", "coordinate")), ("weights", mu.weights, ("cell",))]
+    arrays = [("points", mu.points, ("particle", "coordinate")), ("weights", mu.weights, ("particle",))]
+    for name, mark in mu.marks.items():
+        rest = tuple(f"{name}_{i}" for i in range(mark.ndim - mu.weights.ndim))
+        arrays.append((f"mark_{name}", mark, ("particle", *rest)))
+    return arrays

@@ -1,0 +1,354 @@
+"""The only loop over cells: a function of named parameters over a product of axes, as one labelled table."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from mfjax import status as codes
+from mfjax.driver import SOLO, Program, drive
+from mfjax.io import write_dataset
+from mfjax.run import RECORDED, Run, assemble, measure_arrays, named_leaves
+from mfjax.simulate import Simulation, advance, begin
+from mfjax.status import SimulationError
+
+METHODS = ("auto", "loop", "vmap")
+
+
+class Table(eqx.Module):
+    """The results of a sweep: `values` maps names to arrays whose leading axes are the sweep's axes.
+
+    For a sweep of simulations there are the observables (..., S, ...), `times` (..., S), the final
+    measure (`final_points`, `final_weights`, marks; narrower cells padded by NaN points of zero mass)
+    and `status` (...). `failed` lists the cells that stopped early.
+    """
+
+    axes: dict[str, tuple]
+    values: dict[str, Any]
+    result_axes: dict[str, tuple[str, ...]] = eqx.field(static=True)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.values:
+            raise ValueError(f"no result {name!r}; there are {', '.join(sorted(self.values))}")
+        return self.values[name]
+
+    @property
+    def failed(self) -> list[tuple[dict[str, Any], str]]:
+        """(cell, cause) for every cell that stopped early."""
+        if "status" not in self.values:
+            return []
+        status = np.asarray(self.values["status"])
+        status = status.reshape(*[len(v) for v in self.axes.values()], -1).max(axis=-1)
+        found = []
+        for index in np.argwhere(status != codes.OK):
+            cell = {name: values[i] for (name, values), i in zip(self.axes.items(), index, strict=True)}
+            found.append((cell, codes.describe(int(status[tuple(index)]))))
+        return found
+
+    def to_xarray(self) -> Any:
+        """The table as an `xarray.Dataset`, the sweep's axes as labelled dimensions."""
+        import xarray as xr
+
+        variables = {}
+        for name, value in self.values.items():
+            text = {"long_name": RECORDED[name]} if name in RECORDED else {}
+            variables[name] = ((*self.axes, *self.result_axes[name]), np.asarray(value), text)
+        return xr.Dataset(variables, coords={name: list(values) for name, values in self.axes.items()})
+
+    def save(self, path: str | Path) -> Path:
+        """Write the table as one netCDF file."""
+        return write_dataset(self.to_xarray(), path)
+
+
+def sweep(
+    fn: Callable[..., Any],
+    *,
+    method: str = "auto",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    path: str | Path | None = None,
+    resume: bool = False,
+    progress: bool | None = None,
+    throw: bool = False,
+    static: Sequence[str] = (),
+    **axes: Sequence[Any],
+) -> Table:
+    """Evaluate `fn(**cell)` for every cell of the product of the named `axes`.
+
+    `fn` returns a pytree of arrays, or an unevaluated `mf.Simulation`, which the sweep then runs with the
+    machinery of `mf.simulate`. Numbers of an axis are passed as traced scalars, so that all cells share
+    one trace and one program; `width`, axes of other values (strings, objects) and those named in `static`
+    are structural: `fn` is traced once for each of their values, which it gets as Python values.
+
+    - `method`: "loop" runs cells one after the other through one compiled program, several at a time in
+      threads; "vmap" runs them as one array axis, in groups of `batch_size`; "auto" loops on CPU, where
+      batches of small dense solves are slower than a loop, and batches on accelerators.
+    - `workers`: threads of a loop on CPU, by default one per core, at most 4.
+    - `path`, `resume`: stream every cell's run to a directory and continue a killed sweep, in mid-cell.
+    - `throw`: whether a failed cell raises at the end; otherwise it warns, the cell's results are NaN from
+      its failure on, and the other cells are untouched.
+
+    **Raises** `ValueError` for empty axes, unknown methods, and results whose shapes differ between cells.
+
+    >>> import mfjax as mf
+    >>> table = mf.sweep(lambda lam, seed: lam + seed, lam=[0.5, 1.0], seed=range(3))
+    >>> table["value"].tolist()
+    [[0.5, 1.5, 2.5], [1.0, 2.0, 3.0]]
+    """
+    axes = _checked_axes(axes)
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    unknown = set(static) - set(axes)
+    if unknown:
+        raise ValueError(f"static names no axis: {', '.join(sorted(unknown))}")
+    if method == "auto":
+        method = "loop" if jax.default_backend() == "cpu" else "vmap"
+    traced = [n for n, v in axes.items() if n not in static and n != "width" and _numeric(v)]
+    fixed = [n for n in axes if n not in traced]
+    options = {
+        "method": method,
+        "batch_size": batch_size,
+        "workers": workers,
+        "resume": resume,
+        "progress": progress,
+    }
+    cells: dict[tuple, Any] = {}
+    for bucket in product(*(range(len(axes[n])) for n in fixed)):
+        constant = {n: axes[n][i] for n, i in zip(fixed, bucket, strict=True)}
+        place = None
+        if path is not None:
+            place = Path(path) / ("-".join(f"{n}-{i}" for n, i in zip(fixed, bucket, strict=True)) or "all")
+        indices = list(product(*(range(len(axes[n])) for n in traced)))
+        columns = {n: jnp.asarray([axes[n][k[j]] for k in indices]) for j, n in enumerate(traced)}
+        results = _bucket(fn, constant, columns, len(indices), place, **options)
+        for index, result in zip(indices, results, strict=True):
+            where = dict(zip(fixed, bucket, strict=True)) | dict(zip(traced, index, strict=True))
+            cells[tuple(where[n] for n in axes)] = result
+    table = _tabulate(axes, cells)
+    if path is not None:
+        table.save(Path(path) / "results.nc")
+    _report(table, throw)
+    return table
+
+
+def _checked_axes(axes: Mapping[str, Sequence[Any]]) -> dict[str, tuple]:
+    if not axes:
+        raise ValueError("sweep needs at least one axis, for example lam=[1e-3, 1e-2]")
+    checked = {}
+    for name, values in axes.items():
+        if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
+            raise ValueError(f"the axis {name} must be a sequence of values, got {values!r}")
+        checked[name] = tuple(v.item() if hasattr(v, "item") and np.ndim(v) == 0 else v for v in values)
+        if not checked[name]:
+            raise ValueError(f"the axis {name} is empty")
+        if len(set(map(repr, checked[name]))) != len(checked[name]):
+            raise ValueError(f"the axis {name} repeats a value: {checked[name]}")
+    return checked
+
+
+def _numeric(values: tuple) -> bool:
+    return all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+
+
+class _Traced(eqx.Module):
+    """`fn` at one bucket, traced once; outputs that no cell parameter reaches are shared by all cells."""
+
+    jaxpr: Any = eqx.field(static=True)
+    rebuild: Callable = eqx.field(static=True)
+    varying: tuple[bool, ...] = eqx.field(static=True)
+
+    def arrays(self, columns: dict[str, Array], count: int) -> list[Array]:
+        """All array outputs; those that vary have the cells as leading axis."""
+        names = sorted(columns)
+        consts = self.jaxpr.consts
+
+        def at(*values):
+            return jax.core.eval_jaxpr(self.jaxpr.jaxpr, consts, *values)
+
+        out_axes = [0 if v else None for v in self.varying]
+        if not names:
+            return jax.jit(at)()
+        return jax.jit(jax.vmap(at, out_axes=out_axes))(*(columns[n] for n in names))
+
+
+def _trace(fn: Callable, constant: dict[str, Any], columns: dict[str, Array]) -> _Traced:
+    names = sorted(columns)
+    static_part = []
+
+    def arrays(*values):
+        result = fn(**constant, **dict(zip(names, values, strict=True)))
+        dynamic, static = eqx.partition(result, eqx.is_array_like)
+        leaves, structure = jax.tree.flatten(dynamic)
+        static_part.append((structure, static))
+        return [jnp.asarray(leaf) for leaf in leaves]
+
+    jaxpr = jax.make_jaxpr(arrays)(*(columns[n][0] for n in names))
+    structure, static = static_part[-1]
+
+    def rebuild(leaves):
+        return eqx.combine(jax.tree.unflatten(structure, leaves), static)
+
+    return _Traced(jaxpr, rebuild, _reached(jaxpr.jaxpr))
+
+
+def _reached(jaxpr: Any) -> tuple[bool, ...]:
+    """Which outputs of a jaxpr depend on its inputs."""
+    touched = set(jaxpr.invars)
+    hashable = lambda atom: not hasattr(atom, "val")
+    for equation in jaxpr.eqns:
+        if any(hashable(a) and a in touched for a in equation.invars):
+            touched.update(equation.outvars)
+    return tuple(hashable(a) and a in touched for a in jaxpr.outvars)
+
+
+def _bucket(
+    fn, constant, columns, count, place, *, method, batch_size, workers, resume, progress
+) -> list[Any]:
+    """The results of all cells that share structure, in order."""
+    traced = _trace(fn, constant, columns)
+    arrays = traced.arrays(columns, count)
+    varying = traced.varying
+
+    def cell(i):
+        return traced.rebuild([a[i] if v else a for a, v in zip(arrays, varying, strict=True)])
+
+    if not isinstance(cell(0), Simulation):
+        return [jax.tree.map(np.asarray, cell(i)) for i in range(count)]
+    if method == "loop":
+        return _loop(cell, count, place, workers, resume, progress)
+    size = count if batch_size is None else min(int(batch_size), count)
+    runs = []
+    for low in range(0, count, size):
+        group = range(low, min(low + size, count))
+        batch = [a[low : low + size] if v else a for a, v in zip(arrays, varying, strict=True)]
+        where = None if place is None else place / f"cells-{low:05d}"
+        runs += _batch(traced, batch, [cell(i) for i in group], where, resume, progress)
+    return runs
+
+
+def _loop(cell: Callable[[int], Simulation], count, place, workers, resume, progress) -> list[Run]:
+    import os
+
+    if workers is None:
+        workers = min(os.cpu_count() or 1, 4) if jax.default_backend() == "cpu" else 1
+
+    def one(i: int) -> Run:
+        sim = cell(i)
+        where = None if place is None else place / f"cell-{i:05d}"
+        carry, records = drive(
+            SOLO, sim, sim.save_times.shape[0], path=where, resume=resume, progress=progress and workers == 1
+        )
+        return assemble(np.asarray(sim.times), records, sim.measure, carry)
+
+    # The first cell compiles; the others then find the program in the cache.
+    runs = [one(0)]
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        return runs + list(pool.map(one, range(1, count)))
+
+
+def _batch(traced: _Traced, batch: list[Array], sims: list[Simulation], place, resume, progress) -> list[Run]:
+    saves = sims[0].save_times.shape[0]
+    carry, records = drive(
+        _vmapped(traced),
+        batch,
+        saves,
+        path=place,
+        resume=resume,
+        progress=progress,
+        configuration=traced.rebuild(batch),
+    )
+    take = lambda tree, i: jax.tree.map(lambda leaf: leaf[i], tree)
+    return [
+        assemble(np.asarray(sim.times), take(records, i), sim.measure, take(carry, i))
+        for i, sim in enumerate(sims)
+    ]
+
+
+def _vmapped(traced: _Traced) -> Program:
+    """The loop over a batch of cells as one array axis; what does not vary is shared, not copied."""
+    axes = [0 if v else None for v in traced.varying]
+
+    def start(batch):
+        return jax.vmap(lambda leaves: begin(traced.rebuild(leaves)), in_axes=(axes,))(batch)
+
+    def go(batch, carry, saves):
+        one = lambda leaves, carry: advance(traced.rebuild(leaves), carry, saves)
+        return jax.vmap(one, in_axes=(axes, 0))(batch, carry)
+
+    return Program(eqx.filter_jit(start), eqx.filter_jit(go), 1)
+
+
+def _tabulate(axes: dict[str, tuple], cells: dict[tuple, Any]) -> Table:
+    shape = tuple(len(v) for v in axes.values())
+    rows = {index: _row(result) for index, result in cells.items()}
+    first = rows[(0,) * len(shape)]
+    values, labels = {}, {}
+    for name, (_, names) in first.items():
+        padded = name.startswith("final_")
+        columns = {}
+        for index, row in rows.items():
+            if name not in row:
+                raise ValueError(
+                    f"cell {index} has no result {name!r}; every cell must return the same names"
+                )
+            columns[index] = np.asarray(row[name][0])
+        widest = max(a.shape[0] for a in columns.values()) if padded else None
+        fill = 0.0 if name == "final_weights" else np.nan
+        stacked = None
+        for index, value in columns.items():
+            if padded and value.shape[0] < widest:
+                value = np.pad(
+                    value, [(0, widest - len(value))] + [(0, 0)] * (value.ndim - 1), constant_values=fill
+                )
+            if stacked is None:
+                stacked = np.empty(shape + value.shape, value.dtype)
+            if value.shape != stacked.shape[len(shape) :]:
+                raise ValueError(
+                    f"the result {name!r} has shape {value.shape} in cell {index} and "
+                    f"{stacked.shape[len(shape) :]} in the first; every cell must return the same shapes"
+                )
+            stacked[index] = value
+        values[name], labels[name] = stacked, names
+    return Table(axes, values, labels)
+
+
+def _row(result: Any) -> dict[str, tuple[Any, tuple[str, ...]]]:
+    """name -> (array, labels of its axes) for the result of one cell."""
+    if isinstance(result, Run):
+        row = {"times": (result.times, ("save",))}
+        for name, value in result.observables.items():
+            for suffix, leaf in named_leaves(value):
+                rest = tuple(f"{name}{suffix}_{i}" for i in range(np.ndim(leaf) - 1))
+                row[name + suffix] = (leaf, ("save", *rest))
+        for name, value, names in measure_arrays(result.final):
+            row[f"final_{name}"] = (value, names)
+        return row
+    leaves = named_leaves(result)
+    if not leaves:
+        raise ValueError("fn must return arrays or a Simulation, got nothing")
+    row = {}
+    for suffix, leaf in leaves:
+        name = suffix.strip("_") or "value"
+        row[name] = (leaf, tuple(f"{name}_{i}" for i in range(np.ndim(leaf))))
+    return row
+
+
+def _report(table: Table, throw: bool) -> None:
+    failed = table.failed
+    if not failed:
+        return
+    total = int(np.prod([len(v) for v in table.axes.values()]))
+    cell, cause = failed[0]
+    where = ", ".join(f"{name} = {value}" for name, value in cell.items())
+    message = f"{len(failed)} of {total} cells stopped early; the first, {where}: {cause}"
+    if throw:
+        raise SimulationError(message, table)
+    warnings.warn(message, RuntimeWarning, stacklevel=3)
