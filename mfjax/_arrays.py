@@ -19,7 +19,12 @@ def as_floats(value: Any, name: str) -> Array:
     Python numbers give weakly typed arrays: a parameter never promotes the dtype of the data it meets.
     """
     try:
-        array = jnp.asarray(value)
+        if is_traced(value):
+            array = jnp.asarray(value)
+        else:
+            # A constant inside jit stays a constant: it can be checked, and decides structure as it does outside.
+            with jax.ensure_compile_time_eval():
+                array = jnp.asarray(value)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be numeric, got {value!r}") from error
     if jnp.issubdtype(array.dtype, jnp.complexfloating):

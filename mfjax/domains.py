@@ -97,7 +97,8 @@ class Domain(eqx.Module):
             )
         finite(points, name)
         if not is_traced((points, self)):
-            bad = np.flatnonzero(~np.asarray(jax.vmap(self.contains)(points)))
+            with jax.ensure_compile_time_eval():
+                bad = np.flatnonzero(~np.asarray(jax.vmap(self.contains)(points)))
             if len(bad):
                 where = np.asarray(points[bad[0]]).tolist()
                 raise ValueError(
@@ -215,9 +216,10 @@ class Torus(Domain):
 
     def _wrap(self, x):
         period = self.period.astype(x.dtype)
-        wrapped = x - period * jnp.floor(x / period)
-        # Rounding can return exactly `period` for tiny negative x.
-        return jnp.where(wrapped >= period, 0.0, wrapped)
+        # The exact remainder: x - period * floor(x / period) rounds to values below zero.
+        wrapped = jnp.mod(x, period)
+        # Rounding can still return exactly `period` for tiny negative x.
+        return jnp.where(wrapped >= period, wrapped - period, wrapped)
 
     def sample_point(self, key, dtype=float):
         return self.period.astype(dtype) * jr.uniform(key, (self.dim,), dtype)
@@ -273,7 +275,7 @@ class Box(Domain):
 
     def sample_point(self, key, dtype=float):
         low, high = self.lower.astype(dtype), self.upper.astype(dtype)
-        return low + (high - low) * jr.uniform(key, (self.dim,), dtype)
+        return jnp.minimum(low + (high - low) * jr.uniform(key, (self.dim,), dtype), high)
 
     def contains(self, x):
         return jnp.all((x >= self.lower.astype(x.dtype)) & (x <= self.upper.astype(x.dtype)))
@@ -291,7 +293,9 @@ class Box(Domain):
         low, high = self.lower.astype(x.dtype), self.upper.astype(x.dtype)
         width = high - low
         folded = jnp.mod(x + v - low, 2 * width)
-        return low + jnp.where(folded > width, 2 * width - folded, folded)
+        moved = low + jnp.where(folded > width, 2 * width - folded, folded)
+        # low + (high - low) may round to a number above high.
+        return jnp.minimum(moved, high)
 
     def cells(self, n):
         shape = _axes(n, self.dim)

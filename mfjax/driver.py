@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +34,7 @@ class Program(NamedTuple):
 
 
 SOLO = Program(eqx.filter_jit(begin), eqx.filter_jit(advance), 0)
+CORE = eqx.filter_jit(trajectory)
 
 
 def simulate(
@@ -64,12 +66,14 @@ def simulate(
     - `save_measures`: whether the measures are kept, or only the observables.
     - `max_steps`: budget of an adaptive scheme between two saved times.
     - `path`: a directory to which saved states are streamed, with a checkpoint; `resume=True` continues
-      a run that was killed there, bit for bit on the same machine, versions and dtype.
+      a run that was killed there, bit for bit on the same machine, versions and dtype, or starts it if there
+      is none. A checkpoint is written about every sixteenth of the run, at a saved time.
     - `progress`: a bar with the time left; by default if stderr is a terminal.
     - `throw`: whether a failed run raises; otherwise look at `run.status`.
 
     Inside `jit`, `vmap` or `grad` (any input traced) only the pure core runs: no disk, no bar, no exception.
-    Reverse-mode derivatives go through fixed steppers; an adaptive one has forward mode only.
+    Reverse-mode derivatives go through `steps=` of a fixed stepper; the other form, whose number of steps
+    depends on values, has forward mode only.
 
     **Raises** `ValueError` for wrong arguments, `mf.SimulationError` (whose `run` holds all that was
     computed) naming step and likely cause if the run fails.
@@ -82,38 +86,50 @@ def simulate(
     >>> round(float(run.final.points[0, 0]), 4), round(float(run.observables["energy"][0]), 4)
     (0.3679, 0.5)
     """
+    options = {
+        "stepper": stepper,
+        "steps": steps,
+        "save_every": save_every,
+        "t1": t1,
+        "save_at": save_at,
+        "observables": observables,
+        "key": key,
+        "save_measures": save_measures,
+        "max_steps": max_steps,
+    }
     if isinstance(flow, Simulation):
-        if measure is not None:
-            raise ValueError("a Simulation already holds its measure: pass it alone")
         sim = flow
+        given = {"measure": measure} | options
+        extra = [name for name, value in given.items() if value is not _DEFAULTS.get(name)]
+        if extra:
+            raise ValueError(f"a Simulation already holds its {extra[0]}: pass it alone")
+    elif measure is None:
+        raise ValueError("simulate needs an initial measure")
     else:
-        if measure is None:
-            raise ValueError("simulate needs an initial measure")
-        sim = Simulation(
-            flow,
-            measure,
-            stepper=stepper,
-            steps=steps,
-            save_every=save_every,
-            t1=t1,
-            save_at=save_at,
-            observables=observables,
-            key=key,
-            save_measures=save_measures,
-            max_steps=max_steps,
-        )
-    if is_traced(sim):
+        sim = Simulation(flow, measure, **options)
+    if resume and path is None:
+        raise ValueError("resume=True needs path=, the directory of the run to continue")
+    core = CORE if is_traced(sim) else None
+    if core is None:
+        started = SOLO.begin(sim)
+        # A function that closes over a tracer hides it from the leaves, not from the first evaluation.
+        core = trajectory if is_traced(started) else None
+    if core is not None:
         if path is not None:
             raise ValueError("path= needs a concrete run: inside jit, vmap or grad nothing can be written")
-        carry, records = trajectory(sim)
+        carry, records = core(sim)
         return assemble(sim.times, records, sim.measure, carry)
-    carry, records = drive(SOLO, sim, sim.save_times.shape[0], path=path, resume=resume, progress=progress)
-    run = assemble(np.asarray(sim.times), records, sim.measure, carry)
+    saves = sim.save_times.shape[0]
+    carry, records = drive(SOLO, sim, saves, path=path, resume=resume, progress=progress, started=started)
+    run = assemble(sim.times, records, sim.measure, carry)
     if path is not None:
         run.save(Path(path) / "results.nc")
     if throw and int(run.status) != codes.OK:
         raise SimulationError(f"the run {run.describe()}", run)
     return run
+
+
+_DEFAULTS = {"save_every": 1, "save_measures": True, "max_steps": 100_000}
 
 
 def drive(
@@ -123,33 +139,36 @@ def drive(
     *,
     path: str | Path | None = None,
     resume: bool = False,
-    progress: bool | None = None,
+    progress: Any = None,
     configuration: Any = None,
+    started: Any = None,
 ) -> tuple[Any, Any]:
     """Advance a simulation (or a batch of them) chunk by chunk: (final carry, all records on the host).
 
-    `configuration` is what identifies the run on disk, `sim` unless given.
+    `configuration` is what identifies the run on disk, `sim` unless given. `progress` may be a bar that
+    several runs share; `started` is `program.begin(sim)`, if it is known.
 
     The chunks depend on the number of saves alone, never on where a run was interrupted, so that a
     resumed run executes the same compiled programs as an uninterrupted one.
     """
     lengths = chunk_lengths(saves)
     directory = None if path is None else RunDirectory(path)
-    manifest = {
-        "configuration": fingerprint(sim if configuration is None else configuration),
-        "environment": environment(),
-        "chunks": lengths,
-    }
-    has_checkpoint = directory is not None and directory.open(manifest, resume)
-    carry, first = program.begin(sim)
+    if directory is not None:
+        manifest = {
+            "configuration": fingerprint(sim if configuration is None else configuration),
+            "environment": environment(),
+            "chunks": lengths,
+        }
+        directory.check(manifest, resume)
+    carry, first = program.begin(sim) if started is None else started
     done = 0
-    if has_checkpoint:
+    # Only now: a directory is not claimed by a run whose first evaluation raises.
+    if directory is not None and directory.open(manifest, resume):
         done, carry = read_arrays(directory.checkpoint, (np.zeros((), np.int64), carry))
         done = int(done)
     expand = lambda leaf: np.expand_dims(np.asarray(leaf), program.axis)
     pieces = [jax.tree.map(expand, first)]
-    bar = _bar(progress, saves)
-    with bar:
+    with progress_bar(progress, saves) as bar:
         for index, length in enumerate(lengths):
             if index < done:
                 piece = read_arrays(directory.part(index), _shapes(program, sim, carry, length))
@@ -189,21 +208,18 @@ def _shapes(program: Program, sim: Simulation, carry: Any, length: int) -> Any:
     return eqx.filter_eval_shape(program.advance, sim, carry, length)[1]
 
 
-class _NoBar:
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        return None
-
+class _Silent:
     def update(self, n: int) -> None:
         """Nothing to show."""
 
 
-def _bar(progress: bool | None, total: int) -> Any:
+def progress_bar(progress: Any, total: int) -> Any:
+    """A context that holds a bar of `total` saves: shown or not, by default on a terminal; or one given."""
+    if hasattr(progress, "update"):
+        return nullcontext(progress)
     shown = sys.stderr.isatty() if progress is None else progress
     if not shown:
-        return _NoBar()
+        return nullcontext(_Silent())
     from tqdm import tqdm
 
     return tqdm(total=total, desc="mfjax", unit="save", leave=False)

@@ -9,9 +9,10 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Complex, Float
 
-from mfjax._arrays import inner, safe_norm, scalar
+from mfjax._arrays import as_floats, finite, inner, is_traced, safe_norm, safe_sqrt, scalar
 from mfjax.domains import Torus
 
 
@@ -132,22 +133,33 @@ class Weighted(FeatureMap):
 
 
 class CircleModes(FeatureMap):
-    """Fourier features of a rotation-invariant kernel on S^1, kappa(s) = sum_k c_k e^{iks}, c_{-k} = c_k.
+    """Fourier features of a rotation-invariant kernel on S^1, kappa(s) = sum_k c_k e^{iks}, c_{-k} = c_k >= 0.
 
-    Input `j` is the pair (k, parity): phi = sqrt(n c_k) cos(k theta) or sqrt(n c_k) sin(k theta), doubled
-    in mass for k >= 1, with n the number of inputs, so that the mean over `inputs()` of
-    phi(omega) phi(omega') is kappa(theta - theta'). With these "data" an energy sees the population
-    kernel exactly, up to the truncation of the series.
+    Input `j` is a pair (k, parity): phi = sqrt(N a_k c_k) cos(k theta) for parity 0 and
+    sqrt(N a_k c_k) sin(k theta) for parity 1, with a_0 = 1, a_k = 2 for k >= 1, and N = 2 K + 1 the number
+    of inputs. The mean over `inputs()` of phi(omega) phi(omega') is then kappa(theta - theta'): with these
+    "data" an energy sees the population kernel exactly, up to the truncation of the series at K.
+
+    - `coefficients` (K + 1,): c_0, ..., c_K; `mf.problems.relu_coefficients` gives those of ReLU.
+
+    **Raises** `ValueError` for negative coefficients (no kernel) or fewer than two.
+
+    >>> modes = CircleModes([0.2, 0.1])
+    >>> row = modes.matrix(jnp.array([[1.0, 0.0]]), modes.inputs())[:, 0]
+    >>> round(float(jnp.mean(row**2)), 6)
+    0.4
     """
 
     coefficients: Float[Array, " K1"]
 
     def __init__(self, coefficients):
-        self.coefficients = jnp.asarray(coefficients)
+        self.coefficients = finite(as_floats(coefficients, "coefficients"), "coefficients")
         if self.coefficients.ndim != 1 or self.coefficients.size < 2:
             raise ValueError(
                 f"coefficients must be a vector c_0, ..., c_K, got shape {self.coefficients.shape}"
             )
+        if not is_traced(self.coefficients) and float(np.min(np.asarray(self.coefficients))) < 0:
+            raise ValueError("coefficients must be non-negative: kappa is a positive semidefinite kernel")
 
     def inputs(self) -> Float[Array, "N 2"]:
         """The index set (k, parity): parity 0 for cosines, 1 for sines; N = 2 K + 1."""
@@ -156,10 +168,18 @@ class CircleModes(FeatureMap):
         parity = jnp.concatenate([jnp.zeros(degree + 1), jnp.ones(degree)])
         return jnp.stack([k, parity], axis=-1).astype(self.coefficients.dtype)
 
-    def __call__(self, omega, x):
-        k, parity = x[0], x[1]
+    def _amplitude(self, k):
         n = 2 * self.coefficients.shape[0] - 1
         c = self.coefficients[k.astype(int)]
-        scale = jnp.sqrt(n * c * jnp.where(k == 0, 1.0, 2.0))
+        return safe_sqrt(n * c * jnp.where(k == 0, 1.0, 2.0))
+
+    def __call__(self, omega, x):
+        k, parity = x[0], x[1]
         angle = jnp.arctan2(omega[1], omega[0])
-        return scale * jnp.where(parity == 0, jnp.cos(k * angle), jnp.sin(k * angle))
+        return self._amplitude(k) * jnp.where(parity == 0, jnp.cos(k * angle), jnp.sin(k * angle))
+
+    def image(self, fourier: Complex[Array, " K1"]) -> Float[Array, " N"]:
+        """int phi(omega, x_j) dnu(omega) at `inputs()`, from the moments int e^{ik theta} dnu, k = 0, ..., K."""
+        k, parity = self.inputs().T
+        moment = fourier[k.astype(int)]
+        return self._amplitude(k) * jnp.where(parity == 0, moment.real, moment.imag)

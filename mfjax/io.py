@@ -4,19 +4,21 @@ Everything is written to a temporary name beside its place and renamed, so a kil
 either the old file or the new one.
 """
 
-import hashlib
 import json
 import os
 import platform
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
+
+from mfjax.fingerprint import fingerprint as fingerprint
 
 
 class ForeignRun(ValueError):
@@ -35,7 +37,19 @@ def write_atomically(path: Path, write: Callable[[Any], None]) -> Path:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    _flush_directory(path.parent)
     return path
+
+
+def _flush_directory(path: Path) -> None:
+    """Make renames in a directory durable, in order: a checkpoint never outlives the part it counts."""
+    if os.name != "posix":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_json(path: Path, content: Any) -> Path:
@@ -53,11 +67,21 @@ def write_arrays(path: Path, tree: Any) -> Path:
 def read_arrays(path: Path, like: Any) -> Any:
     """Read a file of `write_arrays` into the structure of `like` (arrays or shapes).
 
-    **Raises** `ForeignRun` if number, shapes or dtypes differ.
+    **Raises** `ForeignRun` if number, shapes or dtypes differ, `ValueError` if the file is missing or damaged.
     """
     leaves, structure = jax.tree.flatten(like)
-    with np.load(path) as file:
-        stored = [file[name] for name in sorted(file.files)]
+    try:
+        with np.load(path) as file:
+            stored = [file[name] for name in sorted(file.files)]
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{path} is missing: this run cannot be continued; start it again elsewhere"
+        ) from error
+    except Exception as error:
+        # A damaged file fails in as many ways as it has bytes: in the zip index, a checksum, an array header.
+        raise ValueError(
+            f"{path} is damaged ({type(error).__name__}: {error}): restore it, or start the run again elsewhere"
+        ) from error
     if len(stored) != len(leaves):
         raise ForeignRun(f"{path} holds {len(stored)} arrays, expected {len(leaves)}")
     return jax.tree.unflatten(
@@ -74,28 +98,46 @@ def _to_numpy(leaf: Any) -> np.ndarray:
 
 
 def _from_numpy(stored: np.ndarray, leaf: Any, path: Path) -> Any:
-    if _is_key(leaf):
-        return jax.random.wrap_key_data(stored)
-    if stored.shape != leaf.shape or stored.dtype != leaf.dtype:
+    expected = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+    if stored.dtype.kind == "V" and stored.dtype.itemsize == expected.dtype.itemsize:
+        # numpy does not name the dtypes that jax adds, such as bfloat16.
+        stored = stored.view(expected.dtype)
+    if stored.shape != expected.shape or stored.dtype != expected.dtype:
         raise ForeignRun(
             f"{path} holds an array of shape {stored.shape} and dtype {stored.dtype}, "
-            f"expected {leaf.shape} and {leaf.dtype}"
+            f"expected {expected.shape} and {expected.dtype}"
         )
+    if _is_key(leaf):
+        return jax.random.wrap_key_data(stored, impl=jax.random.key_impl(leaf))
     return jnp.asarray(stored)
 
 
 def write_dataset(dataset: Any, path: str | Path) -> Path:
-    """Write an `xarray.Dataset` as netCDF, which holds 32-bit integers and no booleans."""
+    """Write an `xarray.Dataset` as netCDF-3, which every reader knows.
+
+    That format has no 64-bit integers, booleans, half precision or complex numbers: they become 32-bit integers
+    (float64 where they do not fit), float32, and two variables, `name_real` and `name_imag`.
+    """
     path = Path(path)
     narrow = dataset.copy()
-    for name in narrow.variables:
-        if narrow[name].dtype in (np.int64, np.uint32, np.bool_):
-            narrow[name] = narrow[name].astype(np.int32)
+    for name in list(dataset.variables):
+        array = dataset[name]
+        if np.issubdtype(array.dtype, np.complexfloating):
+            narrow = narrow.drop_vars(name).assign({f"{name}_real": array.real, f"{name}_imag": array.imag})
+        else:
+            narrow[name] = array.astype(_stored_dtype(array.values))
     data = narrow.to_netcdf(engine="scipy", format="NETCDF3_64BIT")
     return write_atomically(path, lambda file: file.write(data))
 
 
-def environment() -> dict[str, str]:
+def _stored_dtype(array: np.ndarray) -> Any:
+    if array.dtype.kind in "biu":
+        small = array.size == 0 or (int(array.max()) < 2**31 and int(array.min()) >= -(2**31))
+        return np.int32 if small else np.float64
+    return np.float32 if array.dtype.itemsize == 2 and array.dtype.kind in "fV" else array.dtype
+
+
+def environment() -> dict[str, Any]:
     """What a bitwise resume depends on besides the configuration."""
     from mfjax import __version__
 
@@ -103,43 +145,16 @@ def environment() -> dict[str, str]:
     return {
         "mfjax": __version__,
         "jax": jax.__version__,
-        "jaxlib": jax.lib.__version__,
+        "jaxlib": jaxlib.__version__,
         "equinox": eqx.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
         "device": f"{device.platform}: {device.device_kind}",
+        # Both change how sums are split, or rounded.
+        "devices": jax.device_count(),
+        "matmul_precision": str(jax.config.jax_default_matmul_precision),
     }
-
-
-def fingerprint(tree: Any) -> str:
-    """A digest of a configuration: every array bit by bit, static settings, functions by their code."""
-    digest = hashlib.sha256()
-    leaves, structure = jax.tree.flatten(tree)
-    digest.update(_stable(str(structure)).encode())
-    for leaf in leaves:
-        if isinstance(leaf, (jax.Array, np.ndarray)):
-            array = _to_numpy(leaf)
-            digest.update(f"{array.shape}{array.dtype}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-        elif callable(leaf):
-            digest.update(_code(leaf).encode())
-        else:
-            digest.update(repr(leaf).encode())
-    return digest.hexdigest()
-
-
-def _stable(text: str) -> str:
-    return re.sub(r"0x[0-9a-f]+", "", text)
-
-
-def _code(function: Callable) -> str:
-    name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', repr(type(function)))}"
-    code = getattr(function, "__code__", None)
-    if code is None:
-        return name
-    constants = _stable(repr(code.co_consts))
-    return f"{name}{hashlib.sha256(code.co_code).hexdigest()}{constants}"
 
 
 class RunDirectory:
@@ -152,35 +167,106 @@ class RunDirectory:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.parts = self.path / "parts"
-        self.manifest = self.path / "manifest.json"
         self.checkpoint = self.path / "checkpoint.npz"
+
+    def check(self, manifest: dict[str, Any], resume: bool) -> None:
+        """Look, and write nothing.
+
+        **Raises** `ValueError` if the directory holds a run and `resume` is not set, holds results of unknown
+        origin, or is no directory; `ForeignRun` if it holds the run of another configuration or environment.
+        """
+        claim_check(self.path, manifest, resume)
 
     def open(self, manifest: dict[str, Any], resume: bool) -> bool:
         """Create the directory, or check that it belongs to `manifest`; whether there is a checkpoint.
 
-        **Raises** `ValueError` if the directory holds a run and `resume` is not set, or cannot be written;
-        `ForeignRun` if it holds the run of another configuration or environment.
+        **Raises** as `check` does, and `ValueError` if the directory cannot be written.
         """
-        if self.manifest.exists():
-            if not resume:
-                raise ValueError(
-                    f"{self.path} already holds a run: pass resume=True to continue it, or another path"
-                )
-            stored = json.loads(self.manifest.read_text())
-            for name in sorted(set(manifest) | set(stored)):
-                if stored.get(name) != manifest.get(name):
-                    raise ForeignRun(
-                        f"{self.path} holds another run: {name} is {stored.get(name)!r} there and "
-                        f"{manifest.get(name)!r} here; use another path"
-                    )
-            return self.checkpoint.exists()
-        try:
-            self.parts.mkdir(parents=True, exist_ok=True)
-            write_json(self.manifest, manifest)
-        except OSError as error:
-            raise ValueError(f"cannot write to {self.path}: {error.strerror}") from error
-        return False
+        claim(self.path, manifest, resume)
+        with _writing(self.path):
+            self.parts.mkdir(exist_ok=True)
+        return self.checkpoint.exists()
 
     def part(self, index: int) -> Path:
         """The file of chunk `index`."""
         return self.parts / f"{index:06d}.npz"
+
+
+class SweepDirectory:
+    """The directory of a sweep: manifest.json with its axes and layout, and one folder for each bucket of cells."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    def open(
+        self, manifest: dict[str, Any], resume: bool, layout: dict[str, Any], free: bool
+    ) -> dict[str, Any]:
+        """Claim the directory; the layout to use, which is the stored one if the choice is `free`.
+
+        **Raises** as `RunDirectory.open` does.
+        """
+        place = self.path / MANIFEST
+        if free and resume and place.exists():
+            layout = _read_manifest(place).get("layout", layout)
+        claim(self.path, manifest | {"layout": layout}, resume)
+        return layout
+
+
+MANIFEST = "manifest.json"
+
+
+def claim_check(path: Path, manifest: dict[str, Any], resume: bool) -> None:
+    """**Raises** `ValueError` or `ForeignRun` if `claim` would, short of trying to write."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file: pass a directory")
+    place = path / MANIFEST
+    if not place.exists():
+        found = [n for n in ("checkpoint.npz", "results.nc") if (path / n).exists()]
+        if found:
+            raise ValueError(f"{path} holds {found[0]} and no {MANIFEST}: pass another path, to keep it")
+        return
+    if not resume:
+        raise ValueError(f"{path} already holds a run: pass resume=True to continue it, or another path")
+    stored, manifest = _read_manifest(place), json.loads(json.dumps(manifest))
+    for name in sorted(set(manifest) | set(stored)):
+        if stored.get(name) != manifest.get(name):
+            here, there = _difference(manifest.get(name), stored.get(name))
+            raise ForeignRun(
+                f"{path} holds another run: {name} is {there} there and {here} here; use another path"
+            )
+
+
+def _read_manifest(place: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(place.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"{place} is damaged ({error}): restore it, or start the run again elsewhere"
+        ) from error
+
+
+def _difference(here: Any, there: Any) -> tuple[Any, Any]:
+    """Two unequal values, less the entries on which two mappings agree."""
+    if not (isinstance(here, dict) and isinstance(there, dict)):
+        return here, there
+    names = [n for n in sorted(set(here) | set(there)) if here.get(n) != there.get(n)]
+    return {n: here.get(n) for n in names}, {n: there.get(n) for n in names}
+
+
+def claim(path: Path, manifest: dict[str, Any], resume: bool) -> None:
+    """Make `path` the directory of the run that `manifest` describes, clear of what a kill left half written."""
+    claim_check(path, manifest, resume)
+    with _writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+        for leftover in [*path.glob(".*.tmp"), *path.glob("parts/.*.tmp")]:
+            leftover.unlink(missing_ok=True)
+        if not (path / MANIFEST).exists():
+            write_json(path / MANIFEST, manifest)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"cannot write to {path}: {error.strerror}") from error

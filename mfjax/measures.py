@@ -56,7 +56,7 @@ def _checked_weights(weights, size: int, dtype) -> Array:
         raise ValueError(f"weights must have shape ({size},), got {weights.shape}")
     finite(weights, "weights")
     if not is_traced(weights):
-        smallest = float(jnp.min(weights))
+        smallest = float(np.min(np.asarray(weights)))
         if smallest < 0:
             raise ValueError(
                 f"weights must be non-negative, got {smallest:g}; a signed measure is two species with a mark"
@@ -120,9 +120,9 @@ class Particles(Measure):
         if capacity is None:
             capacity = count(width, "width")
         capacity = count(capacity, "capacity")
-        if not is_traced(width) and not 1 <= int(width) <= capacity:
+        if not is_traced(width) and not (1 <= width <= capacity and int(width) == width):
             raise ValueError(
-                f"width must lie between 1 and capacity = {capacity}, got {width}"
+                f"width must be a whole number between 1 and capacity = {capacity}, got {width}"
             )
         dtype = jnp.result_type(float) if dtype is None else dtype
         points = domain.sample(key, capacity, dtype)

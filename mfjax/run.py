@@ -74,6 +74,8 @@ class Run(eqx.Module):
         times = np.asarray(self.times)
         if code == codes.OK:
             return f"completed to t = {times[-1]:g}"
+        if int(self.failed_at) == 0:
+            return f"could not start: {codes.describe(code)}"
         good = np.flatnonzero(np.asarray(self.observables["status"]) == codes.OK)
         reached = times[good[-1]] if good.size else 0.0
         where = f"step {int(self.failed_at)}, after the saved time t = {reached:g}"

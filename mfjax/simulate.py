@@ -14,11 +14,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from mfjax import status as codes
-from mfjax._arrays import as_floats, count, finite, is_traced
+from mfjax._arrays import as_floats, count, finite, is_traced, scalar
 from mfjax.flows.base import Evaluation, Flow, State
+from mfjax.flows.wasserstein import Wasserstein
+from mfjax.grids import internal_parts, transport_part
 from mfjax.measures import Grid, Measure
 from mfjax.run import RECORDED
-from mfjax.steppers import Adaptive, Stepper
+from mfjax.steppers import Adaptive, Rosenbrock, RosenbrockW, Stepper
 
 Observable = Callable[[Measure, Flow], Array]
 
@@ -78,13 +80,20 @@ class Simulation(eqx.Module):
 
 
 def default_stepper(flow: Flow, measure: Measure) -> Stepper:
-    """An adaptive scheme for the measure; a flow with noise needs an explicit step."""
+    """An adaptive scheme for the measure, linearly implicit where it diffuses on a grid.
+
+    A flow with noise needs an explicit step.
+    """
     if flow.stochastic and hasattr(measure, "marks"):
         raise ValueError(
             "a flow with noise (temperature > 0) has no adaptive default: pass stepper=steppers.EulerMaruyama(dt)"
         )
     tight = measure.dtype == jnp.float64
-    return Adaptive(rtol=1e-6 if tight else 1e-4, atol=1e-9 if tight else 1e-6)
+    rtol, atol = (1e-6, 1e-9) if tight else (1e-4, 1e-6)
+    if isinstance(measure, Grid) and isinstance(flow, Wasserstein) and internal_parts(flow.energy):
+        stiff = RosenbrockW if transport_part(flow.energy).parts() else Rosenbrock
+        return stiff(rtol=rtol, atol=atol)
+    return Adaptive(rtol=rtol, atol=atol)
 
 
 def _checked_observables(observables) -> dict[str, Observable]:
@@ -115,34 +124,62 @@ def _schedule(stepper, steps, save_every, t1, save_at, dtype):
     """(save_every or None, saved times) from one of the two forms of the time axis."""
     if (steps is None) == (t1 is None and save_at is None):
         raise ValueError("pass either steps= (with a fixed stepper) or t1= and/or save_at= (any stepper)")
+    every = count(save_every, "save_every")
     if steps is not None:
         if stepper.adaptive:
             raise ValueError(
                 f"steps= counts steps of a fixed size, and {type(stepper).__name__} chooses its own: pass t1="
             )
-        steps, every = count(steps, "steps"), count(save_every, "save_every")
+        steps = count(steps, "steps")
         if steps % every:
             raise ValueError(
                 f"steps = {steps} is not a multiple of save_every = {every}: the end would not be saved"
             )
+        _check_step_count(steps)
         index = jnp.arange(1, steps // every + 1)
         return every, (index * every).astype(dtype) * stepper.dt.astype(dtype)
-    times = as_floats([t1] if save_at is None else save_at, "save_at").astype(dtype)
+    if every != 1:
+        raise ValueError(
+            f"save_every = {every} counts steps: with t1= or save_at=, list the times in save_at"
+        )
+    times = _saved_times(t1, save_at, dtype)
+    if not stepper.adaptive and not is_traced((times, stepper.dt)):
+        _check_step_count(float(times[-1]) / float(stepper.dt))
+    return None, times
+
+
+def _check_step_count(steps: float) -> None:
+    if steps >= 2**31:
+        raise ValueError(
+            f"a run has fewer than 2**31 steps, got {steps:g}: use a larger dt, or an adaptive stepper"
+        )
+
+
+def _saved_times(t1, save_at, dtype) -> Array:
+    """The increasing saved times after 0, in the dtype of the run, which may merge times that differ."""
+    end = None if t1 is None else scalar(t1, "t1", above=0)
+    if save_at is None:
+        return end.astype(dtype)[None]
+    times = as_floats(save_at, "save_at")
     if times.ndim != 1 or times.size == 0:
         raise ValueError(f"save_at must be a list of times, got shape {times.shape}")
-    finite(times, "save_at" if save_at is not None else "t1")
-    if not is_traced((times, t1)):
-        values = np.asarray(times)
-        if values[0] == 0:
-            times, values = times[1:], values[1:]
-        if t1 is not None and (values.size == 0 or values[-1] < t1):
-            times = jnp.append(times, jnp.asarray(t1, dtype))
-            values = np.asarray(times)
-        if values.size == 0 or values[0] <= 0 or np.any(np.diff(values) <= 0):
-            raise ValueError(f"the saved times must be positive and increasing, got {values.tolist()}")
-        if t1 is not None and values[-1] > t1 * (1 + 1e-6):
-            raise ValueError(f"save_at ends at {values[-1]:g}, after t1 = {float(t1):g}")
-    return None, times
+    if is_traced((times, end)):
+        if end is not None:
+            raise ValueError("t1 and save_at cannot be compared while traced: let save_at end with t1")
+        return times.astype(dtype)
+    values = np.asarray(finite(times, "save_at")).astype(dtype)
+    end = None if end is None else np.asarray(end).astype(dtype)
+    if values[0] == 0:
+        values = values[1:]
+    if end is not None and (values.size == 0 or values[-1] < end):
+        values = np.append(values, end)
+    if values.size == 0:
+        raise ValueError("save_at holds only t = 0, which is always saved: add later times, or t1")
+    if values[0] <= 0 or np.any(np.diff(values) <= 0):
+        raise ValueError(f"the saved times must be positive and increasing in {dtype}, got {values.tolist()}")
+    if end is not None and values[-1] > end:
+        raise ValueError(f"save_at ends at {values[-1]:g}, after t1 = {float(end):g}")
+    return jnp.asarray(values)
 
 
 RESERVED = tuple(RECORDED)
@@ -208,7 +245,7 @@ def record(sim: Simulation, carry: Carry) -> tuple[Any, dict[str, Any]]:
 
     def mask(value):
         value = jnp.asarray(value)
-        if not jnp.issubdtype(value.dtype, jnp.floating):
+        if not jnp.issubdtype(value.dtype, jnp.inexact):
             return value
         return jnp.where(failed, jnp.nan, value)
 
@@ -221,13 +258,19 @@ def record(sim: Simulation, carry: Carry) -> tuple[Any, dict[str, Any]]:
 
 def health(state: State, evaluation: Evaluation) -> Int[Array, ""]:
     """The status of a freshly computed state: NaN and negative masses are caught here, nowhere else."""
-    arrays = [x for x in jax.tree.leaves((state.measure, evaluation.tangent)) if eqx.is_inexact_array(x)]
-    ok = jnp.isfinite(evaluation.energy)
-    for array in arrays:
-        ok &= jnp.all(jnp.isfinite(array))
+    measure_ok = _finite(state.measure)
     negative = jnp.any(state.measure.weights < 0)
     status = jnp.where(negative, codes.NEGATIVE_MASS, evaluation.status)
-    return jnp.where(ok, status, codes.NON_FINITE).astype(jnp.int32)
+    # A failed inner solve, which leaves a NaN energy, is the better explanation while the measure is fine.
+    unexplained = ~(_finite(evaluation.tangent) & jnp.isfinite(evaluation.energy)) & (status == codes.OK)
+    return jnp.where(measure_ok & ~unexplained, status, codes.NON_FINITE).astype(jnp.int32)
+
+
+def _finite(tree: Any) -> Array:
+    ok = jnp.array(True)
+    for array in jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array)):
+        ok &= jnp.all(jnp.isfinite(array))
+    return ok
 
 
 def select(condition: Array, new: Any, old: Any) -> Any:
@@ -239,7 +282,8 @@ def one_step(sim: Simulation, carry: Carry, dt: Array) -> tuple[Carry, Array, Ar
     """Try one step of size `dt`: (the carry if it is kept, its error, its status)."""
     key = None if sim.key is None else jr.fold_in(sim.key, carry.steps)
     step = sim.stepper.step(sim.flow, carry.state, carry.evaluation, dt, key, carry.memory)
-    status = jnp.maximum(step.status, health(step.state, step.evaluation))
+    # What the scheme itself reports comes first: a NaN is often its consequence.
+    status = jnp.where(step.status != codes.OK, step.status, health(step.state, step.evaluation))
     rates = carry.evaluation.dissipation + step.evaluation.dissipation
     kept = Carry(
         state=step.state,
@@ -312,9 +356,11 @@ def adaptive_interval(sim: Simulation, carry: Carry, begin: Array, end: Array) -
 
 
 def fixed_interval(sim: Simulation, carry: Carry, begin: Array, end: Array) -> Carry:
-    """From one saved time to the next in steps of the stepper's size, the last one cut to fit."""
+    """From one saved time to the next in equal steps, the longest that do not exceed the stepper's size."""
     dt = sim.stepper.dt.astype(carry.dt.dtype)
-    n = jnp.maximum(jnp.ceil((end - begin) / dt * (1 - 1e-6)), 1)
+    # The rounding of the two times, counted in steps: it must not add a step to a whole number of them.
+    slack = 2 * float(jnp.finfo(dt.dtype).eps) * end / dt
+    n = jnp.maximum(jnp.ceil((end - begin) / dt - slack), 1)
     stretched = (end - begin) / n
 
     def body(_, carry):

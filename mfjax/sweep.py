@@ -1,5 +1,7 @@
 """The only loop over cells: a function of named parameters over a product of axes, as one labelled table."""
 
+import os
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +13,21 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Literal, jaxpr_as_fun
 from jaxtyping import Array
 
 from mfjax import status as codes
-from mfjax.driver import SOLO, Program, drive
-from mfjax.io import write_dataset
+from mfjax._arrays import count
+from mfjax.driver import SOLO, Program, drive, progress_bar
+from mfjax.io import (
+    RunDirectory,
+    SweepDirectory,
+    environment,
+    fingerprint,
+    read_arrays,
+    write_arrays,
+    write_dataset,
+)
 from mfjax.run import RECORDED, Run, assemble, measure_arrays, named_leaves
 from mfjax.simulate import Simulation, advance, begin
 from mfjax.status import SimulationError
@@ -26,9 +38,9 @@ METHODS = ("auto", "loop", "vmap")
 class Table(eqx.Module):
     """The results of a sweep: `values` maps names to arrays whose leading axes are the sweep's axes.
 
-    For a sweep of simulations there are the observables (..., S, ...), `times` (..., S), the final
-    measure (`final_points`, `final_weights`, marks; narrower cells padded by NaN points of zero mass)
-    and `status` (...). `failed` lists the cells that stopped early.
+    For a sweep of simulations there are the observables (..., S, ...) with `status` (..., S), `times` (..., S),
+    and the final measure (`final_points`, `final_weights`, marks; narrower cells padded by NaN points of zero
+    mass). `failed` lists the cells that stopped early.
     """
 
     axes: dict[str, tuple]
@@ -61,11 +73,16 @@ class Table(eqx.Module):
         for name, value in self.values.items():
             text = {"long_name": RECORDED[name]} if name in RECORDED else {}
             variables[name] = ((*self.axes, *self.result_axes[name]), np.asarray(value), text)
-        return xr.Dataset(variables, coords={name: list(values) for name, values in self.axes.items()})
+        return xr.Dataset(variables, coords={name: _labels(values) for name, values in self.axes.items()})
 
     def save(self, path: str | Path) -> Path:
         """Write the table as one netCDF file."""
         return write_dataset(self.to_xarray(), path)
+
+
+def _labels(values: tuple) -> list:
+    """Coordinates that a file can hold: numbers, or text."""
+    return list(values) if _numeric(values) else [v if isinstance(v, str) else str(v) for v in values]
 
 
 def sweep(
@@ -92,11 +109,13 @@ def sweep(
       threads; "vmap" runs them as one array axis, in groups of `batch_size`; "auto" loops on CPU, where
       batches of small dense solves are slower than a loop, and batches on accelerators.
     - `workers`: threads of a loop on CPU, by default one per core, at most 4.
-    - `path`, `resume`: stream every cell's run to a directory and continue a killed sweep, in mid-cell.
+    - `path`, `resume`: stream every cell's run to a directory and continue a killed sweep, in mid-cell. The
+      layout (method and batch size) is that of the directory, since it changes rounding.
     - `throw`: whether a failed cell raises at the end; otherwise it warns, the cell's results are NaN from
       its failure on, and the other cells are untouched.
 
-    **Raises** `ValueError` for empty axes, unknown methods, and results whose shapes differ between cells.
+    **Raises** `ValueError` for empty axes, unknown methods, and results whose shapes differ between cells. Range
+    checks (lam < 0) see structural values only: a traced number out of range shows in the cell's status.
 
     >>> import mfjax as mf
     >>> table = mf.sweep(lambda lam, seed: lam + seed, lam=[0.5, 1.0], seed=range(3))
@@ -109,17 +128,25 @@ def sweep(
     unknown = set(static) - set(axes)
     if unknown:
         raise ValueError(f"static names no axis: {', '.join(sorted(unknown))}")
-    if method == "auto":
-        method = "loop" if jax.default_backend() == "cpu" else "vmap"
+    if batch_size is not None:
+        batch_size = count(batch_size, "batch_size")
+    if workers is not None:
+        workers = count(workers, "workers")
+    if resume and path is None:
+        raise ValueError("resume=True needs path=, the directory of the sweep to continue")
+    layout = {
+        "method": ("loop" if jax.default_backend() == "cpu" else "vmap") if method == "auto" else method,
+        "batch_size": batch_size,
+    }
+    if path is not None:
+        plain = lambda v: v if isinstance(v, (bool, int, float, str)) else fingerprint(v)
+        labels = {n: [plain(v) for v in values] for n, values in axes.items()}
+        manifest = {"axes": labels, "static": sorted(static), "environment": environment()}
+        free = method == "auto" and batch_size is None
+        layout = SweepDirectory(path).open(manifest, resume, layout, free)
     traced = [n for n, v in axes.items() if n not in static and n != "width" and _numeric(v)]
     fixed = [n for n in axes if n not in traced]
-    options = {
-        "method": method,
-        "batch_size": batch_size,
-        "workers": workers,
-        "resume": resume,
-        "progress": progress,
-    }
+    options = layout | {"workers": workers, "resume": resume, "progress": progress}
     cells: dict[tuple, Any] = {}
     for bucket in product(*(range(len(axes[n])) for n in fixed)):
         constant = {n: axes[n][i] for n, i in zip(fixed, bucket, strict=True)}
@@ -128,7 +155,7 @@ def sweep(
             place = Path(path) / ("-".join(f"{n}-{i}" for n, i in zip(fixed, bucket, strict=True)) or "all")
         indices = list(product(*(range(len(axes[n])) for n in traced)))
         columns = {n: jnp.asarray([axes[n][k[j]] for k in indices]) for j, n in enumerate(traced)}
-        results = _bucket(fn, constant, columns, len(indices), place, **options)
+        results = _bucket(_trace(fn, constant, columns), columns, len(indices), place, **options)
         for index, result in zip(indices, results, strict=True):
             where = dict(zip(fixed, bucket, strict=True)) | dict(zip(traced, index, strict=True))
             cells[tuple(where[n] for n in axes)] = result
@@ -149,8 +176,12 @@ def _checked_axes(axes: Mapping[str, Sequence[Any]]) -> dict[str, tuple]:
         checked[name] = tuple(v.item() if hasattr(v, "item") and np.ndim(v) == 0 else v for v in values)
         if not checked[name]:
             raise ValueError(f"the axis {name} is empty")
-        if len(set(map(repr, checked[name]))) != len(checked[name]):
+        # Other objects are compared by identity: their equality may be anything.
+        same = [v if isinstance(v, (bool, int, float, str)) else id(v) for v in checked[name]]
+        if len(set(same)) != len(same):
             raise ValueError(f"the axis {name} repeats a value: {checked[name]}")
+        if _numeric(checked[name]) and not np.all(np.isfinite(checked[name])):
+            raise ValueError(f"the axis {name} must be finite, got {checked[name]}")
     return checked
 
 
@@ -165,18 +196,20 @@ class _Traced(eqx.Module):
     rebuild: Callable = eqx.field(static=True)
     varying: tuple[bool, ...] = eqx.field(static=True)
 
-    def arrays(self, columns: dict[str, Array], count: int) -> list[Array]:
-        """All array outputs; those that vary have the cells as leading axis."""
-        names = sorted(columns)
-        consts = self.jaxpr.consts
+    def __call__(self, *values: Array) -> list[Array]:
+        """The array outputs of one cell."""
+        return jaxpr_as_fun(self.jaxpr)(*values)
 
-        def at(*values):
-            return jax.core.eval_jaxpr(self.jaxpr.jaxpr, consts, *values)
+    def shapes(self) -> list[Any]:
+        """Shapes and dtypes of the array outputs of one cell."""
+        return [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in self.jaxpr.out_avals]
 
+    def arrays(self, columns: dict[str, Array]) -> list[Array]:
+        """The array outputs of many cells; those that vary have the cells as leading axis."""
+        if not columns:
+            return jax.jit(self.__call__)()
         out_axes = [0 if v else None for v in self.varying]
-        if not names:
-            return jax.jit(at)()
-        return jax.jit(jax.vmap(at, out_axes=out_axes))(*(columns[n] for n in names))
+        return jax.jit(jax.vmap(self.__call__, out_axes=out_axes))(*(columns[n] for n in sorted(columns)))
 
 
 def _trace(fn: Callable, constant: dict[str, Any], columns: dict[str, Array]) -> _Traced:
@@ -190,7 +223,9 @@ def _trace(fn: Callable, constant: dict[str, Any], columns: dict[str, Array]) ->
         static_part.append((structure, static))
         return [jnp.asarray(leaf) for leaf in leaves]
 
-    jaxpr = jax.make_jaxpr(arrays)(*(columns[n][0] for n in names))
+    # Weakly typed, as the Python number would be that a cell on its own passes: it promotes nothing.
+    like = [jax.ShapeDtypeStruct((), columns[n].dtype, weak_type=True) for n in names]
+    jaxpr = jax.make_jaxpr(arrays)(*like)
     structure, static = static_part[-1]
 
     def rebuild(leaves):
@@ -202,74 +237,104 @@ def _trace(fn: Callable, constant: dict[str, Any], columns: dict[str, Array]) ->
 def _reached(jaxpr: Any) -> tuple[bool, ...]:
     """Which outputs of a jaxpr depend on its inputs."""
     touched = set(jaxpr.invars)
-    hashable = lambda atom: not hasattr(atom, "val")
+    is_touched = lambda atom: not isinstance(atom, Literal) and atom in touched
     for equation in jaxpr.eqns:
-        if any(hashable(a) and a in touched for a in equation.invars):
+        if any(map(is_touched, equation.invars)):
             touched.update(equation.outvars)
-    return tuple(hashable(a) and a in touched for a in jaxpr.outvars)
+    return tuple(map(is_touched, jaxpr.outvars))
 
 
 def _bucket(
-    fn, constant, columns, count, place, *, method, batch_size, workers, resume, progress
+    traced: _Traced, columns, count, place, *, method, batch_size, workers, resume, progress
 ) -> list[Any]:
     """The results of all cells that share structure, in order."""
-    traced = _trace(fn, constant, columns)
-    arrays = traced.arrays(columns, count)
-    varying = traced.varying
+    size = 1 if method == "loop" else min(batch_size or count, count)
+    groups = [range(low, min(low + size, count)) for low in range(0, count, size)]
+    if not isinstance(traced.rebuild(traced.shapes()), Simulation):
+        groups = groups if columns else [range(count)]
+        return _evaluate(traced, columns, groups, place, workers, resume, progress)
+    arrays = traced.arrays(columns)
 
     def cell(i):
-        return traced.rebuild([a[i] if v else a for a, v in zip(arrays, varying, strict=True)])
+        return traced.rebuild([a[i] if v else a for a, v in zip(arrays, traced.varying, strict=True)])
 
-    if not isinstance(cell(0), Simulation):
-        return [jax.tree.map(np.asarray, cell(i)) for i in range(count)]
-    if method == "loop":
-        return _loop(cell, count, place, workers, resume, progress)
-    size = count if batch_size is None else min(int(batch_size), count)
-    runs = []
-    for low in range(0, count, size):
-        group = range(low, min(low + size, count))
-        batch = [a[low : low + size] if v else a for a, v in zip(arrays, varying, strict=True)]
-        where = None if place is None else place / f"cells-{low:05d}"
-        runs += _batch(traced, batch, [cell(i) for i in group], where, resume, progress)
-    return runs
+    saves = cell(0).save_times.shape[0]
+    with progress_bar(progress, len(groups) * saves) as bar:
+        if method == "loop":
+            return _loop(cell, count, place, workers, resume, bar)
+        program = _vmapped(traced)
+        runs = []
+        for group in groups:
+            part = slice(group.start, group.stop)
+            batch = [a[part] if v else a for a, v in zip(arrays, traced.varying, strict=True)]
+            where = None if place is None else place / f"cells-{group.start:05d}"
+            runs += _batch(program, traced, batch, [cell(i) for i in group], where, resume, bar)
+        return runs
 
 
-def _loop(cell: Callable[[int], Simulation], count, place, workers, resume, progress) -> list[Run]:
-    import os
-
+def _in_threads(one: Callable[[Any], Any], items: Sequence[Any], workers: int | None) -> list[Any]:
+    """`one` of every item, several at a time; the first alone, whose compiled program the others then share."""
     if workers is None:
         workers = min(os.cpu_count() or 1, 4) if jax.default_backend() == "cpu" else 1
+    first = [one(items[0])]
+    with ThreadPoolExecutor(workers) as pool:
+        return first + list(pool.map(one, items[1:]))
 
+
+def _evaluate(traced: _Traced, columns, groups, place, workers, resume, progress) -> list[Any]:
+    """The results of a function that returns arrays, group by group, each kept on disk once it is known."""
+    directory = None
+    if place is not None:
+        directory = RunDirectory(place)
+        program = re.sub(r"0x[0-9a-f]+", "", str(traced.jaxpr.jaxpr))
+        configuration = fingerprint((program, traced.jaxpr.consts, columns, [len(g) for g in groups]))
+        # The sweep's own directory has been claimed; the first kill may have come before this one was.
+        directory.open({"configuration": configuration}, resume)
+    names = sorted(columns)
+    single = jax.jit(traced.__call__)
+    batched = jax.jit(jax.vmap(traced.__call__)) if names else None
+
+    def one(group):
+        number = len(group)
+        alone = number == 1
+        file = None if directory is None else directory.part(group.start)
+        if file is not None and file.exists():
+            like = [
+                jax.ShapeDtypeStruct(s.shape if alone else (number, *s.shape), s.dtype)
+                for s in traced.shapes()
+            ]
+            out = read_arrays(file, like)
+        else:
+            index = group.start if alone else slice(group.start, group.stop)
+            out = (single if alone else batched)(*(columns[n][index] for n in names))
+            if file is not None:
+                write_arrays(file, out)
+        bar.update(number)
+        rows = [out] if alone else [[leaf[i] for leaf in out] for i in range(number)]
+        return [jax.tree.map(np.asarray, traced.rebuild(row)) for row in rows]
+
+    with progress_bar(progress, sum(map(len, groups))) as bar:
+        return [row for rows in _in_threads(one, groups, workers) for row in rows]
+
+
+def _loop(cell: Callable[[int], Simulation], count, place, workers, resume, bar) -> list[Run]:
     def one(i: int) -> Run:
         sim = cell(i)
         where = None if place is None else place / f"cell-{i:05d}"
-        carry, records = drive(
-            SOLO, sim, sim.save_times.shape[0], path=where, resume=resume, progress=progress and workers == 1
-        )
-        return assemble(np.asarray(sim.times), records, sim.measure, carry)
+        carry, records = drive(SOLO, sim, sim.save_times.shape[0], path=where, resume=resume, progress=bar)
+        return assemble(sim.times, records, sim.measure, carry)
 
-    # The first cell compiles; the others then find the program in the cache.
-    runs = [one(0)]
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
-        return runs + list(pool.map(one, range(1, count)))
+    return _in_threads(one, range(count), workers)
 
 
-def _batch(traced: _Traced, batch: list[Array], sims: list[Simulation], place, resume, progress) -> list[Run]:
+def _batch(program: Program, traced: _Traced, batch, sims: list[Simulation], place, resume, bar) -> list[Run]:
     saves = sims[0].save_times.shape[0]
+    whole = traced.rebuild(batch)
     carry, records = drive(
-        _vmapped(traced),
-        batch,
-        saves,
-        path=place,
-        resume=resume,
-        progress=progress,
-        configuration=traced.rebuild(batch),
+        program, batch, saves, path=place, resume=resume, progress=bar, configuration=whole
     )
     take = lambda tree, i: jax.tree.map(lambda leaf: leaf[i], tree)
-    return [
-        assemble(np.asarray(sim.times), take(records, i), sim.measure, take(carry, i))
-        for i, sim in enumerate(sims)
-    ]
+    return [assemble(sim.times, take(records, i), sim.measure, take(carry, i)) for i, sim in enumerate(sims)]
 
 
 def _vmapped(traced: _Traced) -> Program:
@@ -292,6 +357,8 @@ def _tabulate(axes: dict[str, tuple], cells: dict[tuple, Any]) -> Table:
     first = rows[(0,) * len(shape)]
     values, labels = {}, {}
     for name, (_, names) in first.items():
+        if name in axes:
+            raise ValueError(f"{name!r} names both an axis and a result: rename the axis")
         padded = name.startswith("final_")
         columns = {}
         for index, row in rows.items():

@@ -100,7 +100,7 @@ class Energy(eqx.Module):
     def __add__(self, other: Any) -> "Energy":
         if isinstance(other, Energy):
             return Sum(self.parts() + other.parts())
-        if _is_number(other) and other == 0:
+        if _is_zero(other):
             return self
         return NotImplemented
 
@@ -120,6 +120,11 @@ class Energy(eqx.Module):
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+
+
+def _is_zero(value: Any) -> bool:
+    """Whether `value` is a zero known before any array is computed."""
+    return _is_number(value) and value == 0
 
 
 def _is_scalar(value: Any) -> bool:
@@ -154,7 +159,9 @@ class Sum(Energy):
 
     @property
     def temperature(self):
-        return sum(c * term.temperature for c, term in self.terms)
+        # Terms without noise stay out: a coefficient times zero is an array, and looks like noise.
+        noisy = [(c, term.temperature) for c, term in self.terms if not _is_zero(term.temperature)]
+        return sum((c * temperature for c, temperature in noisy), 0.0)
 
     def init(self, mu):
         return tuple(term.init(mu) for _, term in self.terms)

@@ -1,5 +1,7 @@
 """The entropy: heat diffusion on a grid, Brownian noise on particles."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 
 from mfjax.energies.base import Solution
@@ -17,6 +19,8 @@ class Entropy(InternalEnergy):
     >>> float((0.5 * Entropy()).temperature)
     0.5
     """
+
+    concave_pressure: ClassVar[bool] = True
 
     @property
     def temperature(self):

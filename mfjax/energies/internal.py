@@ -1,6 +1,7 @@
 """Internal energies: integrals of a function of the density, which become diffusion on a grid."""
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,13 @@ class InternalEnergy(Energy):
     """F(mu) = int U(rho(x), x) dx for the density rho of mu.
 
     The author writes `integrand` for one cell and, because the accuracy of a scheme depends on the
-    form of the flux, the flux in its best form as `face_flux`. Such an energy has no potential off
-    the support: on particles it needs a density estimate, unless it is an entropy, which is noise.
+    form of the flux, the flux in its best form as `pressure` and `mobility`. Such an energy has no
+    potential off the support: on particles it needs a density estimate, unless it is an entropy, which is
+    noise. `concave_pressure` promises that the pressure is concave in the density and inverted by
+    `density_from_pressure`: implicit steps then converge from anywhere.
     """
+
+    concave_pressure: ClassVar[bool] = False
 
     @abstractmethod
     def integrand(

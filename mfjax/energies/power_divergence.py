@@ -1,7 +1,7 @@
 """The power divergence, whose gradient flow is weighted ultra-fast diffusion."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -32,6 +32,7 @@ class PowerDivergence(InternalEnergy):
     **Fails** on a target that vanishes on a cell, or on particles (no density).
     """
 
+    concave_pressure: ClassVar[bool] = True
     target: Callable | Grid
     order: Float[Array, ""]
     scale: Float[Array, ""]

@@ -100,7 +100,8 @@ class ReducedRisk(Energy):
     ):
         self.features = features
         self.data = Data(x, y, data_weights)
-        self.lam = scalar(lam, "lam", minimum=0.0).astype(self.data.x.dtype)
+        lam = scalar(lam, "lam", minimum=0.0)
+        self.lam = lam.astype(self.data.x.dtype)
         self.regularizer = Quadratic() if regularizer is None else regularizer
         if not isinstance(self.regularizer, Regularizer):
             raise ValueError(
@@ -108,11 +109,15 @@ class ReducedRisk(Energy):
                 "wrap a convex function in regularizers.Convex"
             )
         if outer is None:
-            outer = default_outer(self.lam, self.regularizer)
+            outer = default_outer(lam, self.regularizer)
         self.outer = outer
 
     def validate(self, mu, domain=None):
         check_features(self.features, mu.points, self.data.x)
+
+    def init(self, mu):
+        shape = jax.eval_shape(lambda energy, mu: energy.problem(mu).target, self, mu)
+        return self.outer.init(shape.shape[0], shape.dtype)
 
     def problem(self, mu) -> OuterProblem:
         """The outer problem at `mu`."""

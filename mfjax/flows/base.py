@@ -4,11 +4,12 @@ from abc import abstractmethod
 from typing import Any
 
 import equinox as eqx
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy
+from mfjax.evaluation import Evaluation as Evaluation
+from mfjax.evaluation import evaluation as evaluation
 from mfjax.measures import Measure, Tangent
 
 
@@ -16,23 +17,6 @@ class State(eqx.Module):
     """What a flow moves: a measure (with marks), and `carry`, where the next inner solve starts."""
 
     measure: Measure
-    carry: Any = None
-
-
-class Evaluation(eqx.Module):
-    """A flow at one state: `tangent`, and the numbers that a run records with it.
-
-    `energy` F; `dissipation` -dF/dt >= 0 along the tangent; `residual` of the inner solve and its
-    `status`; `carry` for the next one; `max_step`, the longest stable explicit transport step (flow
-    time; infinite on particles).
-    """
-
-    tangent: Tangent
-    energy: Float[Array, ""]
-    dissipation: Float[Array, ""]
-    residual: Float[Array, ""]
-    status: Int[Array, ""]
-    max_step: Float[Array, ""]
     carry: Any = None
 
 
@@ -76,17 +60,3 @@ class Flow(eqx.Module):
         """The state after `time` along `tangent`, retracted to the domain."""
         measure = state.measure.move(self.domain, tangent, time, noise)
         return State(measure, state.carry)
-
-
-def evaluation(tangent, energy, dissipation, dtype, *, residual=0.0, status=0, max_step=jnp.inf, carry=None):
-    """An `Evaluation` whose numbers are arrays of `dtype`, so that loops see one structure."""
-    number = lambda v: jnp.asarray(v, dtype)
-    return Evaluation(
-        tangent,
-        number(energy),
-        number(dissipation),
-        number(residual),
-        jnp.asarray(status, jnp.int32),
-        number(max_step),
-        carry,
-    )

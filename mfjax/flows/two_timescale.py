@@ -71,7 +71,7 @@ class TwoTimescale(Flow):
             return weight * inner(row, dual) / lam
 
         gradient = jax.vmap(jax.grad(potential))(mu.points, u)
-        velocity = -jax.vmap(self.domain.velocity)(mu.points, gradient)
+        velocity = jax.vmap(self.domain.velocity)(mu.points, -gradient)
         slope = jax.vmap(self.domain.project)(mu.points, gradient)
         outer_slope = inner(dual, features) / lam + f.derivative(u)
         energy = 0.5 * inner(data.weights, error**2) / lam + mu.integrate(f(u))

@@ -54,7 +54,7 @@ class Wasserstein(Flow):
         smooth = _smooth_part(self.energy)
         solution = smooth.solve(mu, state.carry)
         gradient = smooth.gradient_field(mu, solution)
-        velocity = -jax.vmap(self.domain.velocity)(mu.points, gradient)
+        velocity = jax.vmap(self.domain.velocity)(mu.points, -gradient)
         slope = jax.vmap(self.domain.project)(mu.points, gradient)
         return evaluation(
             Tangent(points=velocity),

@@ -29,6 +29,16 @@ class OuterProblem(eqx.Module):
     lam: Float[Array, ""]
     regularizer: Regularizer
 
+    @property
+    def center(self) -> Float[Array, ""]:
+        """c, the minimiser of f."""
+        return self.regularizer.conjugate_derivative(jnp.zeros((), self.target.dtype))
+
+    @property
+    def centred_target(self) -> Float[Array, " N"]:
+        """b - c A m: what is left to fit when every outer weight is c."""
+        return self.target - self.center * inner(self.operator, self.masses)
+
     def scores(self, alpha: Float[Array, " N"]) -> Float[Array, " M"]:
         """s = A^T alpha."""
         # A row vector times a matrix: the transposed product is several times slower on CPU.
@@ -58,14 +68,12 @@ class OuterProblem(eqx.Module):
         potential agree even for an inexact alpha. It is written around the minimiser c of f to avoid
         cancellation: -f*(s) = f(c) - c s - (f*(s) + f(c) - c s).
         """
-        zero = jnp.zeros((), alpha.dtype)
-        center = self.regularizer.conjugate_derivative(zero)
-        floor = -self.regularizer.conjugate(zero)
+        center = self.center
+        floor = self.regularizer(center)
         scores = self.scores(alpha)
         excess = self.regularizer.conjugate(scores) + floor - center * scores
-        centred = self.target - center * inner(self.operator, self.masses)
         return (
-            inner(alpha, centred)
+            inner(alpha, self.centred_target)
             - 0.5 * self.lam * inner(alpha, alpha)
             - inner(self.masses, excess)
             + floor * jnp.sum(self.masses)

@@ -97,14 +97,12 @@ class Cholesky(OuterSolver):
             raise ValueError(
                 f"Cholesky needs the regularizer Quadratic, got {type(problem.regularizer).__name__}; use Newton"
             )
-        center = problem.regularizer.conjugate_derivative(jnp.zeros((), problem.target.dtype))
-        # With v = u - center the problem is a plain ridge regression of b - center A m.
-        centred = problem.target - center * inner(problem.operator, problem.masses)
+        # With v = u - c the problem is a plain ridge regression of the centred target.
         alpha = ridge_solve(
             problem.operator,
             problem.masses,
             problem.lam,
-            centred,
+            problem.centred_target,
             side=self.side,
             refinements=self.refinements,
         )

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfjax._arrays import scalar
+from mfjax._arrays import safe_sqrt, scalar
 from mfjax.flows.base import State
 from mfjax.measures import Tangent
 from mfjax.steppers.base import Step, Stepper, settle, step_size
@@ -122,16 +122,16 @@ def scaled_error(old: State, new: State, defect: Tangent, dt, rtol, atol) -> Arr
     rtol, atol = rtol.astype(dtype), atol.astype(dtype)
     squares: list[Any] = []
     if defect.points is not None:
-        size = jnp.sqrt(new.measure.integrate(jnp.sum(new.measure.points**2, axis=-1)))
+        size = safe_sqrt(new.measure.integrate(jnp.sum(new.measure.points**2, axis=-1)))
         squares.append(_mean(new.measure.weights, defect.points) / (atol + rtol * size) ** 2)
     if defect.weights is not None:
         before, after = old.measure.weights, new.measure.weights
         scale = atol * jnp.mean(before) + rtol * jnp.maximum(jnp.abs(before), jnp.abs(after))
         squares.append(jnp.mean((defect.weights / scale) ** 2))
     for name, rate in (defect.marks or {}).items():
-        size = jnp.sqrt(_mean(new.measure.weights, new.measure.marks[name]))
+        size = safe_sqrt(_mean(new.measure.weights, new.measure.marks[name]))
         squares.append(_mean(new.measure.weights, rate) / (atol + rtol * size) ** 2)
-    return dt * jnp.sqrt(sum(squares) / len(squares))
+    return dt * safe_sqrt(sum(squares) / len(squares))
 
 
 def _mean(weights: Array, values: Array) -> Array:

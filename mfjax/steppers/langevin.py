@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
+from mfjax._arrays import safe_sqrt
+from mfjax.measures import Particles
 from mfjax.steppers.base import Step, Stepper, settle, step_size
 
 
@@ -39,5 +41,5 @@ class EulerMaruyama(Stepper):
         keys = jax.vmap(lambda i: jr.fold_in(key, i))(jnp.arange(points.shape[0]))
         xi = jax.vmap(lambda k: jr.normal(k, points.shape[1:], points.dtype))(keys)
         temperature = jnp.asarray(flow.temperature).astype(points.dtype)
-        noise = jnp.sqrt(2 * temperature * dt) * jax.vmap(flow.domain.project)(points, xi)
+        noise = safe_sqrt(2 * temperature * dt) * jax.vmap(flow.domain.project)(points, xi)
         return settle(flow, flow.move(state, evaluation.tangent, dt, noise))

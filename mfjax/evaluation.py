@@ -1,0 +1,40 @@
+"""What evaluating a flow returns; its own module, so that `grids` can make one without importing flows."""
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from mfjax.measures import Tangent
+
+
+class Evaluation(eqx.Module):
+    """A flow at one state: `tangent`, and the numbers that a run records with it.
+
+    `energy` F; `dissipation` -dF/dt >= 0 along the tangent; `residual` of the inner solve and its
+    `status`; `carry` for the next one; `max_step`, the longest stable explicit transport step (flow
+    time; infinite on particles).
+    """
+
+    tangent: Tangent
+    energy: Float[Array, ""]
+    dissipation: Float[Array, ""]
+    residual: Float[Array, ""]
+    status: Int[Array, ""]
+    max_step: Float[Array, ""]
+    carry: Any = None
+
+
+def evaluation(tangent, energy, dissipation, dtype, *, residual=0.0, status=0, max_step=jnp.inf, carry=None):
+    """An `Evaluation` whose numbers are arrays of `dtype`, so that loops see one structure."""
+    number = lambda v: jnp.asarray(v, dtype)
+    return Evaluation(
+        tangent,
+        number(energy),
+        number(dissipation),
+        number(residual),
+        jnp.asarray(status, jnp.int32),
+        number(max_step),
+        carry,
+    )

@@ -1,0 +1,46 @@
+"""Faces between the cells of a tensor grid: jumps across them and sums of fluxes through them.
+
+Values of cells are flat (K,) as in `Grid`; values of faces have the shape of the grid, one array per axis,
+entry i belonging to the face between cells i and i + 1. The last face of an axis closes the circle, or is
+a wall, through which nothing flows.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from mfjax.measures import Grid
+
+
+def cells(values: Array, mu: Grid) -> Array:
+    """Flat values (K,) as an array with one axis per axis of the grid."""
+    return values.reshape(mu.shape)
+
+
+def above(values: Array, axis: int) -> Array:
+    """The value in the next cell along `axis`."""
+    return jnp.roll(values, -1, axis)
+
+
+def below(values: Array, axis: int) -> Array:
+    """The value in the previous cell along `axis`."""
+    return jnp.roll(values, 1, axis)
+
+
+def without_wall(face_values: Array, mu: Grid, axis: int) -> Array:
+    """The same values with zero at the wall, if `axis` has one."""
+    if mu.periodic[axis]:
+        return face_values
+    shape = [1] * len(mu.shape)
+    shape[axis] = mu.shape[axis]
+    inside = jnp.arange(mu.shape[axis]) < mu.shape[axis] - 1
+    return jnp.where(inside.reshape(shape), face_values, 0)
+
+
+def jump(values: Array, mu: Grid, axis: int) -> Array:
+    """The difference across each face of cell values of grid shape, zero at a wall."""
+    return without_wall(above(values, axis) - values, mu, axis)
+
+
+def outflow(flux: Array, axis: int) -> Array:
+    """What leaves each cell through its two faces: sums to zero over the grid, to rounding."""
+    return flux - below(flux, axis)

@@ -1,0 +1,55 @@
+"""Transport along a velocity by conservative finite volumes, second order in space."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mfjax.grids.faces import above, below, cells, jump, outflow, without_wall
+from mfjax.measures import Grid
+
+
+def slope(values: Array, mu: Grid, axis: int) -> Array:
+    """The limited difference across each cell (monotonised central), zero in a cell at a wall.
+
+    Second order where the values are smooth and monotone; reconstructed face values lie between
+    neighbouring cell values, so they are never negative.
+
+    Source: B. van Leer, J. Comput. Phys. 23 (1977), the scheme named MC.
+    """
+    ahead = jump(values, mu, axis)
+    behind = below(ahead, axis)
+    size = jnp.minimum(0.5 * jnp.abs(ahead + behind), 2 * jnp.minimum(jnp.abs(ahead), jnp.abs(behind)))
+    return jnp.where(ahead * behind > 0, jnp.sign(ahead) * size, 0)
+
+
+def face_velocity(potential: Float[Array, " K"], mu: Grid, axis: int) -> Array:
+    """-dV/dx at each face, by the difference of the two cell values."""
+    return -jump(cells(potential, mu), mu, axis) / mu.spacing[axis]
+
+
+def transport_rate(
+    mu: Grid, potential: Float[Array, " K"]
+) -> tuple[Float[Array, " K"], Float[Array, ""]]:
+    """(mass rates, longest positive step) of d_t rho = div(rho grad V), V given at the cell centres.
+
+    Each face carries the upwind one of the two densities reconstructed at it. Explicit Euler keeps every
+    mass non-negative for dt <= 1 / (2 sum_axes max|v| / spacing), the second value returned; so do
+    strong-stability-preserving Runge-Kutta schemes.
+
+    Second order in space for smooth densities (in the mean; first order at the very point of an
+    extremum, where the limiter acts). A discontinuity is spread over a few cells.
+    """
+    density = cells(mu.density, mu)
+    rate = jnp.zeros(mu.shape, mu.dtype)
+    turnover = jnp.zeros(mu.shape, mu.dtype)
+    for axis in range(len(mu.shape)):
+        half = 0.5 * slope(density, mu, axis)
+        velocity = face_velocity(potential, mu, axis)
+        upwind = jnp.where(velocity > 0, density + half, above(density - half, axis))
+        flux = without_wall(velocity * upwind, mu, axis) * mu.volume / mu.spacing[axis]
+        rate = rate - outflow(flux, axis)
+        fastest = jnp.maximum(velocity, -below(velocity, axis))
+        turnover = turnover + jnp.maximum(fastest, 0) / mu.spacing[axis]
+    turnover = jnp.max(turnover)
+    moving = turnover > 0
+    longest = jnp.where(moving, 0.5 / jnp.where(moving, turnover, 1), jnp.inf)
+    return rate.ravel(), longest

@@ -1,0 +1,119 @@
+"""The abstract observable, what may serve as its target, and one-dimensional coordinates."""
+
+from abc import abstractmethod
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from mfjax._arrays import as_floats, count, finite, is_traced
+from mfjax.domains import Box, Domain, Euclidean, Sphere, Torus
+from mfjax.flows.base import Flow
+from mfjax.measures import Grid, Measure, Particles
+
+
+class Observable(eqx.Module):
+    """A number, or an array of numbers, read off a measure while a flow moves it.
+
+    A new observable is one subclass with `__call__`; what does not depend on the measure is computed in
+    its constructor and kept as array leaves. `flow` may be `None` where the observable asks nothing of it.
+    """
+
+    @abstractmethod
+    def __call__(self, mu: Measure, flow: Flow | None = None) -> Array:
+        """The value at `mu`."""
+
+
+# Cells per axis on which a density is discretised, by dimension of the domain.
+CELLS = {1: 4096, 2: 64, 3: 16}
+
+
+def as_measure(target: Any, domain: Domain | None, cells: int | None) -> Measure:
+    """A measure from a measure, from (M, d) points, or from a density of one point (on `cells` per axis)."""
+    if domain is not None and not isinstance(domain, Domain):
+        raise ValueError(f"domain must be a Domain, got {type(domain).__name__}")
+    if isinstance(target, Measure):
+        measure = target
+    elif callable(target):
+        if domain is None:
+            raise ValueError("a density as target needs domain=, on whose grid it is discretised")
+        n = CELLS.get(domain.dim, 8) if cells is None else count(cells, "cells", minimum=4)
+        return Grid.from_density(domain, n, target)
+    else:
+        measure = Particles(finite(as_floats(target, "target"), "target"))
+    if domain is not None:
+        domain.validate(measure.points, "target")
+    return measure
+
+
+def check_dimension(mu: Measure, ambient: int) -> None:
+    """**Raises** `ValueError` if the points of `mu` do not have `ambient` coordinates."""
+    if mu.points.shape[-1] != ambient:
+        raise ValueError(f"the target has points of dimension {ambient} and the measure {mu.points.shape[-1]}")
+
+
+def on_unit_circle(points: Array) -> bool:
+    """Whether concrete points are unit vectors of the plane."""
+    if is_traced(points) or points.shape[-1] != 2:
+        return False
+    norms = np.linalg.norm(np.asarray(points, np.float64), axis=-1)
+    return bool(np.all(np.abs(norms - 1) <= 100 * float(jnp.finfo(points.dtype).eps)))
+
+
+class Chart(eqx.Module):
+    """Arc length on a one-dimensional domain: the line, or a circle of stated circumference.
+
+    A unit vector becomes its angle in (-pi, pi], a point of a torus its representative in [0, period).
+    """
+
+    domain: Domain
+
+    def __init__(self, domain: Domain):
+        if domain.dim != 1 or not isinstance(domain, (Euclidean, Box, Sphere, Torus)):
+            raise ValueError(f"a line or a circle is needed, got {domain!r}")
+        self.domain = domain
+
+    @staticmethod
+    def covers(domain: Domain | None) -> bool:
+        """Whether `domain` is a line or a circle."""
+        return isinstance(domain, (Euclidean, Box, Sphere, Torus)) and domain.dim == 1
+
+    @property
+    def closed(self) -> bool:
+        """Whether the domain is a circle."""
+        return isinstance(self.domain, (Sphere, Torus))
+
+    def circumference(self, dtype) -> Float[Array, ""]:
+        """Length of the circle."""
+        period = 2 * jnp.pi if isinstance(self.domain, Sphere) else self.domain.period
+        return jnp.asarray(period).astype(dtype)
+
+    def coordinates(self, points: Float[Array, "K d"]) -> Float[Array, " K"]:
+        """The coordinate of each point."""
+        if isinstance(self.domain, Sphere):
+            x, y = points[:, 0], points[:, 1]
+            # The angle has no derivative at the origin, where only padding can be.
+            origin = (x == 0) & (y == 0)
+            return jnp.arctan2(y, jnp.where(origin, 1.0, x))
+        if isinstance(self.domain, Torus):
+            return jax.vmap(self.domain.retract)(points, jnp.zeros_like(points))[:, 0]
+        return points[:, 0]
+
+    def angles(self, points: Float[Array, "K d"]) -> Float[Array, " K"]:
+        """The coordinate scaled to a circumference of 2 pi."""
+        coordinates = self.coordinates(points)
+        if isinstance(self.domain, Sphere):
+            return coordinates
+        return coordinates * (2 * jnp.pi / self.circumference(coordinates.dtype))
+
+
+def check_flow_domain(flow: Flow | None, domain: Domain | None) -> None:
+    """**Raises** `ValueError` if distances were chosen without a domain and the flow moves on a torus."""
+    if domain is None and flow is not None and isinstance(flow.domain, Torus):
+        raise ValueError(
+            "this flow moves on a Torus, whose distance is not that of the coordinates: pass domain= to the "
+            "observable"
+        )

@@ -1,0 +1,146 @@
+"""The energy distance to a target: the discrepancy of the kernel -|x - y|."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mfjax._arrays import inner, safe_norm
+from mfjax.domains import Domain, Euclidean, Sphere, Torus
+from mfjax.flows.base import Flow
+from mfjax.measures import Measure
+from mfjax.observables.base import (
+    Chart,
+    Observable,
+    as_measure,
+    check_dimension,
+    check_flow_domain,
+    on_unit_circle,
+)
+from mfjax.observables.sorted_energy import circle_energy, line_energy
+
+# Rows of the distance matrix that are in memory at one time.
+ROWS = 64
+
+
+class EnergyDistance(Observable):
+    """MMD^2 = 2 E|A - B| - E|A - A'| - E|B - B'| for A ~ mu, B ~ target: a V-statistic, clipped at 0.
+
+    - `target`: a measure, points (M, d) of equal masses, or a density of one point with respect to
+      volume, discretised on `cells` cells per axis of `domain` (4096, 64, 16 in dimension 1, 2, 3 unless
+      given) and scaled to mass one. Discretisation by cells of side h adds about
+      h^2 / 6 int density^2 in one dimension.
+    - `domain`: whose distance is meant. Without it |x - y| is the distance of the stored coordinates (the
+      chord on a sphere); a `Torus` must be passed.
+    - `metric`: "chordal", |embed(x) - embed(y)| with `domain.embed`, for which the value is zero only
+      at the target; or "wrapped", the length of `domain.displacement` on a `Torus`, which is not negative
+      definite beyond one dimension: the value may then vanish elsewhere.
+
+    The value has the unit of a length. Measures of unequal total mass are compared as they are.
+
+    On the line and on the circle one sort of all points, O((M + K) log(M + K)), and no cancellation:
+    the relative error stays near rounding however small the distance. Elsewhere sums over blocks
+    of rows, memory O(M), with an absolute error of a few roundings of the mean distance (about 1e-7 in
+    float32). The circle is recognised from `domain=Sphere(1)`, or from a flow on it; points are
+    then read as directions.
+
+    The derivative is that of the symmetric one-sided mean: coincident points do not push each other.
+
+    **Raises** `ValueError` for a density without a domain, an unknown metric, a flow on a torus without
+    `domain`, and points of different dimensions.
+
+    Source: VarPro paper, section 5 (its distance curves are the square root of this).
+
+    >>> import jax.numpy as jnp, mfjax as mf
+    >>> obs = EnergyDistance(jnp.array([[0.0], [1.0]]))
+    >>> float(obs(mf.measures.Particles(jnp.array([[0.5], [0.5]]))))
+    0.5
+    """
+
+    target: Measure
+    # Coordinates of the target where sorting applies: arc length on a line, angles on a circle.
+    coordinates: Float[Array, " M"] | None
+    # E|B - B'|, where sorting does not apply.
+    self_distance: Float[Array, ""] | None
+    domain: Domain | None
+    metric: str = eqx.field(static=True)
+
+    def __init__(
+        self,
+        target: Any,
+        domain: Domain | None = None,
+        metric: str = "chordal",
+        *,
+        cells: int | None = None,
+    ):
+        if metric not in ("chordal", "wrapped"):
+            raise ValueError(f"metric must be 'chordal' or 'wrapped', got {metric!r}")
+        if metric == "wrapped" and not isinstance(domain, Torus):
+            raise ValueError("metric='wrapped' is a distance on a Torus: pass domain=Torus(...)")
+        self.target = as_measure(target, domain, cells)
+        self.domain, self.metric = domain, metric
+        self.coordinates = self.self_distance = None
+        points, masses = self.target.points, self.target.weights
+        chart = self._chart(None)
+        if chart is None and domain is None and on_unit_circle(points):
+            # A flow on the circle may ask for either form later; the sort gives both constants.
+            self.coordinates = Chart(Sphere(1)).angles(points)
+            self.self_distance = -circle_energy(self.coordinates, masses)
+        elif chart is not None:
+            self.coordinates = chart.angles(points) if chart.closed else chart.coordinates(points)
+        else:
+            self.self_distance = self._mean_distance(self.target, self.target)
+
+    def _chart(self, flow: Flow | None) -> Chart | None:
+        """Where sorting applies."""
+        if self.metric == "wrapped":
+            return None
+        if self.domain is not None:
+            return Chart(self.domain) if Chart.covers(self.domain) else None
+        if self.target.points.shape[-1] == 1:
+            return Chart(Euclidean(1))
+        circle = flow is not None and isinstance(flow.domain, Sphere) and flow.domain.dim == 1
+        return Chart(flow.domain) if circle and self.coordinates is not None else None
+
+    def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
+        check_dimension(mu, self.target.points.shape[-1])
+        check_flow_domain(flow, self.domain)
+        chart = self._chart(flow)
+        if chart is None:
+            value = 2 * self._mean_distance(mu, self.target) - self._mean_distance(mu, mu)
+            return jnp.maximum(value - self.self_distance.astype(mu.dtype), 0)
+        masses = jnp.concatenate([mu.weights, -self.target.weights.astype(mu.dtype)])
+        here = chart.angles(mu.points) if chart.closed else chart.coordinates(mu.points)
+        coordinates = jnp.concatenate([here, self.coordinates.astype(mu.dtype)])
+        if not chart.closed:
+            return jnp.maximum(line_energy(coordinates, masses), 0)
+        radius = chart.circumference(mu.dtype) / (2 * jnp.pi)
+        return jnp.maximum(radius * circle_energy(coordinates, masses), 0)
+
+    def _mean_distance(self, mu: Measure, nu: Measure) -> Float[Array, ""]:
+        """int int |x - y| dmu(x) dnu(y), a block of rows at a time, in the dtype of `mu`."""
+        x, y = mu.points, nu.points.astype(mu.dtype)
+        if self.metric == "wrapped":
+            vector = self.domain.displacement
+        else:
+            vector = lambda a, b: a - b
+            if self.domain is not None:
+                x, y = jax.vmap(self.domain.embed)(x), jax.vmap(self.domain.embed)(y)
+        weights = nu.weights.astype(mu.dtype)
+
+        # Recomputed in reverse mode, which would otherwise keep every block.
+        @jax.checkpoint
+        def row(a):
+            return _sum(jax.vmap(lambda b: safe_norm(vector(a, b)))(y) * weights)
+
+        return _sum(mu.weights * jax.lax.map(row, x, batch_size=ROWS))
+
+
+def _sum(values: Array) -> Array:
+    """A sum in two levels: one long accumulation would lose the digits that the difference needs."""
+    size = values.shape[0]
+    short = max(1, round(size**0.5))
+    padded = jnp.pad(values, (0, -size % short)).reshape(-1, short)
+    return jnp.sum(jnp.sum(padded, axis=1))

@@ -1,0 +1,116 @@
+"""What the network of a flow predicts, and the spectrum of the kernel it learns with."""
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mfjax._arrays import as_floats, count, finite, inner, safe_sqrt
+from mfjax.energies.base import Energy
+from mfjax.energies.reduced_risk import Data, ReducedRisk
+from mfjax.energies.risk import Risk
+from mfjax.flows.base import Flow
+from mfjax.flows.two_timescale import TwoTimescale
+from mfjax.measures import Measure
+from mfjax.observables.base import Observable
+
+
+def _term(flow: Flow | None, kinds: tuple[type, ...], observable: Observable) -> Energy:
+    """The one term of the energy of `flow` that is a risk."""
+    if flow is not None:
+        found = [term for _, term in flow.energy.parts() if isinstance(term, kinds)]
+        if len(found) == 1:
+            return found[0]
+    names = " or ".join(kind.__name__ for kind in kinds)
+    have = "no flow" if flow is None else f"the energy {type(flow.energy).__name__}"
+    raise ValueError(f"{type(observable).__name__} needs a flow whose energy holds one {names}, got {have}")
+
+
+class Prediction(Observable):
+    """F(x_j) = int u phi(., x_j) dmu, the output of the network at inputs `x` (B, k): an array (B,).
+
+    The outer weights u are the optimal ones for a `ReducedRisk`, the mark "u" of the particles for
+    `TwoTimescale`; for a `Risk` they are part of the particle. One outer solve, where there is one.
+
+    **Raises** `ValueError` for inputs that are empty or not finite, and for a flow without a network.
+
+    >>> import jax.numpy as jnp, mfjax as mf
+    >>> energy = mf.energies.Risk(mf.features.ReLU(), jnp.ones((1, 1)), jnp.ones(1))
+    >>> flow = mf.flows.Wasserstein(energy, mf.domains.Euclidean(1))
+    >>> mu = mf.measures.Particles(jnp.array([[1.0], [3.0]]))
+    >>> Prediction(jnp.array([[1.0], [-1.0]]))(mu, flow).tolist()
+    [2.0, 0.0]
+    """
+
+    x: Float[Array, "B k"]
+
+    def __init__(self, x: Any):
+        self.x = finite(as_floats(x, "x"), "x")
+        if self.x.ndim != 2 or 0 in self.x.shape:
+            raise ValueError(f"x must have shape (B, k) with B, k >= 1, got {self.x.shape}")
+
+    def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, " B"]:
+        energy = _term(flow, (ReducedRisk, Risk), self)
+        inputs = energy.data.x.shape[-1]
+        if self.x.shape[-1] != inputs:
+            raise ValueError(
+                f"x must have shape (B, {inputs}) as the training inputs have, got {self.x.shape}"
+            )
+        x = self.x.astype(mu.dtype)
+        if isinstance(energy, ReducedRisk) and not isinstance(flow, TwoTimescale):
+            return energy.predict(mu, x)
+        masses = mu.weights
+        if isinstance(energy, ReducedRisk):
+            if "u" not in getattr(mu, "marks", {}):
+                raise ValueError("a TwoTimescale network has its outer weights in the mark 'u': none is there")
+            masses = masses * mu.marks["u"]
+        return inner(energy.features.matrix(mu.points, x), masses)
+
+
+class TestRisk(Observable):
+    """1/2 sum_j p_j |F(x_j) - y_j|^2 on data `x` (B, k), `y` (B,) that the flow does not see.
+
+    p_j are `data_weights` (B,), 1/B unless given; F is the network of `Prediction`, with the outer weights
+    of the training data. No regulariser is added, and nothing is divided by lam.
+
+    **Raises** `ValueError` for data that are empty, not finite or of mismatched shapes.
+    """
+
+    # Not a test case, whatever its name makes test runners believe.
+    __test__ = False
+
+    data: Data
+
+    def __init__(self, x: Any, y: Any, *, data_weights: Any = None):
+        self.data = Data(x, y, data_weights)
+
+    def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
+        error = Prediction(self.data.x)(mu, flow) - self.data.y.astype(mu.dtype)
+        return 0.5 * inner(self.data.weights.astype(mu.dtype), error**2)
+
+
+class KernelSpectrum(Observable):
+    """The `n` largest eigenvalues, in descending order, of K_mu = (1/N) Phi diag(m) Phi^T: an array (n,).
+
+    Phi (N, M) holds phi(omega_i, x_j) at the training inputs of the `ReducedRisk` of the flow, m the masses;
+    data masses p stand for 1/N where the energy has them. The trace of K_mu is the mean of phi^2. Computed
+    from the smaller of the N x N and M x M Gram matrices: cost N M min(N, M); eigenvalues beyond
+    min(N, M) are zero. An absolute error of rounding times the largest eigenvalue is inherent.
+
+    **Raises** `ValueError` for a flow without a `ReducedRisk`.
+
+    Source: VarPro paper, section 2; thesis III.6 quotes its largest eigenvalue.
+    """
+
+    n: int = eqx.field(static=True)
+
+    def __init__(self, n: int):
+        self.n = count(n, "n")
+
+    def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, " n"]:
+        problem = _term(flow, (ReducedRisk,), self).problem(mu)
+        root = problem.operator * safe_sqrt(problem.masses)
+        gram = inner(root.T, root) if root.shape[0] >= root.shape[1] else inner(root, root.T)
+        values = jnp.linalg.eigvalsh(gram)[::-1][: self.n]
+        return jnp.pad(jnp.maximum(values, 0), (0, self.n - values.shape[0]))

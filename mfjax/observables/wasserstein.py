@@ -1,0 +1,172 @@
+"""Exact Wasserstein distances on a line and on a circle."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mfjax._arrays import safe_sqrt
+from mfjax.domains import Domain, Euclidean, Sphere
+from mfjax.flows.base import Flow
+from mfjax.measures import Measure
+from mfjax.observables.base import (
+    Chart,
+    Observable,
+    as_measure,
+    check_dimension,
+    check_flow_domain,
+    on_unit_circle,
+)
+
+
+class Wasserstein1D(Observable):
+    """W_p(mu, target) = (inf over couplings of int d(x, y)^p)^(1/p), p = `order` 1 or 2, d the length along
+    the line or the shorter arc of the circle.
+
+    - `target`: as for `EnergyDistance`: a measure, points (M, d), or a density with `domain` (then on
+      `cells` cells, 4096 unless given, which displaces mass by at most half a cell).
+    - `domain`: `Euclidean(1)`, an interval, `Sphere(1)` or `Torus(1)`. Unless given, (M, 1) points lie
+      on the line and unit vectors of the plane on the circle.
+
+    Both measures are scaled to total mass one. The result is exact up to rounding:
+
+    - W_1 = int |F - G - c| of the cumulative functions; c = 0 on the line, on the circle a median of F - G
+      with respect to arc length (Werman, Peleg, Rosenfeld 1985).
+    - W_2^2 = int |F^-1(s) - G^-1(s - theta)|^2 ds; theta = 0 on the line, on the circle the minimiser of a
+      convex, piecewise linear function of theta, found by bisection and moved onto its breakpoint
+      (Delon, Salomon, Sobolevski, SIAM J. Appl. Math. 70, 2010).
+
+    Cost O((M + K) log(M + K)), times some 60 halvings (30 in float32) for W_2 on the circle. Two
+    orderings of one measure whose levels are not exact in binary are up to the square root of rounding
+    apart in W_2, rounding in W_1. The derivative at distance zero is zero.
+
+    **Raises** `ValueError` for another order, and for points or a domain that are neither line nor
+    circle.
+
+    >>> import jax.numpy as jnp, mfjax as mf
+    >>> mu = mf.measures.Particles(jnp.array([[0.0], [1.0]]))
+    >>> float(Wasserstein1D(mu.points + 3.0, order=2)(mu))
+    3.0
+    """
+
+    coordinates: Float[Array, " M"]
+    masses: Float[Array, " M"]
+    chart: Chart
+    domain: Domain | None
+    order: int = eqx.field(static=True)
+
+    def __init__(
+        self, target: Any, order: int = 1, domain: Domain | None = None, *, cells: int | None = None
+    ):
+        if isinstance(order, bool) or order not in (1, 2):
+            raise ValueError(f"order must be 1 or 2, got {order!r}")
+        measure = as_measure(target, domain, cells)
+        if domain is not None and not Chart.covers(domain):
+            raise ValueError(f"Wasserstein1D needs a line or a circle, got {domain!r}")
+        self.domain = domain
+        if domain is None and measure.points.shape[-1] == 1:
+            domain = Euclidean(1)
+        elif domain is None and on_unit_circle(measure.points):
+            domain = Sphere(1)
+        elif domain is None:
+            raise ValueError(
+                f"target points of dimension {measure.points.shape[-1]} lie neither on a line nor on the unit "
+                "circle: pass domain="
+            )
+        self.chart = Chart(domain)
+        coordinates = self.chart.coordinates(measure.points)
+        self.coordinates, self.masses = jax.lax.sort((coordinates, measure.weights), num_keys=1)
+        self.order = int(order)
+
+    def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
+        check_dimension(mu, self.chart.domain.ambient)
+        check_flow_domain(flow, self.domain)
+        x, a = self.chart.coordinates(mu.points), mu.weights / mu.mass
+        y, b = self.coordinates.astype(mu.dtype), self.masses.astype(mu.dtype)
+        b = b / jnp.sum(b)
+        length = self.chart.circumference(mu.dtype) if self.chart.closed else None
+        if self.order == 1:
+            return _first_order(x, a, y, b, length)
+        x, a = jax.lax.sort((x, a), num_keys=1)
+        source, target = _levels(a), _levels(b)
+        if length is None:
+            return safe_sqrt(_cost(x, source, y, target, jnp.zeros_like(source[0]), jnp.zeros_like(x[0])))
+        shift = _best_shift(x, source, y, target, length)
+        return safe_sqrt(_cost(x, source, y, target, shift, length))
+
+
+def _first_order(x, a, y, b, length) -> Array:
+    positions, masses = jax.lax.sort(
+        (jnp.concatenate([x, y]), jnp.concatenate([a, -b])), num_keys=1, is_stable=False
+    )
+    difference, gaps = jnp.cumsum(masses), jnp.diff(positions)
+    if length is None:
+        return jnp.sum(gaps * jnp.abs(difference[:-1]))
+    gaps = jnp.append(gaps, length - (positions[-1] - positions[0]))
+    return jnp.sum(gaps * jnp.abs(difference - _median(difference, gaps)))
+
+
+def _median(values: Array, weights: Array) -> Array:
+    order = jnp.argsort(values)
+    half = jnp.cumsum(weights[order])
+    return values[order][jnp.searchsorted(half, 0.5 * half[-1])]
+
+
+def _levels(masses: Array) -> Array:
+    """Cumulative masses, of which the last is exactly one."""
+    levels = jnp.cumsum(masses)
+    return levels / levels[-1]
+
+
+def _atom(levels: Array, s: Array) -> tuple[Array, Array]:
+    """Which atom carries the mass level `s` of the periodic extension, and in which turn."""
+    turn = jnp.floor(s)
+    index = jnp.searchsorted(levels, s - turn)
+    return jnp.minimum(index, levels.shape[0] - 1), turn
+
+
+def _cost(x, source, y, target, shift, length) -> Array:
+    """int over [0, 1] of |X(s) - Y(s - shift)|^2 for quantile functions of sorted atoms."""
+    moved = target + shift
+    # The level 1 stays 1 on a line: a whole turn is removed only above it.
+    moved = moved - (jnp.ceil(moved) - 1)
+    cuts = jnp.sort(jnp.concatenate([source, moved]))
+    pieces = jnp.diff(cuts, prepend=jnp.zeros_like(cuts[:1]))
+    middle = cuts - 0.5 * pieces
+    i, _ = _atom(source, middle)
+    j, turn = _atom(target, middle - shift)
+    gap = x[i] - y[j] - turn * length
+    return jnp.sum(pieces * gap * gap)
+
+
+def _best_shift(x, source, y, target, length) -> Array:
+    """The shift of mass levels of least cost."""
+    beyond = jnp.append(y[1:], y[0] + length)
+
+    def decreasing(shift):
+        # The cost changes only where a jump of Y moves along X.
+        i, turn = _atom(source, target + shift)
+        at = x[i] + turn * length
+        return jnp.sum((beyond - y) * (2 * at - y - beyond)) < 0
+
+    def halve(_, bracket):
+        low, high = bracket
+        middle = 0.5 * (low + high)
+        left = decreasing(middle)
+        return jnp.where(left, middle, low), jnp.where(left, high, middle)
+
+    # No arc is longer than half the circle, so the mean displacement bounds the shift by 3/2.
+    bracket = (jnp.full_like(length, -2), jnp.full_like(length, 2))
+    halvings = 56 if length.dtype == jnp.float64 else 28
+    low, high = jax.lax.fori_loop(0, halvings, halve, bracket)
+    # The minimiser is a breakpoint, a level of X minus a level of Y: written so, it has the right
+    # derivative in the masses.
+    crossing = target + 0.5 * (low + high)
+    index, turn = _atom(source, crossing)
+    below = jnp.where(index > 0, source[index - 1], 0)
+    rest = crossing - turn
+    nearest = jnp.where(source[index] - rest < rest - below, source[index], below)
+    best = jnp.argmin(jnp.abs(nearest - rest))
+    return nearest[best] + turn[best] - target[best]

@@ -1,0 +1,209 @@
+"""The teacher-student problems of the VarPro paper, sampled or at the population level.
+
+A `Problem` bundles teacher, features and data, so that `problem.risk(lam)` is the energy to minimise.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from mfjax._arrays import count, inner, scalar
+from mfjax.domains import Domain
+from mfjax.energies import ReducedRisk
+from mfjax.features import RBF, CircleModes, FeatureMap, ReLU
+from mfjax.measures import Particles
+from mfjax.regularizers import Regularizer
+from mfjax.teachers import CircleTeacher as CircleTeacher
+from mfjax.teachers import Teacher as Teacher
+from mfjax.teachers import TorusTeacher as TorusTeacher
+
+
+def gaussian_inputs(key: Key[Array, ""], n: int, dim: int = 2, *, dtype: Any = None) -> Float[Array, "n dim"]:
+    """`n` independent standard normal inputs in R^dim; input j depends on (key, j) only."""
+    dtype = jnp.result_type(float) if dtype is None else dtype
+    return _gaussian_inputs(key, count(n, "n"), count(dim, "dim"), dtype)
+
+
+@eqx.filter_jit
+def _gaussian_inputs(key, n: int, dim: int, dtype):
+    return jax.vmap(lambda j: jr.normal(jr.fold_in(key, j), (dim,), dtype))(jnp.arange(n))
+
+
+def gaussian_quadrature(
+    radial: int = 32, angular: int = 128, *, dtype: Any = None
+) -> tuple[Float[Array, "N 2"], Float[Array, " N"]]:
+    """Nodes x (N, 2) and masses (N,), N = radial * angular, of the standard normal law of R^2.
+
+    Gauss-Legendre in the radius on [0, 10], where the law has all but e^{-50} of its mass, times equally
+    spaced angles: "data" for any feature map that are invariant under rotation by 2 pi / angular. Exact
+    for smooth features; for a kink in omega . x the error is about angular^-2 + radial^-2.5.
+
+    >>> x, p = gaussian_quadrature(24, 8)
+    >>> round(float(p @ (x[:, 0] ** 2)), 4)
+    1.0
+    """
+    node, weight = np.polynomial.legendre.leggauss(count(radial, "radial"))
+    r = 5 * (node + 1)
+    mass = weight * r * np.exp(-(r**2) / 2)
+    angle = 2 * np.pi * (np.arange(count(angular, "angular")) + 0.5) / angular
+    x = r[:, None, None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    p = np.repeat(mass / (mass.sum() * angular), angular)
+    dtype = jnp.result_type(float) if dtype is None else dtype
+    return jnp.asarray(x.reshape(-1, 2), dtype), jnp.asarray(p, dtype)
+
+
+def relu_coefficients(bias: float = 0.0, degree: int = 64, *, dtype: Any = None) -> Float[Array, " K1"]:
+    """Fourier coefficients c_0, ..., c_degree of kappa(s) = E phi(theta, x) phi(theta + s, x), x normal in R^2.
+
+    phi(theta, x) = max(cos(theta) x_1 + sin(theta) x_2 + bias, 0), kappa(s) = sum_k c_k e^{iks}. At bias 0,
+    kappa(s) = (|sin s| + (pi - |s|) cos s) / (2 pi): c_0 = 2 / pi^2, c_1 = 1/8, c_k = 2 / (pi^2 (k^2 - 1)^2) for
+    even k, and 0 for odd k >= 3. Otherwise c_k is the mean over the radius r = |x| of a_k(r)^2, where
+    max(r cos t + bias, 0) = sum_k a_k(r) e^{ikt} has closed form on its support |t| < arccos(-bias / r); the
+    mean is taken by Gauss quadrature in asinh, where the integrand is analytic, to about 1e-14.
+
+    >>> [round(float(c), 6) for c in relu_coefficients(0.0, 4)]
+    [0.202642, 0.125, 0.022516, 0.0, 0.000901]
+    """
+    k = np.arange(count(degree, "degree") + 1.0)
+    dtype = jnp.result_type(float) if dtype is None else dtype
+    bias = float(scalar(bias, "bias"))
+    if bias == 0:
+        c = np.where(k % 2 == 0, 2 / (np.pi * (k**2 - 1 + (k == 1))) ** 2, 0.0)
+        c[1] = 1 / 8
+        return jnp.asarray(c, dtype)
+    b = abs(bias)
+    # r = b cosh(v): the half-width T of the support then varies by at most one radian per unit of v.
+    end = np.arcsinh(13 / b)
+    node, weight = np.polynomial.legendre.leggauss(48 + degree // 2)
+    panels = int(np.ceil(end))
+    half = end / (2 * panels)
+    v = (half * (node + 1) + 2 * half * np.arange(panels)[:, None]).ravel()
+    s, r = b * np.sinh(v), b * np.cosh(v)
+    mass = half * np.tile(weight, panels) * r * s * np.exp(-(r**2) / 2)
+    support = np.pi / 2 + np.sign(bias) * np.arctan2(b, s)
+
+    def cosine_integral(m):
+        return np.where(m == 0, support, np.sin(m * support) / np.where(m == 0, 1, m))
+
+    m = k[:, None]
+    a = bias * cosine_integral(m) + r / 2 * (cosine_integral(m + 1) + cosine_integral(m - 1))
+    c = (a / np.pi) ** 2 @ mass
+    if bias > 0:
+        # Inputs with r < bias, for which the feature is linear: a_0 = bias, a_1 = r / 2.
+        inside = np.exp(-(b**2) / 2)
+        c[0] += b**2 * (1 - inside)
+        c[1] += (2 - (b**2 + 2) * inside) / 4
+    return jnp.asarray(c, dtype)
+
+
+class Problem(eqx.Module):
+    """A teacher, the features that try to learn it, and its data `x` (N, k), `y` (N,).
+
+    `neurons` are the teacher's own neurons, `None` for a population problem, whose teacher is the density.
+    """
+
+    teacher: Teacher
+    features: FeatureMap
+    x: Float[Array, "N k"]
+    y: Float[Array, " N"]
+    neurons: Particles | None = None
+
+    @property
+    def domain(self) -> Domain:
+        """Where the features live."""
+        return self.teacher.domain
+
+    def risk(self, lam: Any, regularizer: Regularizer | None = None, **options: Any) -> ReducedRisk:
+        """The `ReducedRisk` of this problem; `options` go to its constructor."""
+        return ReducedRisk(self.features, self.x, self.y, lam, regularizer, **options)
+
+
+def signal(features: FeatureMap, neurons: Particles, x: Float[Array, "N k"]) -> Float[Array, " N"]:
+    """y_j = sum_i m_i u_i phi(omega_i, x_j), u the mark "u" of the neurons (one where there is none)."""
+    u = neurons.marks.get("u", jnp.ones_like(neurons.weights))
+    row = lambda point: inner(jax.vmap(features, in_axes=(0, None))(neurons.points, point), neurons.weights * u)
+    # Row by row: the N x width matrix of the published size takes 134 MB.
+    return jax.lax.map(row, x, batch_size=256)
+
+
+def teacher_student(
+    teacher: Teacher,
+    features: FeatureMap,
+    key: Key[Array, ""],
+    *,
+    x: Float[Array, "N k"],
+    width: int = 4096,
+    stratified: bool = False,
+) -> Problem:
+    """Data of a sampled teacher of `width` neurons at the inputs `x`, without noise."""
+    neurons = teacher.sample(key, width, stratified=stratified, dtype=x.dtype)
+    return Problem(teacher, features, x, signal(features, neurons, x), neurons)
+
+
+def circle(
+    key: Key[Array, ""],
+    *,
+    gamma: float = 100.0,
+    bias: float = 0.0,
+    inputs: int = 4096,
+    width: int = 4096,
+    stratified: bool = False,
+    dtype: Any = None,
+) -> Problem:
+    """ReLU on S^1, Gaussian inputs in R^2, the two-bump teacher (thesis III.6, figures III.1 to III.7).
+
+    >>> import jax.random as jr
+    >>> circle(jr.key(0), inputs=8, width=16).y.shape
+    (8,)
+    """
+    for_inputs, for_teacher = jr.split(key)
+    x = gaussian_inputs(for_inputs, inputs, dtype=dtype)
+    return teacher_student(
+        CircleTeacher(gamma), ReLU(bias), for_teacher, x=x, width=width, stratified=stratified
+    )
+
+
+def circle_population(
+    gamma: float = 100.0, *, bias: float = 0.0, degree: int = 64, teacher: CircleTeacher | None = None
+) -> Problem:
+    """The circle problem with infinitely many inputs and teacher neurons, truncated at Fourier degree `degree`.
+
+    Its features are `CircleModes(relu_coefficients(bias, degree))` and its data the exact image of the
+    teacher's density. The dropped modes are those with k > degree: lam should lie well above
+    c_degree, about 0.09 / degree^4.
+
+    >>> problem = circle_population(10.0, degree=8)
+    >>> problem.x.shape, round(float(jnp.mean(problem.y**2)), 4)
+    ((17, 2), 0.2533)
+    """
+    teacher = CircleTeacher(gamma) if teacher is None else teacher
+    features = CircleModes(relu_coefficients(bias, degree))
+    y = features.image(teacher.fourier(degree))
+    return Problem(teacher, features, features.inputs(), y)
+
+
+def torus(
+    key: Key[Array, ""],
+    *,
+    gamma: float = 100.0,
+    scale: float = 2.0,
+    amplitude: float = 8.0,
+    inputs: int = 4096,
+    width: int = 4096,
+    stratified: bool = False,
+    dtype: Any = None,
+) -> Problem:
+    """Laplace RBF on R^2 / 4 Z^2 with Gaussian inputs and the two-mode teacher (thesis III.B, III.10 to III.14).
+
+    `scale` 2 is the thesis' 8 exp(-|z| / 2); its public code has 0.5. gamma = inf is the two-atom teacher.
+    """
+    teacher = TorusTeacher(gamma)
+    for_inputs, for_teacher = jr.split(key)
+    x = gaussian_inputs(for_inputs, inputs, dtype=dtype)
+    features = RBF(teacher.domain, scale=scale, amplitude=amplitude)
+    return teacher_student(teacher, features, for_teacher, x=x, width=width, stratified=stratified)

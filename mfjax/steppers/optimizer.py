@@ -1,0 +1,106 @@
+"""Any optax transformation as a stepper on the features."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mfjax._arrays import scalar
+from mfjax.measures import Particles, Tangent
+from mfjax.steppers.base import Step, Stepper, settle, step_size
+
+
+class Optax(Stepper):
+    """updates, memory = transformation.update(grad V, memory, x); x <- retract(x + updates).
+
+    The gradient handed over is grad V at each particle, minus the velocity of the flow, and not the plain
+    gradient m_i grad V of the energy: learning rates are flow times. `Optax(optax.sgd(tau), dt=tau)` is
+    `Euler(tau)`. The updates already hold minus the learning rate; their tangent part is applied. Marks
+    that the flow moves (the outer weights of `TwoTimescale`) are transformed in the same way.
+
+    - `transformation`: an `optax.GradientTransformation`, or a function that returns one, such as
+      `optax.adam` or `optax.inject_hyperparams(optax.adam)`.
+    - `dt`: the flow time that one step counts for, the clock of the run. A step that is cut short to land
+      on a saved time has its updates shortened in proportion.
+    - `hyperparameters`: numbers for the function, array leaves. A sweep or a derivative over
+      them needs this form, and does not retrace; the numbers inside a ready transformation are constants.
+
+    **Raises** `ValueError` on a `Grid`, and for a flow that moves masses (an additive update does not keep
+    them positive). **Fails** to ignore padding where the transformation couples particles, as clipping by a
+    global norm does. Order 1 with `optax.sgd(dt)`; other transformations follow another flow.
+
+    >>> import jax.numpy as jnp, mfjax as mf, optax
+    >>> flow = mf.flows.Wasserstein(mf.energies.Potential(lambda x: x @ x / 2), mf.domains.Euclidean(1))
+    >>> state = flow.init(mf.measures.Particles(jnp.array([[1.0]])))
+    >>> stepper = Optax(optax.sgd, dt=0.25, learning_rate=0.25)
+    >>> memory = stepper.init(flow, state)
+    >>> step = stepper.step(flow, state, flow.evaluate(state), stepper.dt, None, memory)
+    >>> step.state.measure.points.tolist()
+    [[0.75]]
+    """
+
+    order: ClassVar[int] = 1
+    transformation: Any = eqx.field(static=True)
+    dt: Float[Array, ""]
+    hyperparameters: dict[str, Float[Array, ""]]
+
+    def __init__(self, transformation: Any, dt: float, **hyperparameters: Any):
+        self.transformation = transformation
+        self.dt = step_size(dt)
+        self.hyperparameters = {name: scalar(value, name) for name, value in hyperparameters.items()}
+        ready = hasattr(transformation, "update")
+        if not ready and not isinstance(transformation, Callable):
+            raise ValueError(
+                "transformation must be an optax.GradientTransformation or a function that returns one, got "
+                f"{transformation!r}"
+            )
+        if ready and self.hyperparameters:
+            raise ValueError(
+                f"the numbers of a ready transformation are fixed: pass the function that makes it, to which "
+                f"{sorted(self.hyperparameters)} are given"
+            )
+        if not hasattr(self._built(self.dt.dtype), "update"):
+            raise ValueError(f"{transformation!r} did not return an optax.GradientTransformation")
+
+    def _built(self, dtype):
+        if hasattr(self.transformation, "update"):
+            return self.transformation
+        try:
+            return self.transformation(**{k: v.astype(dtype) for k, v in self.hyperparameters.items()})
+        except TypeError as error:
+            raise ValueError(f"the optax transformation could not be built: {error}") from error
+
+    def validate(self, flow, mu):
+        super().validate(flow, mu)
+        if not isinstance(mu, Particles):
+            raise ValueError(f"Optax moves particles, got a {type(mu).__name__}: use stepper=None")
+        tangent = eqx.filter_eval_shape(lambda nu: flow.rate(flow.init(nu)), mu)
+        if tangent.weights is not None:
+            raise ValueError(
+                f"Optax does not keep masses positive, and {type(flow).__name__} moves them: use an explicit "
+                "stepper"
+            )
+
+    def init(self, flow, state):
+        mu = state.measure
+        return self._built(mu.dtype).init(_moving(mu, eqx.filter_eval_shape(flow.rate, state)))
+
+    def step(self, flow, state, evaluation, dt, key, memory) -> Step:
+        mu, domain = state.measure, flow.domain
+        gradient = jax.tree.map(jnp.negative, evaluation.tangent)
+        updates, memory = self._built(mu.dtype).update(gradient, memory, _moving(mu, gradient))
+        if updates.points is not None:
+            tangential = jax.vmap(domain.velocity)(mu.points, updates.points)
+            updates = Tangent(points=tangential, marks=updates.marks)
+        portion = dt / self.dt.astype(mu.dtype)
+        return settle(flow, flow.move(state, updates, portion), memory)
+
+
+def _moving(mu: Particles, tangent: Tangent) -> Tangent:
+    """The arrays of `mu` that a tangent moves, in the structure of the tangent."""
+    points = None if tangent.points is None else mu.points
+    marks = None if tangent.marks is None else {name: mu.marks[name] for name in tangent.marks}
+    return Tangent(points=points, marks=marks)
