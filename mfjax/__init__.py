@@ -10,19 +10,35 @@ refuse_broken_jax()
 
 __version__ = "0.1.0"
 
+from typing import Any  # noqa: E402
+
+from mfjax import certificates as certificates  # noqa: E402
 from mfjax import domains as domains  # noqa: E402
 from mfjax import energies as energies  # noqa: E402
 from mfjax import features as features  # noqa: E402
 from mfjax import flows as flows  # noqa: E402
 from mfjax import kernels as kernels  # noqa: E402
 from mfjax import measures as measures  # noqa: E402
+from mfjax import observables as observables  # noqa: E402
 from mfjax import outer as outer  # noqa: E402
+from mfjax import plot as plot  # noqa: E402
+from mfjax import problems as problems  # noqa: E402
 from mfjax import regularizers as regularizers  # noqa: E402
 from mfjax import steppers as steppers  # noqa: E402
 from mfjax.driver import simulate as simulate  # noqa: E402
+from mfjax.linearize import Spectrum as Spectrum  # noqa: E402
+from mfjax.linearize import linearize as linearize  # noqa: E402
 from mfjax.run import Run as Run  # noqa: E402
 from mfjax.simulate import Simulation as Simulation  # noqa: E402
 from mfjax.status import SimulationError as SimulationError  # noqa: E402
 from mfjax.sweep import Table as Table  # noqa: E402
 from mfjax.sweep import sweep as sweep  # noqa: E402
 
+
+def __getattr__(name: str) -> Any:
+    # The checks bring chex, which a simulation never needs.
+    if name == "testing":
+        import importlib
+
+        return importlib.import_module("mfjax.testing")
+    raise AttributeError(f"module 'mfjax' has no attribute {name!r}")

@@ -22,7 +22,7 @@ def as_floats(value: Any, name: str) -> Array:
         if is_traced(value):
             array = jnp.asarray(value)
         else:
-            # A constant inside jit stays a constant: it can be checked, and decides structure as it does outside.
+            # A constant stays one inside jit: it can be checked, and decides structure as it does outside.
             with jax.ensure_compile_time_eval():
                 array = jnp.asarray(value)
     except (TypeError, ValueError) as error:
@@ -35,7 +35,7 @@ def as_floats(value: Any, name: str) -> Array:
 
 
 def scalar(
-    value: Any, name: str, *, minimum: float | None = None, above: float | None = None
+    value: Any, name: str, *, minimum: int | float | None = None, above: int | float | None = None
 ) -> Array:
     """A parameter as a zero-dimensional array leaf, so that sweeping it never retraces.
 

@@ -120,9 +120,9 @@ class Identifiability:
     - `symmetry` of t -> sigma(t + bias) for a `Ridge`: "identity" if sigma(t) - sigma(-t) = a t, a != 0;
       "odd", "even" or "none"; "unknown" for other maps or domains not symmetric under omega -> -omega.
     - `hidden_mass`: with a teacher nu, |nu_0|^2 / |nu|^2 in L^2 for its projection nu_0 on the null space.
-    - `floor`: MMD^2 (chordal energy distance) of nu_0, to O(1 / n^2): the scale below which a distance between the VarPro
-      flow and ultra-fast diffusion to nu does not fall as lam -> 0 (the value at a given time depends on
-      the run; 4e-4 for bias-free ReLU and gamma = 10).
+    - `floor`: MMD^2 (chordal energy distance) of nu_0, to O(1 / n^2): the scale below which a distance
+      between the VarPro flow and ultra-fast diffusion to nu does not fall as lam -> 0 (the value at a
+      given time depends on the run; 4e-4 for bias-free ReLU and gamma = 10).
     """
 
     eigenvalues: np.ndarray
@@ -151,8 +151,8 @@ class Identifiability:
             lines.append(f"share of the teacher in the null space (L^2): {self.hidden_mass:.1e}")
             if self.null_dimension:
                 lines.append(
-                    f"predicted floor of MMD^2 to ultra-fast diffusion as lam -> 0: of order {self.floor:.0e}; "
-                    "do not test convergence to the diffusion with these features"
+                    "predicted floor of MMD^2 to ultra-fast diffusion as lam -> 0: of order "
+                    f"{self.floor:.0e}; do not test convergence to the diffusion with these features"
                 )
             else:
                 lines.append("no floor: the distance to ultra-fast diffusion tends to 0 with lam")
@@ -180,9 +180,9 @@ def identifiability(
 ) -> Identifiability:
     """Which parts of a measure on `domain` the map nu -> int phi(omega, .) dnu in L^2(data) does not see.
 
-    The singular values of sqrt(p_j) phi(omega_i, x_j) over the centres omega_i of `n` cells per axis, scaled
-    so that their squares approximate the eigenvalues of kappa(omega, omega') = sum_j p_j phi phi' with respect
-    to the uniform law. With fewer than n data points a null space is certain.
+    The singular values of sqrt(p_j) phi(omega_i, x_j) over the centres omega_i of `n` cells per axis,
+    scaled so that their squares approximate the eigenvalues of kappa(omega, omega') = sum_j p_j phi phi'
+    with respect to the uniform law. With fewer than n data points a null space is certain.
 
     - `x` (N, k), masses `data_weights` (N,), 1/N unless given: `mf.problems.gaussian_quadrature()` is the
       Gaussian law itself.

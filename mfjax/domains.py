@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, ScalarLike
 
 from mfjax._arrays import as_floats, count, finite, is_traced, safe_norm, scalar
 
@@ -210,7 +210,7 @@ class Torus(Domain):
     dim: int = eqx.field(static=True)
     period: Float[Array, ""]
 
-    def __init__(self, dim: int, period: float = 1.0):
+    def __init__(self, dim: int, period: ScalarLike = 1.0):
         self.dim = count(dim, "dim")
         self.period = scalar(period, "period", above=0)
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Key, ScalarLike
 
 from mfjax import status as codes
 from mfjax._arrays import is_traced
@@ -44,7 +44,7 @@ def simulate(
     stepper: Stepper | None = None,
     steps: int | None = None,
     save_every: int = 1,
-    t1: float | None = None,
+    t1: ScalarLike | None = None,
     save_at: Any = None,
     observables: Mapping[str, Observable] | None = None,
     key: Key[Array, ""] | None = None,
@@ -109,15 +109,12 @@ def simulate(
         sim = Simulation(flow, measure, **options)
     if resume and path is None:
         raise ValueError("resume=True needs path=, the directory of the run to continue")
-    core = CORE if is_traced(sim) else None
-    if core is None:
-        started = SOLO.begin(sim)
-        # A function that closes over a tracer hides it from the leaves, not from the first evaluation.
-        core = trajectory if is_traced(started) else None
-    if core is not None:
+    started = None if is_traced(sim) else SOLO.begin(sim)
+    # A function that closes over a tracer hides it from the leaves of `sim`, not from the first evaluation.
+    if started is None or is_traced(started):
         if path is not None:
             raise ValueError("path= needs a concrete run: inside jit, vmap or grad nothing can be written")
-        carry, records = core(sim)
+        carry, records = CORE(sim)
         return assemble(sim.times, records, sim.measure, carry)
     saves = sim.save_times.shape[0]
     carry, records = drive(SOLO, sim, saves, path=path, resume=resume, progress=progress, started=started)
@@ -134,7 +131,7 @@ _DEFAULTS = {"save_every": 1, "save_measures": True, "max_steps": 100_000}
 
 def drive(
     program: Program,
-    sim: Simulation,
+    sim: Any,
     saves: int,
     *,
     path: str | Path | None = None,
@@ -204,7 +201,7 @@ def chunk_lengths(saves: int) -> list[int]:
     return [length] * full + ([rest] if rest else [])
 
 
-def _shapes(program: Program, sim: Simulation, carry: Any, length: int) -> Any:
+def _shapes(program: Program, sim: Any, carry: Any, length: int) -> Any:
     return eqx.filter_eval_shape(program.advance, sim, carry, length)[1]
 
 

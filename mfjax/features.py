@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Array, Complex, Float, ScalarLike
 
 from mfjax._arrays import as_floats, finite, inner, is_traced, safe_norm, safe_sqrt, scalar
 from mfjax.domains import Torus
@@ -30,9 +30,7 @@ class FeatureMap(eqx.Module):
     def __call__(self, omega: Float[Array, " d"], x: Float[Array, " k"]) -> Float[Array, ""]:
         """The feature of particle `omega` at input `x`."""
 
-    def matrix(
-        self, points: Float[Array, "M d"], inputs: Float[Array, "N k"]
-    ) -> Float[Array, "N M"]:
+    def matrix(self, points: Float[Array, "M d"], inputs: Float[Array, "N k"]) -> Float[Array, "N M"]:
         """All features at once, inputs along rows."""
         over_points = jax.vmap(self, in_axes=(0, None))
         return jax.vmap(over_points, in_axes=(None, 0))(points, inputs)
@@ -48,7 +46,7 @@ class Ridge(FeatureMap):
     sigma: Callable = eqx.field(static=True)
     bias: Float[Array, ""]
 
-    def __init__(self, sigma: Callable, bias: float = 0.0):
+    def __init__(self, sigma: Callable, bias: ScalarLike = 0.0):
         if not callable(sigma):
             raise ValueError(f"sigma must be a function of one number, got {sigma!r}")
         self.sigma = sigma
@@ -64,7 +62,7 @@ def relu(z: Array) -> Array:
     return jnp.where(z > 0, z, 0)
 
 
-def ReLU(bias: float = 0.0) -> Ridge:
+def ReLU(bias: ScalarLike = 0.0) -> Ridge:
     """phi(omega, x) = max(omega . x + bias, 0).
 
     On a sphere the bias-free map cannot see odd modes k >= 3 of a measure (relu(t) - relu(-t) = t);
@@ -88,7 +86,9 @@ class RBF(FeatureMap):
     amplitude: Float[Array, ""]
     profile: str = eqx.field(static=True)
 
-    def __init__(self, torus: Torus, *, scale: float, amplitude: float = 1.0, profile: str = "laplace"):
+    def __init__(
+        self, torus: Torus, *, scale: ScalarLike, amplitude: ScalarLike = 1.0, profile: str = "laplace"
+    ):
         if profile not in ("laplace", "gaussian"):
             raise ValueError(f"profile must be 'laplace' or 'gaussian', got {profile!r}")
         self.torus = torus
@@ -133,7 +133,7 @@ class Weighted(FeatureMap):
 
 
 class CircleModes(FeatureMap):
-    """Fourier features of a rotation-invariant kernel on S^1, kappa(s) = sum_k c_k e^{iks}, c_{-k} = c_k >= 0.
+    """Fourier features of a rotation-invariant kernel kappa(s) = sum_k c_k e^{iks} on S^1, c_{-k} = c_k >= 0.
 
     Input `j` is a pair (k, parity): phi = sqrt(N a_k c_k) cos(k theta) for parity 0 and
     sqrt(N a_k c_k) sin(k theta) for parity 1, with a_0 = 1, a_k = 2 for k >= 1, and N = 2 K + 1 the number
@@ -179,7 +179,7 @@ class CircleModes(FeatureMap):
         return self._amplitude(k) * jnp.where(parity == 0, jnp.cos(k * angle), jnp.sin(k * angle))
 
     def image(self, fourier: Complex[Array, " K1"]) -> Float[Array, " N"]:
-        """int phi(omega, x_j) dnu(omega) at `inputs()`, from the moments int e^{ik theta} dnu, k = 0, ..., K."""
+        """int phi(omega, x_j) dnu at `inputs()`, from the moments int e^{ik theta} dnu for k = 0, ..., K."""
         k, parity = self.inputs().T
         moment = fourier[k.astype(int)]
         return self._amplitude(k) * jnp.where(parity == 0, moment.real, moment.imag)

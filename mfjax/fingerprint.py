@@ -17,11 +17,11 @@ LIBRARIES = ("builtins", "jax", "jaxlib", "jaxtyping", "numpy", "scipy", "equino
 
 
 def fingerprint(tree: Any) -> str:
-    """A digest of a configuration: arrays bit by bit, static settings, functions by what they compute.
+    """A digest of a configuration: arrays bit by bit, static settings, functions and classes by what they do.
 
-    A function counts by its byte code, constants, defaults, closure, and the numbers, arrays and functions
-    that it reads from its module, not by its name's address or its place in a file: the same program
-    started again has the same digest, and another function or another number has not.
+    A function, or a method of one's own class, counts by its byte code, constants, defaults, closure, and
+    the numbers, arrays and functions that it reads from its module, not by its address or its place in a
+    file: the same program started again has the same digest, another function or number has another.
 
     >>> fingerprint({"lam": 0.1}) == fingerprint({"lam": 0.1}) != fingerprint({"lam": 0.2})
     True
@@ -61,7 +61,8 @@ def _parts(value: Any) -> list[tuple[str, Any]]:
     if isinstance(value, type):
         return []
     if dataclasses.is_dataclass(value):
-        return [(f.name, getattr(value, f.name, None)) for f in dataclasses.fields(value)]
+        fields = [(f.name, getattr(value, f.name, None)) for f in dataclasses.fields(value)]
+        return fields + _methods(type(value))
     if isinstance(value, Mapping):
         return sorted(((repr(k), v) for k, v in value.items()), key=lambda item: item[0])
     if isinstance(value, (tuple, list)):
@@ -80,20 +81,40 @@ def _parts(value: Any) -> list[tuple[str, Any]]:
 
 
 def _function_parts(function: Callable) -> list[tuple[str, Any]]:
-    package = (getattr(function, "__module__", None) or "").split(".")[0]
+    package = _package(function)
     code = getattr(function, "__code__", None)
     wrapped = getattr(function, "__wrapped__", None)
     if code is None:
         if wrapped is not None and package not in LIBRARIES:
             return [("wrapped", wrapped)]
-        return [(k, v) for k, v in sorted(getattr(function, "__dict__", {}).items()) if not k.startswith("_")]
+        own = sorted(getattr(function, "__dict__", {}).items())
+        return [(k, v) for k, v in own if not k.startswith("_")] + _methods(type(function))
     parts = [("closure", [_contents(c) for c in function.__closure__ or ()])]
     if package in LIBRARIES:
         # The closure of a library's function (an optax transformation) holds what its maker was given.
-        return [(name, [v for v in cells if _is_plain(v)]) for name, cells in parts]
+        return parts
     read = {n: function.__globals__[n] for n in _names(code) if n in function.__globals__}
     parts += [("code", code), ("defaults", (function.__defaults__, function.__kwdefaults__))]
     return parts + [(n, v) for n, v in read.items() if _is_plain(v) or isinstance(v, types.FunctionType)]
+
+
+def _package(thing: Any) -> str:
+    return (getattr(thing, "__module__", None) or "").split(".")[0]
+
+
+def _methods(kind: type) -> list[tuple[str, Any]]:
+    """What the author of a class has written."""
+    methods = []
+    for base in kind.__mro__:
+        if _package(base) in LIBRARIES:
+            continue
+        for name, value in sorted(vars(base).items()):
+            # Equinox keeps a method in a descriptor of its own.
+            function = getattr(value, "__func__", getattr(value, "method", getattr(value, "fget", value)))
+            function = getattr(function, "__wrapped__", function)
+            if isinstance(function, types.FunctionType) and _package(function) not in LIBRARIES:
+                methods.append((name, function))
+    return methods
 
 
 def _names(code: types.CodeType) -> list[str]:

@@ -67,20 +67,20 @@ def write_arrays(path: Path, tree: Any) -> Path:
 def read_arrays(path: Path, like: Any) -> Any:
     """Read a file of `write_arrays` into the structure of `like` (arrays or shapes).
 
-    **Raises** `ForeignRun` if number, shapes or dtypes differ, `ValueError` if the file is missing or damaged.
+    **Raises** `ForeignRun` if number, shapes or dtypes differ, `ValueError` if the file is missing or
+    damaged.
     """
     leaves, structure = jax.tree.flatten(like)
     try:
         with np.load(path) as file:
             stored = [file[name] for name in sorted(file.files)]
     except FileNotFoundError as error:
-        raise ValueError(
-            f"{path} is missing: this run cannot be continued; start it again elsewhere"
-        ) from error
+        raise ValueError(f"{path} is missing: restore it, or start the run again elsewhere") from error
     except Exception as error:
         # A damaged file fails in as many ways as it has bytes: in the zip index, a checksum, an array header.
         raise ValueError(
-            f"{path} is damaged ({type(error).__name__}: {error}): restore it, or start the run again elsewhere"
+            f"{path} is damaged ({type(error).__name__}: {error}): restore it, or start the run again "
+            "elsewhere"
         ) from error
     if len(stored) != len(leaves):
         raise ForeignRun(f"{path} holds {len(stored)} arrays, expected {len(leaves)}")
@@ -115,8 +115,8 @@ def _from_numpy(stored: np.ndarray, leaf: Any, path: Path) -> Any:
 def write_dataset(dataset: Any, path: str | Path) -> Path:
     """Write an `xarray.Dataset` as netCDF-3, which every reader knows.
 
-    That format has no 64-bit integers, booleans, half precision or complex numbers: they become 32-bit integers
-    (float64 where they do not fit), float32, and two variables, `name_real` and `name_imag`.
+    That format has no 64-bit integers, booleans, half precision or complex numbers: they become 32-bit
+    integers (float64 where they do not fit), float32, and two variables, `name_real` and `name_imag`.
     """
     path = Path(path)
     narrow = dataset.copy()
@@ -193,7 +193,7 @@ class RunDirectory:
 
 
 class SweepDirectory:
-    """The directory of a sweep: manifest.json with its axes and layout, and one folder for each bucket of cells."""
+    """The directory of a sweep: manifest.json with axes and layout, and one folder per bucket of cells."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -254,7 +254,7 @@ def _difference(here: Any, there: Any) -> tuple[Any, Any]:
 
 
 def claim(path: Path, manifest: dict[str, Any], resume: bool) -> None:
-    """Make `path` the directory of the run that `manifest` describes, clear of what a kill left half written."""
+    """Make `path` the directory of the run of `manifest`, clear of what a kill left half written."""
     claim_check(path, manifest, resume)
     with _writing(path):
         path.mkdir(parents=True, exist_ok=True)

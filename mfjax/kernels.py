@@ -4,7 +4,7 @@ from abc import abstractmethod
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._arrays import safe_norm, scalar
 from mfjax.domains import Domain
@@ -26,7 +26,7 @@ class _Radial(Kernel):
     scale: Float[Array, ""]
     domain: Domain | None = None
 
-    def __init__(self, scale: float = 1.0, domain: Domain | None = None):
+    def __init__(self, scale: ScalarLike = 1.0, domain: Domain | None = None):
         self.scale = scalar(scale, "scale", above=0)
         self.domain = domain
 

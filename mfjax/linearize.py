@@ -52,14 +52,14 @@ def linearize(flow: Flow, mu_star: Measure, *, tolerance: float | None = 1e-3) -
     with isotropic data of kernel kappa = sum_k c_k e^{iks} on S^1 the mode k has the rate
 
     - k^2 c_k / (c_k + lam) for the reduced risk with f = (t - 1)^2 / 2, times (c_0 / (c_0 + lam))^2 with
-      f = t^2 / 2: between ultra-fast diffusion (k^2, lam -> 0) and the MMD flow (k^2 c_k / lam, lam -> infinity);
+      f = t^2 / 2: between ultra-fast diffusion (k^2) at small and the MMD flow (k^2 c_k / lam) at large lam;
     - k^2 c_k for `MMD(kappa, target)`, the half squared discrepancy.
 
     Near any teacher, ultra-fast diffusion `PowerDivergence(target, order, scale)` has order * scale times
     the eigenvalues of h -> -div(target grad h) / target, the least of which is the spectral gap.
 
     Evenly spaced particles have exactly these rates for |k| < M / 2 if kappa has no mode beyond M / 2; other
-    modes alias, k with k + M. A grid of n cells has k replaced by sin(pi k / n) n / pi: the error is O(1/n^2).
+    modes alias, k with k + M. A grid of n cells has k replaced by sin(pi k / n) n / pi: second order.
 
     - `tolerance`: `mu_star` is refused if its largest velocity exceeds this many (in units of the
       domain; for a grid, of the mean cell mass) times the fastest rate; `None` accepts anything.

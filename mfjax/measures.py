@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Inexact, Key
 
 from mfjax._arrays import as_floats, count, finite, inner, is_traced
 from mfjax.domains import Domain
@@ -45,7 +45,7 @@ class Measure(eqx.Module):
         """Total mass."""
         return jnp.sum(self.weights)
 
-    def integrate(self, values: Float[Array, "K *rest"]) -> Float[Array, "*rest"]:
+    def integrate(self, values: Inexact[Array, "K *rest"]) -> Inexact[Array, "*rest"]:
         """sum_i weights_i values_i, of values given at the support."""
         return inner(self.weights, values)
 

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Real, ScalarLike
 
 from mfjax._arrays import count
 
+Numbers = Array | np.ndarray
 # Widths in inches of one and of two columns of a printed page.
 SINGLE, DOUBLE = 3.4, 6.9
-# Okabe and Ito's eight colours, told apart by all common forms of colour vision; yellow, too faint for lines, last.
+# Okabe and Ito's colours, told apart by all common forms of colour vision; yellow, faint as a line, last.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#F0E442")
 DASHES = ("-", "--", ":", "-.")
 STYLE = {
@@ -45,7 +46,7 @@ def figure(
     projections: Mapping[int, str] | None = None,
     **options: Any,
 ) -> tuple[Any, Any]:
-    """A figure and its (rows, columns) object array of axes, `width` by `height` inches, in the style of this module.
+    """A figure of `width` by `height` inches and its (rows, columns) object array of axes.
 
     `projections` maps the number of a panel, counted along rows, to a matplotlib projection; `options`
     such as `sharey="row"` go to `Figure.subplots` where all panels are plain.
@@ -99,16 +100,16 @@ def shade(index: int, total: int) -> Any:
 
 def band(
     ax: Any,
-    x: Float[np.ndarray, " S"],
-    values: Float[np.ndarray, "R S"],
+    x: Real[Numbers, " S"],
+    values: Real[Numbers, "*runs T"],
     *,
     label: str | None = None,
     spread: str = "range",
     **line: Any,
 ) -> Any:
-    """The mean over R repetitions (seeds) of curves `values` (R, S) at `x` (S,), inside a band of their spread.
+    """The mean over R repetitions (seeds) of curves `values` (R, S) at `x` (S,), in a band of their spread.
 
-    `spread`: "range" shades least to greatest, "deviation" one standard deviation either side, "none" nothing.
+    `spread`: "range" shades least to greatest, "deviation" one standard deviation either side, or "none".
     Entries that are not finite (a failed run) are left out of mean and band. `line` goes to `ax.plot`.
 
     **Raises** `ValueError` for mismatched shapes and unknown `spread`.
@@ -139,8 +140,8 @@ def band(
 
 def distances(
     ax: Any,
-    times: Float[np.ndarray, " S"],
-    curves: Mapping[str, Float[np.ndarray, "R S"]],
+    times: Real[Numbers, " S"],
+    curves: Mapping[str, Real[Numbers, "..."]],
     *,
     ylabel: str = "MMD to teacher",
     spread: str = "range",
@@ -185,7 +186,7 @@ def plain_log_ticks(axis: Any) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = sorted(axis.get_view_interval())
-    if low > 0 and high / low < 40:
+    if low > 0 and high / low < 80:
         axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
@@ -197,8 +198,16 @@ def time_axis(ax: Any, *, step: float | None = None, log: bool = True) -> None:
         ax.set_xscale("log")
     ax.set_xlabel("flow time t")
     if step is not None:
-        above = ax.secondary_xaxis("top", functions=(lambda t: t / step, lambda k: k * step))
-        above.set_xlabel("iterations k")
+        import matplotlib
+
+        with matplotlib.rc_context(STYLE):
+            above = ax.secondary_xaxis("top", functions=(lambda t: t / step, lambda k: k * step))
+            above.set_xlabel("iterations k")
+
+
+def title(ax: Any, text: str) -> None:
+    """A title in the size of the labels."""
+    ax.set_title(text, fontsize=STYLE["axes.titlesize"])
 
 
 def legend(ax: Any, entries: Sequence[tuple[str, Mapping[str, Any]]] | None = None, **options: Any) -> Any:
@@ -219,13 +228,13 @@ def legend(ax: Any, entries: Sequence[tuple[str, Mapping[str, Any]]] | None = No
 
 def density_lines(
     ax: Any,
-    angle: Float[np.ndarray, " B"],
-    densities: Mapping[str, Float[np.ndarray, "... B"]],
+    angle: Real[Numbers, " B"],
+    densities: Mapping[str, Real[Numbers, "..."]],
     *,
-    target: Float[np.ndarray, " B"] | None = None,
+    target: Real[Numbers, " B"] | None = None,
     spread: str = "none",
 ) -> Any:
-    """A family of densities on the circle over the angle, in the order of time, and the target as a dotted line.
+    """Densities on the circle over the angle, coloured in the order of time, and the target as a dotted line.
 
     `angle` (B,) in radians; `densities` maps labels such as "t = 1" to arrays (B,), or (R, B) whose mean
     over R seeds is drawn (`spread` as in `band`); per radian.
@@ -255,11 +264,11 @@ def density_lines(
 
 
 def density_map(
-    ax: Any, angle: Float[np.ndarray, " B"], times: Float[np.ndarray, " S"], density: Float[np.ndarray, "S B"]
+    ax: Any, angle: Real[Numbers, " B"], times: Real[Numbers, " S"], density: Real[Numbers, "T K"]
 ) -> Any:
     """A density on the circle as a heat map, angle across and flow time upwards, with its colour bar.
 
-    `angle` (B,) in radians, `times` (S,) positive and increasing on a logarithmic axis, `density` (S, B) per radian.
+    `angle` (B,) in radians, `times` (S,) positive on a logarithmic axis, `density` (S, B) per radian.
     """
     angle, times, density = (np.asarray(a, float) for a in (angle, times, density))
     if density.shape != (times.size, angle.size):
@@ -273,27 +282,29 @@ def density_map(
     ax.set_yscale("log")
     angle_axis(ax)
     ax.set_ylabel("flow time t")
-    ax.figure.colorbar(mesh, ax=ax, label="density [1/rad]")
+    _colorbar(ax, mesh, "density [1/rad]")
     return ax
 
 
 def angle_axis(ax: Any) -> None:
     """The x axis as an angle in radians from -pi to pi."""
     ax.set_xlim(-np.pi, np.pi)
-    ax.set_xticks(np.pi * np.array([-1, -0.5, 0, 0.5, 1]), ["−π", "−π/2", "0", "π/2", "π"])
+    ax.set_xticks(
+        np.pi * np.array([-1, -0.5, 0, 0.5, 1]), [r"$-\pi$", r"$-\pi/2$", "0", r"$\pi/2$", r"$\pi$"]
+    )
     ax.set_xlabel("angle [rad]")
 
 
 def circle(
     ax: Any,
-    points: Float[np.ndarray, "M 2"],
-    weights: Float[np.ndarray, " M"] | None = None,
+    points: Real[Numbers, "M d"],
+    weights: Real[Numbers, " K"] | None = None,
     *,
     label: str | None = None,
     radius: float = 1.0,
     **marks: Any,
 ) -> Any:
-    """Particles on the unit circle, area of a dot proportional to its mass; particles of zero mass are left out.
+    """Particles on the unit circle, area of a dot proportional to its mass; those of zero mass are left out.
 
     `points` (M, 2) unit vectors, `weights` (M,) equal unless given; `radius` draws several measures on
     concentric circles. `marks` goes to `ax.scatter`.
@@ -311,10 +322,10 @@ def circle(
 
 def torus(
     ax: Any,
-    points: Float[np.ndarray, "M 2"],
-    weights: Float[np.ndarray, " M"] | None = None,
+    points: Real[Numbers, "M d"],
+    weights: Real[Numbers, " K"] | None = None,
     *,
-    period: float = 1.0,
+    period: ScalarLike = 1.0,
     label: str | None = None,
     **marks: Any,
 ) -> Any:
@@ -371,8 +382,15 @@ def signal(
     )
     ax.set_xlabel("x₁")
     ax.set_ylabel("x₂")
-    ax.figure.colorbar(image, ax=ax, label=label, shrink=0.85)
+    _colorbar(ax, image, label)
     return ax
+
+
+def _colorbar(ax: Any, image: Any, label: str) -> None:
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        ax.figure.colorbar(image, ax=ax, label=label, shrink=0.9)
 
 
 def animate(
@@ -382,7 +400,7 @@ def animate(
     *,
     width: float = SINGLE,
     height: float = SINGLE,
-    rate: float = 12.0,
+    rate: ScalarLike = 12.0,
 ) -> Path:
     """Write a GIF of `frames` pictures, `rate` a second: `draw(ax, i)` draws picture i on cleared axes.
 

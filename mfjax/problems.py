@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, ScalarLike
 
 from mfjax._arrays import count, inner, scalar
 from mfjax.domains import Domain
@@ -57,14 +57,16 @@ def gaussian_quadrature(
     return jnp.asarray(x.reshape(-1, 2), dtype), jnp.asarray(p, dtype)
 
 
-def relu_coefficients(bias: float = 0.0, degree: int = 64, *, dtype: Any = None) -> Float[Array, " K1"]:
-    """Fourier coefficients c_0, ..., c_degree of kappa(s) = E phi(theta, x) phi(theta + s, x), x normal in R^2.
+def relu_coefficients(bias: ScalarLike = 0.0, degree: int = 64, *, dtype: Any = None) -> Float[Array, " K1"]:
+    """Fourier coefficients c_0, ..., c_degree of kappa(s) = E phi(theta, x) phi(theta + s, x) on S^1.
 
-    phi(theta, x) = max(cos(theta) x_1 + sin(theta) x_2 + bias, 0), kappa(s) = sum_k c_k e^{iks}. At bias 0,
-    kappa(s) = (|sin s| + (pi - |s|) cos s) / (2 pi): c_0 = 2 / pi^2, c_1 = 1/8, c_k = 2 / (pi^2 (k^2 - 1)^2) for
-    even k, and 0 for odd k >= 3. Otherwise c_k is the mean over the radius r = |x| of a_k(r)^2, where
-    max(r cos t + bias, 0) = sum_k a_k(r) e^{ikt} has closed form on its support |t| < arccos(-bias / r); the
-    mean is taken by Gauss quadrature in asinh, where the integrand is analytic, to about 1e-14.
+    x is standard normal in R^2, phi(theta, x) = max(cos(theta) x_1 + sin(theta) x_2 + bias, 0), and
+    kappa(s) = sum_k c_k e^{iks}. At bias 0, kappa(s) = (|sin s| + (pi - |s|) cos s) / (2 pi) for |s| <= pi:
+    c_0 = 2 / pi^2, c_1 = 1/8, c_k = 2 / (pi^2 (k^2 - 1)^2) for even k, and 0 for odd k >= 3.
+
+    Otherwise c_k is the mean over the radius r = |x| of a_k(r)^2, where max(r cos t + bias, 0) =
+    sum_k a_k(r) e^{ikt} has closed form on its support |t| < arccos(-bias / r); the mean is taken by Gauss
+    quadrature in v = arcosh(r / |bias|), in which the integrand is analytic, to about 1e-14.
 
     >>> [round(float(c), 6) for c in relu_coefficients(0.0, 4)]
     [0.202642, 0.125, 0.022516, 0.0, 0.000901]
@@ -126,7 +128,9 @@ class Problem(eqx.Module):
 def signal(features: FeatureMap, neurons: Particles, x: Float[Array, "N k"]) -> Float[Array, " N"]:
     """y_j = sum_i m_i u_i phi(omega_i, x_j), u the mark "u" of the neurons (one where there is none)."""
     u = neurons.marks.get("u", jnp.ones_like(neurons.weights))
-    row = lambda point: inner(jax.vmap(features, in_axes=(0, None))(neurons.points, point), neurons.weights * u)
+    row = lambda point: inner(
+        jax.vmap(features, in_axes=(0, None))(neurons.points, point), neurons.weights * u
+    )
     # Row by row: the N x width matrix of the published size takes 134 MB.
     return jax.lax.map(row, x, batch_size=256)
 
@@ -148,8 +152,8 @@ def teacher_student(
 def circle(
     key: Key[Array, ""],
     *,
-    gamma: float = 100.0,
-    bias: float = 0.0,
+    gamma: ScalarLike = 100.0,
+    bias: ScalarLike = 0.0,
     inputs: int = 4096,
     width: int = 4096,
     stratified: bool = False,
@@ -169,9 +173,9 @@ def circle(
 
 
 def circle_population(
-    gamma: float = 100.0, *, bias: float = 0.0, degree: int = 64, teacher: CircleTeacher | None = None
+    gamma: ScalarLike = 100.0, *, bias: ScalarLike = 0.0, degree: int = 64, teacher: CircleTeacher | None = None
 ) -> Problem:
-    """The circle problem with infinitely many inputs and teacher neurons, truncated at Fourier degree `degree`.
+    """The circle problem with infinitely many inputs and teacher neurons, up to Fourier degree `degree`.
 
     Its features are `CircleModes(relu_coefficients(bias, degree))` and its data the exact image of the
     teacher's density. The dropped modes are those with k > degree: lam should lie well above
@@ -190,15 +194,15 @@ def circle_population(
 def torus(
     key: Key[Array, ""],
     *,
-    gamma: float = 100.0,
-    scale: float = 2.0,
-    amplitude: float = 8.0,
+    gamma: ScalarLike = 100.0,
+    scale: ScalarLike = 2.0,
+    amplitude: ScalarLike = 8.0,
     inputs: int = 4096,
     width: int = 4096,
     stratified: bool = False,
     dtype: Any = None,
 ) -> Problem:
-    """Laplace RBF on R^2 / 4 Z^2 with Gaussian inputs and the two-mode teacher (thesis III.B, III.10 to III.14).
+    """Laplace RBF on R^2 / 4 Z^2, Gaussian inputs, the two-mode teacher (thesis III.B, III.10 to III.14).
 
     `scale` 2 is the thesis' 8 exp(-|z| / 2); its public code has 0.5. gamma = inf is the two-atom teacher.
     """

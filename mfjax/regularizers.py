@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._arrays import is_traced, scalar
 
@@ -104,7 +104,7 @@ class Quadratic(Regularizer):
 
     center: Float[Array, ""]
 
-    def __init__(self, center: float = 0.0):
+    def __init__(self, center: ScalarLike = 0.0):
         self.center = scalar(center, "center")
 
     def _center(self, t):
@@ -144,7 +144,7 @@ class Power(Regularizer):
 
     order: Float[Array, ""]
 
-    def __init__(self, order: float):
+    def __init__(self, order: ScalarLike):
         self.order = scalar(order, "order")
         if not is_traced(self.order) and float(self.order) <= 1:
             raise ValueError(f"order must be greater than 1, got {float(self.order):g}")
@@ -219,8 +219,8 @@ class Convex(Regularizer):
             steps = np.where(np.abs(slope[1:]) < 1e308, np.diff(slope), 1.0)
             if not np.all(steps > 0):
                 raise ValueError(
-                    "function must be strictly convex on the whole line, and its derivative does not increase "
-                    f"near t = {-4 + 8 * (int(np.argmin(steps)) + 0.5) / 63:.2g}"
+                    "function must be strictly convex on the whole line, and its derivative does not "
+                    f"increase near t = {-4 + 8 * (int(np.argmin(steps)) + 0.5) / 63:.2g}"
                 )
 
     def __call__(self, t):

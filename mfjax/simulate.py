@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, ScalarLike
 
 from mfjax import status as codes
 from mfjax._arrays import as_floats, count, finite, is_traced, scalar
@@ -49,7 +49,7 @@ class Simulation(eqx.Module):
         stepper: Stepper | None = None,
         steps: int | None = None,
         save_every: int = 1,
-        t1: float | None = None,
+        t1: ScalarLike | None = None,
         save_at: Any = None,
         observables: Mapping[str, Observable] | None = None,
         key: Key[Array, ""] | None = None,
@@ -86,7 +86,8 @@ def default_stepper(flow: Flow, measure: Measure) -> Stepper:
     """
     if flow.stochastic and hasattr(measure, "marks"):
         raise ValueError(
-            "a flow with noise (temperature > 0) has no adaptive default: pass stepper=steppers.EulerMaruyama(dt)"
+            "a flow with noise (temperature > 0) has no adaptive default: pass "
+            "stepper=steppers.EulerMaruyama(dt)"
         )
     tight = measure.dtype == jnp.float64
     rtol, atol = (1e-6, 1e-9) if tight else (1e-4, 1e-6)
@@ -97,7 +98,12 @@ def default_stepper(flow: Flow, measure: Measure) -> Stepper:
 
 
 def _checked_observables(observables) -> dict[str, Observable]:
-    observables = dict(observables or {})
+    observables = {} if observables is None else observables
+    if not isinstance(observables, Mapping):
+        raise ValueError(
+            f"observables must be a mapping from names to functions, got {type(observables).__name__}"
+        )
+    observables = dict(observables)
     for name, observable in observables.items():
         if not isinstance(name, str) or not callable(observable):
             raise ValueError(
@@ -148,7 +154,7 @@ def _schedule(stepper, steps, save_every, t1, save_at, dtype):
     return None, times
 
 
-def _check_step_count(steps: float) -> None:
+def _check_step_count(steps: int | float) -> None:
     if steps >= 2**31:
         raise ValueError(
             f"a run has fewer than 2**31 steps, got {steps:g}: use a larger dt, or an adaptive stepper"
@@ -343,7 +349,8 @@ def adaptive_interval(sim: Simulation, carry: Carry, begin: Array, end: Array) -
         rejected = eqx.tree_at(lambda c: c.rejected, carry, carry.rejected + 1)
         new = select(good, kept, rejected)
         new = eqx.tree_at(lambda c: c.dt, new, proposal)
-        stuck = ~good & (dt <= 16 * eps * jnp.maximum(jnp.abs(end), 1e-3))
+        # Relative to the time reached, not to the end: a stiff start needs steps far below eps * end.
+        stuck = ~good & (dt <= 16 * eps * jnp.maximum(time, 1e-4 * end))
         cause = jnp.where(status == codes.OK, codes.STEP_UNDERFLOW, status)
         new = select(stuck, fail(new, cause.astype(jnp.int32)), new)
         time = jnp.where(good, jnp.where(last, end, time + dt), time)

@@ -13,14 +13,15 @@ NON_FINITE = 8
 MESSAGES = {
     OK: "completed",
     OUTER_SOLVE: "the outer solve left a relative residual above its tolerance: use float64, or a larger lam",
-    NO_INTERPOLANT: "lam = 0 asks for an interpolant and none exists: the data are not in the range of the features. "
-    "Use lam > 0, more particles or fewer data",
+    NO_INTERPOLANT: "lam = 0 asks for an interpolant and none exists: the data are not in the range of the "
+    "features. Use lam > 0, more particles or fewer data",
     NEGATIVE_MASS: "a step made a cell or particle mass negative: use a smaller step, or stepper=None",
     STEP_UNDERFLOW: "the adaptive step became too small: the tolerance is below what the dtype resolves, "
     "or the solution is singular",
     STEP_BUDGET: "max_steps was used up between two saved times: raise max_steps or loosen the tolerance",
     NOT_CONVERGED: "the nonlinear equation of an implicit step did not converge: use a smaller step",
-    CFL: "the fixed step violates the transport limit dt * max|v| <= cell size / 2: use a smaller step, or stepper=None",
+    CFL: "the fixed step violates the transport limit dt * max|v| <= cell size / 2: use a smaller step, or "
+    "stepper=None",
     NON_FINITE: "the state became NaN or infinite: the step is too large for the stiffness (stable below 2 / the "
     "largest rate), or the data are not finite",
 }

@@ -2,7 +2,6 @@
 
 import os
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
@@ -16,7 +15,6 @@ import numpy as np
 from jax.extend.core import Literal, jaxpr_as_fun
 from jaxtyping import Array
 
-from mfjax import status as codes
 from mfjax._arrays import count
 from mfjax.driver import SOLO, Program, drive, progress_bar
 from mfjax.io import (
@@ -26,63 +24,13 @@ from mfjax.io import (
     fingerprint,
     read_arrays,
     write_arrays,
-    write_dataset,
 )
-from mfjax.run import RECORDED, Run, assemble, measure_arrays, named_leaves
+from mfjax.run import Run, assemble
 from mfjax.simulate import Simulation, advance, begin
-from mfjax.status import SimulationError
+from mfjax.table import Table as Table
+from mfjax.table import is_numeric, report, tabulate
 
 METHODS = ("auto", "loop", "vmap")
-
-
-class Table(eqx.Module):
-    """The results of a sweep: `values` maps names to arrays whose leading axes are the sweep's axes.
-
-    For a sweep of simulations there are the observables (..., S, ...) with `status` (..., S), `times` (..., S),
-    and the final measure (`final_points`, `final_weights`, marks; narrower cells padded by NaN points of zero
-    mass). `failed` lists the cells that stopped early.
-    """
-
-    axes: dict[str, tuple]
-    values: dict[str, Any]
-    result_axes: dict[str, tuple[str, ...]] = eqx.field(static=True)
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self.values:
-            raise ValueError(f"no result {name!r}; there are {', '.join(sorted(self.values))}")
-        return self.values[name]
-
-    @property
-    def failed(self) -> list[tuple[dict[str, Any], str]]:
-        """(cell, cause) for every cell that stopped early."""
-        if "status" not in self.values:
-            return []
-        status = np.asarray(self.values["status"])
-        status = status.reshape(*[len(v) for v in self.axes.values()], -1).max(axis=-1)
-        found = []
-        for index in np.argwhere(status != codes.OK):
-            cell = {name: values[i] for (name, values), i in zip(self.axes.items(), index, strict=True)}
-            found.append((cell, codes.describe(int(status[tuple(index)]))))
-        return found
-
-    def to_xarray(self) -> Any:
-        """The table as an `xarray.Dataset`, the sweep's axes as labelled dimensions."""
-        import xarray as xr
-
-        variables = {}
-        for name, value in self.values.items():
-            text = {"long_name": RECORDED[name]} if name in RECORDED else {}
-            variables[name] = ((*self.axes, *self.result_axes[name]), np.asarray(value), text)
-        return xr.Dataset(variables, coords={name: _labels(values) for name, values in self.axes.items()})
-
-    def save(self, path: str | Path) -> Path:
-        """Write the table as one netCDF file."""
-        return write_dataset(self.to_xarray(), path)
-
-
-def _labels(values: tuple) -> list:
-    """Coordinates that a file can hold: numbers, or text."""
-    return list(values) if _numeric(values) else [v if isinstance(v, str) else str(v) for v in values]
 
 
 def sweep(
@@ -114,8 +62,8 @@ def sweep(
     - `throw`: whether a failed cell raises at the end; otherwise it warns, the cell's results are NaN from
       its failure on, and the other cells are untouched.
 
-    **Raises** `ValueError` for empty axes, unknown methods, and results whose shapes differ between cells. Range
-    checks (lam < 0) see structural values only: a traced number out of range shows in the cell's status.
+    **Raises** `ValueError` for empty axes, unknown methods, and results whose shapes differ between cells.
+    Range checks (lam < 0) see structural values only: a traced number out of range shows in the status.
 
     >>> import mfjax as mf
     >>> table = mf.sweep(lambda lam, seed: lam + seed, lam=[0.5, 1.0], seed=range(3))
@@ -144,7 +92,7 @@ def sweep(
         manifest = {"axes": labels, "static": sorted(static), "environment": environment()}
         free = method == "auto" and batch_size is None
         layout = SweepDirectory(path).open(manifest, resume, layout, free)
-    traced = [n for n, v in axes.items() if n not in static and n != "width" and _numeric(v)]
+    traced = [n for n, v in axes.items() if n not in static and n != "width" and is_numeric(v)]
     fixed = [n for n in axes if n not in traced]
     options = layout | {"workers": workers, "resume": resume, "progress": progress}
     cells: dict[tuple, Any] = {}
@@ -159,10 +107,10 @@ def sweep(
         for index, result in zip(indices, results, strict=True):
             where = dict(zip(fixed, bucket, strict=True)) | dict(zip(traced, index, strict=True))
             cells[tuple(where[n] for n in axes)] = result
-    table = _tabulate(axes, cells)
+    table = tabulate(axes, cells)
     if path is not None:
         table.save(Path(path) / "results.nc")
-    _report(table, throw)
+    report(table, throw)
     return table
 
 
@@ -180,13 +128,9 @@ def _checked_axes(axes: Mapping[str, Sequence[Any]]) -> dict[str, tuple]:
         same = [v if isinstance(v, (bool, int, float, str)) else id(v) for v in checked[name]]
         if len(set(same)) != len(same):
             raise ValueError(f"the axis {name} repeats a value: {checked[name]}")
-        if _numeric(checked[name]) and not np.all(np.isfinite(checked[name])):
+        if is_numeric(checked[name]) and not np.all(np.isfinite(checked[name])):
             raise ValueError(f"the axis {name} must be finite, got {checked[name]}")
     return checked
-
-
-def _numeric(values: tuple) -> bool:
-    return all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
 
 
 class _Traced(eqx.Module):
@@ -273,12 +217,17 @@ def _bucket(
 
 
 def _in_threads(one: Callable[[Any], Any], items: Sequence[Any], workers: int | None) -> list[Any]:
-    """`one` of every item, several at a time; the first alone, whose compiled program the others then share."""
+    """`one` of every item, several at a time; the first alone: the others then share its program."""
     if workers is None:
         workers = min(os.cpu_count() or 1, 4) if jax.default_backend() == "cpu" else 1
     first = [one(items[0])]
     with ThreadPoolExecutor(workers) as pool:
-        return first + list(pool.map(one, items[1:]))
+        try:
+            return first + list(pool.map(one, items[1:]))
+        except BaseException:
+            # An interrupt must not wait for the cells that are still queued.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _evaluate(traced: _Traced, columns, groups, place, workers, resume, progress) -> list[Any]:
@@ -349,73 +298,3 @@ def _vmapped(traced: _Traced) -> Program:
         return jax.vmap(one, in_axes=(axes, 0))(batch, carry)
 
     return Program(eqx.filter_jit(start), eqx.filter_jit(go), 1)
-
-
-def _tabulate(axes: dict[str, tuple], cells: dict[tuple, Any]) -> Table:
-    shape = tuple(len(v) for v in axes.values())
-    rows = {index: _row(result) for index, result in cells.items()}
-    first = rows[(0,) * len(shape)]
-    values, labels = {}, {}
-    for name, (_, names) in first.items():
-        if name in axes:
-            raise ValueError(f"{name!r} names both an axis and a result: rename the axis")
-        padded = name.startswith("final_")
-        columns = {}
-        for index, row in rows.items():
-            if name not in row:
-                raise ValueError(
-                    f"cell {index} has no result {name!r}; every cell must return the same names"
-                )
-            columns[index] = np.asarray(row[name][0])
-        widest = max(a.shape[0] for a in columns.values()) if padded else None
-        fill = 0.0 if name == "final_weights" else np.nan
-        stacked = None
-        for index, value in columns.items():
-            if padded and value.shape[0] < widest:
-                value = np.pad(
-                    value, [(0, widest - len(value))] + [(0, 0)] * (value.ndim - 1), constant_values=fill
-                )
-            if stacked is None:
-                stacked = np.empty(shape + value.shape, value.dtype)
-            if value.shape != stacked.shape[len(shape) :]:
-                raise ValueError(
-                    f"the result {name!r} has shape {value.shape} in cell {index} and "
-                    f"{stacked.shape[len(shape) :]} in the first; every cell must return the same shapes"
-                )
-            stacked[index] = value
-        values[name], labels[name] = stacked, names
-    return Table(axes, values, labels)
-
-
-def _row(result: Any) -> dict[str, tuple[Any, tuple[str, ...]]]:
-    """name -> (array, labels of its axes) for the result of one cell."""
-    if isinstance(result, Run):
-        row = {"times": (result.times, ("save",))}
-        for name, value in result.observables.items():
-            for suffix, leaf in named_leaves(value):
-                rest = tuple(f"{name}{suffix}_{i}" for i in range(np.ndim(leaf) - 1))
-                row[name + suffix] = (leaf, ("save", *rest))
-        for name, value, names in measure_arrays(result.final):
-            row[f"final_{name}"] = (value, names)
-        return row
-    leaves = named_leaves(result)
-    if not leaves:
-        raise ValueError("fn must return arrays or a Simulation, got nothing")
-    row = {}
-    for suffix, leaf in leaves:
-        name = suffix.strip("_") or "value"
-        row[name] = (leaf, tuple(f"{name}_{i}" for i in range(np.ndim(leaf))))
-    return row
-
-
-def _report(table: Table, throw: bool) -> None:
-    failed = table.failed
-    if not failed:
-        return
-    total = int(np.prod([len(v) for v in table.axes.values()]))
-    cell, cause = failed[0]
-    where = ", ".join(f"{name} = {value}" for name, value in cell.items())
-    message = f"{len(failed)} of {total} cells stopped early; the first, {where}: {cause}"
-    if throw:
-        raise SimulationError(message, table)
-    warnings.warn(message, RuntimeWarning, stacklevel=3)

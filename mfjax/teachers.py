@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Complex, Float, Key
+from jaxtyping import Array, Complex, Float, Key, ScalarLike
 
 from mfjax._arrays import as_floats, count, inner, is_traced, scalar
 from mfjax.domains import Domain, Sphere, Torus
@@ -152,7 +152,7 @@ class CircleTeacher(Teacher):
     masses: Float[Array, " C"]
     domain: Sphere
 
-    def __init__(self, gamma: float = 100.0, *, centers=(0.0, 0.4 * np.pi), masses=(2 / 3, 1 / 3)):
+    def __init__(self, gamma: ScalarLike = 100.0, *, centers=(0.0, 0.4 * np.pi), masses=(2 / 3, 1 / 3)):
         self.gamma = scalar(gamma, "gamma", minimum=0.0)
         self.centers = jnp.atleast_1d(as_floats(np.asarray(centers), "centers"))
         self.masses = _mixture(np.asarray(masses), self.centers.size)
@@ -190,7 +190,7 @@ class TorusTeacher(Teacher):
     masses: Float[Array, " C"]
     domain: Torus
 
-    def __init__(self, gamma: float = 100.0, *, centers=((-1.0, 0.0), (1.0, 1.0)), masses=(0.5, 0.5)):
+    def __init__(self, gamma: ScalarLike = 100.0, *, centers=((-1.0, 0.0), (1.0, 1.0)), masses=(0.5, 0.5)):
         self.gamma = concentration(gamma)
         self.centers = as_floats(np.asarray(centers), "centers")
         if self.centers.ndim != 2 or self.centers.shape[1] != 2:

@@ -46,6 +46,11 @@ class Entropy(InternalEnergy):
     def validate(self, mu, domain=None):
         """Valid on every measure: on particles it is noise."""
 
+    def first_variation(self, mu, solution=None):
+        if isinstance(mu, Grid):
+            return super().first_variation(mu, solution)
+        return jnp.zeros((mu.size,), mu.dtype)
+
     def solve(self, mu, carry=None):
         if isinstance(mu, Grid):
             return super().solve(mu, carry)

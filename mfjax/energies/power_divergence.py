@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._arrays import as_floats, is_traced, scalar
 from mfjax.energies.internal import InternalEnergy
@@ -37,7 +37,7 @@ class PowerDivergence(InternalEnergy):
     order: Float[Array, ""]
     scale: Float[Array, ""]
 
-    def __init__(self, target: Any, order: float = 2.0, scale: float = 1.0):
+    def __init__(self, target: Any, order: ScalarLike = 2.0, scale: ScalarLike = 1.0):
         if not (callable(target) or isinstance(target, Grid)):
             raise ValueError(
                 f"target must be a Grid or a density of one point, got {type(target).__name__}"

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._arrays import as_floats, finite, inner, is_traced, scalar
 from mfjax.energies.base import Energy, Solution
@@ -92,7 +92,7 @@ class ReducedRisk(Energy):
         features: FeatureMap,
         x,
         y,
-        lam: float,
+        lam: ScalarLike,
         regularizer: Regularizer | None = None,
         *,
         data_weights=None,

@@ -3,7 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._arrays import inner, scalar
 from mfjax.energies.base import Energy, Solution
@@ -25,7 +25,7 @@ class Risk(Energy):
     data: Data
     lam: Float[Array, ""]
 
-    def __init__(self, features: FeatureMap, x, y, lam: float = 0.0, *, data_weights=None):
+    def __init__(self, features: FeatureMap, x, y, lam: ScalarLike = 0.0, *, data_weights=None):
         self.features = features
         self.data = Data(x, y, data_weights)
         self.lam = scalar(lam, "lam", minimum=0.0)

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._arrays import inner, scalar
 from mfjax.domains import Domain
@@ -24,7 +24,8 @@ class TwoTimescale(Flow):
 
     One `Euler(tau)` step is the algorithm (III.44) of the thesis, both updates from the old state, with
     gamma = eta / (M tau); the published eta = lam M is `rate = lam / tau`. It is stable only for
-    eta < 2 lam M / (lambda_max(K) + lam), that is rate * tau < 2 lam / (lambda_max(K) + lam).
+    eta < 2 lam M / (lambda_max(K) + lam), that is rate * tau < 2 lam / (lambda_max(K) + lam). This bounds the outer
+    weights alone: for small lam the coupled steps can ask for a smaller tau still.
 
     The mark "u" starts at the exact minimiser for the initial features unless the measure brings one.
     """
@@ -33,7 +34,7 @@ class TwoTimescale(Flow):
     domain: Domain
     gamma: Float[Array, ""]
 
-    def __init__(self, energy: ReducedRisk, domain: Domain, rate: float):
+    def __init__(self, energy: ReducedRisk, domain: Domain, rate: ScalarLike):
         if not isinstance(energy, ReducedRisk):
             raise ValueError(
                 f"TwoTimescale needs a ReducedRisk, got {type(energy).__name__}"

@@ -6,9 +6,9 @@ mass by transport (`transport`), internal energies by diffusion (`diffusion`), w
 """
 
 from mfjax.grids.diffusion import diffusion_rate as diffusion_rate
+from mfjax.grids.linear import ShiftedStiffness as ShiftedStiffness
+from mfjax.grids.transport import transport_rate as transport_rate
 from mfjax.grids.wasserstein import evaluate as evaluate
 from mfjax.grids.wasserstein import internal_parts as internal_parts
 from mfjax.grids.wasserstein import transport_part as transport_part
 from mfjax.grids.wasserstein import validate as validate
-from mfjax.grids.linear import ShiftedStiffness as ShiftedStiffness
-from mfjax.grids.transport import transport_rate as transport_rate

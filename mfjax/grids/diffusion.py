@@ -40,9 +40,7 @@ def stiffness(conductances: Conductance, values: Float[Array, " K"]) -> Float[Ar
     return total.ravel()
 
 
-def pressure_and_slope(
-    energy: InternalEnergy, mu: Grid
-) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
+def pressure_and_slope(energy: InternalEnergy, mu: Grid) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
     """The pressure in each cell and its derivative with respect to the mass of the cell."""
     pressure = lambda density: energy.pressure(density, mu.points)
     value, derivative = jax.jvp(pressure, (mu.density,), (jnp.ones_like(mu.density),))

@@ -25,7 +25,8 @@ class ShiftedStiffness(eqx.Module):
     energy) or BiCGStab (several), preconditioned by the diagonal, to a relative residual of `tolerance`;
     about sqrt(condition number) iterations of cost O(K).
 
-    The solution is returned in the form b - tau L s x, so that its sum is that of b to rounding.
+    The sum of a solution is that of the right-hand side; what the solver misses of it is spread
+    in proportion to |x|.
     """
 
     conductances: tuple[Conductance, ...]
@@ -56,16 +57,20 @@ class ShiftedStiffness(eqx.Module):
 
     def __call__(self, x: Float[Array, " K"]) -> Float[Array, " K"]:
         """A x."""
-        return x + self.tau * self._flow(x)
+        pairs = zip(self.conductances, self.slopes, strict=True)
+        return x + self.tau * sum(stiffness(through, s * x) for through, s in pairs)
 
     def solve(self, b: Float[Array, " K"]) -> Float[Array, " K"]:
         """A^{-1} b."""
         x = self._banded(b) if self.banded else self._iterative(b)
-        return b - self.tau * self._flow(x)
+        return with_sum_of(x, b)
 
-    def _flow(self, x: Array) -> Array:
-        pairs = zip(self.conductances, self.slopes, strict=True)
-        return sum(stiffness(through, s * x) for through, s in pairs)
+    def failed(self, x: Float[Array, " K"], b: Float[Array, " K"]) -> Array:
+        """Whether an iterative solve stopped far from its tolerance; a direct one does not fail."""
+        if self.banded:
+            return jnp.asarray(False)
+        misfit, size = jnp.sum(jnp.abs(b - self(x))), jnp.sum(jnp.abs(b))
+        return misfit > 1000 * self.tolerance * size
 
     def _bands(self) -> tuple[Array, Array, Array]:
         """Lower, main and upper diagonal; entry 0 of the lower one couples cells 0 and K - 1."""
@@ -104,7 +109,7 @@ class ShiftedStiffness(eqx.Module):
 
     def _iterative(self, b: Array) -> Array:
         inverse = 1 / self._diagonal()
-        options = dict(tol=self.tolerance, maxiter=ITERATIONS, M=partial(jnp.multiply, inverse))
+        options = {"tol": self.tolerance, "maxiter": ITERATIONS, "M": partial(jnp.multiply, inverse)}
         if len(self.slopes) > 1:
             return bicgstab(self, b, **options)[0]
         # x = y / root, with (I + tau root L root) y = root b symmetric.
@@ -112,6 +117,13 @@ class ShiftedStiffness(eqx.Module):
         symmetric = lambda y: y + self.tau * root * stiffness(self.conductances[0], root * y)
         y, _ = cg(symmetric, root * b, **options)
         return b - self.tau * stiffness(self.conductances[0], root * y)
+
+
+def with_sum_of(x: Float[Array, " K"], b: Float[Array, " K"] | float) -> Float[Array, " K"]:
+    """`x` with the sum of `b`, the difference spread in proportion to |x|, so that zeros stay zero."""
+    share = jnp.abs(x)
+    total = jnp.sum(share)
+    return x + share * (jnp.sum(b - x) / jnp.where(total > 0, total, 1))
 
 
 def _tridiagonal(lower: Array, diagonal: Array, upper: Array, b: Array) -> Array:

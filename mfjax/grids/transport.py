@@ -26,9 +26,7 @@ def face_velocity(potential: Float[Array, " K"], mu: Grid, axis: int) -> Array:
     return -jump(cells(potential, mu), mu, axis) / mu.spacing[axis]
 
 
-def transport_rate(
-    mu: Grid, potential: Float[Array, " K"]
-) -> tuple[Float[Array, " K"], Float[Array, ""]]:
+def transport_rate(mu: Grid, potential: Float[Array, " K"]) -> tuple[Float[Array, " K"], Float[Array, ""]]:
     """(mass rates, longest positive step) of d_t rho = div(rho grad V), V given at the cell centres.
 
     Each face carries the upwind one of the two densities reconstructed at it. Explicit Euler keeps every

@@ -52,7 +52,8 @@ def as_measure(target: Any, domain: Domain | None, cells: int | None) -> Measure
 def check_dimension(mu: Measure, ambient: int) -> None:
     """**Raises** `ValueError` if the points of `mu` do not have `ambient` coordinates."""
     if mu.points.shape[-1] != ambient:
-        raise ValueError(f"the target has points of dimension {ambient} and the measure {mu.points.shape[-1]}")
+        have = mu.points.shape[-1]
+        raise ValueError(f"the target has points of dimension {ambient} and the measure {have}")
 
 
 def on_unit_circle(points: Array) -> bool:

@@ -28,13 +28,14 @@ class _Divergence(Observable):
         """The masses of the measure and of the target, cell by cell."""
         if not isinstance(mu, Grid):
             raise ValueError(
-                f"{type(self).__name__} is a function of the density and has no value on {type(mu).__name__}: "
-                "use a Grid, or an explicit density estimate"
+                f"{type(self).__name__} is a function of the density and has no value on "
+                f"{type(mu).__name__}: use a Grid, or an explicit density estimate"
             )
         if isinstance(self.target, Grid):
             if self.target.shape != mu.shape:
                 raise ValueError(
-                    f"the target lives on {self.target.shape} cells and the measure on {mu.shape}; use one grid"
+                    f"the target lives on {self.target.shape} cells and the measure on {mu.shape}; "
+                    "use one grid"
                 )
             return mu.weights, self.target.weights.astype(mu.dtype)
         values = jax.vmap(self.target)(mu.points)

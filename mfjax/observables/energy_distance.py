@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfjax._arrays import inner, safe_norm
+from mfjax._arrays import safe_norm
 from mfjax.domains import Domain, Euclidean, Sphere, Torus
 from mfjax.flows.base import Flow
 from mfjax.measures import Measure
@@ -122,12 +122,17 @@ class EnergyDistance(Observable):
     def _mean_distance(self, mu: Measure, nu: Measure) -> Float[Array, ""]:
         """int int |x - y| dmu(x) dnu(y), a block of rows at a time, in the dtype of `mu`."""
         x, y = mu.points, nu.points.astype(mu.dtype)
+        vector = lambda a, b: a - b
         if self.metric == "wrapped":
             vector = self.domain.displacement
-        else:
-            vector = lambda a, b: a - b
-            if self.domain is not None:
-                x, y = jax.vmap(self.domain.embed)(x), jax.vmap(self.domain.embed)(y)
+        elif isinstance(self.domain, Torus):
+            # The chord from the difference of coordinates, which is exactly zero for equal points. A
+            # difference of two embeddings need not be (a compiler may round them differently), and
+            # the derivative of its length is then a unit vector of noise.
+            diameter = self.domain.period.astype(mu.dtype) / jnp.pi
+            vector = lambda a, b: diameter * jnp.sin((a - b) / diameter)
+        elif self.domain is not None:
+            x, y = jax.vmap(self.domain.embed)(x), jax.vmap(self.domain.embed)(y)
         weights = nu.weights.astype(mu.dtype)
 
         # Recomputed in reverse mode, which would otherwise keep every block.

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._arrays import as_floats, finite, inner, scalar
 from mfjax.domains import Box, Domain, Euclidean, Sphere, Torus
@@ -38,7 +38,7 @@ class KernelDensity(Observable):
     bandwidth: Float[Array, ""]
     domain: Domain
 
-    def __init__(self, points: Any, bandwidth: float, domain: Domain):
+    def __init__(self, points: Any, bandwidth: ScalarLike, domain: Domain):
         if not isinstance(domain, (Euclidean, Box, Torus)) and not Chart.covers(domain):
             raise ValueError(
                 f"KernelDensity needs Euclidean, Box, Torus or Sphere(1) as domain, got {domain!r}"
@@ -101,7 +101,5 @@ def _wrapped(x: Array, sigma: Array, period: Array) -> Array:
     # Each form is evaluated within its own range only, so that neither overflows in the derivative.
     near, wide = jnp.where(narrow, spread, 0.26), jnp.where(narrow, 0.26, spread)
     images = sum(_gaussian((x + k) / near) for k in range(-2, 3)) / near
-    modes = [
-        jnp.exp(-2 * (jnp.pi * k * wide) ** 2) * jnp.cos(2 * jnp.pi * k * x) for k in range(1, 6)
-    ]
+    modes = [jnp.exp(-2 * (jnp.pi * k * wide) ** 2) * jnp.cos(2 * jnp.pi * k * x) for k in range(1, 6)]
     return jnp.where(narrow, images, 1 + 2 * sum(modes)) / period

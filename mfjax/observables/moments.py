@@ -54,9 +54,9 @@ class FourierModes(Observable):
     **Raises** `ValueError` where there is no circle.
 
     >>> import jax.numpy as jnp, mfjax as mf
-    >>> mu = mf.measures.Particles(jnp.array([[0.25]]))
-    >>> FourierModes(1, mf.domains.Torus(1))(mu).round(3).tolist()
-    [[1.0, 0.0], [0.0, 1.0]]
+    >>> mu = mf.measures.Particles(jnp.array([[0.125]]))
+    >>> FourierModes(2, mf.domains.Torus(1))(mu)[:2].round(3).tolist()
+    [[1.0, 0.0], [0.707..., 0.707...]]
     """
 
     n: int = eqx.field(static=True)

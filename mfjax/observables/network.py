@@ -63,7 +63,9 @@ class Prediction(Observable):
         masses = mu.weights
         if isinstance(energy, ReducedRisk):
             if "u" not in getattr(mu, "marks", {}):
-                raise ValueError("a TwoTimescale network has its outer weights in the mark 'u': none is there")
+                raise ValueError(
+                    "a TwoTimescale network has its outer weights in the mark 'u': none is there"
+                )
             masses = masses * mu.marks["u"]
         return inner(energy.features.matrix(mu.points, x), masses)
 

@@ -15,6 +15,19 @@ def _sorted(positions: Array, masses: Array) -> tuple[Array, Array]:
     return jax.lax.sort((positions, masses), num_keys=1, is_stable=False)
 
 
+def _ranked(positions: Array, masses: Array) -> tuple[Array, ...]:
+    """Sorted positions and masses, where they came from, and how many positions lie left (right) of each.
+
+    Everything that compares positions uses the sorted copy: a compiler may evaluate a position twice, with
+    two roundings, and a point would then push itself.
+    """
+    index = jnp.arange(positions.shape[0])
+    order, masses, index = jax.lax.sort((positions, masses, index), num_keys=1, is_stable=False)
+    left = jnp.searchsorted(order, order, side="left")
+    right = jnp.searchsorted(order, order, side="right")
+    return order, masses, index, left, right
+
+
 def _before(values: Array) -> Array:
     """Sums of the first 0, 1, ..., n values."""
     return jnp.concatenate([jnp.zeros_like(values[:1]), jnp.cumsum(values)])
@@ -47,15 +60,13 @@ def _line_energy(positions: Float[Array, " K"], masses: Float[Array, " K"]) -> F
 
 
 def _line_potential(positions, masses):
-    order, sorted_masses = _sorted(positions, masses)
-    before = _before(sorted_masses)
+    order, masses, index, left, right = _ranked(positions, masses)
+    before = _before(masses)
     total = before[-1]
     steps = jnp.diff(order) * (2 * before[1:-1] - total)
-    first = jnp.sum(sorted_masses * (order - order[0]))
-    potential = first + _before(steps)
-    left = jnp.searchsorted(order, positions, side="left")
-    right = jnp.searchsorted(order, positions, side="right")
-    return potential[left], before[left] + before[right] - total
+    potential = jnp.sum(masses * (order - order[0])) + _before(steps)
+    slope = before[left] + before[right] - total
+    return jnp.zeros_like(potential).at[index].set(potential), jnp.zeros_like(slope).at[index].set(slope)
 
 
 def _circle_energy(angles: Float[Array, " K"], masses: Float[Array, " K"]) -> Float[Array, ""]:
@@ -78,15 +89,13 @@ def _circle_energy(angles: Float[Array, " K"], masses: Float[Array, " K"]) -> Fl
 
 
 def _circle_potential(angles, masses):
-    order, sorted_masses = _sorted(angles, masses)
-    cosine = _before(sorted_masses * jnp.cos(order / 2))
-    sine = _before(sorted_masses * jnp.sin(order / 2))
-    left = jnp.searchsorted(order, angles, side="left")
-    right = jnp.searchsorted(order, angles, side="right")
+    order, masses, index, left, right = _ranked(angles, masses)
+    c, s = jnp.cos(order / 2), jnp.sin(order / 2)
+    cosine, sine = _before(masses * c), _before(masses * s)
     p = cosine[left] + cosine[right] - cosine[-1]
     q = sine[left] + sine[right] - sine[-1]
-    c, s = jnp.cos(angles / 2), jnp.sin(angles / 2)
-    return 2 * (p * s - q * c), p * c + q * s
+    potential, slope = 2 * (p * s - q * c), p * c + q * s
+    return jnp.zeros_like(potential).at[index].set(potential), jnp.zeros_like(slope).at[index].set(slope)
 
 
 line_energy = _with_derivative(_line_energy, _line_potential)

@@ -72,8 +72,8 @@ class Wasserstein1D(Observable):
             domain = Sphere(1)
         elif domain is None:
             raise ValueError(
-                f"target points of dimension {measure.points.shape[-1]} lie neither on a line nor on the unit "
-                "circle: pass domain="
+                f"target points of dimension {measure.points.shape[-1]} lie neither on a line nor on the "
+                "unit circle: pass domain="
             )
         self.chart = Chart(domain)
         coordinates = self.chart.coordinates(measure.points)
@@ -117,38 +117,46 @@ def _median(values: Array, weights: Array) -> Array:
 def _levels(masses: Array) -> Array:
     """Cumulative masses, of which the last is exactly one."""
     levels = jnp.cumsum(masses)
-    return levels / levels[-1]
+    # Compiled division need not give one for equal numbers.
+    levels = (levels / levels[-1]).at[-1].set(1)
+    return jnp.where(levels < 1, levels, 1)
 
 
-def _atom(levels: Array, s: Array) -> tuple[Array, Array]:
-    """Which atom carries the mass level `s` of the periodic extension, and in which turn."""
-    turn = jnp.floor(s)
-    index = jnp.searchsorted(levels, s - turn)
-    return jnp.minimum(index, levels.shape[0] - 1), turn
+def _unrolled(positions: Array, levels: Array, length: Array) -> tuple[Array, Array]:
+    """Atoms and levels over the turns -2, ..., 2, which cover every level met below.
+
+    With one index into this list a level that lies on a turn, up to rounding, never gets the atom of one
+    side of it and the turn of the other.
+    """
+    turns = jnp.arange(-2, 3, dtype=levels.dtype)[:, None]
+    return (positions + turns * length).ravel(), (levels + turns).ravel()
+
+
+def _at(levels: Array, s: Array) -> Array:
+    """The index of the atom that carries the mass level `s`."""
+    return jnp.minimum(jnp.searchsorted(levels, s), levels.shape[0] - 1)
 
 
 def _cost(x, source, y, target, shift, length) -> Array:
     """int over [0, 1] of |X(s) - Y(s - shift)|^2 for quantile functions of sorted atoms."""
     moved = target + shift
-    # The level 1 stays 1 on a line: a whole turn is removed only above it.
     moved = moved - (jnp.ceil(moved) - 1)
     cuts = jnp.sort(jnp.concatenate([source, moved]))
     pieces = jnp.diff(cuts, prepend=jnp.zeros_like(cuts[:1]))
     middle = cuts - 0.5 * pieces
-    i, _ = _atom(source, middle)
-    j, turn = _atom(target, middle - shift)
-    gap = x[i] - y[j] - turn * length
+    there, levels = _unrolled(y, target, length)
+    gap = x[_at(source, middle)] - there[_at(levels, middle - shift)]
     return jnp.sum(pieces * gap * gap)
 
 
 def _best_shift(x, source, y, target, length) -> Array:
     """The shift of mass levels of least cost."""
     beyond = jnp.append(y[1:], y[0] + length)
+    here, levels = _unrolled(x, source, length)
 
     def decreasing(shift):
         # The cost changes only where a jump of Y moves along X.
-        i, turn = _atom(source, target + shift)
-        at = x[i] + turn * length
+        at = here[_at(levels, target + shift)]
         return jnp.sum((beyond - y) * (2 * at - y - beyond)) < 0
 
     def halve(_, bracket):
@@ -163,10 +171,9 @@ def _best_shift(x, source, y, target, length) -> Array:
     low, high = jax.lax.fori_loop(0, halvings, halve, bracket)
     # The minimiser is a breakpoint, a level of X minus a level of Y: written so, it has the right
     # derivative in the masses.
-    crossing = target + 0.5 * (low + high)
-    index, turn = _atom(source, crossing)
-    below = jnp.where(index > 0, source[index - 1], 0)
-    rest = crossing - turn
-    nearest = jnp.where(source[index] - rest < rest - below, source[index], below)
-    best = jnp.argmin(jnp.abs(nearest - rest))
-    return nearest[best] + turn[best] - target[best]
+    shift = 0.5 * (low + high)
+    crossing = target + shift
+    above = _at(levels, crossing)
+    up, down = levels[above] - crossing, levels[jnp.maximum(above - 1, 0)] - crossing
+    nearest = jnp.where(jnp.abs(up) < jnp.abs(down), up, down)
+    return shift + nearest[jnp.argmin(jnp.abs(nearest))]

@@ -95,7 +95,8 @@ class Cholesky(OuterSolver):
     def solve(self, problem: OuterProblem, carry: Any = None) -> OuterSolution:
         if not isinstance(problem.regularizer, Quadratic):
             raise ValueError(
-                f"Cholesky needs the regularizer Quadratic, got {type(problem.regularizer).__name__}; use Newton"
+                f"Cholesky needs the regularizer Quadratic, got {type(problem.regularizer).__name__}; "
+                "use Newton"
             )
         # With v = u - c the problem is a plain ridge regression of the centred target.
         alpha = ridge_solve(

@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 
 from mfjax import status as codes
 from mfjax._arrays import count, inner, safe_sqrt, scalar
-from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver, tolerance
-from mfjax.outer.newton import descend, implicit_root, relative, ridge_start
+from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver, graded, relative, tolerance
+from mfjax.outer.newton import descend, implicit_root, ridge_start
 from mfjax.regularizers import Quadratic
 
 
@@ -50,6 +50,7 @@ class MinimumNorm(OuterSolver):
         if self.rank_tolerance is not None:
             scalar(self.rank_tolerance, "rank_tolerance", minimum=0.0)
 
+    @eqx.filter_jit
     def solve(self, problem: OuterProblem, carry: Any = None) -> OuterSolution:
         # The coordinates are data of the solver: the derivative is that of the conditions at the optimum.
         basis, sizes, kept = jax.lax.stop_gradient(self._span(problem))
@@ -62,10 +63,9 @@ class MinimumNorm(OuterSolver):
         limit = tolerance(alpha.dtype, self.tolerance)
         misfit = relative(problem.target - inside(problem.target), problem.target)
         residual = problem.residual(alpha)
-        # Written so that NaN is a failure.
-        status = jnp.where(residual <= limit, codes.OK, codes.OUTER_SOLVE)
-        status = jnp.where(misfit <= limit, status, codes.NO_INTERPOLANT)
-        return OuterSolution(alpha, residual, status.astype(jnp.int32), carry)
+        exists = graded(misfit, limit, codes.NO_INTERPOLANT)
+        solved = graded(residual, jnp.maximum(limit, problem.unresolved(alpha)), codes.OUTER_SOLVE)
+        return OuterSolution(alpha, residual, jnp.maximum(exists, solved), carry)
 
     def _span(self, problem: OuterProblem) -> tuple[Array, Array, Array]:
         """(U, S with 1 in place of cut values, which are kept)."""

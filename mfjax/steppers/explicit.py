@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._arrays import safe_sqrt, scalar
 from mfjax.flows.base import State
@@ -56,7 +56,7 @@ class _Fixed(Stepper):
     tableau: ClassVar[Tableau]
     dt: Float[Array, ""]
 
-    def __init__(self, dt: float):
+    def __init__(self, dt: ScalarLike):
         self.dt = step_size(dt)
 
     def step(self, flow, state, evaluation, dt, key, memory) -> Step:
@@ -104,7 +104,7 @@ class Adaptive(Stepper):
     rtol: Float[Array, ""]
     atol: Float[Array, ""]
 
-    def __init__(self, rtol: float = 1e-5, atol: float = 1e-8):
+    def __init__(self, rtol: ScalarLike = 1e-5, atol: ScalarLike = 1e-8):
         self.dt = None
         self.rtol = scalar(rtol, "rtol", above=0)
         self.atol = scalar(atol, "atol", minimum=0)

@@ -5,7 +5,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._arrays import safe_sqrt
 from mfjax.measures import Particles
@@ -24,7 +24,7 @@ class EulerMaruyama(Stepper):
     noisy: ClassVar[bool] = True
     dt: Float[Array, ""]
 
-    def __init__(self, dt: float):
+    def __init__(self, dt: ScalarLike):
         self.dt = step_size(dt)
 
     def validate(self, flow, mu):

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._arrays import scalar
 from mfjax.measures import Particles, Tangent
@@ -47,7 +47,7 @@ class Optax(Stepper):
     dt: Float[Array, ""]
     hyperparameters: dict[str, Float[Array, ""]]
 
-    def __init__(self, transformation: Any, dt: float, **hyperparameters: Any):
+    def __init__(self, transformation: Any, dt: ScalarLike, **hyperparameters: Any):
         self.transformation = transformation
         self.dt = step_size(dt)
         self.hyperparameters = {name: scalar(value, name) for name, value in hyperparameters.items()}

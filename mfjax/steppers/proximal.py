@@ -1,17 +1,18 @@
 """The minimising movement (JKO) scheme on particles: implicit Euler in Lagrangian form."""
 
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.scipy.sparse.linalg import gmres
-from jaxtyping import Array, Float, Int
+from jax.scipy.sparse.linalg import bicgstab
+from jaxtyping import Array, Float, Int, ScalarLike
 
 from mfjax import status as codes
 from mfjax._arrays import count, scalar
-from mfjax.domains import Box, Sphere
+from mfjax.domains import Box, Domain, Sphere
+from mfjax.energies.base import Energy
 from mfjax.flows.wasserstein import Wasserstein
 from mfjax.measures import Particles, Tangent
 from mfjax.steppers.base import Step, Stepper, settle, step_size
@@ -23,16 +24,18 @@ class Proximal(Stepper):
     """x^{k+1} = argmin over x of F(x) + sum_i m_i |v_i|^2 / (2 dt), x_i = retract(x_i^k, v_i).
 
     The minimising movement (24) of the VarPro paper with the coupling that keeps each particle, the
-    optimal one for small dt; its stationarity v_i = -dt (d retract)^T grad V(x_i) is implicit Euler. Solved by
-    Newton's method with conjugate gradients and a line search on the objective, so that each step obeys
-    F(x^{k+1}) + W_2^2(x^k, x^{k+1}) / (2 dt) <= F(x^k); a step that does not, or that is not stationary to
-    `rtol`, reports NOT_CONVERGED. Stable for every dt where F is convex in the points. Order 1.
-    Derivatives, in either mode, are those of the stationarity equation.
+    optimal one for small dt; its stationarity v_i = -dt (d retract)^T grad V(x_i) is implicit Euler.
+    Solved by Newton's method with conjugate gradients and a line search on the objective, so that
+    each step obeys F(x^{k+1}) + W_2^2(x^k, x^{k+1}) / (2 dt) <= F(x^k); a step that does not, or that is
+    not stationary to tolerance or to rounding of F, reports NOT_CONVERGED. Stable for every dt where F
+    is convex in the points. Order 1. First derivatives, in either mode, are those of the stationarity
+    equation; second derivatives are not.
 
     - `dt`: flow time, not limited by stiffness; accuracy asks for dt times the slow rates below 1.
-    - `rtol`: the residual of the stationarity relative to an Euler step, the square root of the machine
-      precision unless given. The slope of a potential made of kinks (ReLU, the energy distance) jumps by the
-      mass of one datum, 1/N: take `rtol` above that.
+    - `rtol`, `atol`: the residual of the stationarity, root mean square over the mass, is at most
+      atol + rtol times an Euler step. Good values: 0 and the square root of the machine precision, the
+      defaults. The slope of a potential made of kinks (ReLU, the energy distance) jumps by the mass of
+      one datum, 1/N: take `atol` above dt times that jump.
     - `max_iterations` Newton steps, each one linearised solve of the energy for every one of at most `krylov`
       conjugate gradients (static).
 
@@ -55,12 +58,22 @@ class Proximal(Stepper):
     order: ClassVar[int] = 1
     dt: Float[Array, ""]
     rtol: Float[Array, ""] | None
+    atol: Float[Array, ""]
     max_iterations: int = eqx.field(static=True)
     krylov: int = eqx.field(static=True)
 
-    def __init__(self, dt: float, *, rtol: float | None = None, max_iterations: int = 50, krylov: int = 50):
+    def __init__(
+        self,
+        dt: ScalarLike,
+        *,
+        rtol: float | None = None,
+        atol: ScalarLike = 0.0,
+        max_iterations: int = 50,
+        krylov: int = 50,
+    ):
         self.dt = step_size(dt)
         self.rtol = None if rtol is None else scalar(rtol, "rtol", above=0)
+        self.atol = scalar(atol, "atol", minimum=0)
         self.max_iterations = count(max_iterations, "max_iterations")
         self.krylov = count(krylov, "krylov")
 
@@ -74,59 +87,78 @@ class Proximal(Stepper):
             raise ValueError("Proximal needs tangent motion: use Sphere(dim) with tangent=True")
 
     def step(self, flow, state, evaluation, dt, key, memory) -> Step:
-        mu, energy, domain = state.measure, flow.energy, flow.domain
+        mu = state.measure
         eps = float(jnp.finfo(mu.dtype).eps)
-        masses = mu.weights[:, None]
-
-        def objective(v):
-            """dt times the objective, and its gradient per unit of mass."""
-            points, pull_back = jax.vjp(lambda w: jax.vmap(domain.retract)(mu.points, w), v)
-            moved = eqx.tree_at(lambda nu: nu.points, mu, points)
-            solution = energy.solve(moved, evaluation.carry)
-            slope = energy.gradient_field(moved, solution)
-            # The faces of a box are left to `admissible`: a clipped point has no slope to pull back.
-            if not isinstance(domain, Box):
-                slope = jax.vmap(domain.project)(mu.points, pull_back(slope)[0])
-            value = dt * solution.value.astype(mu.dtype) + 0.5 * jnp.sum(masses * v * v)
-            return value, jnp.where(masses > 0, v + dt * slope, 0)
-
-        def admissible(v):
-            if not isinstance(domain, Box):
-                return v
-            return jax.vmap(domain.retract)(mu.points, v) - mu.points
-
-        def stationarity(v):
-            return v - admissible(v - objective(v)[1])
-
-        problem = _Problem(objective, admissible, masses / jnp.sum(masses))
+        task = _Task(flow.energy, flow.domain, mu, evaluation.carry, dt)
+        frozen = jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_inexact_array(x) else x, task)
+        problem = _Problem(frozen.objective, frozen.admissible, frozen.masses / jnp.sum(frozen.masses))
         rtol = jnp.asarray(eps**0.5 if self.rtol is None else self.rtol, mu.dtype)
-        floor = 10 * eps * (1 + problem.size(mu.points))
-
-        def solve(_, start):
-            return _newton(problem, start, rtol, floor, self.max_iterations, self.krylov)
-
-        def tangent_solve(linear, b):
-            # Not symmetric where zero masses or active faces leave bare rows.
-            return gmres(linear, b, tol=1e-2 * eps**0.5, restart=self.krylov, maxiter=10)[0]
-
-        v, converged = jax.lax.custom_root(
-            _with_free_rows(stationarity, masses), jnp.zeros_like(mu.points), solve, tangent_solve, has_aux=True
-        )
+        floor = self.atol.astype(mu.dtype) + 10 * eps * (1 + problem.size(mu.points))
+        start = jnp.zeros_like(mu.points)
+        v, converged = _newton(problem, start, rtol, floor, self.max_iterations, self.krylov)
+        v = _differentiable(task, frozen, jax.lax.stop_gradient(v), 10 * self.krylov)
         done = settle(flow, flow.move(state, Tangent(points=v), 1.0))
         before, after = evaluation.energy, done.evaluation.energy
-        transport = jnp.sum(masses * v * v) / (2 * dt)
+        transport = jnp.sum(task.masses * v * v) / (2 * dt)
         decreased = after + transport <= before + 100 * eps * (jnp.abs(before) + jnp.abs(after))
-        status = jnp.where((converged > 0) & decreased, codes.OK, codes.NOT_CONVERGED)
+        status = jnp.where(converged & decreased, codes.OK, codes.NOT_CONVERGED)
         return Step(done.state, done.evaluation, done.error, memory, status.astype(jnp.int32))
 
 
-def _with_free_rows(stationarity: Callable, masses: Array) -> Callable:
-    """The equation v = 0 for particles of zero mass, which the objective does not see."""
-    return lambda v: jnp.where(masses > 0, stationarity(v), v)
+class _Task(eqx.Module):
+    """The minimisation of one step, in the displacements v (M, d) of the particles of `mu`."""
+
+    energy: Energy
+    domain: Domain
+    mu: Particles
+    carry: Any
+    dt: Float[Array, ""]
+
+    @property
+    def masses(self) -> Float[Array, "M 1"]:
+        return self.mu.weights[:, None]
+
+    def objective(self, v: Displacements) -> tuple[Float[Array, ""], Displacements]:
+        """dt times the objective, and its gradient per unit of mass."""
+        start = self.mu.points
+        points, pull_back = jax.vjp(lambda w: jax.vmap(self.domain.retract)(start, w), v)
+        moved = eqx.tree_at(lambda nu: nu.points, self.mu, points)
+        solution = self.energy.solve(moved, self.carry)
+        slope = self.energy.gradient_field(moved, solution)
+        # The faces of a box are left to `admissible`: a clipped point has no slope to pull back.
+        if not isinstance(self.domain, Box):
+            slope = jax.vmap(self.domain.project)(start, pull_back(slope)[0])
+        value = self.dt * solution.value.astype(v.dtype) + 0.5 * jnp.sum(self.masses * v * v)
+        return value, jnp.where(self.masses > 0, v + self.dt * slope, 0)
+
+    def admissible(self, v: Displacements) -> Displacements:
+        """The nearest displacement that stays in the domain."""
+        if not isinstance(self.domain, Box):
+            return v
+        return jax.vmap(self.domain.retract)(self.mu.points, v) - self.mu.points
+
+    def stationarity(self, v: Displacements) -> Displacements:
+        """Zero at the minimiser; v itself for particles of zero mass, which the objective does not see."""
+        residual = v - self.admissible(v - self.objective(v)[1])
+        return jnp.where(self.masses > 0, residual, v)
+
+
+def _differentiable(task: _Task, frozen: _Task, v: Displacements, limit: int) -> Displacements:
+    """`v` unchanged, with the derivative of the root of `task.stationarity`.
+
+    The right side below is zero and carries the derivative of the equation; solving with it costs nothing
+    unless a derivative is asked for. (`custom_root` around an iterative solve has no reverse mode in JAX.)
+    """
+    equation = task.stationarity(v)
+    _, linear = jax.linearize(frozen.stationarity, v)
+    tolerance = 1e-2 * float(jnp.finfo(v.dtype).eps) ** 0.5
+    # Not symmetric in unequal masses, nor where zero masses or active faces leave bare rows.
+    change, _ = bicgstab(linear, jax.lax.stop_gradient(equation) - equation, tol=tolerance, maxiter=limit)
+    return v + change
 
 
 class _Problem(NamedTuple):
-    """`objective(v)` -> (value, gradient); `admissible` projects v; `masses` (M, 1) make the inner product."""
+    """`objective(v)` -> (value, gradient), `admissible` projects v, `masses` (M, 1) sum to one."""
 
     objective: Callable
     admissible: Callable
@@ -145,15 +177,17 @@ class _Iterate(NamedTuple):
     gradient: Displacements
     residual: Float[Array, ""]
     count: Int[Array, ""]
+    flat: Array
 
 
 def _newton(problem: _Problem, start: Displacements, rtol: Array, floor: Array, limit: int, krylov: int):
-    """Projected Newton with an Armijo search: the minimiser, and 1 where its residual met the tolerance."""
+    """Projected Newton with an Armijo search: the minimiser, and whether its residual met the tolerance."""
     eps = float(jnp.finfo(start.dtype).eps)
 
     def iterate(v, count):
         value, gradient = problem.objective(v)
-        return _Iterate(v, value, gradient, problem.size(v - problem.admissible(v - gradient)), count)
+        residual = problem.size(v - problem.admissible(v - gradient))
+        return _Iterate(v, value, gradient, residual, count, jnp.array(False))
 
     begin = iterate(start, jnp.zeros((), jnp.int32))
     target = rtol * begin.residual + floor
@@ -184,13 +218,16 @@ def _newton(problem: _Problem, start: Displacements, rtol: Array, floor: Array, 
         unset = now._replace(value=jnp.full_like(now.value, jnp.inf))
         _, new = jax.lax.while_loop(too_long, lambda trial: attempt(0.5 * trial[0]), (whole, unset))
         better = new.value <= now.value + slack
+        # Rounding hides what is left to gain, and the residual has stopped falling.
+        flat = (-slope <= slack) & ~(new.residual < 0.5 * now.residual)
         # A search that fails ends the iteration.
         stop = now._replace(count=jnp.full_like(now.count, limit))
-        return jax.tree.map(lambda a, b: jnp.where(better, a, b), new, stop)
+        chosen = jax.tree.map(lambda a, b: jnp.where(better, a, b), new, stop)
+        return chosen._replace(flat=flat)
 
-    running = lambda now: (now.residual > target) & (now.count < limit)
+    running = lambda now: (now.residual > target) & (now.count < limit) & ~now.flat
     end = jax.lax.while_loop(running, improve, begin)
-    return end.v, (end.residual <= target).astype(start.dtype)
+    return end.v, ((end.residual <= target) | end.flat)
 
 
 class _Conjugate(NamedTuple):

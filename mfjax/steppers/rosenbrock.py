@@ -6,12 +6,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, ScalarLike
 
+from mfjax import status as codes
 from mfjax._arrays import inner, scalar
 from mfjax.flows.base import State
 from mfjax.grids.diffusion import conductance, pressure_and_slope
-from mfjax.grids.linear import ShiftedStiffness
+from mfjax.grids.linear import ShiftedStiffness, with_sum_of
 from mfjax.grids.wasserstein import internal_parts, transport_part
 from mfjax.measures import Tangent
 from mfjax.steppers.base import Step, Stepper, settle
@@ -25,7 +26,7 @@ class Coefficients(NamedTuple):
     `e` gives the difference to the embedded solution, sum_i e_i u_i.
     """
 
-    gamma: float
+    gamma: ScalarLike
     a: tuple[tuple[float, ...], ...]
     c: tuple[tuple[float, ...], ...]
     m: tuple[float, ...]
@@ -93,7 +94,7 @@ class _LinearlyImplicit(Stepper):
     rtol: Float[Array, ""]
     atol: Float[Array, ""]
 
-    def __init__(self, rtol: float = 1e-6, atol: float = 1e-8):
+    def __init__(self, rtol: ScalarLike = 1e-6, atol: ScalarLike = 1e-8):
         self.dt = None
         self.rtol = scalar(rtol, "rtol", above=0)
         self.atol = scalar(atol, "atol", minimum=0)
@@ -102,15 +103,16 @@ class _LinearlyImplicit(Stepper):
         require_diffusion(self, flow, mu)
 
     def step(self, flow, state, evaluation, dt, key, memory) -> Step:
-        stages, carry = self._stages(flow, state, evaluation, dt)
+        stages, carry, status = self._stages(flow, state, evaluation, dt)
         mu = state.measure
-        new = inner(jnp.asarray(self.coefficients.m, mu.dtype), stages)
-        weights, clipped = _without_negative(mu.weights + new)
+        increment = inner(jnp.asarray(self.coefficients.m, mu.dtype), stages)
+        # Zero up to the rounding of the stages, which would add up over a long run in single precision.
+        weights, clipped = _without_negative(mu.weights + with_sum_of(increment, 0.0))
         defect = jnp.abs(inner(jnp.asarray(self.coefficients.e, mu.dtype), stages)) + clipped
         moved = State(mu.with_weights(weights), carry)
         one = jnp.ones((), mu.dtype)
         error = scaled_error(state, moved, Tangent(weights=defect), one, self.rtol, self.atol)
-        return settle(flow, moved, error=error)
+        return settle(flow, moved, error=error, status=status)
 
     def _stages(self, flow, state, evaluation, dt):
         mu, table = state.measure, self.coefficients
@@ -118,7 +120,9 @@ class _LinearlyImplicit(Stepper):
         conductances = tuple(conductance(part, mu) for part in parts)
         slopes = tuple(pressure_and_slope(energy, mu)[1] for _, energy in parts)
         matrix = ShiftedStiffness(conductances, slopes, table.gamma * dt, mu.periodic)
-        first = matrix.solve(table.gamma * dt * evaluation.tangent.weights)
+        right = table.gamma * dt * evaluation.tangent.weights
+        first = matrix.solve(right)
+        status = jnp.where(matrix.failed(first, right), codes.NOT_CONVERGED, codes.OK)
         stages = jnp.zeros((len(table.m), mu.size), mu.dtype).at[0].set(first)
 
         def stage(loop, row):
@@ -133,7 +137,7 @@ class _LinearlyImplicit(Stepper):
         # A scan, so that the flow is compiled once and not once a stage.
         rows = (jnp.arange(1, len(table.m)), _square(table.a, mu.dtype), _square(table.c, mu.dtype))
         (stages, carry), _ = jax.lax.scan(stage, (stages, evaluation.carry), rows)
-        return stages, carry
+        return stages, carry, status
 
 
 class Rosenbrock(_LinearlyImplicit):
@@ -164,8 +168,8 @@ class Rosenbrock(_LinearlyImplicit):
     >>> circle = mf.domains.Torus(1)
     >>> flow = mf.flows.Wasserstein(mf.energies.Entropy(), circle)
     >>> bump = mf.measures.Grid(circle, 4, [0.7, 0.1, 0.1, 0.1])
-    >>> sim = mf.Simulation(flow, bump, stepper=Rosenbrock(1e-4, 1e-4), t1=1.0)
-    >>> [round(float(w), 3) for w in trajectory(sim)[0].state.measure.weights]
+    >>> run = mf.simulate(flow, bump, stepper=Rosenbrock(1e-4, 1e-4), t1=1.0)
+    >>> [round(float(w), 3) for w in run.final.weights]
     [0.25, 0.25, 0.25, 0.25]
     """
 

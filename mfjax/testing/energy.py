@@ -1,0 +1,116 @@
+"""The generic check of an energy."""
+
+from collections.abc import Sequence
+
+import chex
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Key
+
+from mfjax.energies import Energy, InternalEnergy
+from mfjax.measures import Grid, Measure, Particles
+from mfjax.testing.base import (
+    DIFFERENCE,
+    ROUNDING,
+    Counted,
+    Errors,
+    bar_for,
+    check_relabelled,
+    follow,
+    padded,
+    relabelled,
+    replaced,
+)
+
+
+def _values(energy: Energy, mu: Measure) -> dict[str, Array]:
+    solution = energy.solve(mu, energy.init(mu))
+    values = {"value": solution.value, "first variation": energy.first_variation(mu, solution)}
+    if not any(isinstance(term, InternalEnergy) and isinstance(mu, Grid) for _, term in energy.parts()):
+        values["gradient field"] = energy.gradient_field(mu, solution)
+    if solution.outer_weights is not None:
+        values["outer weights"] = solution.outer_weights
+    return values
+
+
+def _slopes(energy: Energy, mu: Measure) -> tuple[Array, Array]:
+    value_at = lambda points, weights: energy.solve(replaced(mu, points, weights), energy.init(mu)).value
+    return jax.grad(value_at, argnums=(0, 1))(mu.points, mu.weights)
+
+
+def check_energy(
+    energy: Energy,
+    mu: Measure,
+    *,
+    variants: Sequence[Energy] = (),
+    key: Key[Array, ""] | None = None,
+    rtol: float | None = None,
+) -> dict[str, float]:
+    """The promises of an energy F with potential V, at one measure of positive masses.
+
+    dF/dw_i = V(x_i) up to one constant and dF/dx_i = w_i grad V(x_i), against `jax.grad` and against
+    central differences along a random direction; F does not see the order of particles, the splitting
+    of one into two of half its mass, nor a particle of mass zero; dtype in is dtype out; jit = eager;
+    vmap = loop. Internal energies on a `Grid` have the first identity only.
+
+    - `variants`: the same energy with other parameters, which must share its compiled program.
+
+    >>> import mfjax as mf
+    >>> mu = Particles(jnp.array([[0.0], [2.0]]))
+    >>> errors = check_energy(mf.energies.Potential(lambda x: jnp.sum(jnp.cos(x))), mu)
+    >>> sorted(errors)[:2]
+    ['dF/dw, autodiff', 'dF/dw, difference']
+    """
+    key = jr.key(0) if key is None else key
+    bar, rough = bar_for(ROUNDING, mu.dtype, rtol), bar_for(DIFFERENCE, mu.dtype, rtol)
+    errors = Errors()
+    # One program evaluates every measure below: batched, compiled and padded, against single eager values.
+    compiled = Counted(jax.vmap(lambda energy, mu: (_values(energy, mu), _slopes(energy, mu)), (None, 0)))
+    eager, plain = _values(energy, mu), mu
+    for name, array in eager.items():
+        assert array.dtype == mu.dtype, f"{name} has dtype {array.dtype} on a measure of dtype {mu.dtype}"
+    if isinstance(mu, Particles):
+        # Off the support: at the first point itself a formula that skips coincidences would pass.
+        mu = padded(mu, 0.5 * (mu.points[0] + mu.points[-1]) + 0.1)
+
+    step = float(jnp.finfo(mu.dtype).eps) ** (1 / 3)
+    at_weights, at_points = jr.split(key)
+    noise = jr.normal(at_weights, mu.weights.shape, mu.dtype)
+    exchange = mu.weights * (noise - mu.integrate(noise) / mu.mass)
+    motion = jr.normal(at_points, mu.points.shape, mu.dtype)
+    measures = {"base": mu, "scaled": replaced(mu, weights=1.2 * mu.weights)}
+    measures |= {s: replaced(mu, weights=mu.weights + s * step * exchange) for s in (1, -1)}
+    measures |= {2 * s: replaced(mu, mu.points + s * step * motion) for s in (1, -1)}
+    if isinstance(mu, Particles):
+        measures |= relabelled(mu)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *measures.values())
+    values, slopes = compiled(energy, stacked)
+    chex.assert_tree_all_finite((values, slopes))
+    at = lambda name: jax.tree.map(lambda v: v[list(measures).index(name)], values)
+    base, slopes = at("base"), jax.tree.map(lambda v: v[0], slopes)
+    difference = lambda name: (at(name)["value"] - at(-name)["value"]) / (2 * step)
+
+    errors.same("jit, vmap and padding", follow(base, slice(plain.size)), eager, bar)
+    scaled = _values(energy, replaced(plain, weights=1.2 * plain.weights))
+    errors.same("vmap and loop", follow(at("scaled"), slice(plain.size)), scaled, bar)
+    variation = base["first variation"]
+    centred = lambda v: jnp.where(mu.weights > 0, v - mu.integrate(v) / mu.mass, 0)
+    # Relative to V, not to its deviation from the constant, which may be nil.
+    gap = jnp.max(jnp.abs(centred(slopes[1]) - centred(variation)))
+    errors.require("dF/dw, autodiff", float(gap / jnp.maximum(jnp.max(jnp.abs(variation)), 1e-12)), bar)
+    scale = jnp.maximum(jnp.abs(exchange) @ jnp.abs(variation), 1e-12)
+    gap = jnp.abs(difference(1) - exchange @ variation)
+    errors.require("dF/dw, difference", float(gap / scale), rough)
+    if "gradient field" in base:
+        forces = mu.weights[:, None] * base["gradient field"]
+        errors.same("dF/dx, autodiff", slopes[0], forces, bar)
+        scale = jnp.maximum(jnp.sum(jnp.abs(motion * forces)), 1e-12)
+        gap = jnp.abs(difference(2) - jnp.sum(motion * forces))
+        errors.require("dF/dx, difference", float(gap / scale), rough)
+    if isinstance(mu, Particles):
+        check_relabelled(errors, at, mu.size, bar)
+    for variant in variants:
+        compiled(variant, stacked)
+    assert compiled.traces == 1, f"{1 + len(variants)} parameter values took {compiled.traces} traces"
+    return errors

@@ -1,0 +1,351 @@
+"""Wrong calls across the public interface: the exception, and a message naming value and remedy."""
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jaxtyping
+import numpy as np
+import optax
+import pytest
+
+import mfjax as mf
+from mfjax import observables as OBS
+
+F, R, D, E, S = mf.features, mf.regularizers, mf.domains, mf.energies, mf.steppers
+P, G = mf.measures.Particles, mf.measures.Grid
+
+X, Y = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), jnp.array([1.0, 0.5, 0.0])
+CIRCLE, TORUS, LINE = D.Sphere(1), D.Torus(1), D.Euclidean(1)
+UNIT = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+NOT_A_NUMBER = jnp.array([[1.0, 0.0], [jnp.nan, 1.0]])
+
+
+def risk(**changes):
+    arguments = {"features": F.ReLU(), "x": X, "y": Y, "lam": 0.1} | changes
+    return E.ReducedRisk(**arguments)
+
+
+def flow(energy=None, domain=CIRCLE):
+    return mf.flows.Wasserstein(risk() if energy is None else energy, domain)
+
+
+def well(x):
+    return 0.5 * jnp.sum(x * x)
+
+
+def langevin():
+    return mf.flows.Wasserstein(E.Potential(well) + 0.5 * E.Entropy(), D.Euclidean(2))
+
+
+def run(the_flow=None, mu=None, **arguments):
+    the_flow = flow(E.Potential(well), D.Euclidean(2)) if the_flow is None else the_flow
+    return mf.simulate(the_flow, P(UNIT) if mu is None else mu, **arguments)
+
+
+def euler(**arguments):
+    return run(stepper=S.Euler(0.1), **arguments)
+
+
+CASES = {
+    # Domains
+    "sphere of dimension 0": (lambda: D.Sphere(0), "dim must be at least 1, got 0"),
+    "torus of fractional dimension": (lambda: D.Torus(1.5), "dim must be a whole number, got 1.5"),
+    "torus of period 0": (lambda: D.Torus(1, 0.0), "period must be greater than 0, got 0"),
+    "torus of infinite period": (lambda: D.Torus(1, np.inf), "period must be finite, got inf"),
+    "interval upside down": (lambda: D.Interval(1.0, 0.0), "lower must lie below upper .*got .*1.* and .*0"),
+    "box of one side": (lambda: D.Box([0.0, 0.0], [1.0]), r"vectors of one length, got \(2,\) and \(1,\)"),
+    "box with a NaN side": (lambda: D.Box([0.0], [np.nan]), "upper must be finite, got nan at index"),
+    "grid on a 2-sphere": (
+        lambda: D.Sphere(2).cells(8),
+        r"only Sphere\(1\) has a uniform grid, got Sphere\(2\)",
+    ),
+    "grid on the plane": (lambda: G.uniform(D.Euclidean(2), 8), "Euclidean has no uniform grid; use .*Box"),
+    "grid of three cells": (lambda: G.uniform(TORUS, 3), "n must be at least 4, got 3"),
+    "grid of one n for two axes": (
+        lambda: G.uniform(D.Torus(2), (8,)),
+        r"one number or 2 numbers, got \(8,\)",
+    ),
+    # Measures
+    "points without axis": (lambda: P(jnp.zeros(3)), r"points must have shape \(M, d\).*got \(3,\)"),
+    "no points": (lambda: P(jnp.zeros((0, 2))), r"M, d >= 1, got \(0, 2\)"),
+    "NaN points": (lambda: P(NOT_A_NUMBER), r"points must be finite, got nan at index \(1, 0\)"),
+    "complex points": (lambda: P(1j * UNIT), "points must be real, got dtype complex"),
+    "text as points": (lambda: P([["a", "b"]]), "points must be numeric, got"),
+    "weights of another length": (
+        lambda: P(UNIT, jnp.ones(3)),
+        r"weights must have shape \(2,\), got \(3,\)",
+    ),
+    "negative weights": (
+        lambda: P(UNIT, jnp.array([1.5, -0.5])),
+        "non-negative, got -0.5; a signed measure is",
+    ),
+    "NaN weights": (lambda: P(UNIT, jnp.array([1.0, jnp.nan])), "weights must be finite, got nan"),
+    "marks of another length": (
+        lambda: P(UNIT, marks={"u": jnp.ones(3)}),
+        "mark 'u' must have leading axis 2",
+    ),
+    "width 0": (lambda: P.sample(CIRCLE, jr.key(0), 0), "width must be at least 1, got 0"),
+    "width above capacity": (lambda: P.sample(CIRCLE, jr.key(0), 9, capacity=8), "1 and capacity = 8, got 9"),
+    "fractional width": (lambda: P.sample(CIRCLE, jr.key(0), 2.5), "width must be a whole number, got 2.5"),
+    "density of two numbers": (
+        lambda: G.from_density(TORUS, 8, lambda x: jnp.stack([x[0], x[0]])),
+        "one number",
+    ),
+    "negative density": (
+        lambda: G.from_density(TORUS, 8, lambda x: jnp.cos(7 * x[0])),
+        "non-negative, got -",
+    ),
+    # Data and energies
+    "data without axis": (lambda: risk(x=X[:, 0]), r"x must have shape \(N, k\).*got \(3,\)"),
+    "empty data": (lambda: risk(x=X[:0], y=Y[:0]), r"N, k >= 1, got \(0, 2\)"),
+    "targets of another length": (lambda: risk(y=Y[:2]), r"y must have shape \(3,\) to match x, got \(2,\)"),
+    "targets as a column": (lambda: risk(y=Y[:, None]), r"y must have shape \(3,\) to match x, got \(3, 1\)"),
+    "NaN targets": (lambda: risk(y=Y.at[1].set(jnp.nan)), r"y must be finite, got nan at index \(1,\)"),
+    "NaN inputs": (lambda: risk(x=X.at[2, 0].set(jnp.inf)), r"x must be finite, got inf at index \(2, 0\)"),
+    "complex inputs": (lambda: risk(x=1j * X), "x must be real, got dtype complex"),
+    "negative data weights": (lambda: risk(data_weights=-Y), "data_weights must be non-negative"),
+    "data weights of another length": (
+        lambda: risk(data_weights=Y[:2]),
+        r"data_weights must have shape \(3,\)",
+    ),
+    "negative lam": (lambda: risk(lam=-0.1), "lam must be at least 0, got -0.1"),
+    "NaN lam": (lambda: risk(lam=np.nan), "lam must be finite, got nan"),
+    "lam as a list": (lambda: risk(lam=[0.1, 0.2]), r"lam must be a scalar, got .*shape \(2,\)"),
+    "lam as text": (lambda: risk(lam="small"), "lam must be numeric, got 'small'"),
+    "a plain function as features": (
+        lambda: flow(risk(features=jnp.dot)).init(P(UNIT)),
+        "wrap .*features.Function",
+    ),
+    "features that return a vector": (
+        lambda: flow(risk(features=F.Function(lambda w, x: w * x))).init(P(UNIT)),
+        r"features must return one number, got shape \(2,\)",
+    ),
+    "features of another dimension": (
+        lambda: flow(domain=D.Sphere(2)).init(P(jnp.array([[0.0, 0.0, 1.0]]))),
+        r"particle of shape \(3,\) and an input of shape \(2,\)",
+    ),
+    "a plain function as regularizer": (lambda: risk(regularizer=well), "wrap .*regularizers.Convex"),
+    "power of order 1": (lambda: R.Power(1.0), "order must be greater than 1, got 1"),
+    "concave regularizer": (lambda: R.Convex(lambda t: -(t**2)), "strictly convex"),
+    "RBF of scale 0": (lambda: F.RBF(TORUS, scale=0.0), "scale must be greater than 0, got 0"),
+    "unknown RBF profile": (
+        lambda: F.RBF(TORUS, scale=1.0, profile="box"),
+        "'laplace' or 'gaussian', got 'box'",
+    ),
+    "kernel of negative scale": (lambda: mf.kernels.Gaussian(-1.0), "scale must be greater than 0, got -1"),
+    "MMD to an array": (lambda: E.MMD(mf.kernels.Gaussian(), UNIT), "target must be a measure, got Array"),
+    "MMD across dimensions": (
+        lambda: flow(E.MMD(mf.kernels.Gaussian(), P(UNIT)), LINE).init(P(jnp.ones((1, 1)))),
+        "target has points of dimension 2 and the measure 1",
+    ),
+    "negative factor of an energy": (lambda: -1.0 * risk(), "factor of an energy must be at least 0, got -1"),
+    "a sum with a number": (lambda: risk() + 1.0, TypeError, "unsupported operand"),
+    "a potential that is no function": (lambda: E.Potential(3.0), "callable on one point, got 3.0"),
+    "divergence of order 1": (
+        lambda: E.PowerDivergence(well, order=1),
+        "order must be greater than 1, got 1",
+    ),
+    "divergence of scale 0": (
+        lambda: E.PowerDivergence(well, scale=0),
+        "scale must be greater than 0, got 0",
+    ),
+    "divergence on particles": (
+        lambda: flow(E.PowerDivergence(well)).init(P(UNIT)),
+        "particles do not have: .*Grid",
+    ),
+    "vanishing target": (
+        lambda: flow(E.PowerDivergence(lambda x: jnp.maximum(x[0] - 0.5, 0)), TORUS).init(
+            G.uniform(TORUS, 8)
+        ),
+        "target must be positive in every cell",
+    ),
+    "no interpolant": (
+        lambda: E.ReducedRisk(F.ReLU(), jnp.ones((2, 1)), jnp.array([0.0, 1.0]), lam=0.0)(
+            P(jnp.ones((1, 1)))
+        ),
+        RuntimeError,
+        "no|none exists.*Use lam > 0",
+    ),
+    "outer weights of a potential": (
+        lambda: E.Potential(well).outer_weights(P(UNIT)),
+        "has no outer weights",
+    ),
+    # Flows
+    "a flow of a function": (
+        lambda: mf.flows.Wasserstein(well, CIRCLE),
+        "energy must be an Energy, got function",
+    ),
+    "a flow on a name": (lambda: mf.flows.Wasserstein(risk(), "sphere"), "domain must be a Domain, got str"),
+    "points off the sphere": (
+        lambda: flow().init(P(2 * UNIT)),
+        r"points\[0\] = \[2.0, 0.0\].*domain.retract",
+    ),
+    "points off the torus": (lambda: flow(E.Potential(well), TORUS).init(P(jnp.array([[1.5]]))), r"\[1.5\]"),
+    "points of another dimension": (
+        lambda: flow().init(P(jnp.ones((2, 3)))),
+        r"shape \(M, 2\).*got \(2, 3\)",
+    ),
+    "an array as measure": (lambda: run(mu=UNIT, stepper=S.Euler(0.1), steps=1), "Particles or Grid, got"),
+    "two timescales at lam 0": (
+        lambda: mf.flows.TwoTimescale(risk(lam=0.0), CIRCLE, 1.0),
+        "greater than 0, got 0",
+    ),
+    "two timescales at rate 0": (
+        lambda: mf.flows.TwoTimescale(risk(), CIRCLE, 0.0),
+        "rate must be greater than 0",
+    ),
+    "two timescales of a potential": (
+        lambda: mf.flows.TwoTimescale(E.Potential(well), CIRCLE, 1.0),
+        "needs a ReducedRisk, got Potential",
+    ),
+    "two timescales on a grid": (
+        lambda: mf.flows.TwoTimescale(risk(), CIRCLE, 1.0).init(G.uniform(CIRCLE, 8)),
+        "needs Particles, got Grid",
+    ),
+    "a grid of another domain": (
+        lambda: flow(E.Potential(well), D.Interval(0.0, 1.0)).init(G.uniform(TORUS, 8)),
+        "another grid than .*Grid.uniform",
+    ),
+    # Steppers
+    "negative step": (lambda: S.Euler(-0.1), "dt must be greater than 0, got -0.1"),
+    "zero step": (lambda: S.EulerMaruyama(0), "dt must be greater than 0, got 0"),
+    "step as text": (lambda: S.RK4("small"), "dt must be numeric, got 'small'"),
+    "tolerance 0": (lambda: S.Adaptive(rtol=0.0), "rtol must be greater than 0, got 0"),
+    "noise with a deterministic stepper": (
+        lambda: run(langevin(), stepper=S.Euler(0.1), steps=1, key=jr.key(0)),
+        "Euler is deterministic.*use steppers.EulerMaruyama",
+    ),
+    "noise on a grid": (
+        lambda: run(
+            flow(E.Potential(well), TORUS), G.uniform(TORUS, 8), stepper=S.EulerMaruyama(0.1), steps=1
+        ),
+        "got a Grid",
+    ),
+    "an optimiser without its numbers": (
+        lambda: S.Optax(optax.adam, dt=0.1),
+        "could not be built.*learning_rate",
+    ),
+    # Simulate
+    "no measure": (lambda: mf.simulate(flow()), "needs an initial measure"),
+    "an energy for a flow": (lambda: run(risk(), steps=1), "flow must be a Flow, got ReducedRisk"),
+    "a number for a stepper": (lambda: run(stepper=0.1, steps=1), "stepper must be a Stepper, got float"),
+    "no length": (lambda: euler(), "pass either steps= .* or t1="),
+    "two lengths": (lambda: euler(steps=1, t1=1.0), "pass either steps= .* or t1="),
+    "zero steps": (lambda: euler(steps=0), "steps must be at least 1, got 0"),
+    "steps as a float": (lambda: euler(steps=10.0), "steps must be a whole number, got 10.0"),
+    "steps not a multiple": (
+        lambda: euler(steps=10, save_every=3),
+        "steps = 10 is not a multiple of save_every = 3",
+    ),
+    "too many steps": (lambda: euler(steps=2**31), r"fewer than 2\*\*31 steps, got"),
+    "too many steps to t1": (
+        lambda: run(stepper=S.Euler(1e-10), t1=1.0),
+        r"fewer than 2\*\*31 steps, got 1e\+10",
+    ),
+    "steps of an adaptive scheme": (lambda: run(steps=10), "Adaptive chooses its own: pass t1="),
+    "save_every with t1": (lambda: euler(t1=1.0, save_every=2), "save_every = 2 counts steps: .*save_at"),
+    "negative end": (lambda: run(t1=-1.0), "t1 must be greater than 0, got -1"),
+    "infinite end": (lambda: run(t1=np.inf), "t1 must be finite, got inf"),
+    "decreasing times": (lambda: run(save_at=[0.5, 0.2]), r"positive and increasing .*got \[0.5, 0.2"),
+    "repeated times": (lambda: run(save_at=[0.5, 0.5]), r"positive and increasing .*got \[0.5, 0.5"),
+    "negative times": (lambda: run(save_at=[-0.5, 0.5]), r"positive and increasing .*got \[-0.5, 0.5"),
+    "NaN times": (lambda: run(save_at=[0.5, np.nan]), r"save_at must be finite, got nan at index \(1,\)"),
+    "only t = 0": (lambda: run(save_at=[0.0]), "save_at holds only t = 0.*add later times"),
+    "a number as times": (lambda: run(save_at=0.5), r"save_at must be a list of times, got shape \(\)"),
+    "times after the end": (lambda: run(save_at=[0.5, 2.0], t1=1.0), "save_at ends at 2, after t1 = 1"),
+    "times merged by the dtype": (
+        lambda: run(mu=P(UNIT.astype(jnp.float32)), save_at=[0.5, 0.5 + 1e-10]),
+        "increasing in float32",
+    ),
+    "noise without a key": (
+        lambda: run(langevin(), stepper=S.EulerMaruyama(0.1), steps=1),
+        r"jax.random.key\(seed\)",
+    ),
+    "a raw key": (
+        lambda: run(langevin(), stepper=S.EulerMaruyama(0.1), steps=1, key=jax.random.PRNGKey(0)),
+        r"must be a typed key, jax.random.key\(seed\)",
+    ),
+    "many keys": (
+        lambda: euler(steps=1, key=jr.split(jr.key(0), 3)),
+        r"one key, got an array of shape \(3,\)",
+    ),
+    "noise without a stepper": (
+        lambda: run(langevin(), t1=1.0, key=jr.key(0)),
+        "no adaptive default: pass stepper=",
+    ),
+    "observables that are numbers": (lambda: euler(steps=1, observables={"a": 1.0}), "'a': 1.0"),
+    "observables without names": (
+        lambda: euler(steps=1, observables=[well]),
+        "observables must be a mapping",
+    ),
+    "a reserved name": (
+        lambda: euler(steps=1, observables={"energy": well}),
+        "'energy' is recorded .*choose another",
+    ),
+    "a zero budget": (lambda: run(t1=1.0, max_steps=0), "max_steps must be at least 1, got 0"),
+    "resume from nowhere": (lambda: euler(steps=1, resume=True), "resume=True needs path="),
+    # Sweeps
+    "a sweep over nothing": (lambda: mf.sweep(lambda: 1.0), "needs at least one axis"),
+    "an empty axis": (lambda: mf.sweep(lambda a: a, a=[]), "the axis a is empty"),
+    "an axis of one number": (
+        lambda: mf.sweep(lambda a: a, a=0.1),
+        "the axis a must be a sequence .*got 0.1",
+    ),
+    "an axis of one word": (
+        lambda: mf.sweep(lambda a: a, a="bc"),
+        "the axis a must be a sequence .*got 'bc'",
+    ),
+    "a repeated value": (lambda: mf.sweep(lambda a: a, a=[0.1, 1, 1.0]), "the axis a repeats a value"),
+    "a NaN value": (lambda: mf.sweep(lambda a: a, a=[0.1, np.nan]), "the axis a must be finite"),
+    "an unknown method": (lambda: mf.sweep(lambda a: a, a=[1], method="map"), "auto, loop, vmap, got 'map'"),
+    "an unknown static axis": (lambda: mf.sweep(lambda a: a, a=[1], static=["b"]), "static names no axis: b"),
+    "a batch of 0": (
+        lambda: mf.sweep(lambda a: a, a=[1], batch_size=0),
+        "batch_size must be at least 1, got 0",
+    ),
+    "no workers": (lambda: mf.sweep(lambda a: a, a=[1], workers=0), "workers must be at least 1, got 0"),
+    "a sweep resumed from nowhere": (
+        lambda: mf.sweep(lambda a: a, a=[1], resume=True),
+        "resume=True needs path=",
+    ),
+    "a function of nothing": (lambda: mf.sweep(lambda a: None, a=[1]), "must return arrays or a Simulation"),
+    "an axis named as a result": (
+        lambda: mf.sweep(lambda a: {"a": a}, a=[1]),
+        "'a' names both an axis and a result",
+    ),
+    "a negative lam inside a sweep": (
+        lambda: mf.sweep(lambda lam: risk(lam=lam)(P(UNIT)), lam=[-1.0], static=["lam"]),
+        "lam must be at least 0, got -1",
+    ),
+    # Observables
+    "a target of another dimension": (
+        lambda: euler(steps=1, observables={"d": OBS.EnergyDistance(jnp.ones((2, 3)))}),
+        "dimension 3 and the measure 2",
+    ),
+    "a density without domain": (lambda: OBS.EnergyDistance(well), "needs domain="),
+    "an unknown metric": (
+        lambda: OBS.EnergyDistance(UNIT, metric="taxi"),
+        "'chordal' or 'wrapped', got 'taxi'",
+    ),
+    "a NaN target": (lambda: OBS.EnergyDistance(NOT_A_NUMBER), "target must be finite, got nan"),
+    "moments of order 0": (lambda: OBS.Moments(0), "order must be at least 1, got 0"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_wrong_call(name):
+    call, *rest = CASES[name]
+    kind, message = rest if len(rest) == 2 else (ValueError, rest[0])
+    with pytest.raises(kind, match=message) as caught:
+        try:
+            call()
+        except jaxtyping.TypeCheckError:
+            pytest.skip("refused by the run-time check of types, which the tests may be run with")
+    text = str(caught.value)
+    print(f"{name}: {kind.__name__}: {text}")
+    # One message a person can read: no dump of arrays or of a traced program.
+    assert len(text) < 400 and text.count("\n") <= 3
+
+
+def test_the_table_is_long_enough():
+    assert len(CASES) >= 40

@@ -1,0 +1,237 @@
+"""Energies: value, potential and first variation of one functional, and the algebra of energies."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+import mfjax as mf
+from mfjax.energies import MMD, Entropy, Potential, PowerDivergence, ReducedRisk, Risk
+from mfjax.features import RBF, ReLU, Ridge, Weighted
+from mfjax.measures import Grid, Particles
+from mfjax.regularizers import Quadratic
+from mfjax.testing import check_energy, check_traces
+
+CIRCLE, TORUS = mf.domains.Sphere(1), mf.domains.Torus(2, 4.0)
+TANH = Ridge(jnp.tanh)
+MASSES = jnp.array([0.1, 0.3, 0.2, 0.15, 0.25])
+
+
+def particles(dtype="float64", domain=CIRCLE):
+    return Particles(domain.sample(jr.key(1), 5, dtype), MASSES)
+
+
+def data(n=9, dtype="float64"):
+    x = jr.normal(jr.key(2), (n, 2), dtype)
+    return x, jnp.sin(x @ jnp.array([1.0, 0.5], dtype)) + 0.3
+
+
+def reduced(features=TANH, n=9, dtype="float64", lam=1e-2, center=0.0, **options):
+    return ReducedRisk(features, *data(n, dtype), lam=lam, regularizer=Quadratic(center), **options)
+
+
+def target(dtype="float64"):
+    return Particles(CIRCLE.sample(jr.key(3), 4, dtype), [0.4, 0.1, 0.3, 0.2])
+
+
+class Well(eqx.Module):
+    depth: jax.Array
+
+    def __call__(self, x):
+        return self.depth.astype(x.dtype) * jnp.sum(jnp.cos(2 * x))
+
+
+def well(depth=1.0):
+    return Potential(Well(jnp.asarray(depth)))
+
+
+# name: (one parameter and a dtype -> an energy, two values of the parameter).
+ENERGIES = {
+    "reduced risk, biased, M < N": (lambda lam, d: reduced(lam=lam, dtype=d), (1e-2, 1e-1)),
+    "reduced risk, unbiased, M < N": (lambda c, d: reduced(center=c, dtype=d), (1.0, 0.5)),
+    "reduced risk, biased, N < M": (lambda lam, d: reduced(n=3, lam=lam, dtype=d), (1e-2, 1e-1)),
+    "reduced risk, unbiased, N < M": (lambda c, d: reduced(n=3, center=c, dtype=d), (1.0, 0.5)),
+    "reduced risk, relu": (lambda b, d: reduced(ReLU(b), center=1.0, dtype=d), (0.5, 0.0)),
+    "reduced risk, rbf": (lambda s, d: reduced(RBF(TORUS, scale=s), dtype=d), (2.0, 1.0)),
+    "risk": (
+        lambda lam, d: Risk(Weighted(Ridge(jnp.sin)), data()[0][:, :1].astype(d), data()[1], lam),
+        (0.1, 0.0),
+    ),
+    "mmd, gaussian": (lambda s, d: MMD(mf.kernels.Gaussian(s), target(d)), (1.0, 0.5)),
+    "mmd, laplace": (lambda s, d: MMD(mf.kernels.Laplace(s), target(d)), (1.0, 0.5)),
+    "mmd, energy": (lambda s, d: MMD(mf.kernels.Energy(s), target(d)), (1.0, 0.5)),
+    "mmd, torus": (lambda s, d: MMD(mf.kernels.Gaussian(s, TORUS), target(d)), (1.0, 0.5)),
+    "potential": (lambda a, d: well(a), (1.0, 2.0)),
+    "sum": (
+        lambda a, d: reduced(dtype=d) + a * well() + MMD(mf.kernels.Energy(), target(d)) * 0.5,
+        (0.5, 2.0),
+    ),
+    "entropy on particles": (lambda a, d: well() + a * Entropy(), (0.5, 1.0)),
+}
+
+
+@pytest.mark.parametrize("name", ENERGIES)
+def test_generic(name):
+    make, values = ENERGIES[name]
+    energy, *variants = [make(value, "float64") for value in values]
+    check_energy(energy, particles(), variants=variants)
+
+
+@pytest.mark.parametrize("name", ["risk", "sum"])
+def test_generic_single_precision(name):
+    make, values = ENERGIES[name]
+    check_energy(make(values[0], "float32"), particles("float32"))
+
+
+def density(x):
+    return (1 + 0.5 * x[0]) / (2 * jnp.pi)
+
+
+@pytest.mark.parametrize(
+    "energy",
+    [
+        PowerDivergence(density, order=2, scale=0.5),
+        PowerDivergence(density, order=1.5),
+        0.5 * Entropy() + well(),
+    ],
+    ids=["power 2", "power 1.5", "entropy and potential"],
+)
+def test_generic_on_a_grid(energy):
+    check_energy(energy, Grid.from_density(CIRCLE, 6, lambda x: 1 + 0.3 * x[1]))
+
+
+def test_reduced_risk_against_numpy():
+    """Value and outer weights from the normal equations (G diag(m) + lam) u = Phi^T y / N + lam c."""
+    mu = particles()
+    for n in (9, 3):
+        for c in (0.0, 1.0):
+            energy, (x, y) = reduced(n=n, center=c), map(np.asarray, data(n))
+            phi, m, lam = np.tanh(x @ np.asarray(mu.points).T), np.asarray(mu.weights), 1e-2
+            u = np.linalg.solve(phi.T @ phi / n * m + lam * np.eye(5), phi.T @ y / n + lam * c)
+            value = np.mean((phi @ (m * u) - y) ** 2) / (2 * lam) + m @ (u - c) ** 2 / 2
+            np.testing.assert_allclose(energy.outer_weights(mu), u, rtol=1e-9)
+            np.testing.assert_allclose(energy(mu), value, rtol=1e-10)
+            potential = jax.vmap(energy.potential(mu))(mu.points)
+            np.testing.assert_allclose(potential, -(u**2 - c**2) / 2, rtol=1e-8)
+            np.testing.assert_allclose(energy.predict(mu, jnp.asarray(x)), phi @ (m * u), rtol=1e-9)
+
+
+def test_data_masses_are_repetitions():
+    x, y = data(4)
+    twice = jnp.array([0, 0, 1, 2, 3, 3, 3])
+    masses = jnp.array([2, 1, 1, 3]) / 7
+    weighted = ReducedRisk(TANH, x, y, 1e-2, data_weights=masses)
+    value = eqx.filter_jit(lambda energy: energy.solve(particles()).value)
+    np.testing.assert_allclose(
+        value(weighted), value(ReducedRisk(TANH, x[twice], y[twice], 1e-2)), rtol=1e-12
+    )
+
+
+def test_mmd_against_numpy():
+    mu, nu = particles(), target()
+    both = np.concatenate([mu.points, nu.points])
+    signed = np.concatenate([mu.weights, -nu.weights])
+    distance = np.linalg.norm(both[:, None] - both[None], axis=-1)
+    for kernel, matrix in (
+        (mf.kernels.Gaussian(0.7), np.exp(-(distance**2) / (2 * 0.49))),
+        (mf.kernels.Laplace(0.7), np.exp(-distance / 0.7)),
+        (mf.kernels.Energy(0.7), -distance / 0.7),
+    ):
+        np.testing.assert_allclose(MMD(kernel, nu)(mu), signed @ matrix @ signed / 2, rtol=1e-12)
+        assert abs(float(MMD(kernel, nu)(nu))) < 1e-15
+
+
+def test_risk_of_weighted_features_is_the_risk_of_the_network():
+    x, y = data()
+    u, mu = jnp.array([1.0, -2.0, 0.5, 0.0, 1.5]), particles()
+    neurons = Particles(jnp.concatenate([u[:, None], mu.points], axis=1), mu.weights)
+    network = np.tanh(np.asarray(x) @ np.asarray(mu.points).T) @ np.asarray(mu.weights * u)
+    squares = np.sum(np.asarray(neurons.points) ** 2, axis=1)
+    expected = np.mean((network - np.asarray(y)) ** 2) / 2 + 0.05 * np.asarray(mu.weights) @ squares
+    np.testing.assert_allclose(Risk(Weighted(TANH), x, y, 0.1)(neurons), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "two", [2, 2.0, np.float64(2), np.float32(2), np.int64(2), np.array(2.0), jnp.array(2.0)], ids=repr
+)
+def test_numbers_of_every_kind_scale_from_either_side(two):
+    energy, mu = well(), particles()
+    for scaled in (two * energy, energy * two):
+        np.testing.assert_allclose(scaled(mu), 2 * energy(mu), rtol=1e-7)
+        np.testing.assert_allclose(scaled.first_variation(mu), 2 * energy.first_variation(mu), rtol=1e-7)
+
+
+def test_sums():
+    f, g, mu = well(), MMD(mf.kernels.Gaussian(), target()), particles()
+    expected = float(f(mu)) + 0.1 * float(g(mu))
+    nested = 0.1 * (10 * f + g)
+    for total in (f + 0.1 * g, 0.1 * g + f, sum([f, 0.1 * g]), sum([nested]) * 1.0 + 0):
+        np.testing.assert_allclose(total(mu), expected, rtol=1e-12)
+    point = jnp.array([0.3, 0.2])
+    np.testing.assert_allclose(
+        nested.potential(mu)(point), f.potential(mu)(point) + 0.1 * g.potential(mu)(point)
+    )
+    np.testing.assert_allclose((f + reduced()).outer_weights(mu), reduced().outer_weights(mu))
+
+
+def test_a_coefficient_can_be_traced():
+    f, g, mu = well(), well(2.0), particles()
+    value = lambda c: (f + c * g)(mu)
+    np.testing.assert_allclose(jax.grad(value)(0.3), g(mu), rtol=1e-12)
+    assert check_traces(value, [(jnp.array(c),) for c in (0.1, 0.2, 3.0)]) == 1
+
+
+def test_temperature_is_linear_and_absent_without_an_entropy():
+    noisy = well() + 0.5 * Entropy() + 0.2 * (Entropy() + well())
+    assert float(noisy.temperature) == pytest.approx(0.7)
+    assert float((2 * noisy).temperature) == pytest.approx(1.4)
+    # A scaled smooth energy is known to be free of noise before any array is computed.
+    quiet = 0.1 * well() + np.float64(2) * well()
+    assert isinstance(quiet.temperature, float) and quiet.temperature == 0
+    assert not mf.flows.Wasserstein(quiet, mf.domains.Euclidean(2)).stochastic
+
+
+def test_derivative_in_the_regularisation_strength():
+    mu = particles()
+    final = lambda lam: reduced(lam=lam)(mu)
+    step, value = 1e-6, jax.jit(final)
+    difference = (value(0.01 + step) - value(0.01 - step)) / (2 * step)
+    np.testing.assert_allclose(jax.jit(jax.grad(final))(0.01), difference, rtol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: reduced(lam=-1.0), "lam must be at least 0"),
+        (lambda: reduced(lam=np.nan), "lam must be finite"),
+        (lambda: ReducedRisk(TANH, jnp.zeros((0, 2)), jnp.zeros(0), 1.0), "N, k >= 1"),
+        (lambda: ReducedRisk(TANH, data()[0], jnp.zeros(3), 1.0), "y must have shape \\(9,\\)"),
+        (lambda: ReducedRisk(TANH, data()[0], jnp.full(9, jnp.nan), 1.0), "y must be finite"),
+        (
+            lambda: ReducedRisk(TANH, *data(), 1.0, data_weights=-jnp.ones(9)),
+            "data_weights must be non-negative",
+        ),
+        (lambda: ReducedRisk(TANH, *data(), 1.0, regularizer=abs), "regularizer must be a Regularizer"),
+        (lambda: ReducedRisk(jnp.tanh, *data(), 1.0)(particles()), "features must be a FeatureMap"),
+        (lambda: reduced()(Particles(jnp.ones((2, 3)))), "cannot be applied to a particle of shape \\(3,\\)"),
+        (lambda: MMD(1.0, target()), "kernel must be callable"),
+        (lambda: MMD(mf.kernels.Energy(), jnp.ones((3, 2))), "target must be a measure"),
+        (lambda: MMD(mf.kernels.Energy(), target())(Particles(jnp.ones((2, 3)))), "dimension 2"),
+        (lambda: mf.kernels.Gaussian(0.0), "scale must be greater than 0"),
+        (lambda: Potential(1.0), "function must be callable"),
+        (lambda: well().outer_weights(particles()), "has no outer weights"),
+        (lambda: -1.0 * well(), "factor of an energy must be at least 0"),
+        (lambda: PowerDivergence(density)(particles()), "no value on Particles"),
+    ],
+)
+def test_bad_input(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("other", [1, "F", None, jnp.ones(3)])
+def test_only_energies_add(other):
+    with pytest.raises(TypeError):
+        well() + other

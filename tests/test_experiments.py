@@ -1,0 +1,286 @@
+"""The experiments as a user runs them: wrong calls, a whole run, and a run killed in the middle."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SPHERE = ("III.1", "III.2", "III.3", "III.4", "III.5", "III.6", "III.7", "identifiability", "overview")
+TORUS = ("III.10", "III.11", "III.12", "III.13", "III.14")
+# What the killed run is made of.
+SHARED = ("diffusion", "biased-widths", "unbiased-widths")
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """The environment of the scripts; compiled programs are shared by the runs of this file."""
+    cache = tmp_path_factory.mktemp("cache")
+    return os.environ | {"XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+
+
+def start(environment, script, *arguments):
+    """A running experiment."""
+    command = [sys.executable, str(ROOT / "experiments" / f"{script}.py"), *map(str, arguments)]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process, timeout=900):
+    """(exit status, stdout, stderr)."""
+    try:
+        out, err = process.communicate(timeout=timeout)
+    finally:
+        process.kill()
+    return process.returncode, out, err
+
+
+def call(environment, script, *arguments):
+    """Run an experiment to its end."""
+    return finish(start(environment, script, *arguments))
+
+
+def one_line(result):
+    """The single line that a refused call writes."""
+    status, out, err = result
+    assert status == 2, err
+    assert out == "" and err.count("\n") == 1 and err.endswith("\n"), (out, err)
+    assert "Traceback" not in err
+    return err
+
+
+@pytest.fixture(scope="module")
+def sphere(environment, tmp_path_factory):
+    """All figures of the circle at the size for tests: its folder and what it printed."""
+    out = tmp_path_factory.mktemp("runs") / "sphere"
+    status, printed, err = call(environment, "sphere", "--preset", "tiny", "--out", out)
+    assert status == 0, err
+    return out, printed
+
+
+@pytest.fixture(scope="module")
+def torus(environment, tmp_path_factory):
+    """All figures of the torus at the size for tests."""
+    out = tmp_path_factory.mktemp("runs") / "torus"
+    status, printed, err = call(environment, "torus", "--preset", "tiny", "--out", out)
+    assert status == 0, err
+    return out, printed
+
+
+WRONG = {
+    "option": (["--presett", "small"], "unrecognized arguments: --presett small"),
+    "abbreviated option": (["--pre", "small"], "unrecognized arguments"),
+    "preset": (["--preset", "huge"], "unknown preset 'huge'; there are small, paper"),
+    "figure": (["--figure", "III.3,III.99"], "unknown figure 'III.99'; there are III.1"),
+    "no figure": (["--figure", ","], "no figure named"),
+    "seed": (["--seed", "-1"], "--seed"),
+    "seed word": (["--seed", "one"], "whole number"),
+    "precision": (["--precision", "float16"], "unknown precision 'float16'; there are float32, float64"),
+    "missing value": (["--out"], "expected one argument"),
+    "positional": (["III.3"], "unrecognized arguments: III.3"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_options_are_one_line(environment, case, tmp_path):
+    arguments, message = WRONG[case]
+    environment = environment | {"HOME": str(tmp_path)}
+    assert message in one_line(call(environment, "sphere", *arguments))
+
+
+def test_help_says_the_options_without_loading_jax(environment):
+    begun = time.perf_counter()
+    code = (
+        "import runpy, sys; sys.argv = ['torus.py', '--help']; sys.path.insert(0, 'experiments')\n"
+        "try: runpy.run_path('experiments/torus.py', run_name='__main__')\n"
+        "except SystemExit as end: print(end.code, 'jax' in sys.modules, 'numpy' in sys.modules)"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    print(f"--help: {time.perf_counter() - begun:.2f} s")
+    for option in ("--preset", "--figure", "--out", "--resume", "--seed", "--precision", "--no-progress"):
+        assert option in out
+    assert out.endswith("0 False False\n")
+
+
+def test_unwritable_folders(environment, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    assert "is a file, not a directory" in one_line(call(environment, "sphere", "--out", file))
+    assert "cannot write to --out" in one_line(call(environment, "sphere", "--out", file / "below"))
+    assert file.read_text() == "mine"
+
+
+def test_a_folder_with_other_things_is_left_alone(environment, tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    for extra in ([], ["--resume"]):
+        message = one_line(call(environment, "sphere", "--out", tmp_path, *extra))
+        assert "holds no run" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_broken_configuration_is_named(environment, tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    assert "is not the configuration" in one_line(call(environment, "sphere", "--out", tmp_path, "--resume"))
+
+
+def contents(folder):
+    """Every file of a folder, byte for byte."""
+    return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_an_existing_run_is_never_overwritten(environment, sphere):
+    out, _ = sphere
+    before = contents(out)
+    tiny = ("--preset", "tiny", "--out", out)
+    assert "add --resume" in one_line(call(environment, "sphere", *tiny))
+    changed = {
+        "preset is 'tiny' there and 'small' here": ("sphere", "--out", out, "--resume"),
+        "seed is 0 there and 7 here": ("sphere", *tiny, "--resume", "--seed", "7"),
+        "precision is 'float32' there": ("sphere", *tiny, "--resume", "--precision", "float64"),
+        "experiment is 'sphere' there": ("torus", *tiny, "--resume"),
+    }
+    for message, arguments in changed.items():
+        assert message in one_line(call(environment, *arguments))
+    assert contents(out) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "figures", "series"),
+    [
+        (
+            "sphere",
+            SPHERE,
+            (*SHARED, "biased-lams", "unbiased-gammas", "two-timescale", "density", "population"),
+        ),
+        ("torus", TORUS, ("biased-widths", "unbiased-widths", "biased-lams", "unbiased-lams", "atoms")),
+    ],
+)
+def test_a_whole_run(name, figures, series, request):
+    import xarray as xr
+
+    out, printed = request.getfixturevalue(name)
+    configuration = json.loads((out / "config.json").read_text())
+    assert configuration["preset"] == "tiny" and configuration["settings"]["seeds"] == 2
+    assert {"jax", "mfjax", "device"} <= set(json.loads((out / "versions.json").read_text()))
+    for figure in figures:
+        assert (out / "figures" / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
+        assert (out / "figures" / f"{figure}.pdf").read_bytes().startswith(b"%PDF")
+        assert f"{figure} (" in printed
+    assert "identifiability of" in printed and "certificates" in printed
+    runs = 0
+    for one in series:
+        with xr.open_dataset(out / "results" / f"{one}.nc") as data:
+            assert data.sizes["save"] > 1
+            assert (data.status == 0).all()
+            assert np.isfinite(data.energy).all()
+            runs += data.status.isel(save=-1).size
+            if "mmd_squared" in data:
+                assert (data.mmd_squared > 0).all()
+    rows = (out / "certificates.csv").read_text().splitlines()
+    assert rows[0].startswith("run,balance_defect") and len(rows) > runs
+    assert all("completed" in row for row in rows[1:])
+
+
+def test_recorded_distance_is_that_of_the_recorded_particles(sphere):
+    """An independent brute-force energy distance between stored angles and the stored diffusion."""
+    import xarray as xr
+
+    out, _ = sphere
+    with (
+        xr.open_dataset(out / "results" / "biased-widths.nc") as data,
+        xr.open_dataset(out / "results" / "diffusion.nc") as diffusion,
+    ):
+        run = data.isel(lam=0, gamma=0, width=0, seed=1, save=-1)
+        width = int(run.width)
+        angle = run.angle.values[:width].astype(float)
+        assert np.isnan(run.angle.values[width:]).all()
+        masses = diffusion.masses.sel(gamma=100.0).isel(save=-1).values.astype(float)
+        value = float(run.mmd_squared_diffusion)
+    cells = 2 * np.pi * (np.arange(masses.size) + 0.5) / masses.size
+    points = np.concatenate([angle, cells])
+    signed = np.concatenate([np.full(width, 1 / width), -masses / masses.sum()])
+    chord = 2 * np.abs(np.sin((points[:, None] - points) / 2))
+    np.testing.assert_allclose(value, -signed @ chord @ signed, rtol=2e-5)
+
+
+def test_population_distances_near_the_independent_values(sphere):
+    """Even at the size for tests the two feature maps differ by an order of magnitude at lam = 1e-3."""
+    import xarray as xr
+
+    with xr.open_dataset(sphere[0] / "results" / "population.nc") as data:
+        last = data.mmd_squared_diffusion.isel(save=-1).sel(lam=1e-3)
+        blind, seeing = float(last.sel(bias=0.0)), float(last.sel(bias=0.5))
+    assert blind == pytest.approx(3.7e-4, rel=0.03)
+    assert seeing == pytest.approx(1.4e-5, rel=0.05)
+
+
+def wait_for(process, folder, pattern, timeout=600):
+    """Until a file of `pattern` exists below `folder`."""
+    end = time.monotonic() + timeout
+    while not any(folder.glob(pattern)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, f"no {pattern} after {timeout} s"
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def killed(environment, sphere, tmp_path_factory):
+    """A run of one figure, killed in the middle of its first and of its second series."""
+    out = tmp_path_factory.mktemp("killed") / "sphere"
+    arguments = ("sphere", "--preset", "tiny", "--figure", "III.3", "--out", out)
+    for resume, place in (((), SHARED[1]), (("--resume",), SHARED[2])):
+        process = start(environment, *arguments, *resume)
+        wait_for(process, out, f"checkpoints/{place}/**/checkpoint.npz")
+        process.send_signal(signal.SIGKILL)
+        assert finish(process)[0] == -signal.SIGKILL
+    assert not (out / "results" / f"{SHARED[2]}.nc").exists()
+    return out, arguments
+
+
+def test_resumed_results_equal_uninterrupted_ones_bit_for_bit(environment, sphere, killed):
+    import xarray as xr
+
+    out, arguments = killed
+    status, _, err = call(environment, *arguments, "--resume")
+    assert status == 0, err
+    for name in SHARED:
+        with (
+            xr.open_dataset(sphere[0] / "results" / f"{name}.nc") as whole,
+            xr.open_dataset(out / "results" / f"{name}.nc") as resumed,
+        ):
+            assert set(whole.variables) == set(resumed.variables)
+            for variable in whole.variables:
+                a, b = whole[variable].values, resumed[variable].values
+                assert a.dtype == b.dtype and a.tobytes() == b.tobytes(), (name, variable)
+
+
+def test_a_foreign_checkpoint_is_refused_and_kept(environment, killed):
+    out, arguments = killed
+    manifest = out / "checkpoints" / SHARED[1] / "manifest.json"
+    original = manifest.read_text()
+    manifest.write_text(original.replace('"python": "', '"python": "0.'))
+    assert manifest.read_text() != original
+    before = contents(out)
+    status, _, err = call(environment, *arguments, "--resume")
+    assert status == 2 and err.count("\n") == 1 and "holds another run" in err, err
+    assert contents(out) == before
+    manifest.write_text(original)
+
+
+def test_interrupt_tells_how_to_go_on(environment, tmp_path):
+    out = tmp_path / "run"
+    process = start(environment, "sphere", "--preset", "tiny", "--figure", "III.3", "--out", out)
+    wait_for(process, out, "checkpoints/*/manifest.json")
+    process.send_signal(signal.SIGINT)
+    status, _, err = finish(process)
+    assert status == 130
+    assert err.strip().count("\n") == 0 and "--resume" in err and str(out) in err

@@ -1,0 +1,292 @@
+"""Sweeps: one trace for each bucket, cells equal to solo runs, isolation of failures, padding, disk."""
+
+import warnings
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+import xarray as xr
+
+import mfjax as mf
+from mfjax import status as codes
+
+LAMS, WIDTHS, SEEDS = [0.03, 0.1, 0.3, 1.0], [3, 5], range(3)
+METHODS = ["loop", "vmap"]
+
+
+class Counted:
+    """A function of cells that counts its calls."""
+
+    def __init__(self, function):
+        self.function, self.calls = function, 0
+
+    def __call__(self, **cell):
+        self.calls += 1
+        return self.function(**cell)
+
+
+def reduced_risk(lam, width, seed, n=None, steps=16):
+    """Variable projection on the circle; data depend on the seed. `n` of `width` slots are used."""
+    domain = mf.domains.Sphere(1)
+    x = jr.normal(jr.key(seed + 100), (12, 2))
+    energy = mf.energies.ReducedRisk(mf.features.ReLU(0.5), x, jnp.sin(x[:, 0]), lam=lam)
+    mu = mf.measures.Particles.sample(domain, jr.key(seed), width if n is None else n, capacity=width)
+    flow = mf.flows.Wasserstein(energy, domain)
+    return mf.Simulation(flow, mu, stepper=mf.steppers.Euler(2**-6), steps=steps, save_every=4)
+
+
+class Slope(eqx.Module):
+    edge: jax.Array
+
+    def __call__(self, x):
+        return jnp.where(x[0] > self.edge, jnp.nan, -x[0])
+
+
+def cliff(edge, seed, width=2):
+    """Unit speed in steps of 1/8, NaN beyond `edge`."""
+    flow = mf.flows.Wasserstein(mf.energies.Potential(Slope(jnp.asarray(edge))), mf.domains.Euclidean(1))
+    mu = mf.measures.Particles(0.01 * jr.normal(jr.key(seed), (width, 1)))
+    return mf.Simulation(flow, mu, stepper=mf.steppers.Euler(0.125), steps=8)
+
+
+def assert_tables_equal(a, b):
+    assert a.values.keys() == b.values.keys()
+    for name in a.values:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def solo():
+    runs = {}
+    for width in WIDTHS:
+        for i, lam in enumerate(LAMS):
+            for seed in SEEDS:
+                runs[i, WIDTHS.index(width), seed] = mf.simulate(reduced_risk(lam, width, seed))
+    return runs
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_cell_equals_its_solo_run(solo, method):
+    fn = Counted(reduced_risk)
+    table = mf.sweep(fn, method=method, lam=LAMS, width=WIDTHS, seed=SEEDS)
+    assert fn.calls == len(WIDTHS)
+    assert table["energy"].shape == (4, 2, 3, 5) and table["final_points"].shape == (4, 2, 3, 5, 2)
+    worst = 0.0
+    for (i, j, k), run in solo.items():
+        for name in ("energy", "dissipation", "dissipated"):
+            expected = np.asarray(run.observables[name])
+            worst = max(worst, np.max(np.abs(table[name][i, j, k] - expected)) / np.max(np.abs(expected)))
+        points = table["final_points"][i, j, k, : WIDTHS[j]]
+        worst = max(worst, np.max(np.abs(points - run.final.points)))
+        np.testing.assert_array_equal(table["times"][i, j, k], run.times)
+        assert np.all(np.isnan(table["final_points"][i, j, k, WIDTHS[j] :]))
+        assert np.all(table["final_weights"][i, j, k, WIDTHS[j] :] == 0)
+    print(f"{method}: largest relative difference from the solo runs {worst:.1e}")
+    assert worst <= 1e-12
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_identical_cells_give_identical_results(method):
+    # `copy` enters no formula, and is traced like any other number.
+    def fn(copy, lam):
+        sim = reduced_risk(lam, 5, 0)
+        return eqx.tree_at(lambda s: s.measure.points, sim, sim.measure.points + 0 * copy)
+
+    table = mf.sweep(fn, method=method, copy=range(6), lam=[0.1])
+    for name in table.values:
+        np.testing.assert_array_equal(table[name], np.broadcast_to(table[name][:1], table[name].shape))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_diverging_cell_leaves_the_others_untouched(method):
+    healthy = mf.sweep(cliff, method=method, edge=[10.0, 20.0, 30.0], seed=[0, 1])
+    with pytest.warns(
+        RuntimeWarning, match=r"2 of 6 cells stopped early; the first, edge = 0\.5, seed = 0: .*too large"
+    ):
+        mixed = mf.sweep(cliff, method=method, edge=[10.0, 0.5, 30.0], seed=[0, 1])
+    assert [cell for cell, _ in mixed.failed] == [{"edge": 0.5, "seed": 0}, {"edge": 0.5, "seed": 1}]
+    assert healthy.failed == []
+    for name in healthy.values:
+        np.testing.assert_array_equal(mixed[name][[0, 2]], healthy[name][[0, 2]])
+    status = mixed["status"][1, 0]
+    assert status[0] == codes.OK and status[-1] == codes.NON_FINITE
+    assert np.array_equal(np.isnan(mixed["energy"][1, 0]), status != codes.OK)
+    with pytest.raises(mf.SimulationError, match="2 of 6 cells") as caught:
+        mf.sweep(cliff, method=method, edge=[10.0, 0.5, 30.0], seed=[0, 1], throw=True)
+    assert_tables_equal(caught.value.run, mixed)
+
+
+@pytest.mark.parametrize("batch_size", [4, 100])
+def test_groups_of_a_batch_agree(batch_size):
+    axes = {"edge": [10.0, 20.0], "seed": SEEDS}
+    whole = mf.sweep(cliff, method="vmap", **axes)
+    table = mf.sweep(cliff, method="vmap", batch_size=batch_size, **axes)
+    for name in ("energy", "final_points"):
+        np.testing.assert_allclose(table[name], whole[name], rtol=1e-12, atol=1e-14)
+
+
+def test_a_padded_width_is_a_traced_number():
+    """n particles in five slots: one program for all n, and each equal to the run without padding."""
+    fn = Counted(lambda n, seed: reduced_risk(0.1, 5, seed, n=n))
+    table = mf.sweep(fn, n=[2, 3, 5], seed=[0, 1])
+    assert fn.calls == 1
+    for i, n in enumerate([2, 3, 5]):
+        for seed in (0, 1):
+            run = mf.simulate(reduced_risk(0.1, n, seed))
+            np.testing.assert_allclose(table["energy"][i, seed], run.observables["energy"], rtol=1e-12)
+            np.testing.assert_allclose(table["final_points"][i, seed, :n], run.final.points, atol=1e-12)
+            np.testing.assert_allclose(table["mass"][i, seed], 1, rtol=1e-14)
+
+
+def test_what_no_parameter_reaches_is_shared():
+    from mfjax.sweep import _trace
+
+    data = jnp.ones((50, 2))
+
+    def fn(lam):
+        energy = mf.energies.ReducedRisk(mf.features.ReLU(), data, jnp.ones(50), lam=lam)
+        flow = mf.flows.Wasserstein(energy, mf.domains.Sphere(1))
+        mu = mf.measures.Particles.sample(mf.domains.Sphere(1), jr.key(0), 4)
+        return mf.Simulation(flow, mu, stepper=mf.steppers.Euler(0.1), steps=2)
+
+    columns = {"lam": jnp.array([0.1, 0.2, 0.3])}
+    traced = _trace(fn, {}, columns)
+    batch = traced.rebuild(traced.arrays(columns))
+    assert batch.flow.energy.lam.shape == (3,)
+    assert batch.flow.energy.data.x.shape == (50, 2) and batch.measure.points.shape == (4, 2)
+    assert sum(traced.varying) == 1
+
+
+def test_parameters_promote_nothing():
+    """A cell's number is weakly typed, as the Python number of a solo run: single precision stays single."""
+    seen = []
+
+    def fn(lam, shift):
+        out = lam * jnp.ones(2, jnp.float32) + shift
+        seen.append(out.dtype)
+        return out
+
+    assert mf.sweep(fn, lam=[0.1, 0.2], shift=[1, 2])["value"].dtype == np.float32
+    assert seen == [jnp.float32]
+
+
+# Functions that return arrays
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_arrays(method):
+    fn = Counted(lambda a, b: {"sum": a + b, "vector": a * jnp.arange(3.0), "constant": jnp.eye(2)})
+    table = mf.sweep(fn, method=method, a=[1.0, 2.0], b=[10, 20, 30])
+    assert fn.calls == 1
+    assert table["sum"].tolist() == [[11.0, 21.0, 31.0], [12.0, 22.0, 32.0]]
+    np.testing.assert_array_equal(
+        table["vector"], np.array([1, 2])[:, None, None] * np.ones((1, 3, 1)) * np.arange(3)
+    )
+    assert table["constant"].shape == (2, 3, 2, 2)
+    data = table.to_xarray()
+    assert data["vector"].dims == ("a", "b", "vector_0") and data["b"].values.tolist() == [10, 20, 30]
+    with pytest.raises(ValueError, match="no result 'som'; there are constant, sum, vector"):
+        table["som"]
+
+
+def test_a_run_inside_the_function():
+    """Observables of a pure core, without keeping the runs."""
+
+    def fn(lam, seed):
+        return mf.simulate(reduced_risk(lam, 3, seed)).observables["energy"][-1]
+
+    table = mf.sweep(fn, lam=LAMS[:2], seed=[0, 1])
+    for i in range(2):
+        for j in range(2):
+            np.testing.assert_allclose(table["value"][i, j], fn(LAMS[i], j), rtol=1e-12)
+
+
+def test_structural_axes(tmp_path):
+    seen = []
+
+    def fn(kind, order, x, flag):
+        seen.append((kind, order, flag))
+        return getattr(jnp, kind)(x) ** order * (1 if flag else -1)
+
+    table = mf.sweep(
+        fn, static=["order"], kind=["sin", "cos"], order=[1, 2], x=[0.0, 0.5, 1.0], flag=[True, False]
+    )
+    assert sorted(seen) == sorted((k, o, f) for k in ("sin", "cos") for o in (1, 2) for f in (True, False))
+    np.testing.assert_allclose(table["value"][1, 1, :, 1], -(np.cos([0.0, 0.5, 1.0]) ** 2))
+    with xr.open_dataset(table.save(tmp_path / "table.nc")) as data:
+        assert data["kind"].values.tolist() == ["sin", "cos"]
+        np.testing.assert_array_equal(data["value"], table["value"])
+        np.testing.assert_allclose(data["value"].sel(kind="sin", order=2, x=0.5, flag=1), np.sin(0.5) ** 2)
+
+
+def test_objects_as_an_axis(tmp_path):
+    regularizers = [mf.regularizers.Quadratic(0.0), mf.regularizers.Quadratic(1.0)]
+    table = mf.sweep(lambda f, t: f(t), f=regularizers, t=[1.0, 3.0])
+    assert table["value"].tolist() == [[0.5, 4.5], [0.0, 2.0]]
+    table.save(tmp_path / "table.nc")
+
+
+def test_ragged_results_are_refused():
+    with pytest.raises(ValueError, match=r"'value' has shape \(2,\) in cell .* and \(1,\) in the first"):
+        mf.sweep(lambda width: jnp.zeros(width), width=[1, 2])
+    with pytest.raises(ValueError, match="do not both have a result 'a'"):
+        mf.sweep(lambda kind: {kind: jnp.zeros(1)}, kind=["a", "b"])
+
+
+# Disk
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_sweep_on_disk_is_read_back(tmp_path, method):
+    axes = {"edge": [10.0, 20.0], "width": [1, 2], "seed": [0]}
+    fn = lambda edge, width, seed: cliff(edge, seed, width)
+    table = mf.sweep(fn, method=method, path=tmp_path / "s", **axes)
+    with xr.open_dataset(tmp_path / "s" / "results.nc") as data:
+        np.testing.assert_array_equal(data["energy"], table["energy"])
+        assert data["energy"].dims == ("edge", "width", "seed", "save")
+    # The layout comes from the directory: "auto" is not asked again.
+    again = mf.sweep(fn, path=tmp_path / "s", resume=True, **axes)
+    assert_tables_equal(again, table)
+    with pytest.raises(ValueError, match="already holds a run: pass resume=True"):
+        mf.sweep(fn, path=tmp_path / "s", **axes)
+    with pytest.raises(ValueError, match=r"layout is .*there and"):
+        mf.sweep(fn, path=tmp_path / "s", resume=True, method="loop" if method == "vmap" else "vmap", **axes)
+    with pytest.raises(ValueError, match=r"axes is .*20\.0.* there and .*30\.0.* here"):
+        mf.sweep(fn, path=tmp_path / "s", resume=True, **(axes | {"edge": [10.0, 30.0]}))
+    other = lambda edge, width, seed: cliff(2 * edge, seed, width)
+    with pytest.raises(ValueError, match="configuration is"):
+        mf.sweep(other, path=tmp_path / "s", resume=True, **axes)
+
+
+@pytest.mark.parametrize("options", [{"method": "loop"}, {"method": "vmap", "batch_size": 2}], ids=METHODS)
+def test_array_results_on_disk(tmp_path, options):
+    fn = lambda a, b: {"x": jnp.sin(a + b), "y": jnp.arange(2) * a}
+    axes = {"a": [1.0, 2.0, 3.0], "b": [0.5]}
+    table = mf.sweep(fn, path=tmp_path / "s", **options, **axes)
+    parts = sorted((tmp_path / "s").rglob("parts/*.npz"))
+    assert len(parts) == (3 if options["method"] == "loop" else 2)
+    kept = parts[0].stat().st_mtime_ns
+    parts[1].unlink()
+    again = mf.sweep(fn, path=tmp_path / "s", resume=True, **axes)
+    assert_tables_equal(again, table)
+    assert parts[0].stat().st_mtime_ns == kept and parts[1].exists()
+    with pytest.raises(ValueError, match="configuration is"):
+        mf.sweep(
+            lambda a, b: {"x": jnp.cos(a + b), "y": jnp.arange(2) * a},
+            path=tmp_path / "s",
+            resume=True,
+            **axes,
+        )
+
+
+def test_one_bar_for_all_cells(capsys):
+    mf.sweep(cliff, edge=[10.0, 20.0], seed=[0, 1], progress=True)
+    err = capsys.readouterr().err
+    assert "/32" in err and err.count("0/") == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mf.sweep(cliff, edge=[10.0], seed=[0])
+    assert capsys.readouterr().err == ""
