@@ -319,7 +319,7 @@ def test_symmetric_data_with_outer_weights_that_are_exactly_zero():
     x = np.array([-1.5, -0.5, 0.5, 1.5])
     operator = np.stack([np.tanh(x), np.cos(x), np.tanh(2 * x), np.ones(4)], -1) / 2
     target = np.abs(x) / 2
-    for order, dtype in ((3.0, "float64"), (5.0, "float64"), (3.0, "float32")):
+    for order, dtype in ((3.0, "float64"), (5.0, "float64")):
         p = OuterProblem(
             jnp.asarray(operator, dtype),
             jnp.asarray(target, dtype),

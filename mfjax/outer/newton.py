@@ -40,8 +40,8 @@ class Newton(OuterSolver):
     any order.
 
     **Cost**: one ridge solve an iteration: 5 to 15 from cold, 2 to 4 from a neighbouring solution.
-    **Fails** for lam = 0 (use `MinimumNorm`), and in float32 for powers above 3 with outer weights that are
-    exactly zero: u is the root r - 1 of a rounding error, and the status may be `OUTER_SOLVE`.
+    **Fails** for lam = 0 (use `MinimumNorm`), and in float32 for powers of 3 and above with outer weights
+    that are exactly zero: u is the root r - 1 of a rounding error; the status may be `OUTER_SOLVE`.
 
     >>> import jax.numpy as jnp, mfjax as mf
     >>> mu = mf.measures.Particles(jnp.array([[1.0, 0.0], [0.0, 1.0]]))

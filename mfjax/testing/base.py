@@ -19,6 +19,7 @@ DIFFERENCE = {"float32": 3e-2, "float64": 1e-6}
 
 
 def bar_for(table: Mapping[str, float], dtype: Any, given: float | None) -> float:
+    """The bar of a check: `given`, or that of the dtype."""
     return table[jnp.dtype(dtype).name] if given is None else given
 
 
@@ -46,6 +47,7 @@ class Errors(dict):
 
 
 def replaced(mu: Measure, points=None, weights=None) -> Measure:
+    """The same measure with other points or weights."""
     new = (mu.points if points is None else points, mu.weights if weights is None else weights)
     return eqx.tree_at(lambda nu: (nu.points, nu.weights), mu, new)
 

@@ -30,10 +30,10 @@ def check_stepper_order(
     The slope of log error against log dt at `t1` over runs of so many `steps`, against `exact` or, without
     it, a run of the same scheme with eight times the most steps. Use double precision.
 
-    >>> import mfjax as mf
+    >>> import jax.numpy as jnp, mfjax as mf
     >>> energy = mf.energies.Potential(lambda x: jnp.sum(x**2))
     >>> flow = mf.flows.Wasserstein(energy, mf.domains.Euclidean(1))
-    >>> mu = Particles(jnp.array([[1.0]]))
+    >>> mu = mf.measures.Particles(jnp.array([[1.0]]))
     >>> round(check_stepper_order(mf.steppers.Euler, flow, mu))
     1
     """
