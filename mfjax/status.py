@@ -22,8 +22,8 @@ MESSAGES = {
     NOT_CONVERGED: "the nonlinear equation of an implicit step did not converge: use a smaller step",
     CFL: "the fixed step violates the transport limit dt * max|v| <= cell size / 2: use a smaller step, or "
     "stepper=None",
-    NON_FINITE: "the state became NaN or infinite: the step is too large for the stiffness (stable below 2 / the "
-    "largest rate), or the data are not finite",
+    NON_FINITE: "the state became NaN or infinite: the step is too large for the stiffness (stable below 2 / "
+    "the largest rate), or the data are not finite",
 }
 
 
