@@ -29,7 +29,7 @@ from mfjax.driver import simulate as simulate  # noqa: E402
 from mfjax.linearize import Spectrum as Spectrum  # noqa: E402
 from mfjax.linearize import linearize as linearize  # noqa: E402
 from mfjax.run import Run as Run  # noqa: E402
-from mfjax.simulate import Simulation as Simulation  # noqa: E402
+from mfjax.simulation import Simulation as Simulation  # noqa: E402
 from mfjax.status import SimulationError as SimulationError  # noqa: E402
 from mfjax.sweep import Table as Table  # noqa: E402
 from mfjax.sweep import sweep as sweep  # noqa: E402

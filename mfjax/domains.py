@@ -80,9 +80,7 @@ class Domain(eqx.Module):
 
         **Raises** `ValueError` where the domain has no uniform tensor grid.
         """
-        raise ValueError(
-            f"{type(self).__name__} has no uniform grid; use Sphere(1), Torus, Interval or Box"
-        )
+        raise ValueError(f"{type(self).__name__} has no uniform grid; use Sphere(1), Torus, Interval or Box")
 
     def sample(self, key: Key[Array, ""], n: int, dtype=float) -> Float[Array, "n ambient"]:
         """`n` independent points. Point `i` depends on `(key, i)` only, never on `n`."""
@@ -119,10 +117,7 @@ def _axes(n: int | tuple[int, ...], dim: int) -> tuple[int, ...]:
 
 def _tensor_centres(lower: Array, upper: Array, shape: tuple[int, ...]):
     spacing = (upper - lower) / jnp.asarray(shape, lower.dtype)
-    axes = [
-        lower[i] + spacing[i] * (jnp.arange(k, dtype=lower.dtype) + 0.5)
-        for i, k in enumerate(shape)
-    ]
+    axes = [lower[i] + spacing[i] * (jnp.arange(k, dtype=lower.dtype) + 0.5) for i, k in enumerate(shape)]
     mesh = jnp.meshgrid(*axes, indexing="ij")
     return jnp.stack([m.ravel() for m in mesh], axis=-1), spacing
 
@@ -260,14 +255,13 @@ class Box(Domain):
         self.upper = jnp.atleast_1d(finite(as_floats(upper, "upper"), "upper"))
         if self.lower.ndim != 1 or self.lower.shape != self.upper.shape:
             raise ValueError(
-                f"lower and upper must be vectors of one length, got {self.lower.shape} and {self.upper.shape}"
+                "lower and upper must be vectors of one length, "
+                f"got {self.lower.shape} and {self.upper.shape}"
             )
         if not is_traced((self.lower, self.upper)) and np.any(
             np.asarray(self.lower) >= np.asarray(self.upper)
         ):
-            raise ValueError(
-                f"lower must lie below upper on every axis, got {self.lower} and {self.upper}"
-            )
+            raise ValueError(f"lower must lie below upper on every axis, got {self.lower} and {self.upper}")
 
     @property
     def dim(self) -> int:
@@ -300,9 +294,7 @@ class Box(Domain):
     def cells(self, n):
         shape = _axes(n, self.dim)
         dtype = jnp.result_type(float)
-        points, spacing = _tensor_centres(
-            self.lower.astype(dtype), self.upper.astype(dtype), shape
-        )
+        points, spacing = _tensor_centres(self.lower.astype(dtype), self.upper.astype(dtype), shape)
         return Cells(points, spacing, shape, (False,) * self.dim)
 
 

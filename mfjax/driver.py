@@ -18,7 +18,8 @@ from mfjax.flows.base import Flow
 from mfjax.io import RunDirectory, environment, fingerprint, read_arrays, write_arrays
 from mfjax.measures import Measure
 from mfjax.run import Run, assemble
-from mfjax.simulate import Observable, Simulation, advance, begin, trajectory
+from mfjax.simulate import advance, begin, trajectory
+from mfjax.simulation import Observable, Simulation
 from mfjax.status import SimulationError
 from mfjax.steppers import Stepper
 

@@ -86,9 +86,7 @@ class Particles(Measure):
     def __init__(self, points, weights=None, marks: Marks | None = None):
         points = as_floats(points, "points")
         if points.ndim != 2 or 0 in points.shape:
-            raise ValueError(
-                f"points must have shape (M, d) with M, d >= 1, got {points.shape}"
-            )
+            raise ValueError(f"points must have shape (M, d) with M, d >= 1, got {points.shape}")
         self.points = finite(points, "points")
         size = points.shape[0]
         if weights is None:
@@ -98,9 +96,7 @@ class Particles(Measure):
         for name, value in (marks or {}).items():
             value = as_floats(value, f"mark {name!r}").astype(points.dtype)
             if value.ndim == 0 or value.shape[0] != size:
-                raise ValueError(
-                    f"mark {name!r} must have leading axis {size}, got shape {value.shape}"
-                )
+                raise ValueError(f"mark {name!r} must have leading axis {size}, got shape {value.shape}")
             self.marks[name] = finite(value, f"mark {name!r}")
 
     @staticmethod
@@ -121,9 +117,7 @@ class Particles(Measure):
             capacity = count(width, "width")
         capacity = count(capacity, "capacity")
         if not is_traced(width) and not (1 <= width <= capacity and int(width) == width):
-            raise ValueError(
-                f"width must be a whole number between 1 and capacity = {capacity}, got {width}"
-            )
+            raise ValueError(f"width must be a whole number between 1 and capacity = {capacity}, got {width}")
         dtype = jnp.result_type(float) if dtype is None else dtype
         points = domain.sample(key, capacity, dtype)
         return Particles(points, padded_weights(width, capacity, dtype))
@@ -209,9 +203,7 @@ class Grid(Measure):
         grid = Grid(domain, n, dtype=dtype)
         values = jax.vmap(density)(grid.points)
         if values.shape != (grid.size,):
-            raise ValueError(
-                f"density must return one number per point, got shape {values.shape[1:]}"
-            )
+            raise ValueError(f"density must return one number per point, got shape {values.shape[1:]}")
         weights = values.astype(grid.dtype) * grid.volume
         if mass is not None:
             weights = weights * (mass / jnp.sum(weights))

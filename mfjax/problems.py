@@ -173,7 +173,11 @@ def circle(
 
 
 def circle_population(
-    gamma: ScalarLike = 100.0, *, bias: ScalarLike = 0.0, degree: int = 64, teacher: CircleTeacher | None = None
+    gamma: ScalarLike = 100.0,
+    *,
+    bias: ScalarLike = 0.0,
+    degree: int = 64,
+    teacher: CircleTeacher | None = None,
 ) -> Problem:
     """The circle problem with infinitely many inputs and teacher neurons, up to Fourier degree `degree`.
 

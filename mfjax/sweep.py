@@ -26,7 +26,8 @@ from mfjax.io import (
     write_arrays,
 )
 from mfjax.run import Run, assemble
-from mfjax.simulate import Simulation, advance, begin
+from mfjax.simulate import advance, begin
+from mfjax.simulation import Simulation
 from mfjax.table import Table as Table
 from mfjax.table import is_numeric, report, tabulate
 

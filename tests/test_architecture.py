@@ -35,6 +35,7 @@ ORDER = [
     "linearize",
     "io",
     "run",
+    "simulation",
     "simulate",
     "driver",
     "table",

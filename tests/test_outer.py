@@ -6,6 +6,7 @@ for f_b, f_u and powers 1.5, 2, 3, lam = 1 to 1e-4 and 0. The oracle solves the 
 """
 
 import functools
+import itertools
 
 import equinox as eqx
 import jax
@@ -319,12 +320,13 @@ def test_symmetric_data_with_outer_weights_that_are_exactly_zero():
     x = np.array([-1.5, -0.5, 0.5, 1.5])
     operator = np.stack([np.tanh(x), np.cos(x), np.tanh(2 * x), np.ones(4)], -1) / 2
     target = np.abs(x) / 2
-    for order, dtype in ((3.0, "float64"), (5.0, "float64")):
+    cases = itertools.product((3.0, 5.0), ("float64", "float32"), (1e-1, 1e-2, 1e-3, 1e-4))
+    for order, dtype, lam in cases:
         p = OuterProblem(
             jnp.asarray(operator, dtype),
             jnp.asarray(target, dtype),
             jnp.full(4, 0.25, dtype),
-            jnp.asarray(1e-2, dtype),
+            jnp.asarray(lam, dtype),
             Power(order),
         )
         solution, value, weights, _ = solve(Newton(), p)

@@ -1,4 +1,4 @@
-"""The published one-dimensional VarPro experiment, step by step, against numbers computed by two other programs.
+"""The published one-dimensional VarPro experiment, step by step, against two other programs.
 
 tests/reference: M = 128, N = 4096, lam = 1e-3, gamma = 100, tau = 2^-10, Euclidean step then
 normalisation. Bars: 1e-10 relative in float64, 5e-5 in float32, over 1000 steps.
@@ -35,9 +35,7 @@ def circle_run(reference, dtype, steps):
         regularizer=mf.regularizers.Quadratic(center=1.0),
     )
     flow = mf.flows.Wasserstein(energy, mf.domains.Sphere(1, tangent=False))
-    sim = mf.Simulation(
-        flow, mf.measures.Particles(points), stepper=mf.steppers.Euler(2**-10), steps=steps
-    )
+    sim = mf.Simulation(flow, mf.measures.Particles(points), stepper=mf.steppers.Euler(2**-10), steps=steps)
     return energy, eqx.filter_jit(trajectory)(sim)
 
 

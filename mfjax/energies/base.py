@@ -58,16 +58,12 @@ class Energy(eqx.Module):
         """The terms (coefficient, energy) that this energy is a sum of."""
         return ((1.0, self),)
 
-    def first_variation(
-        self, mu: Measure, solution: Solution | None = None
-    ) -> Float[Array, " K"]:
+    def first_variation(self, mu: Measure, solution: Solution | None = None) -> Float[Array, " K"]:
         """The potential at the support of `mu`."""
         solution = self.solve(mu) if solution is None else solution
         return jax.vmap(solution.potential)(mu.points)
 
-    def gradient_field(
-        self, mu: Measure, solution: Solution | None = None
-    ) -> Float[Array, "K d"]:
+    def gradient_field(self, mu: Measure, solution: Solution | None = None) -> Float[Array, "K d"]:
         """grad V at the support of `mu`, in ambient coordinates; nothing divides by weights."""
         solution = self.solve(mu) if solution is None else solution
         return jax.vmap(jax.grad(solution.potential))(mu.points)
@@ -172,9 +168,7 @@ class Sum(Energy):
 
     def solve(self, mu, carry=None):
         carry = (None,) * len(self.terms) if carry is None else carry
-        solutions = [
-            term.solve(mu, state) for (_, term), state in zip(self.terms, carry, strict=True)
-        ]
+        solutions = [term.solve(mu, state) for (_, term), state in zip(self.terms, carry, strict=True)]
         coefficients = tuple(jnp.asarray(c).astype(mu.dtype) for c, _ in self.terms)
         zero = jnp.zeros((), mu.dtype)
         value = sum((c * s.value for c, s in zip(coefficients, solutions, strict=True)), zero)

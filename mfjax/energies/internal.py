@@ -24,21 +24,15 @@ class InternalEnergy(Energy):
     concave_pressure: ClassVar[bool] = False
 
     @abstractmethod
-    def integrand(
-        self, density: Float[Array, " K"], points: Float[Array, "K d"]
-    ) -> Float[Array, " K"]:
+    def integrand(self, density: Float[Array, " K"], points: Float[Array, "K d"]) -> Float[Array, " K"]:
         """U(rho, x) in each cell."""
 
     @abstractmethod
-    def derivative(
-        self, density: Float[Array, " K"], points: Float[Array, "K d"]
-    ) -> Float[Array, " K"]:
+    def derivative(self, density: Float[Array, " K"], points: Float[Array, "K d"]) -> Float[Array, " K"]:
         """U'(rho, x) in each cell: the first variation."""
 
     @abstractmethod
-    def pressure(
-        self, density: Float[Array, " K"], points: Float[Array, "K d"]
-    ) -> Float[Array, " K"]:
+    def pressure(self, density: Float[Array, " K"], points: Float[Array, "K d"]) -> Float[Array, " K"]:
         """p(rho, x), increasing in rho, such that the flux is -a(x) grad p with a from `mobility`."""
 
     @abstractmethod

@@ -39,9 +39,7 @@ class PowerDivergence(InternalEnergy):
 
     def __init__(self, target: Any, order: ScalarLike = 2.0, scale: ScalarLike = 1.0):
         if not (callable(target) or isinstance(target, Grid)):
-            raise ValueError(
-                f"target must be a Grid or a density of one point, got {type(target).__name__}"
-            )
+            raise ValueError(f"target must be a Grid or a density of one point, got {type(target).__name__}")
         self.target = target if isinstance(target, Grid) else _Density(target)
         self.order = scalar(order, "order")
         if not is_traced(self.order) and float(self.order) <= 1:

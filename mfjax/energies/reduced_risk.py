@@ -44,7 +44,8 @@ def check_features(features: FeatureMap, points: Array, x: Array) -> None:
     """**Raises** `ValueError` if `features` does not map one particle and one input to one number."""
     if not isinstance(features, FeatureMap):
         raise ValueError(
-            f"features must be a FeatureMap, got {type(features).__name__}; wrap a function in features.Function"
+            f"features must be a FeatureMap, got {type(features).__name__}; "
+            "wrap a function in features.Function"
         )
     try:
         out = jax.eval_shape(features, points[0], x[0])

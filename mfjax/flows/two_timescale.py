@@ -24,8 +24,8 @@ class TwoTimescale(Flow):
 
     One `Euler(tau)` step is the algorithm (III.44) of the thesis, both updates from the old state, with
     gamma = eta / (M tau); the published eta = lam M is `rate = lam / tau`. It is stable only for
-    eta < 2 lam M / (lambda_max(K) + lam), that is rate * tau < 2 lam / (lambda_max(K) + lam). This bounds the outer
-    weights alone: for small lam the coupled steps can ask for a smaller tau still.
+    eta < 2 lam M / (lambda_max(K) + lam), that is rate * tau < 2 lam / (lambda_max(K) + lam). This bounds
+    the outer weights alone: for small lam the coupled steps can ask for a smaller tau still.
 
     The mark "u" starts at the exact minimiser for the initial features unless the measure brings one.
     """
@@ -36,9 +36,7 @@ class TwoTimescale(Flow):
 
     def __init__(self, energy: ReducedRisk, domain: Domain, rate: ScalarLike):
         if not isinstance(energy, ReducedRisk):
-            raise ValueError(
-                f"TwoTimescale needs a ReducedRisk, got {type(energy).__name__}"
-            )
+            raise ValueError(f"TwoTimescale needs a ReducedRisk, got {type(energy).__name__}")
         if not isinstance(domain, Domain):
             raise ValueError(f"domain must be a Domain, got {type(domain).__name__}")
         self.energy = energy
@@ -76,8 +74,6 @@ class TwoTimescale(Flow):
         slope = jax.vmap(self.domain.project)(mu.points, gradient)
         outer_slope = inner(dual, features) / lam + f.derivative(u)
         energy = 0.5 * inner(data.weights, error**2) / lam + mu.integrate(f(u))
-        dissipation = mu.integrate(
-            -jnp.sum(slope * velocity, axis=-1) + gamma * outer_slope**2
-        )
+        dissipation = mu.integrate(-jnp.sum(slope * velocity, axis=-1) + gamma * outer_slope**2)
         tangent = Tangent(points=velocity, marks={"u": -gamma * outer_slope})
         return evaluation(tangent, energy, dissipation, mu.dtype)

@@ -35,9 +35,7 @@ class Wasserstein(Flow):
 
     def init(self, mu: Measure) -> State:
         if not isinstance(mu, Measure):
-            raise ValueError(
-                f"the initial measure must be Particles or Grid, got {type(mu).__name__}"
-            )
+            raise ValueError(f"the initial measure must be Particles or Grid, got {type(mu).__name__}")
         self.domain.validate(mu.points)
         if isinstance(mu, Particles):
             smooth = _smooth_part(self.energy)

@@ -40,8 +40,8 @@ class Newton(OuterSolver):
     any order.
 
     **Cost**: one ridge solve an iteration: 5 to 15 from cold, 2 to 4 from a neighbouring solution.
-    **Fails** for lam = 0 (use `MinimumNorm`), and in float32 for powers of 3 and above with outer weights
-    that are exactly zero: u is the root r - 1 of a rounding error; the status may be `OUTER_SOLVE`.
+    **Fails** for lam = 0 (use `MinimumNorm`). For powers r > 2 an outer weight that is zero is known to the
+    root r - 1 of rounding only; the status allows for that, and `form="dual"` may not get as far.
 
     >>> import jax.numpy as jnp, mfjax as mf
     >>> mu = mf.measures.Particles(jnp.array([[1.0, 0.0], [0.0, 1.0]]))
@@ -80,7 +80,7 @@ class Newton(OuterSolver):
         guess = jnp.zeros_like(problem.target) if carry is None else carry.astype(problem.target.dtype)
         alpha = implicit_root(problem, guess, find, inverse)
         residual = problem.residual(alpha)
-        limit = jnp.maximum(tolerance(alpha.dtype, self.tolerance), problem.unresolved(alpha))
+        limit = tolerance(alpha.dtype, self.tolerance) + problem.unresolved(alpha)
         return OuterSolution(alpha, residual, graded(residual, limit, codes.OUTER_SOLVE), alpha)
 
 
@@ -125,12 +125,26 @@ def ridge_start(problem: OuterProblem, ridge: Float[Array, " N"]) -> tuple[Array
     )
 
 
-def compliance(f: Regularizer, u: Float[Array, " M"], shift: Any = 0.0) -> Float[Array, " M"]:
-    """1 / (f''(u) + shift), finite where f'' vanishes and 0 where it is infinite."""
+def compliance(
+    f: Regularizer, u: Float[Array, " M"], shift: Any = 0.0, floor: Any = 0.0
+) -> Float[Array, " M"]:
+    """1 / max(f''(u) + shift, floor), finite where f'' vanishes and 0 where it is infinite."""
     curvature = f.curvature(u)
-    floor = float(jnp.finfo(u.dtype).eps) ** 2
+    floor = jnp.maximum(floor, float(jnp.finfo(u.dtype).eps) ** 2)
     stiff = ~jnp.isfinite(curvature)
     return jnp.where(stiff, 0.0, 1 / jnp.maximum(jnp.where(stiff, 1.0, curvature) + shift, floor))
+
+
+def curvature_floor(problem: OuterProblem) -> Float[Array, " M"]:
+    """f'' below which a particle says no more in the ridge system of a step than rounding lets through.
+
+    At 1 / f'' = lam / (sqrt(eps) m_i |A_i|^2) its score already relaxes by 1 / sqrt(eps) in a step; a
+    longer entry only spoils those of the other particles.
+    """
+    eps = float(jnp.finfo(problem.target.dtype).eps)
+    squares = jnp.einsum("ni,ni->i", problem.operator, problem.operator)
+    # No floor at lam = 0, where the system has no other scale.
+    return eps**0.5 * problem.masses * squares / jnp.where(problem.lam > 0, problem.lam, jnp.inf)
 
 
 def dual_is_smooth(f: Regularizer, center: Float[Array, ""]) -> Bool[Array, ""]:
@@ -213,7 +227,7 @@ def primal_step(problem: OuterProblem, inverse: Inverse, x: _Iterate, constraine
     rms = lambda v: jnp.sqrt(inner(m, v * v))
     # Levenberg-Marquardt where f'' vanishes; it fades with the gradient, so the order stays two.
     shift = 0.01 * rms(gap) / jnp.maximum(rms(x.u), float(jnp.finfo(s.dtype).tiny) ** 0.5)
-    weights = compliance(f, x.u, shift)
+    weights = compliance(f, x.u, shift, curvature_floor(problem))
     dalpha, ds = newton_direction(problem, inverse, weights, gap, lack)
     du = weights * ds
     change = problem.output(du)

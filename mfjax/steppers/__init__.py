@@ -2,10 +2,10 @@
 
 from mfjax.steppers.base import Step as Step
 from mfjax.steppers.base import Stepper as Stepper
+from mfjax.steppers.explicit import RK4 as RK4
 from mfjax.steppers.explicit import Adaptive as Adaptive
 from mfjax.steppers.explicit import Euler as Euler
 from mfjax.steppers.explicit import Heun as Heun
-from mfjax.steppers.explicit import RK4 as RK4
 from mfjax.steppers.implicit import ImplicitEuler as ImplicitEuler
 from mfjax.steppers.langevin import EulerMaruyama as EulerMaruyama
 from mfjax.steppers.optimizer import Optax as Optax

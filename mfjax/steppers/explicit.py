@@ -36,8 +36,9 @@ SSP3 = Tableau(((1.0,), (0.25, 0.25)), (1 / 6, 1 / 6, 2 / 3), (1 / 6 - 0.5, 1 / 
 def combine(weights: tuple[float, ...], tangents: list[Tangent]) -> Tangent:
     """sum_k weights_k tangents_k over the terms of non-zero weight."""
     terms = [(w, t) for w, t in zip(weights, tangents, strict=False) if w != 0]
-    return jax.tree.map(lambda *leaves: sum(w * v for (w, _), v in zip(terms, leaves, strict=True)),
-                        *[t for _, t in terms])
+    return jax.tree.map(
+        lambda *leaves: sum(w * v for (w, _), v in zip(terms, leaves, strict=True)), *[t for _, t in terms]
+    )
 
 
 def runge_kutta(tableau: Tableau, flow, state: State, evaluation, dt) -> tuple[State, list[Tangent]]:
