@@ -1,0 +1,158 @@
+"""What the figures of the experiments share: the order of work, and curves along one parameter."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import numpy as np
+
+from common.laboratory import Laboratory
+from common.series import BIASED, GAMMA, LAM, UNBIASED
+from mfjax import plot, problems
+from mfjax.measures import Particles
+
+NAMES = {BIASED: "biased f", UNBIASED: "unbiased f"}
+DASHES = {BIASED: "--", UNBIASED: "-"}
+REGULARIZERS = [(NAMES[center], {"linestyle": DASHES[center]}) for center in (BIASED, UNBIASED)]
+
+
+class Line(NamedTuple):
+    """Runs over all seeds, and how they are drawn."""
+
+    runs: Any
+    color: Any
+    dash: str = "-"
+
+
+class Figures:
+    """Draws the figures of one experiment: each is a method that returns it and what to look for."""
+
+    # Recorded distances and what they are called.
+    distances: ClassVar[dict[str, str]] = {"mmd_squared": "MMD to teacher"}
+
+    def __init__(self, laboratory: Laboratory):
+        self.laboratory, self.preset = laboratory, laboratory.preset
+
+    def draw(self, methods: Mapping[str, str]) -> None:
+        """Draw the chosen figures, by the methods of these names, and report on all runs behind them."""
+        lab = self.laboratory
+        for name in lab.settings.figures:
+            started = time.perf_counter()
+            fig, look_for = getattr(self, methods[name])()
+            stem = lab.settings.out / "figures" / name
+            plot.save(fig, stem)
+            print(f"{name} ({time.perf_counter() - started:.1f} s, {stem}.png): {look_for}")
+        for features, found in lab.identifiability().items():
+            lines = "; ".join(found.report().splitlines())
+            print(f"identifiability of {features}, gamma = {GAMMA:g}: {lines}")
+        if lab.records.certificates:
+            lab.records.write_certificates()
+
+    @property
+    def width_entries(self) -> list[tuple[str, dict[str, Any]]]:
+        """Legend entries of the widths."""
+        return [(f"M = {width}", {"color": self.shade(width)}) for width in self.preset.widths]
+
+    def shade(self, width: int) -> Any:
+        """The colour of a width."""
+        return plot.shade(self.preset.widths.index(width), len(self.preset.widths))
+
+    def panel(
+        self,
+        ax: Any,
+        quantity: str,
+        lines: Mapping[str, Line],
+        *,
+        ylabel: str | None = None,
+        step: float | None = None,
+    ) -> None:
+        """One recorded quantity of some runs over time; distances as MMD rather than its square."""
+        values = {
+            label: line.runs[quantity].transpose("seed", "save").values for label, line in lines.items()
+        }
+        if quantity in self.distances:
+            values = {label: np.sqrt(squares) for label, squares in values.items()}
+        plot.distances(
+            ax,
+            np.array([0.0, *self.preset.times]),
+            values,
+            ylabel=ylabel or self.distances.get(quantity, "reduced risk"),
+            step=step,
+            colors={label: line.color for label, line in lines.items()},
+            styles={label: line.dash for label, line in lines.items()},
+        )
+
+    def draw_signal(self, ax: Any, extent: float) -> None:
+        """The signal of the first seed's teacher on [-extent, extent]^2."""
+        lab = self.laboratory
+        neurons = Particles(lab.data.teachers[lab.gammas.index(GAMMA), 0])
+        signal = jax.jit(lambda x: problems.signal(lab.features, neurons, x))
+        to_signal = lambda x: signal(x.astype(lab.dtype))
+        plot.signal(ax, to_signal, extent=extent, cells=81, label="teacher signal Y(x)")
+
+    def draw_risks(self, axes: Sequence[Any]) -> None:
+        """The risk for all widths, one panel for each regulariser."""
+        for ax, center in zip(axes, (BIASED, UNBIASED), strict=True):
+            lines = {
+                f"M = {width}": Line(self.laboratory.select(center, LAM, GAMMA, width), self.shade(width))
+                for width in self.preset.widths
+            }
+            self.panel(ax, "energy", lines, step=self.preset.step)
+            plot.title(ax, f"{NAMES[center]}, {lam_is(LAM)}")
+        plot.legend(axes[-1])
+
+    def draw_widths(self, axes: Sequence[Any]) -> None:
+        """The distances for all widths and both regularisers."""
+        lines = {
+            f"M = {width}, {NAMES[center]}": Line(
+                self.laboratory.select(center, LAM, GAMMA, width), self.shade(width), DASHES[center]
+            )
+            for width in self.preset.widths
+            for center in (BIASED, UNBIASED)
+        }
+        self._draw_distances(axes, lines, self.width_entries)
+
+    def draw_lams(self, axes: Sequence[Any]) -> None:
+        """The distances of the widest network for all lams and both regularisers."""
+        width = self.preset.widths[-1]
+        lines = {
+            f"{lam_is(lam)}, {NAMES[center]}": Line(
+                self.laboratory.select(center, lam, GAMMA, width), plot.color(i), DASHES[center]
+            )
+            for i, lam in enumerate(self.preset.lams)
+            for center in (BIASED, UNBIASED)
+        }
+        lams = [(lam_is(lam), {"color": plot.color(i)}) for i, lam in enumerate(self.preset.lams)]
+        self._draw_distances(axes, lines, lams)
+
+    def _draw_distances(self, axes, lines, entries) -> None:
+        for ax, quantity in zip(axes, self.distances, strict=True):
+            self.panel(ax, quantity, lines, step=self.preset.step)
+        if len(axes) == 1:
+            plot.legend(axes[0], [*entries, *REGULARIZERS], loc="lower left")
+        else:
+            plot.legend(axes[0], entries, loc="lower left")
+            plot.legend(axes[1], REGULARIZERS, loc="best")
+
+    def draw_gammas(self, axes: Sequence[Any], lam: float, step: float) -> None:
+        """Risk and distances of the widest network for all teachers, unbiased f."""
+        lines = {
+            f"γ = {gamma:g}" if np.isfinite(gamma) else "γ = ∞ (two atoms)": Line(
+                self.laboratory.select(UNBIASED, lam, gamma, self.preset.widths[-1]), plot.color(i)
+            )
+            for i, gamma in enumerate(self.laboratory.gammas)
+        }
+        for ax, quantity in zip(axes, ("energy", *self.distances), strict=True):
+            self.panel(ax, quantity, lines, step=step)
+        plot.legend(axes[0], loc="lower left")
+
+
+def lam_is(value: float) -> str:
+    """The label of a regularisation strength, a power of ten in mathematical notation.
+
+    >>> lam_is(1e-3), lam_is(0.5)
+    ('λ = $10^{-3}$', 'λ = 0.5')
+    """
+    mantissa, exponent = f"{value:e}".split("e")
+    return f"λ = $10^{{{int(exponent)}}}$" if float(mantissa) == 1 else f"λ = {value:g}"

@@ -1,0 +1,89 @@
+"""The results of an experiment, as sweeps end: datasets on disk, and the certificates of every run."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+
+import mfjax as mf
+from common.options import Settings
+from mfjax.certificates import REQUIRED, certificates, format_table
+from mfjax.io import write_atomically, write_dataset
+
+
+@dataclass
+class Records:
+    """The results of an experiment as they come in, shared between its figures."""
+
+    settings: Settings
+    datasets: dict[str, Any] = field(default_factory=dict)
+    certificates: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def sweep(
+        self,
+        name: str,
+        cell: Callable[..., Any],
+        axes: dict[str, Sequence[Any]],
+        *,
+        derive: Callable[[Any], Any] | None = None,
+        static: Sequence[str] = (),
+    ) -> Any:
+        """The dataset of one sweep, computed once, checkpointed, and written to results/<name>.nc.
+
+        `derive` adds to the dataset what needs more than one run.
+        """
+        if name in self.datasets:
+            return self.datasets[name]
+        started = time.perf_counter()
+        place = self.settings.out / "checkpoints" / name
+        table = mf.sweep(
+            cell,
+            path=place,
+            resume=self.settings.resume,
+            progress=self.settings.progress,
+            static=static,
+            **axes,
+        )
+        data = table.to_xarray()
+        if derive is not None:
+            data = derive(data)
+        results = self.settings.out / "results"
+        results.mkdir(exist_ok=True)
+        write_dataset(data, results / f"{name}.nc")
+        self.datasets[name] = data
+        self._certify(name, data, tuple(axes))
+        runs = prod(len(values) for values in axes.values())
+        print(f"{name}: {runs} runs in {time.perf_counter() - started:.1f} s")
+        return data
+
+    def _certify(self, name: str, data: Any, axes: tuple[str, ...]) -> None:
+        for index in np.ndindex(*(data.sizes[axis] for axis in axes)):
+            cell = (f"{axis}={data[axis].values[i]:g}" for axis, i in zip(axes, index, strict=True))
+            self.certificates[f"{name} {' '.join(cell)}"] = certificates(
+                {key: data[key].transpose(*axes, "save").values[index] for key in REQUIRED}
+            )
+
+    def write_certificates(self) -> None:
+        """certificates.csv with a row per run, and a printed line per series with its worst values."""
+        place = self.settings.out / "certificates.csv"
+        text = format_table(self.certificates, "csv")
+        if place.exists():
+            # Series of figures that this call was not asked for.
+            mine = tuple(f"{name} " for name in self.datasets)
+            text += "".join(
+                f"{line}\n" for line in place.read_text().splitlines()[1:] if not line.startswith(mine)
+            )
+        write_atomically(place, lambda file: file.write(text.encode()))
+        worst = {}
+        for name in self.datasets:
+            rows = [row for run, row in self.certificates.items() if run.split(" ")[0] == name]
+            worst[name] = {
+                key: (min if key in ("min_weight", "saves") else max)(r[key] for r in rows) for key in rows[0]
+            }
+        print(
+            f"\ncertificates, worst run of each series (all runs: {self.settings.out / 'certificates.csv'})"
+        )
+        print(format_table(worst), end="\n\n")

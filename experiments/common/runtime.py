@@ -1,0 +1,40 @@
+"""Precision, compilation cache and threads of JAX: the one place where global configuration is set."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from common.options import Settings
+
+
+def prepare_jax(settings: Settings) -> None:
+    """What must be set before the first array is made."""
+    # Small factorisations lose more to waking threads than they gain; cells run side by side instead.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import jax
+
+    jax.config.update("jax_enable_x64", settings.precision == "float64")
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    cache = Path(root) / "mfjax" / "compiled"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    if os.access(cache, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+@contextmanager
+def double_precision() -> Iterator[None]:
+    """float64 for what needs it whatever the precision of the particle runs, in every thread."""
+    import jax
+
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)

@@ -1,0 +1,52 @@
+"""Radial basis functions on the 2-torus: particles and their distance to the teacher."""
+
+import numpy as np
+from common.laboratory import Laboratory
+from common.options import Settings
+from common.runtime import double_precision
+from common.series import GAMMA
+
+import mfjax as mf
+from mfjax import problems
+
+
+class FlatTorus(Laboratory):
+    """The series of the torus; a particle is recorded as its position."""
+
+    recorded = "position"
+    # An axis holds finite numbers, and the atoms have gamma = infinity.
+    axis = "inverse_gamma"
+
+    def __init__(self, settings: Settings):
+        super().__init__(settings)
+        self.domain = problems.TorusTeacher(GAMMA).domain
+        self.kernel = {"scale": self.preset.scale, "amplitude": self.preset.amplitude}
+        self.features = mf.features.RBF(self.domain, **self.kernel)
+
+    def problem(self, key, gamma):
+        """The two-mode teacher seen through Gaussian inputs."""
+        preset = self.preset
+        sizes = {"inputs": preset.inputs, "width": preset.teacher_width}
+        return problems.torus(key, gamma=gamma, **self.kernel, **sizes, dtype=self.dtype)
+
+    @staticmethod
+    def coordinates(points):
+        """The points themselves."""
+        return points
+
+    @staticmethod
+    def points(coordinates):
+        """The points themselves."""
+        return coordinates
+
+    @staticmethod
+    def place(gamma):
+        """1 / gamma."""
+        return 1 / gamma
+
+    def identifiability(self):
+        """Which share of the teacher the features and the data of the first seed cannot see."""
+        with double_precision():
+            x, teacher = np.asarray(self.data.x[0], np.float64), problems.TorusTeacher(GAMMA)
+            found = mf.certificates.identifiability(self.features, x, self.domain, teacher=teacher, n=16)
+        return {"the RBF": found}

@@ -1,0 +1,122 @@
+"""What every figure needs: paper, colours, titles, legends, and a file to go to."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array
+
+from mfjax._arrays import count
+
+Numbers = Array | np.ndarray
+# Widths in inches of one and of two columns of a printed page.
+SINGLE, DOUBLE = 3.4, 6.9
+# Okabe and Ito's colours, told apart by all common forms of colour vision; yellow, faint as a line, last.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#F0E442")
+DASHES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)))
+STYLE = {
+    "font.size": 8.5,
+    "axes.labelsize": 8.5,
+    "axes.titlesize": 8.5,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "legend.handlelength": 1.7,
+    "lines.linewidth": 1.3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "mathtext.fontset": "dejavusans",
+}
+
+
+def figure(
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    width: float = DOUBLE,
+    height: float = 2.4,
+    projections: Mapping[int, str] | None = None,
+    **options: Any,
+) -> tuple[Any, Any]:
+    """A figure of `width` by `height` inches and its (rows, columns) object array of axes.
+
+    `projections` maps the number of a panel, counted along rows, to a matplotlib projection; `options`
+    such as `sharey="row"` go to `Figure.subplots` where all panels are plain.
+
+    >>> fig, axes = figure(1, 2)
+    >>> axes.shape, [round(float(inches), 1) for inches in fig.get_size_inches()]
+    ((1, 2), [6.9, 2.4])
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    count(rows, "rows"), count(columns, "columns")
+    with matplotlib.rc_context(STYLE):
+        fig = Figure(figsize=(width, height), layout="constrained")
+        if projections:
+            axes = np.empty((rows, columns), object)
+            for i in range(rows * columns):
+                axes.flat[i] = fig.add_subplot(rows, columns, i + 1, projection=projections.get(i))
+        else:
+            axes = fig.subplots(rows, columns, squeeze=False, **options)
+    return fig, axes
+
+
+def save(fig: Any, stem: str | Path) -> tuple[Path, Path]:
+    """Write `fig` as `stem`.png (200 dots per inch) and `stem`.pdf; folders are made as needed.
+
+    The files are the same, byte for byte, for the same figure.
+    """
+    import matplotlib
+
+    stem = Path(stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    png, pdf = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.pdf")
+    with matplotlib.rc_context(STYLE | {"pdf.fonttype": 42}):
+        fig.savefig(png, dpi=200, metadata={"Software": None})
+        fig.savefig(pdf, metadata={"CreationDate": None})
+    return png, pdf
+
+
+def color(index: int) -> str:
+    """The colour of series number `index`; they repeat after eight."""
+    return PALETTE[index % len(PALETTE)]
+
+
+def shade(index: int, total: int) -> Any:
+    """Colour number `index` of `total` of an ordered family, dark blue to yellow-green, readable in grey."""
+    import matplotlib
+
+    return matplotlib.colormaps["viridis"](0.9 * index / max(total - 1, 1))
+
+
+def title(ax: Any, text: str) -> None:
+    """A title in the size of the labels."""
+    ax.set_title(text, fontsize=STYLE["axes.titlesize"])
+
+
+def legend(ax: Any, entries: Sequence[tuple[str, Mapping[str, Any]]] | None = None, **options: Any) -> Any:
+    """The legend of `ax`; or one of `entries`, (label, line properties), for what colour and dash mean.
+
+    >>> _, axes = figure()
+    >>> [text.get_text() for text in legend(axes[0, 0], [("biased", {"linestyle": "--"})]).get_texts()]
+    ['biased']
+    """
+    from matplotlib.lines import Line2D
+
+    options = {"frameon": False, "fontsize": STYLE["legend.fontsize"], "handlelength": 1.7} | options
+    if entries is None:
+        return ax.legend(**options)
+    handles = [Line2D([], [], label=label, **({"color": "0.3"} | dict(line))) for label, line in entries]
+    return ax.legend(handles=handles, **options)
+
+
+def colorbar(ax: Any, image: Any, label: str) -> None:
+    """A colour bar beside `ax`, in the style of its figure."""
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        ax.figure.colorbar(image, ax=ax, label=label, shrink=0.9)
