@@ -81,15 +81,13 @@ def safe_norm(vector: Float[Array, " d"]) -> Float[Array, ""]:
 
     The one distance used in the library: kernels, distances and feature maps all meet coincident points.
     """
-    squared = jnp.sum(vector * vector)
-    positive = squared > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
+    return safe_sqrt(jnp.sum(vector * vector))
 
 
 def safe_sqrt(value: Array) -> Array:
-    """Square root of a non-negative array with derivative zero at zero."""
-    positive = value > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, value, 1.0)), 0.0)
+    """Square root with derivative zero at zero; NaN for NaN and for negative numbers."""
+    zero = value == 0
+    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, value)))
 
 
 def inner(a: Array, b: Array) -> Array:

@@ -14,8 +14,7 @@ from mfjax import status as codes
 from mfjax._arrays import as_floats, count, finite
 from mfjax.domains import Domain, Sphere, Torus
 from mfjax.energies import MMD
-from mfjax.energies.reduced_risk import check_features
-from mfjax.features import FeatureMap, Ridge
+from mfjax.features import FeatureMap, Ridge, check_features
 from mfjax.kernels import Energy as EnergyKernel
 from mfjax.measures import Grid
 
@@ -167,6 +166,10 @@ SYMMETRIES = {
 }
 
 
+# Cells per axis, by dimension of the domain.
+CELLS = {1: 128, 2: 32, 3: 10}
+
+
 def identifiability(
     features: FeatureMap,
     x: Any,
@@ -174,7 +177,7 @@ def identifiability(
     *,
     data_weights: Any = None,
     teacher: Any = None,
-    n: int = 128,
+    n: int | None = None,
     degree: int | None = None,
     tolerance: float | None = None,
 ) -> Identifiability:
@@ -187,7 +190,8 @@ def identifiability(
     - `x` (N, k), masses `data_weights` (N,), 1/N unless given: `mf.problems.gaussian_quadrature()` is the
       Gaussian law itself.
     - `teacher`: a density of one point, positive or signed, for `hidden_mass` and `floor`.
-    - `n`, an even number: on a circle the parity of modes is then exact on the grid. `degree`: modes
+    - `n`, an even number, 128, 32, 10 in dimension 1, 2, 3 unless given (a dense singular value decomposition
+      of n^dim columns): on a circle the parity of modes is then exact on the grid. `degree`: modes
       0, ..., degree are reported, n / 4 unless given.
     - `tolerance`: relative size of a singular value (the root of an eigenvalue) that counts as zero;
       by default n times the rounding unit of the features.
@@ -200,6 +204,7 @@ def identifiability(
     >>> identifiability(mf.features.ReLU(), x, circle, data_weights=p, n=32).invisible
     (3, 5, 7)
     """
+    n = CELLS.get(domain.dim, 4) if n is None else n
     if count(n, "n") % 2:
         raise ValueError(f"n must be even, got {n}")
     x = finite(as_floats(x, "x"), "x")

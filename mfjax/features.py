@@ -36,6 +36,24 @@ class FeatureMap(eqx.Module):
         return jax.vmap(over_points, in_axes=(None, 0))(points, inputs)
 
 
+def check_features(features: FeatureMap, points: Array, x: Array) -> None:
+    """**Raises** `ValueError` if `features` does not map one particle and one input to one number."""
+    if not isinstance(features, FeatureMap):
+        raise ValueError(
+            f"features must be a FeatureMap, got {type(features).__name__}; "
+            "wrap a function in features.Function"
+        )
+    try:
+        out = jax.eval_shape(features, points[0], x[0])
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"features cannot be applied to a particle of shape {points.shape[1:]} and an input of shape "
+            f"{x.shape[1:]}: {str(error).splitlines()[0]}"
+        ) from error
+    if getattr(out, "shape", None) != ():
+        raise ValueError(f"features must return one number, got shape {getattr(out, 'shape', None)}")
+
+
 class Ridge(FeatureMap):
     """phi(omega, x) = sigma(omega . x + bias) for an activation `sigma` of one number.
 

@@ -3,6 +3,7 @@
 The host driver around it (progress, disk, checkpoints, exceptions) is in `mfjax.driver`.
 """
 
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -40,7 +41,8 @@ def start(sim: Simulation) -> Carry:
     dtype = sim.measure.dtype
     zero = jnp.zeros((), jnp.int32)
     if sim.stepper.adaptive:
-        interval = sim.save_times[0]
+        # Traced times may begin with zero, or repeat one: an interval of no length is left at once.
+        interval = jnp.min(jnp.where(sim.save_times > 0, sim.save_times, jnp.inf))
         dt = jnp.minimum(1e-3 * interval, evaluation.max_step).astype(dtype)
     else:
         dt = sim.stepper.dt.astype(dtype)
@@ -53,7 +55,11 @@ def start(sim: Simulation) -> Carry:
         rejected=zero,
         dt=dt,
         dissipated=jnp.zeros((), dtype),
-        status=jnp.where(evaluation.status > 0, evaluation.status, health(state, evaluation)),
+        status=jnp.where(
+            jnp.all(jnp.diff(sim.times) >= 0),
+            jnp.where(evaluation.status > 0, evaluation.status, health(state, evaluation)),
+            codes.UNORDERED_TIMES,
+        ).astype(jnp.int32),
         failed_at=zero,
     )
 
@@ -137,9 +143,10 @@ def fail(carry: Carry, status: Array) -> Carry:
     return eqx.tree_at(lambda c: (c.status, c.failed_at), carry, (status, carry.steps + 1))
 
 
-def fixed_step(sim: Simulation, carry: Carry) -> Carry:
-    """One step of the stepper's own size; a run that has failed stays where it was."""
-    dt = sim.stepper.dt.astype(carry.dt.dtype)
+# Reverse mode keeps the carry of each step and repeats the step, not its matrices.
+@partial(eqx.filter_checkpoint, prevent_cse=False)
+def fixed_step(sim: Simulation, carry: Carry, dt: Array) -> Carry:
+    """One step of size `dt`; a run that has failed stays where it was."""
     kept, _, status = one_step(sim, carry, dt)
     moved = select(status == codes.OK, kept, fail(carry, status))
     return select(carry.status == codes.OK, moved, carry)
@@ -193,21 +200,17 @@ def fixed_interval(sim: Simulation, carry: Carry, begin: Array, end: Array) -> C
     dt = sim.stepper.dt.astype(carry.dt.dtype)
     # The rounding of the two times, counted in steps: it must not add a step to a whole number of them.
     slack = 2 * float(jnp.finfo(dt.dtype).eps) * end / dt
-    n = jnp.maximum(jnp.ceil((end - begin) / dt - slack), 1)
-    stretched = (end - begin) / n
-
-    def body(_, carry):
-        kept, _, status = one_step(sim, carry, stretched)
-        moved = select(status == codes.OK, kept, fail(carry, status))
-        return select(carry.status == codes.OK, moved, carry)
-
+    n = jnp.where(end > begin, jnp.maximum(jnp.ceil((end - begin) / dt - slack), 1), 0)
+    stretched = (end - begin) / jnp.maximum(n, 1)
+    body = lambda _, c: fixed_step(sim, c, stretched)
     return jax.lax.fori_loop(0, n.astype(jnp.int32), body, carry)
 
 
 def next_save(sim: Simulation, carry: Carry) -> Carry:
     """Advance a run from one saved time to the next."""
     if sim.save_every is not None:
-        body = lambda c, _: (fixed_step(sim, c), None)
+        dt = sim.stepper.dt.astype(carry.dt.dtype)
+        body = lambda c, _: (fixed_step(sim, c, dt), None)
         carry, _ = jax.lax.scan(body, carry, length=sim.save_every)
     else:
         times = sim.times.astype(carry.dt.dtype)
@@ -239,3 +242,15 @@ def trajectory(sim: Simulation) -> tuple[Carry, Any]:
     carry, rest = advance(sim, carry, sim.save_times.shape[0])
     join = lambda a, b: jnp.concatenate([jnp.asarray(a)[None], b])
     return carry, jax.tree.map(join, first, rest)
+
+
+def steps_only(sim: Simulation, carry: Carry, steps: int) -> Carry:
+    """Advance a run of fixed steps by a part of the interval between two saved times."""
+    dt = sim.stepper.dt.astype(carry.dt.dtype)
+    return jax.lax.scan(lambda c, _: (fixed_step(sim, c, dt), None), carry, length=steps)[0]
+
+
+def close(sim: Simulation, carry: Carry) -> tuple[Carry, Any]:
+    """The carry that `steps_only` has brought to the next saved time, and its record."""
+    carry = eqx.tree_at(lambda c: c.save, carry, carry.save + 1)
+    return carry, record(sim, carry)

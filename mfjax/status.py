@@ -9,6 +9,7 @@ STEP_BUDGET = 5
 NOT_CONVERGED = 6
 CFL = 7
 NON_FINITE = 8
+UNORDERED_TIMES = 9
 
 MESSAGES = {
     OK: "completed",
@@ -24,6 +25,7 @@ MESSAGES = {
     "stepper=None",
     NON_FINITE: "the state became NaN or infinite: the step is too large for the stiffness (stable below 2 / "
     "the largest rate), or the data are not finite",
+    UNORDERED_TIMES: "the saved times decrease, or are NaN: sort save_at",
 }
 
 

@@ -102,12 +102,13 @@ class Teacher(eqx.Module):
         points, component = jax.vmap(neuron)(jnp.arange(n))
         return points, jnp.sign(self.masses[component]).astype(dtype) * jnp.sum(size)
 
-    def variation(self, n: int = 4096) -> Float[Array, ""]:
-        """|nu|_TV = int |density|, by the midpoint rule on `n` cells per axis."""
+    def variation(self, n: int | None = None) -> Float[Array, ""]:
+        """|nu|_TV = int |density|, midpoint rule on `n` cells per axis (4096, or 512 in two dimensions)."""
+        n = (4096 if self.domain.dim == 1 else 512) if n is None else n
         cells = self.domain.cells(n)
         return jnp.prod(cells.spacing) * jnp.sum(jnp.abs(jax.vmap(self)(cells.points)))
 
-    def absolute(self, n: int = 4096) -> "AbsoluteDensity":
+    def absolute(self, n: int | None = None) -> "AbsoluteDensity":
         """|nu| / |nu|_TV: what the features of a signed teacher converge to at lam = 0."""
         return AbsoluteDensity(self, self.variation(n))
 

@@ -20,7 +20,8 @@ class Solution(eqx.Module):
 
     `value` F(mu); `potential`, the first variation as a function of ONE point, defined off the support;
     `outer_weights` (K,) or `None` for an energy without an inner problem; `residual` of that problem,
-    relative; `status` code; `carry`, what the next solve may start from.
+    relative; `status` code; `carry`, what the next solve may start from; `terms`, the solutions of the
+    energies that a sum is made of.
     """
 
     value: Float[Array, ""]
@@ -29,6 +30,7 @@ class Solution(eqx.Module):
     residual: Float[Array, ""] | float = 0.0
     status: Int[Array, ""] | int = codes.OK
     carry: Any = None
+    terms: tuple["Solution", ...] = ()
 
 
 class Energy(eqx.Module):
@@ -184,11 +186,24 @@ class Sum(Energy):
             residual=residual,
             status=status,
             carry=tuple(s.carry for s in solutions),
+            terms=tuple(solutions),
         )
 
+    # Term by term: an internal energy has a first variation on a grid without having a potential, and a
+    # layered measure a gradient field of its own.
     def first_variation(self, mu, solution=None):
-        # Term by term: an internal energy has a first variation on a grid without having a potential.
-        total = jnp.zeros((mu.size,), mu.dtype)
-        for c, term in self.terms:
-            total = total + jnp.asarray(c).astype(mu.dtype) * term.first_variation(mu)
-        return total
+        solution = self.solve(mu) if solution is None else solution
+        fields = (term.first_variation(mu, s) for (_, term), s in self._solved_terms(solution))
+        return self._combined(fields, jnp.zeros((mu.size,), mu.dtype))
+
+    def gradient_field(self, mu, solution=None):
+        solution = self.solve(mu) if solution is None else solution
+        fields = (term.gradient_field(mu, s) for (_, term), s in self._solved_terms(solution))
+        return self._combined(fields, jnp.zeros_like(mu.points))
+
+    def _solved_terms(self, solution):
+        return zip(self.terms, solution.terms, strict=True)
+
+    def _combined(self, fields, zero):
+        coefficients = (jnp.asarray(c).astype(zero.dtype) for c, _ in self.terms)
+        return sum((c * field for c, field in zip(coefficients, fields, strict=True)), zero)

@@ -1,61 +1,17 @@
 """The reduced risk of variable projection: the risk after the outer weights are optimised away."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._arrays import as_floats, finite, inner, is_traced, scalar
+from mfjax._arrays import inner, is_traced, scalar
 from mfjax.energies.base import Energy, Solution
-from mfjax.features import FeatureMap
+from mfjax.energies.data import Data
+from mfjax.features import FeatureMap, check_features
 from mfjax.outer import Cholesky, MinimumNorm, Newton, OuterSolver
 from mfjax.outer.base import OuterProblem
 from mfjax.regularizers import Quadratic, Regularizer
-
-
-class Data(eqx.Module):
-    """Inputs `x` (N, k), targets `y` (N,) and masses `weights` (N,), 1/N unless given, checked once."""
-
-    x: Float[Array, "N k"]
-    y: Float[Array, " N"]
-    weights: Float[Array, " N"]
-
-    def __init__(self, x: Any, y: Any, weights: Any = None):
-        self.x = finite(as_floats(x, "x"), "x")
-        if self.x.ndim != 2 or 0 in self.x.shape:
-            raise ValueError(f"x must have shape (N, k) with N, k >= 1, got {self.x.shape}")
-        n = self.x.shape[0]
-        self.y = finite(as_floats(y, "y").astype(self.x.dtype), "y")
-        if self.y.shape != (n,):
-            raise ValueError(f"y must have shape ({n},) to match x, got {self.y.shape}")
-        if weights is None:
-            weights = jnp.full((n,), 1 / n, self.x.dtype)
-        self.weights = finite(as_floats(weights, "data_weights").astype(self.x.dtype), "data_weights")
-        if self.weights.shape != (n,):
-            raise ValueError(f"data_weights must have shape ({n},), got {self.weights.shape}")
-        if not is_traced(self.weights) and np.any(np.asarray(self.weights) < 0):
-            raise ValueError("data_weights must be non-negative")
-
-
-def check_features(features: FeatureMap, points: Array, x: Array) -> None:
-    """**Raises** `ValueError` if `features` does not map one particle and one input to one number."""
-    if not isinstance(features, FeatureMap):
-        raise ValueError(
-            f"features must be a FeatureMap, got {type(features).__name__}; "
-            "wrap a function in features.Function"
-        )
-    try:
-        out = jax.eval_shape(features, points[0], x[0])
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"features cannot be applied to a particle of shape {points.shape[1:]} and an input of shape "
-            f"{x.shape[1:]}: {str(error).splitlines()[0]}"
-        ) from error
-    if getattr(out, "shape", None) != ():
-        raise ValueError(f"features must return one number, got shape {getattr(out, 'shape', None)}")
 
 
 class ReducedRisk(Energy):

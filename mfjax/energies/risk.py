@@ -7,8 +7,8 @@ from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._arrays import inner, scalar
 from mfjax.energies.base import Energy, Solution
-from mfjax.energies.reduced_risk import Data, check_features
-from mfjax.features import FeatureMap
+from mfjax.energies.data import Data
+from mfjax.features import FeatureMap, check_features
 
 
 class Risk(Energy):

@@ -26,11 +26,16 @@ class Flow(eqx.Module):
     energy: eqx.AbstractVar[Energy]
     domain: eqx.AbstractVar[Domain]
 
+    def validate(self, mu: Measure) -> None:
+        """**Raises** `ValueError` if this flow cannot move measures like `mu`. Solves nothing."""
+        self.domain.validate(mu.points)
+        self.energy.validate(mu, self.domain)
+
     @abstractmethod
     def init(self, mu: Measure) -> State:
         """The state that starts from the measure `mu`.
 
-        **Raises** `ValueError` if this flow cannot move such a measure.
+        **Raises** `ValueError` as `validate` does.
         """
 
     @abstractmethod
@@ -44,6 +49,10 @@ class Flow(eqx.Module):
     def value(self, state: State) -> Float[Array, ""]:
         """The energy that this flow dissipates, at `state`."""
         return self.evaluate(state).energy
+
+    def outer_weights(self, mu: Measure) -> Float[Array, " K"] | None:
+        """The outer weights of the network at the support of `mu`: the optimal ones of the energy, if any."""
+        return self.energy.solve(mu, self.energy.init(mu)).outer_weights
 
     @property
     def temperature(self) -> Any:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
+from mfjax import status as codes
 from mfjax._arrays import inner, scalar
 from mfjax.domains import Domain
 from mfjax.energies.reduced_risk import ReducedRisk
@@ -44,21 +45,32 @@ class TwoTimescale(Flow):
         self.gamma = scalar(rate, "rate", above=0)
         scalar(energy.lam, "the lam of a two-timescale flow", above=0)
 
-    def init(self, mu: Measure) -> State:
+    def validate(self, mu: Measure) -> None:
         if not isinstance(mu, Particles):
             raise ValueError(
                 "TwoTimescale moves an outer weight with each particle and needs Particles, got "
                 f"{type(mu).__name__}"
             )
-        self.domain.validate(mu.points)
-        self.energy.validate(mu, self.domain)
-        if "u" not in mu.marks:
-            mu = mu.with_marks(u=self.energy.solve(mu).outer_weights)
-        return State(mu)
+        super().validate(mu)
+
+    def init(self, mu: Measure) -> State:
+        """The carry is the residual and the status of the solve for the first outer weights."""
+        self.validate(mu)
+        if "u" in mu.marks:
+            return State(mu, (jnp.zeros((), mu.dtype), jnp.asarray(codes.OK, jnp.int32)))
+        solution = self.energy.solve(mu, self.energy.init(mu))
+        start = jnp.asarray(solution.residual, mu.dtype), jnp.asarray(solution.status, jnp.int32)
+        return State(mu.with_marks(u=solution.outer_weights.astype(mu.dtype)), start)
+
+    def outer_weights(self, mu):
+        """The mark "u". **Raises** `ValueError` for a measure without it."""
+        if "u" not in getattr(mu, "marks", {}):
+            raise ValueError("a TwoTimescale network has its outer weights in the mark 'u': none is there")
+        return mu.marks["u"]
 
     def evaluate(self, state: State) -> Evaluation:
         mu = state.measure
-        u = mu.marks["u"]
+        u = self.outer_weights(mu)
         data, f = self.energy.data, self.energy.regularizer
         lam, gamma = self.energy.lam.astype(mu.dtype), self.gamma.astype(mu.dtype)
         features = self.energy.features.matrix(mu.points, data.x)
@@ -72,8 +84,11 @@ class TwoTimescale(Flow):
         gradient = jax.vmap(jax.grad(potential))(mu.points, u)
         velocity = jax.vmap(self.domain.velocity)(mu.points, -gradient)
         slope = jax.vmap(self.domain.project)(mu.points, gradient)
-        outer_slope = inner(dual, features) / lam + f.derivative(u)
+        outer_slope = (inner(dual, features) / lam + f.derivative(u)).astype(mu.dtype)
         energy = 0.5 * inner(data.weights, error**2) / lam + mu.integrate(f(u))
         dissipation = mu.integrate(-jnp.sum(slope * velocity, axis=-1) + gamma * outer_slope**2)
         tangent = Tangent(points=velocity, marks={"u": -gamma * outer_slope})
-        return evaluation(tangent, energy, dissipation, mu.dtype)
+        residual, status = (0.0, codes.OK) if state.carry is None else state.carry
+        return evaluation(
+            tangent, energy, dissipation, mu.dtype, residual=residual, status=status, carry=state.carry
+        )

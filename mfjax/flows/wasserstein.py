@@ -33,23 +33,28 @@ class Wasserstein(Flow):
         if not isinstance(self.domain, Domain):
             raise ValueError(f"domain must be a Domain, got {type(self.domain).__name__}")
 
-    def init(self, mu: Measure) -> State:
+    def validate(self, mu: Measure) -> None:
         if not isinstance(mu, Measure):
             raise ValueError(f"the initial measure must be Particles or Grid, got {type(mu).__name__}")
         self.domain.validate(mu.points)
-        if isinstance(mu, Particles):
-            smooth = _smooth_part(self.energy)
-            smooth.validate(mu, self.domain)
-            return State(mu, smooth.init(mu))
-        grids.validate(mu, self.domain)
-        self.energy.validate(mu, self.domain)
-        return State(mu, grids.transport_part(self.energy).init(mu))
+        if isinstance(mu, Grid):
+            grids.validate(mu, self.domain)
+        self._seen(mu).validate(mu, self.domain)
+
+    def init(self, mu: Measure) -> State:
+        self.validate(mu)
+        moving = grids.transport_part(self.energy) if isinstance(mu, Grid) else self._seen(mu)
+        return State(mu, moving.init(mu))
+
+    def _seen(self, mu: Measure) -> Energy:
+        """The energy whose value is recorded: without the entropies that are noise on particles."""
+        return _smooth_part(self.energy) if isinstance(mu, Particles) else self.energy
 
     def evaluate(self, state: State) -> Evaluation:
         mu = state.measure
         if isinstance(mu, Grid):
             return grids.evaluate(self.energy, mu, state.carry)
-        smooth = _smooth_part(self.energy)
+        smooth = self._seen(mu)
         solution = smooth.solve(mu, state.carry)
         gradient = smooth.gradient_field(mu, solution)
         velocity = jax.vmap(self.domain.velocity)(mu.points, -gradient)

@@ -78,7 +78,7 @@ def evaluate(energy: Energy, mu: Grid, carry: Any = None) -> Evaluation:
         value = value + coefficient * term.solve(mu).value
         variation = variation + coefficient * term.first_variation(mu)
     if rest.parts():
-        potential = jax.vmap(solution.potential)(mu.points)
+        potential = rest.first_variation(mu, solution)
         moved, max_step = transport_rate(mu, potential)
         rate, variation = rate + moved, variation + potential
     return evaluation(

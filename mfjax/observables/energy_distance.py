@@ -38,7 +38,8 @@ class EnergyDistance(Observable):
       at the target; or "wrapped", the length of `domain.displacement` on a `Torus`, which is not negative
       definite beyond one dimension: the value may then vanish elsewhere.
 
-    The value has the unit of a length. Measures of unequal total mass are compared as they are.
+    The value has the unit of a length. Both measures are scaled to total mass one: the kernel -|x - y| is a
+    discrepancy between equal masses only.
 
     On the line and on the circle one sort of all points, O((M + K) log(M + K)), and no cancellation:
     the relative error stays near rounding however small the distance. Elsewhere sums over blocks
@@ -79,7 +80,7 @@ class EnergyDistance(Observable):
             raise ValueError(f"metric must be 'chordal' or 'wrapped', got {metric!r}")
         if metric == "wrapped" and not isinstance(domain, Torus):
             raise ValueError("metric='wrapped' is a distance on a Torus: pass domain=Torus(...)")
-        self.target = as_measure(target, domain, cells)
+        self.target = _probability(as_measure(target, domain, cells))
         self.domain, self.metric = domain, metric
         self.coordinates = self.self_distance = None
         points, masses = self.target.points, self.target.weights
@@ -108,6 +109,7 @@ class EnergyDistance(Observable):
         check_dimension(mu, self.target.points.shape[-1])
         check_flow_domain(flow, self.domain)
         chart = self._chart(flow)
+        mu = _probability(mu)
         if chart is None:
             value = 2 * self._mean_distance(mu, self.target) - self._mean_distance(mu, mu)
             return jnp.maximum(value - self.self_distance.astype(mu.dtype), 0)
@@ -141,6 +143,10 @@ class EnergyDistance(Observable):
             return _sum(jax.vmap(lambda b: safe_norm(vector(a, b)))(y) * weights)
 
         return _sum(mu.weights * jax.lax.map(row, x, batch_size=ROWS))
+
+
+def _probability(mu: Measure) -> Measure:
+    return eqx.tree_at(lambda nu: nu.weights, mu, mu.weights / mu.mass)
 
 
 def _sum(values: Array) -> Array:

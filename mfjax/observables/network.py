@@ -8,10 +8,10 @@ from jaxtyping import Array, Float
 
 from mfjax._arrays import as_floats, count, finite, inner, safe_sqrt
 from mfjax.energies.base import Energy
-from mfjax.energies.reduced_risk import Data, ReducedRisk
+from mfjax.energies.data import Data
+from mfjax.energies.reduced_risk import ReducedRisk
 from mfjax.energies.risk import Risk
 from mfjax.flows.base import Flow
-from mfjax.flows.two_timescale import TwoTimescale
 from mfjax.measures import Measure
 from mfjax.observables.base import Observable
 
@@ -58,16 +58,8 @@ class Prediction(Observable):
                 f"x must have shape (B, {inputs}) as the training inputs have, got {self.x.shape}"
             )
         x = self.x.astype(mu.dtype)
-        if isinstance(energy, ReducedRisk) and not isinstance(flow, TwoTimescale):
-            return energy.predict(mu, x)
-        masses = mu.weights
-        if isinstance(energy, ReducedRisk):
-            if "u" not in getattr(mu, "marks", {}):
-                raise ValueError(
-                    "a TwoTimescale network has its outer weights in the mark 'u': none is there"
-                )
-            masses = masses * mu.marks["u"]
-        return inner(energy.features.matrix(mu.points, x), masses)
+        outer = flow.outer_weights(mu) if isinstance(energy, ReducedRisk) else 1.0
+        return inner(energy.features.matrix(mu.points, x), mu.weights * outer)
 
 
 class TestRisk(Observable):

@@ -1,6 +1,7 @@
 """The problem every outer solver solves, and what it returns."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mfjax import status as codes
-from mfjax._arrays import inner, safe_norm
+from mfjax._arrays import inner, safe_norm, scalar
 from mfjax.regularizers import Regularizer
 
 
@@ -119,11 +120,16 @@ def relative(error: Array, scale: Array) -> Float[Array, ""]:
     return safe_norm(error) / jnp.where(size > 0, size, 1.0)
 
 
-def tolerance(dtype, requested: float | None) -> float:
+def bound(name: str) -> Callable[[Any], Array | None]:
+    """A converter of the tolerance `name` to an array leaf >= 0, or `None` where the dtype decides."""
+    return lambda value: None if value is None else scalar(value, name, minimum=0)
+
+
+def tolerance(dtype, requested: Array | None) -> Array | float:
     """The relative residual above which a solve is reported as failed."""
     if requested is not None:
-        return requested
-    return 1e-8 if jnp.dtype(dtype) == jnp.float64 else 2e-3
+        return requested.astype(dtype)
+    return 1e-8 if jnp.dtype(dtype) == jnp.float64 else 1e-4
 
 
 def graded(residual: Array, limit: Any, failure: int) -> Int[Array, ""]:

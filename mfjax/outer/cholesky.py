@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from mfjax import status as codes
 from mfjax._arrays import inner, safe_sqrt
-from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver, graded, tolerance
+from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver, bound, graded, tolerance
 from mfjax.regularizers import Quadratic
 
 
@@ -78,13 +78,13 @@ class Cholesky(OuterSolver):
     """The exact ridge solve for `Quadratic`, on whichever of the primal (M x M) and dual (N x N) is smaller.
 
     `side` forces "primal" or "dual"; `tolerance` is the relative residual above which a solve is
-    reported as failed (1e-8 in float64, 2e-3 in float32 unless given). Fails for lam = 0: use
+    reported as failed (1e-8 in float64, 1e-4 in float32 unless given). Fails for lam = 0: use
     `MinimumNorm`. Cost N M min(N, M).
     """
 
     side: str | None = eqx.field(static=True, default=None)
     refinements: int = eqx.field(static=True, default=1)
-    tolerance: float | None = eqx.field(static=True, default=None)
+    tolerance: Float[Array, ""] | None = eqx.field(converter=bound("tolerance"), default=None)
 
     def __check_init__(self):
         if self.side not in (None, "primal", "dual"):

@@ -9,8 +9,8 @@ import jax.scipy.linalg as jsl
 from jaxtyping import Array, Float
 
 from mfjax import status as codes
-from mfjax._arrays import count, inner, safe_sqrt, scalar
-from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver, graded, relative, tolerance
+from mfjax._arrays import count, inner, safe_sqrt
+from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver, bound, graded, relative, tolerance
 from mfjax.outer.newton import descend, implicit_root, ridge_start
 from mfjax.regularizers import Quadratic
 
@@ -24,7 +24,7 @@ class MinimumNorm(OuterSolver):
     on its dual or along its affine space of interpolants.
 
     - `tolerance`: relative distance of b to the span, and relative residual of the solution, that are
-      still accepted; 1e-8 in float64, 2e-3 in float32 unless given. Beyond it the status is
+      still accepted; 1e-8 in float64, 1e-4 in float32 unless given. Beyond it the status is
       `NO_INTERPOLANT` or, where only rounding is at fault, `OUTER_SOLVE`.
     - `rank_tolerance`: 1e-9 in float64, 1e-4 in float32 unless given. Directions of relative size S cost
       an error S if they are cut and rounding / S if they are kept, hence about the root of rounding.
@@ -39,16 +39,14 @@ class MinimumNorm(OuterSolver):
     """
 
     form: str | None = eqx.field(static=True, default=None)
-    tolerance: float | None = eqx.field(static=True, default=None)
-    rank_tolerance: float | None = eqx.field(static=True, default=None)
+    tolerance: Float[Array, ""] | None = eqx.field(converter=bound("tolerance"), default=None)
+    rank_tolerance: Float[Array, ""] | None = eqx.field(converter=bound("rank_tolerance"), default=None)
     max_iterations: int = eqx.field(static=True, default=100)
 
     def __check_init__(self):
         if self.form not in (None, "primal", "dual"):
             raise ValueError(f"form must be 'primal', 'dual' or None, got {self.form!r}")
         count(self.max_iterations, "max_iterations")
-        if self.rank_tolerance is not None:
-            scalar(self.rank_tolerance, "rank_tolerance", minimum=0.0)
 
     @eqx.filter_jit
     def solve(self, problem: OuterProblem, carry: Any = None) -> OuterSolution:
@@ -64,7 +62,7 @@ class MinimumNorm(OuterSolver):
         misfit = relative(problem.target - inside(problem.target), problem.target)
         residual = problem.residual(alpha)
         exists = graded(misfit, limit, codes.NO_INTERPOLANT)
-        solved = graded(residual, jnp.maximum(limit, problem.unresolved(alpha)), codes.OUTER_SOLVE)
+        solved = graded(residual, limit + problem.unresolved(alpha), codes.OUTER_SOLVE)
         return OuterSolution(alpha, residual, jnp.maximum(exists, solved), carry)
 
     def _span(self, problem: OuterProblem) -> tuple[Array, Array, Array]:

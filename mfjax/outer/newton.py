@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mfjax import status as codes
 from mfjax._arrays import count, inner
-from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver, graded, relative, tolerance
+from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver, bound, graded, relative, tolerance
 from mfjax.outer.cholesky import ridge_solve
 from mfjax.regularizers import Regularizer
 
@@ -36,7 +36,7 @@ class Newton(OuterSolver):
     line search on the convex function itself, at the cost O(N + M) a trial. The solve starts from the
     alpha of the previous one (`carry`), or from a ridge regression; it stops when the relative
     residual stops falling, and reports `OUTER_SOLVE` where that is above `tolerance` (1e-8 in float64,
-    2e-3 in float32) or after `max_iterations`. The derivative is that of the implicit function, of
+    1e-4 in float32) or after `max_iterations`. The derivative is that of the implicit function, of
     any order.
 
     **Cost**: one ridge solve an iteration: 5 to 15 from cold, 2 to 4 from a neighbouring solution.
@@ -52,7 +52,7 @@ class Newton(OuterSolver):
     """
 
     form: str | None = eqx.field(static=True, default=None)
-    tolerance: float | None = eqx.field(static=True, default=None)
+    tolerance: Float[Array, ""] | None = eqx.field(converter=bound("tolerance"), default=None)
     max_iterations: int = eqx.field(static=True, default=100)
 
     def __check_init__(self):

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from mfjax._arrays import scalar
 from mfjax.flows.base import Evaluation, Flow, State
-from mfjax.measures import Measure
+from mfjax.measures import Measure, Particles
 
 
 class Step(eqx.Module):
@@ -36,6 +36,9 @@ class Stepper(eqx.Module):
 
     order: ClassVar[int]
     noisy: ClassVar[bool] = False
+    # Whether one step is what `Sphere(dim, tangent=False)` means: normalising a radial velocity acts once a
+    # step, so that a scheme with stages loses its order.
+    single_stage: ClassVar[bool] = False
     dt: eqx.AbstractVar[Float[Array, ""] | None]
 
     @property
@@ -45,10 +48,15 @@ class Stepper(eqx.Module):
 
     def validate(self, flow: Flow, mu: Measure) -> None:
         """**Raises** `ValueError` if this scheme cannot step `flow` on measures like `mu`."""
-        if flow.stochastic and not self.noisy and hasattr(mu, "marks"):
+        if flow.stochastic and not self.noisy and isinstance(mu, Particles):
             raise ValueError(
                 f"{type(self).__name__} is deterministic, and this flow has noise (temperature > 0): use "
                 "steppers.EulerMaruyama"
+            )
+        if not self.single_stage and not getattr(flow.domain, "tangent", True):
+            raise ValueError(
+                f"{type(self).__name__} needs tangent motion, and {flow.domain!r} keeps the radial part: use "
+                "steppers.Euler, or tangent=True"
             )
 
     def init(self, flow: Flow, state: State) -> Any:

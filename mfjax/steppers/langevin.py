@@ -15,7 +15,8 @@ from mfjax.steppers.base import Step, Stepper, settle, step_size
 class EulerMaruyama(Stepper):
     """x <- retract(x - dt grad V + sqrt(2 T dt) xi), T the temperature of the flow, xi standard normal.
 
-    Weak order 1; strong order 1 where T does not depend on the state. `xi` is tangent to the
+    Weak order 1. Strong order 1 on Euclidean space and tori where T does not depend on the state, and 1/2
+    on spheres, where the projection of the noise depends on the point. `xi` is tangent to the
     domain, and depends only on (key, step, particle index), so padding changes no particle's noise.
     Reflected at the faces of a box. Without noise it is `Euler`.
     """

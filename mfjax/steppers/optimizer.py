@@ -43,6 +43,7 @@ class Optax(Stepper):
     """
 
     order: ClassVar[int] = 1
+    single_stage: ClassVar[bool] = True
     transformation: Any = eqx.field(static=True)
     dt: Float[Array, ""]
     hyperparameters: dict[str, Float[Array, ""]]

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, ScalarLike
 
 from mfjax import status as codes
 from mfjax._arrays import count, scalar
-from mfjax.domains import Box, Domain, Sphere
+from mfjax.domains import Box, Domain
 from mfjax.energies.base import Energy
 from mfjax.flows.wasserstein import Wasserstein
 from mfjax.measures import Particles, Tangent
@@ -83,8 +83,6 @@ class Proximal(Stepper):
             raise ValueError(f"Proximal is a scheme for the Wasserstein flow, got {type(flow).__name__}")
         if not isinstance(mu, Particles):
             raise ValueError(f"Proximal moves particles, got a {type(mu).__name__}: use ImplicitEuler")
-        if isinstance(flow.domain, Sphere) and not flow.domain.tangent:
-            raise ValueError("Proximal needs tangent motion: use Sphere(dim) with tangent=True")
 
     def step(self, flow, state, evaluation, dt, key, memory) -> Step:
         mu = state.measure

@@ -9,14 +9,14 @@ import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax import status as codes
-from mfjax._arrays import inner, scalar
+from mfjax._arrays import inner
 from mfjax.flows.base import State
 from mfjax.grids.diffusion import conductance, pressure_and_slope
 from mfjax.grids.linear import ShiftedStiffness, with_sum_of
 from mfjax.grids.wasserstein import internal_parts, transport_part
 from mfjax.measures import Tangent
 from mfjax.steppers.base import Step, Stepper, settle
-from mfjax.steppers.explicit import scaled_error
+from mfjax.steppers.explicit import checked_tolerances, scaled_error
 from mfjax.steppers.implicit import require_diffusion
 
 
@@ -91,13 +91,12 @@ ROS34PW2 = transformed(
 class _LinearlyImplicit(Stepper):
     coefficients: ClassVar[Coefficients]
     dt: None = eqx.field(static=True)
-    rtol: Float[Array, ""]
-    atol: Float[Array, ""]
+    rtol: Float[Array, ""] | None
+    atol: Float[Array, ""] | None
 
-    def __init__(self, rtol: ScalarLike = 1e-6, atol: ScalarLike = 1e-8):
+    def __init__(self, rtol: ScalarLike | None = None, atol: ScalarLike | None = None):
         self.dt = None
-        self.rtol = scalar(rtol, "rtol", above=0)
-        self.atol = scalar(atol, "atol", minimum=0)
+        self.rtol, self.atol = checked_tolerances(rtol, atol)
 
     def validate(self, flow, mu):
         require_diffusion(self, flow, mu)

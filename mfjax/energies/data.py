@@ -1,0 +1,34 @@
+"""The data that a risk is measured on."""
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from mfjax._arrays import as_floats, finite, is_traced
+
+
+class Data(eqx.Module):
+    """Inputs `x` (N, k), targets `y` (N,) and masses `weights` (N,), 1/N unless given, checked once."""
+
+    x: Float[Array, "N k"]
+    y: Float[Array, " N"]
+    weights: Float[Array, " N"]
+
+    def __init__(self, x: Any, y: Any, weights: Any = None):
+        self.x = finite(as_floats(x, "x"), "x")
+        if self.x.ndim != 2 or 0 in self.x.shape:
+            raise ValueError(f"x must have shape (N, k) with N, k >= 1, got {self.x.shape}")
+        n = self.x.shape[0]
+        self.y = finite(as_floats(y, "y").astype(self.x.dtype), "y")
+        if self.y.shape != (n,):
+            raise ValueError(f"y must have shape ({n},) to match x, got {self.y.shape}")
+        if weights is None:
+            weights = jnp.full((n,), 1 / n, self.x.dtype)
+        self.weights = finite(as_floats(weights, "data_weights").astype(self.x.dtype), "data_weights")
+        if self.weights.shape != (n,):
+            raise ValueError(f"data_weights must have shape ({n},), got {self.weights.shape}")
+        if not is_traced(self.weights) and np.any(np.asarray(self.weights) < 0):
+            raise ValueError("data_weights must be non-negative")
