@@ -1,5 +1,6 @@
 """`mf.simulate`: the host around the pure core. Chunks, progress, disk, resume, and the one exception."""
 
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -17,8 +18,8 @@ from mfjax._arrays import is_traced
 from mfjax.flows.base import Flow
 from mfjax.io import RunDirectory, environment, fingerprint, read_arrays, write_arrays
 from mfjax.measures import Measure
-from mfjax.run import Run, assemble
-from mfjax.simulate import advance, begin, trajectory
+from mfjax.run import Run, assemble, named_arrays
+from mfjax.simulate import advance, begin, close, steps_only, trajectory
 from mfjax.simulation import Observable, Simulation
 from mfjax.status import SimulationError
 from mfjax.steppers import Stepper
@@ -27,14 +28,16 @@ CHUNKS = 16
 
 
 class Program(NamedTuple):
-    """A compiled loop: `begin(sim)` and `advance(sim, carry, saves)`; records have their saves on `axis`."""
+    """A compiled loop, of one run or a batch: the functions of `mfjax.simulate`; saves are on `axis`."""
 
     begin: Callable
     advance: Callable
+    steps_only: Callable
+    close: Callable
     axis: int
 
 
-SOLO = Program(eqx.filter_jit(begin), eqx.filter_jit(advance), 0)
+SOLO = Program(*map(eqx.filter_jit, (begin, advance, steps_only, close)), 0)
 CORE = eqx.filter_jit(trajectory)
 
 
@@ -62,13 +65,16 @@ def simulate(
     `t1`, or through the increasing times `save_at`, in flow time. t = 0 and the end are always saved.
 
     - `stepper`: an `mf.steppers` scheme; `None` is an adaptive one chosen for the measure.
-    - `observables`: names to functions of (measure, flow), evaluated at the saved times.
+    - `observables`: names to functions of (measure, flow), evaluated at the saved times; `mfjax.run` lists
+      the names that are taken.
     - `key`: `jax.random.key(seed)`, mandatory for a flow with noise.
     - `save_measures`: whether the measures are kept, or only the observables.
     - `max_steps`: budget of an adaptive scheme between two saved times.
     - `path`: a directory to which saved states are streamed, with a checkpoint; `resume=True` continues
       a run that was killed there, bit for bit on the same machine, versions and dtype, or starts it if there
-      is none. A checkpoint is written about every sixteenth of the run, at a saved time.
+      is none. There are about 10 to 30 checkpoints in a run that has so many steps. One to `t1` or through
+      `save_at` has them at its saved times only: let `save_at` list some, since a lone `t1` has none before
+      the end.
     - `progress`: a bar with the time left; by default if stderr is a terminal.
     - `throw`: whether a failed run raises; otherwise look at `run.status`.
 
@@ -101,7 +107,7 @@ def simulate(
     if isinstance(flow, Simulation):
         sim = flow
         given = {"measure": measure} | options
-        extra = [name for name, value in given.items() if value is not _DEFAULTS.get(name)]
+        extra = [name for name, value in given.items() if not _is_default(name, value)]
         if extra:
             raise ValueError(f"a Simulation already holds its {extra[0]}: pass it alone")
     elif measure is None:
@@ -117,8 +123,10 @@ def simulate(
             raise ValueError("path= needs a concrete run: inside jit, vmap or grad nothing can be written")
         carry, records = CORE(sim)
         return assemble(sim.times, records, sim.measure, carry)
-    saves = sim.save_times.shape[0]
-    carry, records = drive(SOLO, sim, saves, path=path, resume=resume, progress=progress, started=started)
+    saves, every = sim.save_times.shape[0], sim.save_every
+    carry, records = drive(
+        SOLO, sim, saves, every, path=path, resume=resume, progress=progress, started=started
+    )
     run = assemble(sim.times, records, sim.measure, carry)
     if path is not None:
         run.save(Path(path) / "results.nc")
@@ -127,13 +135,16 @@ def simulate(
     return run
 
 
-_DEFAULTS = {"save_every": 1, "save_measures": True, "max_steps": 100_000}
+def _is_default(name: str, value: Any) -> bool:
+    default = inspect.signature(simulate).parameters[name].default
+    return value is default or (isinstance(value, (bool, int)) and value == default)
 
 
 def drive(
     program: Program,
     sim: Any,
     saves: int,
+    every: int | None,
     *,
     path: str | Path | None = None,
     resume: bool = False,
@@ -143,22 +154,27 @@ def drive(
 ) -> tuple[Any, Any]:
     """Advance a simulation (or a batch of them) chunk by chunk: (final carry, all records on the host).
 
+    `saves` and `every` are the number of saved times and the steps between them, if it is fixed.
     `configuration` is what identifies the run on disk, `sim` unless given. `progress` may be a bar that
     several runs share; `started` is `program.begin(sim)`, if it is known.
 
-    The chunks depend on the number of saves alone, never on where a run was interrupted, so that a
+    The chunks depend on `saves` and `every` alone, never on where a run was interrupted, so that a
     resumed run executes the same compiled programs as an uninterrupted one.
+
+    **Raises** `ValueError` before anything is written if two results would have the same name, and as
+    `RunDirectory` does.
     """
-    lengths = chunk_lengths(saves)
+    chunks = schedule(saves, every)
     directory = None if path is None else RunDirectory(path)
     if directory is not None:
         manifest = {
             "configuration": fingerprint(sim if configuration is None else configuration),
             "environment": environment(),
-            "chunks": lengths,
+            "chunks": chunks,
         }
         directory.check(manifest, resume)
     carry, first = program.begin(sim) if started is None else started
+    named_arrays(first[1])
     done = 0
     # Only now: a directory is not claimed by a run whose first evaluation raises.
     if directory is not None and directory.open(manifest, resume):
@@ -167,43 +183,68 @@ def drive(
     expand = lambda leaf: np.expand_dims(np.asarray(leaf), program.axis)
     pieces = [jax.tree.map(expand, first)]
     with progress_bar(progress, saves) as bar:
-        for index, length in enumerate(lengths):
+        for index, (steps, length) in enumerate(chunks):
+            piece = None
             if index < done:
-                piece = read_arrays(directory.part(index), _shapes(program, sim, carry, length))
-                piece = jax.tree.map(np.asarray, piece)
-            elif np.all(np.asarray(carry.status) != codes.OK):
+                if length:
+                    like = partial(_several, axis=program.axis, length=length)
+                    piece = read_arrays(directory.part(index), jax.tree.map(like, first))
+            elif np.all(np.take(pieces[-1][1]["status"], -1, axis=program.axis) != codes.OK):
                 # Every run has stopped: later records repeat the last one.
                 repeated = [-1] * length
                 piece = jax.tree.map(partial(np.take, indices=repeated, axis=program.axis), pieces[-1])
             else:
-                carry, piece = program.advance(sim, carry, length)
-                piece = jax.tree.map(np.asarray, piece)
+                if not steps:
+                    carry, piece = program.advance(sim, carry, length)
+                else:
+                    carry = program.steps_only(sim, carry, steps)
+                    if length:
+                        carry, reached = program.close(sim, carry)
+                        piece = jax.tree.map(expand, reached)
                 if directory is not None:
-                    write_arrays(directory.part(index), piece)
+                    if length:
+                        write_arrays(directory.part(index), jax.tree.map(np.asarray, piece))
                     write_arrays(directory.checkpoint, (np.asarray(index + 1), carry))
-            pieces.append(piece)
-            bar.update(length)
+            if length:
+                pieces.append(jax.tree.map(np.asarray, piece))
+                bar.update(length)
     join = lambda *leaves: np.concatenate(leaves, axis=program.axis)
     return carry, jax.tree.map(join, *pieces)
 
 
-def chunk_lengths(saves: int) -> list[int]:
-    """About `CHUNKS` chunks of saves, of at most two different lengths (each is compiled once).
+def _several(leaf: Any, axis: int, length: int) -> jax.ShapeDtypeStruct:
+    """The shape of `length` records like one."""
+    return jax.ShapeDtypeStruct((*leaf.shape[:axis], length, *leaf.shape[axis:]), leaf.dtype)
+
+
+def schedule(saves: int, every: int | None = None) -> list[tuple[int, int]]:
+    """(steps, saves) between two checkpoints, of which few are different: each of those is compiled once.
+
+    (0, n) advances over n saved times. Where these are few and `every` fixed steps apart, (n, 0) takes n
+    steps, and (n, 1) reaches a saved time by them.
+
+    >>> schedule(100)[:2], schedule(1, 1000)[-2:], schedule(8, 6)[:2]
+    ([(0, 5), (0, 5)], [(50, 0), (50, 1)], [(3, 0), (3, 1)])
+    """
+    if every is None or every == 1 or saves >= CHUNKS:
+        return [(0, length) for length in chunk_lengths(saves)]
+    *parts, last = chunk_lengths(every, -(-CHUNKS // saves))
+    return [*((part, 0) for part in parts), (last, 1)] * saves
+
+
+def chunk_lengths(total: int, chunks: int = CHUNKS) -> list[int]:
+    """About `chunks` chunks of a number of saves or steps, of at most two different lengths.
 
     >>> chunk_lengths(100)[:2], len(chunk_lengths(100)), sum(chunk_lengths(1009))
     ([5, 5], 20, 1009)
     """
-    length = -(-saves // CHUNKS)
+    length = -(-total // chunks)
     for divisor in range(length, length // 2, -1):
-        if saves % divisor == 0:
+        if total % divisor == 0:
             length = divisor
             break
-    full, rest = divmod(saves, length)
+    full, rest = divmod(total, length)
     return [length] * full + ([rest] if rest else [])
-
-
-def _shapes(program: Program, sim: Any, carry: Any, length: int) -> Any:
-    return eqx.filter_eval_shape(program.advance, sim, carry, length)[1]
 
 
 class _Silent:

@@ -21,7 +21,11 @@ import numpy as np
 from mfjax.fingerprint import fingerprint as fingerprint
 
 
-class ForeignRun(ValueError):
+class RunDirectoryError(ValueError):
+    """A run directory that cannot be used: taken, damaged, or not to be written."""
+
+
+class ForeignRun(RunDirectoryError):
     """A run directory that belongs to another configuration, machine or version."""
 
 
@@ -67,7 +71,7 @@ def write_arrays(path: Path, tree: Any) -> Path:
 def read_arrays(path: Path, like: Any) -> Any:
     """Read a file of `write_arrays` into the structure of `like` (arrays or shapes).
 
-    **Raises** `ForeignRun` if number, shapes or dtypes differ, `ValueError` if the file is missing or
+    **Raises** `ForeignRun` if number, shapes or dtypes differ, `RunDirectoryError` if the file is missing or
     damaged.
     """
     leaves, structure = jax.tree.flatten(like)
@@ -75,10 +79,10 @@ def read_arrays(path: Path, like: Any) -> Any:
         with np.load(path) as file:
             stored = [file[name] for name in sorted(file.files)]
     except FileNotFoundError as error:
-        raise ValueError(f"{path} is missing: restore it, or start the run again elsewhere") from error
+        raise RunDirectoryError(f"{path} is missing: restore it, or start the run again elsewhere") from error
     except Exception as error:
         # A damaged file fails in as many ways as it has bytes: in the zip index, a checksum, an array header.
-        raise ValueError(
+        raise RunDirectoryError(
             f"{path} is damaged ({type(error).__name__}: {error}): restore it, or start the run again "
             "elsewhere"
         ) from error
@@ -160,8 +164,8 @@ def environment() -> dict[str, Any]:
 class RunDirectory:
     """The files of one streamed run: manifest.json, parts/*.npz, checkpoint.npz, results.nc.
 
-    A part holds the records of one chunk of saves; the checkpoint, written after the part, holds the
-    state from which the next chunk starts and how many chunks are done.
+    A part holds the records of one chunk, if it reaches saved times; the checkpoint, written after the
+    part, holds the state from which the next chunk starts and how many chunks are done.
     """
 
     def __init__(self, path: str | Path):
@@ -172,15 +176,16 @@ class RunDirectory:
     def check(self, manifest: dict[str, Any], resume: bool) -> None:
         """Look, and write nothing.
 
-        **Raises** `ValueError` if the directory holds a run and `resume` is not set, holds results of unknown
-        origin, or is no directory; `ForeignRun` if it holds the run of another configuration or environment.
+        **Raises** `RunDirectoryError` if the directory holds a run and `resume` is not set, holds results of
+        unknown origin, or is no directory; `ForeignRun` if it holds the run of another configuration or
+        environment.
         """
         claim_check(self.path, manifest, resume)
 
     def open(self, manifest: dict[str, Any], resume: bool) -> bool:
         """Create the directory, or check that it belongs to `manifest`; whether there is a checkpoint.
 
-        **Raises** as `check` does, and `ValueError` if the directory cannot be written.
+        **Raises** as `check` does, and `RunDirectoryError` if the directory cannot be written.
         """
         claim(self.path, manifest, resume)
         with _writing(self.path):
@@ -216,17 +221,21 @@ MANIFEST = "manifest.json"
 
 
 def claim_check(path: Path, manifest: dict[str, Any], resume: bool) -> None:
-    """**Raises** `ValueError` or `ForeignRun` if `claim` would, short of trying to write."""
+    """**Raises** `RunDirectoryError` or `ForeignRun` if `claim` would, short of trying to write."""
     if path.exists() and not path.is_dir():
-        raise ValueError(f"{path} is a file: pass a directory")
+        raise RunDirectoryError(f"{path} is a file: pass a directory")
     place = path / MANIFEST
     if not place.exists():
         found = [n for n in ("checkpoint.npz", "results.nc") if (path / n).exists()]
         if found:
-            raise ValueError(f"{path} holds {found[0]} and no {MANIFEST}: pass another path, to keep it")
+            raise RunDirectoryError(
+                f"{path} holds {found[0]} and no {MANIFEST}: pass another path, to keep it"
+            )
         return
     if not resume:
-        raise ValueError(f"{path} already holds a run: pass resume=True to continue it, or another path")
+        raise RunDirectoryError(
+            f"{path} already holds a run: pass resume=True to continue it, or another path"
+        )
     stored, manifest = _read_manifest(place), json.loads(json.dumps(manifest))
     for name in sorted(set(manifest) | set(stored)):
         if stored.get(name) != manifest.get(name):
@@ -240,7 +249,7 @@ def _read_manifest(place: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(place.read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise ValueError(
+        raise RunDirectoryError(
             f"{place} is damaged ({error}): restore it, or start the run again elsewhere"
         ) from error
 
@@ -269,4 +278,4 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ValueError(f"cannot write to {path}: {error.strerror}") from error
+        raise RunDirectoryError(f"cannot write to {path}: {error.strerror}") from error

@@ -1,5 +1,6 @@
 """What a run leaves behind: labelled arrays over saved times."""
 
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,10 @@ RECORDED = {
     "status": "outcome code, 0 = fine (mfjax.status)",
 }
 
+# What runs, tables and their files call other things: no observable may have these names, or begin so.
+RESERVED = (*RECORDED, "time", "times", "save", "points", "weights", "particle", "cell", "coordinate")
+RESERVED_PREFIXES = ("final_", "mark_")
+
 
 class Run(eqx.Module):
     """The saved history of one simulation; leading axis of every array: the S saved times, t = 0 first.
@@ -31,7 +36,8 @@ class Run(eqx.Module):
     - `times` (S,) in flow time;
     - `observables`: mapping from names to arrays (S, ...): those asked for, and `energy`, `dissipation`,
       `dissipated`, `residual`, `mass`, `min_weight`, `steps`, `rejected`, `status`;
-    - `measures`: the measure at each saved time (points (S, K, d), weights (S, K)), or `None`;
+    - `measures`: the measures at the saved times, or `None`: particles with points (S, K, d), weights (S, K)
+      and marks (S, K, ...), or a grid whose weights are (S, K) and whose points (K, d) stay;
     - `final`: the measure at the end;
     - `status`: 0, or why the run stopped at step `failed_at` (`mfjax.status.describe`).
     """
@@ -91,16 +97,18 @@ def assemble(times: Any, records: Any, initial: Measure, carry: Any) -> Run:
 
 
 def dataset(run: Run) -> Any:
-    """Labelled copy of a run: measures as `points`, `weights` and marks, observables by name."""
+    """Labelled copy of a run: measures as `points`, `weights` and marks, observables by name.
+
+    **Raises** `ValueError` as `named_arrays` does.
+    """
     import xarray as xr
 
     variables: dict[str, Any] = {}
-    for name, value in run.observables.items():
-        for suffix, leaf in named_leaves(value):
-            array = np.asarray(leaf)
-            axes = ("time", *tuple(f"{name}{suffix}_{i}" for i in range(array.ndim - 1)))
-            text = {"long_name": RECORDED[name]} if name in RECORDED else {}
-            variables[name + suffix] = (axes, array, text)
+    arrays = named_arrays(run.observables)
+    for name, leaf in arrays.items():
+        text = {"long_name": RECORDED[name]} if name in RECORDED else {}
+        axes = ("time", *axis_labels(name, np.ndim(leaf) - 1, arrays))
+        variables[name] = (axes, np.asarray(leaf), text)
     if run.measures is not None:
         for name, value, axes in measure_arrays(run.measures):
             variables[name] = (("time", *axes) if np.ndim(value) > len(axes) else axes, np.asarray(value))
@@ -109,8 +117,31 @@ def dataset(run: Run) -> Any:
     return data.assign_coords(time=("time", np.asarray(run.times), {"units": "flow time"}))
 
 
+def is_reserved(name: str) -> bool:
+    """Whether runs and tables use a name for something else than an observable of one's own."""
+    return name in RESERVED or name.startswith(RESERVED_PREFIXES)
+
+
+def named_arrays(observables: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays of all observables, by the names that files and tables give them.
+
+    **Raises** `ValueError` if a name is reserved, or two arrays have the same.
+    """
+    found: dict[str, Any] = {}
+    for name, value in observables.items():
+        for suffix, leaf in named_leaves(value):
+            full = name + suffix
+            if full in found or (name not in RECORDED and is_reserved(full)):
+                raise ValueError(
+                    f"the observable {name!r} would be stored as {full!r}, a name that is taken; choose "
+                    "another"
+                )
+            found[full] = leaf
+    return found
+
+
 def named_leaves(value: Any) -> list[tuple[str, Any]]:
-    """The array leaves of an observable, with a suffix for each where there are several."""
+    """The array leaves of a result, with a suffix for each where there are several."""
     leaves = jax.tree_util.tree_flatten_with_path(value)[0]
     if len(leaves) == 1:
         return [("", leaves[0][1])]
@@ -118,12 +149,23 @@ def named_leaves(value: Any) -> list[tuple[str, Any]]:
     return [(name(path), leaf) for path, leaf in leaves]
 
 
+def axis_labels(name: str, number: int, taken: Container[str]) -> tuple[str, ...]:
+    """Labels of the last axes of the array `name`: none is the name of an array, which would be its scale."""
+    labels = []
+    for i in range(number):
+        label = f"{name}_{i}"
+        while label in taken:
+            label += "_"
+        labels.append(label)
+    return tuple(labels)
+
+
 def measure_arrays(mu: Measure) -> list[tuple[str, Any, tuple[str, ...]]]:
     """(name, array, labels of its last axes) for the arrays of a measure."""
     if isinstance(mu, Grid):
         return [("points", mu.points, ("cell", "coordinate")), ("weights", mu.weights, ("cell",))]
     arrays = [("points", mu.points, ("particle", "coordinate")), ("weights", mu.weights, ("particle",))]
-    for name, mark in mu.marks.items():
-        rest = tuple(f"{name}_{i}" for i in range(mark.ndim - mu.weights.ndim))
-        arrays.append((f"mark_{name}", mark, ("particle", *rest)))
+    names = [f"mark_{name}" for name in mu.marks]
+    for name, mark in zip(names, mu.marks.values(), strict=True):
+        arrays.append((name, mark, ("particle", *axis_labels(name, mark.ndim - mu.weights.ndim, names))))
     return arrays

@@ -1,8 +1,9 @@
 """The results of a sweep, one labelled table."""
 
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -10,7 +11,8 @@ import numpy as np
 
 from mfjax import status as codes
 from mfjax.io import write_dataset
-from mfjax.run import RECORDED, Run, measure_arrays, named_leaves
+from mfjax.run import RECORDED, Run, axis_labels, measure_arrays, named_arrays
+from mfjax.simulation import Simulation
 from mfjax.status import SimulationError
 
 
@@ -18,8 +20,8 @@ class Table(eqx.Module):
     """The results of a sweep: `values` maps names to arrays whose leading axes are the sweep's axes.
 
     For a sweep of simulations there are the observables (..., S, ...) with `status` (..., S), `times`
-    (..., S), and the final measure (`final_points`, `final_weights`, marks; narrower cells padded by NaN
-    points of zero mass). `failed` lists the cells that stopped early.
+    (..., S), and the final measure (`final_points`, `final_weights`, `final_mark_...`; narrower cells padded
+    by NaN points of zero mass). `failed` lists the cells that stopped early.
     """
 
     axes: dict[str, tuple]
@@ -59,6 +61,44 @@ class Table(eqx.Module):
         return write_dataset(self.to_xarray(), path)
 
 
+def checked_axes(axes: Mapping[str, Sequence[Any]]) -> dict[str, tuple]:
+    """The axes of a sweep as tuples of plain numbers and other values.
+
+    **Raises** `ValueError` for axes that are empty, no sequences, repeat a value or hold NaN.
+    """
+    if not axes:
+        raise ValueError("sweep needs at least one axis, for example lam=[1e-3, 1e-2]")
+    checked = {}
+    for name, values in axes.items():
+        if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
+            raise ValueError(f"the axis {name} must be a sequence of values, got {values!r}")
+        checked[name] = tuple(v.item() if hasattr(v, "item") and np.ndim(v) == 0 else v for v in values)
+        if not checked[name]:
+            raise ValueError(f"the axis {name} is empty")
+        # Other objects are compared by identity: their equality may be anything.
+        same = [v if isinstance(v, (bool, int, float, str)) else id(v) for v in checked[name]]
+        if len(set(same)) != len(same):
+            raise ValueError(f"the axis {name} repeats a value: {checked[name]}")
+        # Infinity is a legitimate parameter, the limit of a concentration or a temperature.
+        if any(isinstance(v, float) and np.isnan(v) for v in checked[name]):
+            raise ValueError(f"the axis {name} must be finite or infinite numbers, got {checked[name]}")
+    return checked
+
+
+def check_names(axes: Mapping[str, tuple], result: Any) -> None:
+    """**Raises** `ValueError` if an axis has the name of a result: looked up before cells are computed.
+
+    `result` is that of one cell: a `Simulation`, or a pytree of arrays or shapes.
+    """
+    if isinstance(result, Simulation):
+        used = {*RECORDED, *result.observables, "times", "save", "particle", "cell", "coordinate"}
+        taken = [name for name in axes if name in used or name.startswith("final_")]
+    else:
+        taken = [name for name in axes if name in _array_row(result)]
+    if taken:
+        raise ValueError(f"{taken[0]!r} names both an axis and a result: rename the axis")
+
+
 def is_numeric(values: tuple) -> bool:
     """Whether all values of an axis are numbers, which a sweep passes as traced scalars."""
     return all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
@@ -70,8 +110,19 @@ def _labels(values: tuple) -> list:
     return list(values) if plain else [v if isinstance(v, str) else str(v) for v in values]
 
 
+class _Column(NamedTuple):
+    """A result of one cell, the labels of its axes, and what fills up narrower cells, if they may be."""
+
+    value: Any
+    labels: tuple[str, ...]
+    fill: float | None = None
+
+
 def tabulate(axes: dict[str, tuple], cells: dict[tuple, Any]) -> Table:
-    """The table of the results of all cells, given by their index along each axis."""
+    """The table of the results of all cells, given by their index along each axis.
+
+    **Raises** `ValueError` if names or shapes differ between cells, or an axis has the name of a result.
+    """
     shape = tuple(len(v) for v in axes.values())
     rows = {index: _row(result) for index, result in cells.items()}
     first = rows[(0,) * len(shape)]
@@ -83,16 +134,14 @@ def tabulate(axes: dict[str, tuple], cells: dict[tuple, Any]) -> Table:
                 "same names"
             )
     values, labels = {}, {}
-    for name, (_, names) in first.items():
+    for name, (_, names, fill) in first.items():
         if name in axes:
             raise ValueError(f"{name!r} names both an axis and a result: rename the axis")
-        padded = name.startswith("final_")
-        columns = {index: np.asarray(row[name][0]) for index, row in rows.items()}
-        widest = max(a.shape[0] for a in columns.values()) if padded else None
-        fill = 0.0 if name == "final_weights" else np.nan
+        columns = {index: np.asarray(row[name].value) for index, row in rows.items()}
+        widest = None if fill is None else max(a.shape[0] for a in columns.values())
         stacked = None
         for index, value in columns.items():
-            if padded and value.shape[0] < widest:
+            if fill is not None and value.shape[0] < widest:
                 value = np.pad(
                     value, [(0, widest - len(value))] + [(0, 0)] * (value.ndim - 1), constant_values=fill
                 )
@@ -108,25 +157,31 @@ def tabulate(axes: dict[str, tuple], cells: dict[tuple, Any]) -> Table:
     return Table(axes, values, labels)
 
 
-def _row(result: Any) -> dict[str, tuple[Any, tuple[str, ...]]]:
-    """name -> (array, labels of its axes) for the result of one cell."""
-    if isinstance(result, Run):
-        row = {"times": (result.times, ("save",))}
-        for name, value in result.observables.items():
-            for suffix, leaf in named_leaves(value):
-                rest = tuple(f"{name}{suffix}_{i}" for i in range(np.ndim(leaf) - 1))
-                row[name + suffix] = (leaf, ("save", *rest))
-        for name, value, names in measure_arrays(result.final):
-            row[f"final_{name}"] = (value, names)
-        return row
+def _row(result: Any) -> dict[str, _Column]:
+    """The named results of one cell."""
+    if not isinstance(result, Run):
+        return _array_row(result)
+    row = {"times": _Column(result.times, ("save",))}
+    arrays = named_arrays(result.observables)
+    for name, leaf in arrays.items():
+        row[name] = _Column(leaf, ("save", *axis_labels(name, np.ndim(leaf) - 1, arrays)))
+    for name, value, names in measure_arrays(result.final):
+        number = name != "weights" and np.issubdtype(np.asarray(value).dtype, np.inexact)
+        row[f"final_{name}"] = _Column(value, names, np.nan if number else 0)
+    return row
+
+
+def _array_row(result: Any) -> dict[str, _Column]:
     leaves = jax.tree_util.tree_flatten_with_path(result)[0]
     if not leaves:
         raise ValueError("fn must return arrays or a Simulation, got nothing")
-    row = {}
+    arrays: dict[str, Any] = {}
     for path, leaf in leaves:
         name = jax.tree_util.keystr(path, simple=True, separator="_") or "value"
-        row[name] = (leaf, tuple(f"{name}_{i}" for i in range(np.ndim(leaf))))
-    return row
+        if name in arrays:
+            raise ValueError(f"two results of fn would be called {name!r}; rename one")
+        arrays[name] = leaf
+    return {name: _Column(a, axis_labels(name, np.ndim(a), arrays)) for name, a in arrays.items()}
 
 
 def report(table: Table, throw: bool) -> None:

@@ -1,7 +1,16 @@
 """Files: atomic writes, arrays back bit by bit, damaged and foreign files, digests, netCDF."""
 
+import dataclasses
+import enum
 import functools
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+import types
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -13,7 +22,15 @@ import xarray as xr
 
 import mfjax as mf
 from mfjax.fingerprint import fingerprint
-from mfjax.io import ForeignRun, RunDirectory, read_arrays, write_arrays, write_atomically, write_dataset
+from mfjax.io import (
+    ForeignRun,
+    RunDirectory,
+    RunDirectoryError,
+    read_arrays,
+    write_arrays,
+    write_atomically,
+    write_dataset,
+)
 
 
 def test_arrays_come_back_bit_by_bit(tmp_path):
@@ -56,6 +73,13 @@ def test_a_damaged_file_is_named(tmp_path, position):
     path.unlink()
     with pytest.raises(ValueError, match=r"a\.npz is missing"):
         read_arrays(path, jnp.arange(100.0))
+
+
+def test_every_fault_of_a_directory_is_of_one_kind(tmp_path):
+    (tmp_path / "a.npz").write_bytes(b"")
+    with pytest.raises(RunDirectoryError, match="is damaged"):
+        read_arrays(tmp_path / "a.npz", jnp.zeros(1))
+    assert issubclass(ForeignRun, RunDirectoryError) and issubclass(RunDirectoryError, ValueError)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -137,6 +161,111 @@ def test_a_digest_sees_every_change(monkeypatch):
     assert digests == [fingerprint(value) for value in distinct]
     monkeypatch.setitem(globals(), "SCALE", 2.0)
     assert fingerprint(reads_a_global) not in digests
+
+
+# How a function may come by a number V.
+READERS = {
+    "a dictionary": "T = {'a': [V, {'b': (V,)}]}\ndef f(x): return T['a'][0] * x",
+    "an inner lambda": "v = V\ndef f(x): return (lambda y: [v * z for z in y])(x)",
+    "a class inside": "v = V\ndef f(x):\n  class K:\n    a = v\n  return K.a * x",
+    "a chain": "def c(x): return V\ndef b(x): return c(x)\ndef f(x): return b(x)",
+    "a default": "def f(x, v=V): return v * x",
+    "an attribute": "def f(x): return f.v * x\nf.v = V",
+    "jit": "@jax.jit\ndef h(x): return V * x\ndef f(x): return h(x)",
+    "filter_jit": "@eqx.filter_jit\ndef h(x): return V * x\ndef f(x): return h(x)",
+    "vmap": "g = jax.vmap(lambda x: V * x)\ndef f(x): return g(x)",
+    "grad of jit": "g = jax.grad(jax.jit(lambda x: V * x))\ndef f(x): return g(x)",
+    "custom_vjp": "@jax.custom_vjp\ndef h(x): return x\nh.defvjp(lambda x: (x, x), lambda r, g: (V * g,))\n"
+    "def f(x): return h(x)",
+    "a cache": "@functools.cache\ndef h(x): return V * x\ndef f(x): return h(x)",
+    "a decorator": "def d(h):\n  @functools.wraps(h)\n  def w(x): return h(x)\n  return w\n"
+    "@d\ndef h(x): return V * x\ndef f(x): return h(x)",
+    "a partial": "h = functools.partial(lambda v, x: v * x, V)\ndef f(x): return h(x)",
+    "an equinox module": "class M(eqx.Module):\n  a: float\n  def __call__(self, x): return self.a * x\n"
+    "m = M(V)\ndef f(x): return m(x)",
+    "its method": "class M(eqx.Module):\n  @jax.jit\n  def g(self, x): return V * x\nm = M()\n"
+    "def f(x): return m.g(x)",
+    "a property": "class M:\n  @property\n  def p(self): return V\nm = M()\ndef f(x): return m.p * x",
+    "a class": "class S:\n  a = V\ndef f(x): return S.a * x",
+    "a parent": "class B:\n  def g(self, x): return V * x\nclass C(B): pass\nc = C()\n"
+    "def f(x): return c.g(x)",
+    "an object": "class S:\n  def __init__(self): self.a = V\ns = S()\ndef f(x): return s.a * x",
+    "slots": "class S:\n  __slots__ = ('a',)\ns = S()\ns.a = V\ndef f(x): return s.a * x",
+    "a namespace": "s = types.SimpleNamespace(a=V)\ndef f(x): return s.a * x",
+    "a set": "s = {('a', V), frozenset([V])}\ndef f(x): return len(s)",
+    "a module": "m = types.ModuleType('m')\nm.sub = types.ModuleType('m.sub')\nm.sub.m = m\n"
+    "m.sub.sub = m.sub\nm.sub.a = V\nm.lock = threading.Lock()\ndef f(x): return m.sub.a * x",
+    "an import": "m = types.ModuleType('own_settings')\nm.a = V\nsys.modules['own_settings'] = m\n"
+    "def f(x):\n  import own_settings\n  return own_settings.a * x",
+    "a generator of numbers": "r = np.random.default_rng(int(V))\ndef f(x): return r.normal() * x",
+    "an array": "a = np.array([V, None])\ndef f(x): return a[0] * x",
+    "a function of numpy": "g = np.sin if V > 2 else np.cos\ndef f(x): return g(x)",
+    "a function of jax": "g = jax.nn.relu if V > 2 else jax.nn.silu\ndef f(x): return g(x)",
+    "an enumeration": "class E(enum.Enum):\n  A = V\ndef f(x): return E.A.value * x",
+    "a dataclass": "@dataclasses.dataclass\nclass E:\n  a: float = V\ndef f(x): return E().a * x",
+    "a callable": "class C:\n  def __call__(self, x): return V * x\nf = C()",
+}
+MODULES = (dataclasses, enum, eqx, functools, jax, jnp, mf, np, sys, threading, types)
+
+
+def reader(text, number=0):
+    """The function f of a module of one's own with this text, where V is a number."""
+    namespace = {"__name__": "own", "eqx": eqx, "jnp": jnp, "np": np} | {m.__name__: m for m in MODULES}
+    exec(text.replace("V", repr(number)), namespace)
+    return namespace["f"]
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_a_digest_sees_what_a_function_reads(kind):
+    first, second, again = (fingerprint(reader(READERS[kind], v)) for v in (1.5, 2.5, 1.5))
+    assert first == again != second
+
+
+def test_digests_are_those_of_another_process():
+    """Order of sets, addresses and hashes of strings differ between processes."""
+    program = (
+        "import runpy; space = runpy.run_path('tests/test_io.py'); f = space['fingerprint']\n"
+        "print([f(space['reader'](text, 1.5)) for text in space['READERS'].values()])"
+    )
+    root = pathlib.Path(__file__).parents[1]
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=root,
+            env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(root)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(outputs) == 1
+
+
+@pytest.mark.parametrize("made", ["threading.Lock()", "(i for i in range(3))", "{'a': [threading.Lock()]}"])
+def test_what_cannot_be_compared_is_refused(made, tmp_path):
+    f = reader(f"b = {made}\ndef f(x): return (b, x @ x)[1]")
+    with pytest.raises(ValueError, match="of which another process knows nothing"):
+        fingerprint(f)
+    flow = mf.flows.Wasserstein(mf.energies.Potential(f), mf.domains.Euclidean(1))
+    mu, stepper = mf.measures.Particles(jnp.ones((1, 1))), mf.steppers.Euler(0.1)
+    with pytest.raises(ValueError, match="leave out path="):
+        mf.simulate(flow, mu, stepper=stepper, steps=1, path=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_whose_functions_read_other_numbers_is_another(tmp_path):
+    text = "@jax.jit\ndef h(x): return T['a'] * x @ x\nT = {'a': V}\ndef f(x): return h(x)"
+
+    def go(number):
+        flow = mf.flows.Wasserstein(mf.energies.Potential(reader(text, number)), mf.domains.Euclidean(1))
+        mu, stepper = mf.measures.Particles(jnp.ones((1, 1))), mf.steppers.Euler(0.1)
+        return mf.simulate(flow, mu, stepper=stepper, steps=2, path=tmp_path / "run", resume=True)
+
+    go(1.0)
+    go(1.0)
+    with pytest.raises(ForeignRun, match="configuration is"):
+        go(2.0)
 
 
 def test_a_digest_does_not_see_where_and_when_a_function_was_made():
@@ -254,3 +383,46 @@ def test_a_run_survives_netcdf(tmp_path):
         assert data["points"].dims == ("time", "particle", "coordinate")
         assert data["energy"].attrs["long_name"].startswith("energy of the flow")
         assert data.attrs["status"] == 0
+
+
+# Names of observables
+
+
+TAKEN = ["energy", "time", "times", "points", "weights", "save", "particle", "final_points", "mark_u"]
+
+
+def watched(**watch):
+    flow = mf.flows.Wasserstein(mf.energies.Potential(lambda x: x @ x / 2), mf.domains.Euclidean(2))
+    mu = mf.measures.Particles(jnp.ones((3, 2)), marks={"u": jnp.ones((3, 4)), "u_0": jnp.ones(3)})
+    return mf.Simulation(flow, mu, stepper=mf.steppers.Euler(0.1), steps=2, observables=watch)
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_names_of_results_are_reserved(name, tmp_path):
+    from mfjax.run import is_reserved
+
+    assert is_reserved(name)
+    with pytest.raises(ValueError, match=f"{name}.*choose another"):
+        mf.simulate(watched(**{name: lambda mu, flow: mu.mass}), path=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_parts_of_observables_must_not_meet(tmp_path):
+    mass = lambda mu, flow: mu.mass
+    pair = lambda mu, flow: {"points": mu.mass, "b": mu.mass}
+    for watch in ({"a_b": mass, "a": pair}, {"final": pair}):
+        with pytest.raises(ValueError, match=r"would be stored as '(a_b|final_b|final_points)', a name that"):
+            mf.simulate(watched(**watch), path=tmp_path / "run")
+        with pytest.raises(ValueError, match="a name that is taken"):
+            mf.sweep(lambda s, watch=watch: watched(**watch), s=[1.0])
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_axis_never_has_the_name_of_an_array(tmp_path):
+    """An array of the name of its own axis would be the scale of that axis."""
+    run = mf.simulate(watched(x=lambda mu, flow: mu.points, x_0=lambda mu, flow: mu.mass))
+    with xr.open_dataset(run.save(tmp_path / "run.nc")) as data:
+        np.testing.assert_array_equal(data["x"], run.observables["x"])
+        np.testing.assert_array_equal(data["x_0"], run.observables["x_0"])
+        np.testing.assert_array_equal(data["mark_u"], run.measures.marks["u"])
+        np.testing.assert_array_equal(data["mark_u_0"], run.measures.marks["u_0"])

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import mfjax as mf
+from mfjax import driver
 from mfjax import io as files
 
 PROGRAM = """
@@ -95,10 +96,10 @@ SWEEPS_ARE_SLOW = [
 @pytest.mark.parametrize("kind", SWEEPS_ARE_SLOW)
 def test_a_kill_at_any_file_operation(kind, tmp_path, monkeypatch):
     """Before a file is filled, flushed, renamed, and before its directory is flushed."""
-    go = namespace(saves=4 if kind == "run" else 2)["go"]
+    go = namespace(steps=8 if kind == "run" else 32, saves=2)["go"]
     go(kind, tmp_path / "reference", False)
     moments = 0
-    for moment in itertools.count(0, {"run": 1, "loop": 17, "vmap": 13}[kind]):
+    for moment in itertools.count(0, {"run": 1, "loop": 61, "vmap": 23}[kind]):
         path = tmp_path / f"kill-{moment}"
         with monkeypatch.context() as patch:
             counter = itertools.count()
@@ -124,8 +125,54 @@ def test_a_kill_at_any_file_operation(kind, tmp_path, monkeypatch):
         go(kind, path, True)
         same_results(path, tmp_path / "reference")
     print(f"{kind}: {moments} moments")
-    # Two files of text, at four moments each, and eight of arrays, at five.
-    assert moments == 48 if kind == "run" else moments > 2
+    # Two files of text, at four moments each, and ten of arrays, at five.
+    assert moments == 58 if kind == "run" else moments > 2
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_a_full_disk_leaves_what_was_written(number, tmp_path, monkeypatch):
+    """Manifest, two parts, four checkpoints and the results: the disk is full for one of them."""
+    go = namespace(steps=4, saves=2)["go"]
+    go("run", tmp_path / "reference", False)
+    opened = itertools.count()
+
+    def full(path, mode):
+        return open("/dev/full" if next(opened) == number else path, mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "open", full, raising=False)
+        with pytest.raises((OSError, files.RunDirectoryError), match="No space left on device"):
+            go("run", tmp_path / "run", False)
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+    go("run", tmp_path / "run", True)
+    same_results(tmp_path / "run", tmp_path / "reference")
+
+
+def test_a_run_with_one_saved_time_has_checkpoints_on_the_way(tmp_path, monkeypatch):
+    go = namespace(steps=1000, saves=1)["go"]
+    go("run", tmp_path / "reference", False)
+    written = itertools.count()
+
+    def interrupted(path, tree, write=files.write_arrays):
+        if next(written) == 7:
+            raise Killed
+        return write(path, tree)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mfjax.driver.write_arrays", interrupted)
+        with pytest.raises(Killed):
+            go("run", tmp_path / "run", False)
+    assert progress(tmp_path / "run") == 0 and (tmp_path / "run" / "checkpoint.npz").exists()
+    steps = []
+
+    def counted(*arguments, take=driver.SOLO.steps_only):
+        steps.append(arguments[-1])
+        return take(*arguments)
+
+    monkeypatch.setattr(driver, "SOLO", driver.SOLO._replace(steps_only=counted))
+    go("run", tmp_path / "run", True)
+    assert steps == [50] * 13
+    same_results(tmp_path / "run", tmp_path / "reference")
 
 
 # Real processes, really killed
@@ -273,12 +320,17 @@ def test_a_finished_run_is_read_back(tmp_path):
     assert not list((tmp_path / "run").rglob("*.tmp"))
 
 
-def test_a_failed_run_stays_failed(tmp_path):
+@pytest.mark.parametrize("save_every", [1, 32])
+def test_a_failed_run_stays_failed(tmp_path, save_every):
     flow = mf.flows.Wasserstein(
         mf.energies.Potential(lambda x: jnp.where(x[0] > 0.7, jnp.nan, -x[0])), mf.domains.Euclidean(1)
     )
     sim = mf.Simulation(
-        flow, mf.measures.Particles(jnp.zeros((1, 1))), stepper=mf.steppers.Euler(0.125), steps=64
+        flow,
+        mf.measures.Particles(jnp.zeros((1, 1))),
+        stepper=mf.steppers.Euler(0.125),
+        steps=64,
+        save_every=save_every,
     )
     straight = mf.simulate(sim, throw=False)
     for resume in (False, True):
@@ -287,7 +339,7 @@ def test_a_failed_run_stays_failed(tmp_path):
         for name, value in straight.observables.items():
             np.testing.assert_array_equal(caught.value.run.observables[name], value)
     # Nothing is computed, or written, for the saves after the end.
-    assert progress(tmp_path / "run") == 2
+    assert progress(tmp_path / "run") == (2 if save_every == 1 else 1)
 
 
 def test_a_call_that_cannot_start_claims_no_directory(tmp_path):

@@ -1,5 +1,7 @@
 """Sweeps: one trace for each bucket, cells equal to solo runs, isolation of failures, padding, disk."""
 
+import functools
+import shutil
 import warnings
 
 import equinox as eqx
@@ -18,13 +20,16 @@ METHODS = ["loop", "vmap"]
 
 
 class Counted:
-    """A function of cells that counts its calls."""
+    """A function of cells that counts its traces; its other calls see the numbers at the ends of the axes."""
 
     def __init__(self, function):
-        self.function, self.calls = function, 0
+        self.function, self.calls, self.ends = function, 0, []
 
     def __call__(self, **cell):
-        self.calls += 1
+        if any(isinstance(value, jax.core.Tracer) for value in cell.values()):
+            self.calls += 1
+        else:
+            self.ends.append(cell)
         return self.function(**cell)
 
 
@@ -72,7 +77,9 @@ def solo():
 def test_every_cell_equals_its_solo_run(solo, method):
     fn = Counted(reduced_risk)
     table = mf.sweep(fn, method=method, lam=LAMS, width=WIDTHS, seed=SEEDS)
-    assert fn.calls == len(WIDTHS)
+    assert fn.calls == len(WIDTHS) and len(fn.ends) == 2 * len(WIDTHS)
+    assert fn.ends[0] == {"lam": 0.03, "width": 3, "seed": 0}
+    assert fn.ends[1] == {"lam": 1.0, "width": 3, "seed": 2}
     assert table["energy"].shape == (4, 2, 3, 5) and table["final_points"].shape == (4, 2, 3, 5, 2)
     worst = 0.0
     for (i, j, k), run in solo.items():
@@ -142,7 +149,7 @@ def test_a_padded_width_is_a_traced_number():
 
 
 def test_what_no_parameter_reaches_is_shared():
-    from mfjax.sweep import _trace
+    from mfjax.sweep.trace import trace
 
     data = jnp.ones((50, 2))
 
@@ -152,10 +159,11 @@ def test_what_no_parameter_reaches_is_shared():
         mu = mf.measures.Particles.sample(mf.domains.Sphere(1), jr.key(0), 4)
         return mf.Simulation(flow, mu, stepper=mf.steppers.Euler(0.1), steps=2)
 
-    columns = {"lam": jnp.array([0.1, 0.2, 0.3])}
-    traced = _trace(fn, {}, columns)
-    batch = traced.rebuild(traced.arrays(columns))
-    assert batch.flow.energy.lam.shape == (3,)
+    lams = np.array([0.1, 0.2, 0.3])
+    traced = trace(fn, {}, {"lam": lams})
+    batch, one = (traced.rebuild(traced.arrays([values])) for values in (lams, lams[1]))
+    assert batch.flow.energy.lam.shape == (3,) and one.flow.energy.lam == 0.2
+    assert batch.flow.energy.data.x is one.flow.energy.data.x
     assert batch.flow.energy.data.x.shape == (50, 2) and batch.measure.points.shape == (4, 2)
     assert sum(traced.varying) == 1
 
@@ -173,7 +181,177 @@ def test_parameters_promote_nothing():
     assert seen == [jnp.float32]
 
 
+def well(function, *, steps=8, save_every=4, **options):
+    flow = mf.flows.Wasserstein(mf.energies.Potential(function), mf.domains.Euclidean(2))
+    mu = mf.measures.Particles(jnp.array([[1.0, 2.0], [-1.0, 0.5]]))
+    options |= {"steps": steps, "save_every": save_every}
+    return mf.Simulation(flow, mu, stepper=mf.steppers.Euler(0.1), **options)
+
+
+def nested(a):
+    """A function that reaches a number by closures, defaults, jit, and a partial."""
+    inner = lambda y: a * y
+
+    def outer(shift, x, scale=(a, 2 * a), *, add=a):
+        return shift * jax.jit(lambda y: inner(y))(x @ x) + scale[0] * x[0] + scale[1] * x[1] + add
+
+    return functools.partial(outer, a)
+
+
+CLOSURES = {
+    "a lambda": lambda a: well(lambda x: a * x @ x),
+    "nested": lambda a: well(nested(a)),
+    "an observable": lambda a: well(jnp.linalg.norm, observables={"w": lambda mu, flow: a * mu.points}),
+    "a gradient": lambda a: well(lambda x: jnp.sum(jax.grad(lambda y: a * jnp.sum(y**3))(x))),
+    "a kernel": lambda a: well(functools.partial(lambda rate, x: jnp.exp(-rate * x @ x), 2 * a)),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", CLOSURES)
+def test_a_function_may_close_over_a_number(kind, method, tmp_path):
+    fn = Counted(CLOSURES[kind])
+    values = [0.5, 0.25, 1.0]
+    table = mf.sweep(fn, method=method, a=values, path=tmp_path / "s")
+    assert fn.calls == 1
+    for i, a in enumerate(values):
+        run = mf.simulate(CLOSURES[kind](a))
+        for name in ("energy", *({"w"} & run.observables.keys())):
+            np.testing.assert_allclose(table[name][i], run.observables[name], rtol=1e-12)
+    assert_tables_equal(mf.sweep(CLOSURES[kind], a=values, path=tmp_path / "s", resume=True), table)
+    with pytest.raises(ValueError, match="configuration is"):
+        mf.sweep(lambda a: CLOSURES[kind](2 * a), a=values, path=tmp_path / "s", resume=True)
+
+
+class Hidden:
+    def __init__(self, a):
+        self.a = a
+
+    def __call__(self, x):
+        return self.a * x @ x
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_number_that_hides_is_explained(method, tmp_path):
+    feature = lambda a: mf.energies.ReducedRisk(
+        mf.features.Function(lambda w, x: a * w @ x), jnp.ones((2, 2)), jnp.ones(2), lam=0.1
+    )
+    static_field = lambda a: mf.Simulation(
+        mf.flows.Wasserstein(feature(a), mf.domains.Euclidean(2)),
+        mf.measures.Particles(jnp.ones((1, 2))),
+        stepper=mf.steppers.Euler(0.1),
+        steps=1,
+    )
+    for fn in (lambda a: well(Hidden(a)), static_field):
+        for path in (None, tmp_path / "s"):
+            with pytest.raises(ValueError, match=r"equinox Module .* one of a, in static=\[...\]"):
+                mf.sweep(fn, method=method, a=[1.0, 2.0], path=path)
+            shutil.rmtree(tmp_path / "s", ignore_errors=True)
+        assert mf.sweep(fn, method=method, a=[1.0, 2.0], static=["a"])["energy"].shape[0] == 2
+
+
+def test_numbers_that_decide_structure_are_named():
+    square = lambda x: x @ x
+    with pytest.raises(ValueError, match=r"steps must be a whole number.*static=\['steps'\], and rename"):
+        mf.sweep(lambda steps, a: well(square, steps=steps, save_every=1), steps=[2, 4], a=[1.0])
+    with pytest.raises(ValueError, match=r"static=\['n'\]$"):
+        mf.sweep(lambda n, a: jnp.ones(n) * a, n=[2, 4], a=[1.0])
+    table = mf.sweep(lambda n: well(square, steps=n, save_every=n), static=["n"], n=[2, 4])
+    assert table["steps"][:, -1].tolist() == [2, 4]
+
+
+def test_numbers_out_of_range_are_told_before_anything_runs(tmp_path):
+    with pytest.raises(ValueError, match=r"lam must be at least 0, got -1 \(in the cell .*lam = -1\.0"):
+        mf.sweep(reduced_risk, lam=[0.1, -1.0], width=[2], seed=[0], path=tmp_path / "s")
+    assert not list((tmp_path / "s").glob("*/*"))
+
+
+def test_an_axis_may_be_infinite(tmp_path):
+    values = [0.5, np.inf, -np.inf]
+    table = mf.sweep(lambda a: jnp.arctan(a), a=values, path=tmp_path / "s")
+    np.testing.assert_allclose(table["value"], np.arctan(values))
+    again = mf.sweep(lambda a: jnp.arctan(a), a=values, path=tmp_path / "s", resume=True)
+    assert_tables_equal(again, table)
+    with xr.open_dataset(tmp_path / "s" / "results.nc") as data:
+        assert data["value"].sel(a=np.inf) == table["value"][1]
+    with pytest.raises(ValueError, match="must be finite"):
+        mf.sweep(lambda a: a, a=[1.0, np.nan])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_measures_are_neither_kept_nor_computed(method, tmp_path):
+    seen = mf.sweep(cliff, method=method, edge=[10.0, 20.0], seed=[0], path=tmp_path / "s")
+    assert seen["final_points"].shape == (2, 1, 2, 1)
+    part = next((tmp_path / "s").rglob("parts/*.npz"))
+    with np.load(part) as arrays:
+        # The observables alone.
+        assert len(arrays.files) == 9
+
+
+def test_only_the_cells_of_a_group_are_in_memory():
+    """The varying inputs of all cells would be 800 MB; of a group they are 4 MB."""
+    rows = 50_000
+
+    def fn(seed):
+        x = jr.normal(jr.key(seed), (rows, 10))
+        flow = mf.flows.Wasserstein(mf.energies.Potential(Slope(100 + x[0, 0])), mf.domains.Euclidean(1))
+        watch = {"mean": Mean(x)}
+        mu = mf.measures.Particles(jnp.zeros((1, 1)))
+        return mf.Simulation(flow, mu, stepper=mf.steppers.Euler(0.1), steps=1, observables=watch)
+
+    most = 0
+
+    class Mean(eqx.Module):
+        x: jax.Array
+
+        def __call__(self, mu, flow):
+            nonlocal most
+            jax.debug.callback(watch)
+            return jnp.mean(self.x)
+
+    def watch():
+        nonlocal most
+        most = max(most, sum(a.nbytes for a in jax.live_arrays() if a.size >= rows))
+
+    mf.sweep(fn, method="vmap", batch_size=2, seed=range(20))
+    assert 0 < most <= 4 * rows * 10 * 8
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_without_a_number_that_varies(method):
+    table = mf.sweep(lambda kind, copy: well(jnp.linalg.norm), method=method, kind=["a", "b"], copy=[1, 2])
+    assert table["energy"].shape == (2, 2, 3) and np.ptp(table["energy"][..., -1]) == 0
+
+
+def test_an_axis_with_the_name_of_a_result_is_refused_at_once():
+    for name in ("energy", "times", "final_points", "particle", "w"):
+        watch = {"w": lambda mu, flow: mu.mass}
+        with pytest.raises(ValueError, match=f"'{name}' names both an axis and a result"):
+            mf.sweep(lambda watch=watch, **cell: well(jnp.linalg.norm, observables=watch), **{name: [1.0]})
+    with pytest.raises(ValueError, match="'b' names both"):
+        mf.sweep(lambda b: {"b": b}, b=[1.0])
+    with pytest.raises(ValueError, match="two results of fn would be called 'a_b'"):
+        mf.sweep(lambda s: {"a": {"b": s}, "a_b": s}, s=[1.0])
+
+
 # Functions that return arrays
+
+
+def test_results_may_begin_as_those_of_runs_do():
+    table = mf.sweep(lambda a: {"final_loss": a, "final_x": jnp.ones(2)}, a=[1.0, 2.0])
+    assert table["final_loss"].tolist() == [1.0, 2.0] and table["final_x"].shape == (2, 2)
+
+
+def test_constants_inside_inner_programs_count(tmp_path):
+    def fn(table):
+        inner = jax.jit(lambda a: jnp.sum(a * table))
+        return lambda a: inner(a)
+
+    first = fn(np.arange(3.0))
+    mf.sweep(first, a=[1.0, 2.0], path=tmp_path / "s")
+    mf.sweep(fn(np.arange(3.0)), a=[1.0, 2.0], path=tmp_path / "s", resume=True)
+    with pytest.raises(ValueError, match="configuration is"):
+        mf.sweep(fn(2 * np.arange(3.0)), a=[1.0, 2.0], path=tmp_path / "s", resume=True)
 
 
 @pytest.mark.parametrize("method", METHODS)

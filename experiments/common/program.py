@@ -30,12 +30,12 @@ def run(
     started = time.perf_counter()
     prepare_jax(settings)
     from mfjax import SimulationError
-    from mfjax.io import ForeignRun
+    from mfjax.io import RunDirectoryError
 
     try:
         write_configuration(settings)
         work(settings)
-    except (ForeignRun, Refused) as error:
+    except (RunDirectoryError, Refused) as error:
         refuse(program, error)
     except BrokenPipeError:
         # The reader of the output has gone.

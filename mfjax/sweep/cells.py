@@ -1,8 +1,7 @@
 """The only loop over cells: a function of named parameters over a product of axes, as one labelled table."""
 
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -10,9 +9,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Literal, jaxpr_as_fun
 from jaxtyping import Array
 
 from mfjax._arrays import count
@@ -26,10 +23,10 @@ from mfjax.io import (
     write_arrays,
 )
 from mfjax.run import Run, assemble
-from mfjax.simulate import advance, begin
+from mfjax.simulate import advance, begin, close, steps_only
 from mfjax.simulation import Simulation
-from mfjax.table import Table as Table
-from mfjax.table import is_numeric, report, tabulate
+from mfjax.sweep.trace import Traced, check_ends, trace
+from mfjax.table import Table, check_names, checked_axes, is_numeric, report, tabulate
 
 METHODS = ("auto", "loop", "vmap")
 
@@ -52,7 +49,11 @@ def sweep(
     `fn` returns a pytree of arrays, or an unevaluated `mf.Simulation`, which the sweep then runs with the
     machinery of `mf.simulate`. Numbers of an axis are passed as traced scalars, so that all cells share
     one trace and one program; `width`, axes of other values (strings, objects) and those named in `static`
-    are structural: `fn` is traced once for each of their values, which it gets as Python values.
+    are structural: `fn` is traced once for each of their values, which it gets as Python values. The numbers
+    at both ends of every axis are also shown to `fn` as such, computing nothing, so that what it constructs
+    can refuse those out of range.
+
+    Of the measures only the last is kept: record as observables what is needed of the others.
 
     - `method`: "loop" runs cells one after the other through one compiled program, several at a time in
       threads; "vmap" runs them as one array axis, in groups of `batch_size`; "auto" loops on CPU, where
@@ -63,15 +64,15 @@ def sweep(
     - `throw`: whether a failed cell raises at the end; otherwise it warns, the cell's results are NaN from
       its failure on, and the other cells are untouched.
 
-    **Raises** `ValueError` for empty axes, unknown methods, and results whose shapes differ between cells.
-    Range checks (lam < 0) see structural values only: a traced number out of range shows in the status.
+    **Raises** `ValueError` for empty axes, NaN among them, unknown methods, numbers out of range, numbers
+    that decide structure and are not named in `static`, and results whose shapes differ between cells.
 
     >>> import mfjax as mf
     >>> table = mf.sweep(lambda lam, seed: lam + seed, lam=[0.5, 1.0], seed=range(3))
     >>> table["value"].tolist()
     [[0.5, 1.5, 2.5], [1.0, 2.0, 3.0]]
     """
-    axes = _checked_axes(axes)
+    axes = checked_axes(axes)
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     unknown = set(static) - set(axes)
@@ -103,8 +104,8 @@ def sweep(
         if path is not None:
             place = Path(path) / ("-".join(f"{n}-{i}" for n, i in zip(fixed, bucket, strict=True)) or "all")
         indices = list(product(*(range(len(axes[n])) for n in traced)))
-        columns = {n: jnp.asarray([axes[n][k[j]] for k in indices]) for j, n in enumerate(traced)}
-        results = _bucket(_trace(fn, constant, columns), columns, len(indices), place, **options)
+        columns = {n: np.asarray([axes[n][k[j]] for k in indices]) for j, n in enumerate(traced)}
+        results = _bucket(fn, constant, columns, axes, len(indices), place, **options)
         for index, result in zip(indices, results, strict=True):
             where = dict(zip(fixed, bucket, strict=True)) | dict(zip(traced, index, strict=True))
             cells[tuple(where[n] for n in axes)] = result
@@ -115,106 +116,49 @@ def sweep(
     return table
 
 
-def _checked_axes(axes: Mapping[str, Sequence[Any]]) -> dict[str, tuple]:
-    if not axes:
-        raise ValueError("sweep needs at least one axis, for example lam=[1e-3, 1e-2]")
-    checked = {}
-    for name, values in axes.items():
-        if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
-            raise ValueError(f"the axis {name} must be a sequence of values, got {values!r}")
-        checked[name] = tuple(v.item() if hasattr(v, "item") and np.ndim(v) == 0 else v for v in values)
-        if not checked[name]:
-            raise ValueError(f"the axis {name} is empty")
-        # Other objects are compared by identity: their equality may be anything.
-        same = [v if isinstance(v, (bool, int, float, str)) else id(v) for v in checked[name]]
-        if len(set(same)) != len(same):
-            raise ValueError(f"the axis {name} repeats a value: {checked[name]}")
-        if is_numeric(checked[name]) and not np.all(np.isfinite(checked[name])):
-            raise ValueError(f"the axis {name} must be finite, got {checked[name]}")
-    return checked
-
-
-class _Traced(eqx.Module):
-    """`fn` at one bucket, traced once; outputs that no cell parameter reaches are shared by all cells."""
-
-    jaxpr: Any = eqx.field(static=True)
-    rebuild: Callable = eqx.field(static=True)
-    varying: tuple[bool, ...] = eqx.field(static=True)
-
-    def __call__(self, *values: Array) -> list[Array]:
-        """The array outputs of one cell."""
-        return jaxpr_as_fun(self.jaxpr)(*values)
-
-    def shapes(self) -> list[Any]:
-        """Shapes and dtypes of the array outputs of one cell."""
-        return [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in self.jaxpr.out_avals]
-
-    def arrays(self, columns: dict[str, Array]) -> list[Array]:
-        """The array outputs of many cells; those that vary have the cells as leading axis."""
-        if not columns:
-            return jax.jit(self.__call__)()
-        out_axes = [0 if v else None for v in self.varying]
-        return jax.jit(jax.vmap(self.__call__, out_axes=out_axes))(*(columns[n] for n in sorted(columns)))
-
-
-def _trace(fn: Callable, constant: dict[str, Any], columns: dict[str, Array]) -> _Traced:
-    names = sorted(columns)
-    static_part = []
-
-    def arrays(*values):
-        result = fn(**constant, **dict(zip(names, values, strict=True)))
-        dynamic, static = eqx.partition(result, eqx.is_array_like)
-        leaves, structure = jax.tree.flatten(dynamic)
-        static_part.append((structure, static))
-        return [jnp.asarray(leaf) for leaf in leaves]
-
-    # Weakly typed, as the Python number would be that a cell on its own passes: it promotes nothing.
-    like = [jax.ShapeDtypeStruct((), columns[n].dtype, weak_type=True) for n in names]
-    jaxpr = jax.make_jaxpr(arrays)(*like)
-    structure, static = static_part[-1]
-
-    def rebuild(leaves):
-        return eqx.combine(jax.tree.unflatten(structure, leaves), static)
-
-    return _Traced(jaxpr, rebuild, _reached(jaxpr.jaxpr))
-
-
-def _reached(jaxpr: Any) -> tuple[bool, ...]:
-    """Which outputs of a jaxpr depend on its inputs."""
-    touched = set(jaxpr.invars)
-    is_touched = lambda atom: not isinstance(atom, Literal) and atom in touched
-    for equation in jaxpr.eqns:
-        if any(map(is_touched, equation.invars)):
-            touched.update(equation.outvars)
-    return tuple(map(is_touched, jaxpr.outvars))
-
-
 def _bucket(
-    traced: _Traced, columns, count, place, *, method, batch_size, workers, resume, progress
+    fn, constant, columns, axes, count, place, *, method, batch_size, workers, resume, progress
 ) -> list[Any]:
     """The results of all cells that share structure, in order."""
+    traced = trace(fn, constant, columns)
+    outline = traced.rebuild(traced.shapes())
+    check_names(axes, outline)
     size = 1 if method == "loop" else min(batch_size or count, count)
     groups = [range(low, min(low + size, count)) for low in range(0, count, size)]
-    if not isinstance(traced.rebuild(traced.shapes()), Simulation):
+    if not isinstance(outline, Simulation):
         groups = groups if columns else [range(count)]
         return _evaluate(traced, columns, groups, place, workers, resume, progress)
-    arrays = traced.arrays(columns)
+    check_ends(fn, constant, columns)
+    # Without a number that varies there is no axis of cells.
+    alone = method == "loop" or not any(traced.varying)
+    saves, every = outline.save_times.shape[0], outline.save_every
 
-    def cell(i):
-        return traced.rebuild([a[i] if v else a for a, v in zip(arrays, traced.varying, strict=True)])
+    def arrays(index):
+        return traced.arrays([columns[n][index] for n in sorted(columns)])
 
-    saves = cell(0).save_times.shape[0]
-    with progress_bar(progress, len(groups) * saves) as bar:
-        if method == "loop":
-            return _loop(cell, count, place, workers, resume, bar)
-        program = _vmapped(traced)
-        runs = []
-        for group in groups:
-            part = slice(group.start, group.stop)
-            batch = [a[part] if v else a for a, v in zip(arrays, traced.varying, strict=True)]
-            where = None if place is None else place / f"cells-{group.start:05d}"
-            runs += _batch(program, traced, batch, [cell(i) for i in group], where, resume, bar)
-        return runs
+    def one(index: int) -> Run:
+        sim = traced.rebuild(arrays(index))
+        where = None if place is None else place / f"cell-{index:05d}"
+        carry, records = drive(SOLO, sim, saves, every, path=where, resume=resume, progress=bar)
+        return assemble(sim.times, records, sim.measure, carry)
+
+    try:
+        with progress_bar(progress, (count if alone else len(groups)) * saves) as bar:
+            if alone:
+                return _in_threads(one, range(count), workers)
+            program, runs = _vmapped(traced), []
+            for group in groups:
+                batch = arrays(slice(group.start, group.stop))
+                where = None if place is None else place / f"cells-{group.start:05d}"
+                options = {"path": where, "resume": resume, "progress": bar}
+                runs += _batch(program, traced, batch, len(group), saves, every, options)
+            return runs
+    except (jax.errors.UnexpectedTracerError, jax.errors.TracerArrayConversionError) as error:
+        raise ValueError(
+            "the Simulation keeps a traced number of an axis where a sweep cannot see it: in a function that "
+            "is a static field, or in an object of another kind. Make it an equinox Module that has the "
+            f"number as a field, or name its axis, one of {', '.join(sorted(columns))}, in static=[...]"
+        ) from error
 
 
 def _in_threads(one: Callable[[Any], Any], items: Sequence[Any], workers: int | None) -> list[Any]:
@@ -231,13 +175,12 @@ def _in_threads(one: Callable[[Any], Any], items: Sequence[Any], workers: int | 
             raise
 
 
-def _evaluate(traced: _Traced, columns, groups, place, workers, resume, progress) -> list[Any]:
+def _evaluate(traced: Traced, columns, groups, place, workers, resume, progress) -> list[Any]:
     """The results of a function that returns arrays, group by group, each kept on disk once it is known."""
     directory = None
     if place is not None:
         directory = RunDirectory(place)
-        program = re.sub(r"0x[0-9a-f]+", "", str(traced.jaxpr.jaxpr))
-        configuration = fingerprint((program, traced.jaxpr.consts, columns, [len(g) for g in groups]))
+        configuration = fingerprint((traced.jaxpr, columns, [len(g) for g in groups]))
         # The sweep's own directory has been claimed; the first kill may have come before this one was.
         directory.open({"configuration": configuration}, resume)
     names = sorted(columns)
@@ -267,35 +210,32 @@ def _evaluate(traced: _Traced, columns, groups, place, workers, resume, progress
         return [row for rows in _in_threads(one, groups, workers) for row in rows]
 
 
-def _loop(cell: Callable[[int], Simulation], count, place, workers, resume, bar) -> list[Run]:
-    def one(i: int) -> Run:
-        sim = cell(i)
-        where = None if place is None else place / f"cell-{i:05d}"
-        carry, records = drive(SOLO, sim, sim.save_times.shape[0], path=where, resume=resume, progress=bar)
-        return assemble(sim.times, records, sim.measure, carry)
-
-    return _in_threads(one, range(count), workers)
-
-
-def _batch(program: Program, traced: _Traced, batch, sims: list[Simulation], place, resume, bar) -> list[Run]:
-    saves = sims[0].save_times.shape[0]
+def _batch(
+    program: Program, traced: Traced, batch: list[Array], size: int, saves: int, every, options
+) -> list[Run]:
     whole = traced.rebuild(batch)
-    carry, records = drive(
-        program, batch, saves, path=place, resume=resume, progress=bar, configuration=whole
-    )
-    take = lambda tree, i: jax.tree.map(lambda leaf: leaf[i], tree)
-    return [assemble(sim.times, take(records, i), sim.measure, take(carry, i)) for i, sim in enumerate(sims)]
+    carry, records = drive(program, batch, saves, every, configuration=whole, **options)
+    runs = []
+    for i in range(size):
+        take = lambda leaf, i=i: leaf[i]
+        sim = traced.rebuild([take(a) if v else a for a, v in zip(batch, traced.varying, strict=True)])
+        own = jax.tree.map(take, (records, carry))
+        runs.append(assemble(sim.times, own[0], sim.measure, own[1]))
+    return runs
 
 
-def _vmapped(traced: _Traced) -> Program:
+def _vmapped(traced: Traced) -> Program:
     """The loop over a batch of cells as one array axis; what does not vary is shared, not copied."""
     axes = [0 if v else None for v in traced.varying]
 
     def start(batch):
         return jax.vmap(lambda leaves: begin(traced.rebuild(leaves)), in_axes=(axes,))(batch)
 
-    def go(batch, carry, saves):
-        one = lambda leaves, carry: advance(traced.rebuild(leaves), carry, saves)
-        return jax.vmap(one, in_axes=(axes, 0))(batch, carry)
+    def cells(function):
+        def all_cells(batch, carry, *count):
+            one = lambda leaves, carry: function(traced.rebuild(leaves), carry, *count)
+            return jax.vmap(one, in_axes=(axes, 0))(batch, carry)
 
-    return Program(eqx.filter_jit(start), eqx.filter_jit(go), 1)
+        return eqx.filter_jit(all_cells)
+
+    return Program(eqx.filter_jit(start), cells(advance), cells(steps_only), cells(close), 1)
