@@ -9,11 +9,14 @@ import subprocess
 import sys
 import threading
 import types
+import weakref
 
+import beartype
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import jaxtyping
 import ml_dtypes
 import numpy as np
 import optax
@@ -203,9 +206,12 @@ READERS = {
     "a function of jax": "g = jax.nn.relu if V > 2 else jax.nn.silu\ndef f(x): return g(x)",
     "an enumeration": "class E(enum.Enum):\n  A = V\ndef f(x): return E.A.value * x",
     "a dataclass": "@dataclasses.dataclass\nclass E:\n  a: float = V\ndef f(x): return E().a * x",
+    "checked types": "@jaxtyping.jaxtyped(typechecker=beartype.beartype)\n"
+    "def h(x: int | None = None): return V * x\ng = beartype.beartype(h)\ndef f(x): return g(x) + h(x)",
+    "a weak reference": "class K:\n  a = V\nr = weakref.ref(K)\ndef f(x): return r().a * x",
     "a callable": "class C:\n  def __call__(self, x): return V * x\nf = C()",
 }
-MODULES = (dataclasses, enum, eqx, functools, jax, jnp, mf, np, sys, threading, types)
+MODULES = (beartype, dataclasses, enum, functools, jax, jaxtyping, sys, threading, types, weakref)
 
 
 def reader(text, number=0):

@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import re
 import types
+import weakref
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -118,6 +119,8 @@ _JITTED = type(jax.jit(lambda: None))
 
 
 def _function_parts(function: types.FunctionType) -> Parts:
+    if _checks_types(function):
+        return [("wrapped", function.__wrapped__)]
     closure = [_contents(cell) for cell in function.__closure__ or ()]
     names = frozenset(_names(function.__code__))
     parts = [("closure", [_Reads(c, names) if is_own_module(c) else c for c in closure])]
@@ -129,6 +132,13 @@ def _function_parts(function: types.FunctionType) -> Parts:
     for name, value in _read(function):
         parts.append((name, _Reads(value, names) if is_own_module(value) else value))
     return parts
+
+
+def _checks_types(function: types.FunctionType) -> bool:
+    """Whether jaxtyping or beartype made a function around another, with addresses in its text."""
+    maker = function.__globals__.get("__name__") or ""
+    made = maker.split(".")[0] == "jaxtyping" or function.__code__.co_filename.startswith("<@beartype(")
+    return made and hasattr(function, "__wrapped__")
 
 
 def _read(function: types.FunctionType) -> Parts:
@@ -231,6 +241,8 @@ def _object_parts(value: Any) -> Parts:
         return [("wrapped", value.__wrapped__)] + [(k, v) for k, v in own if not k.startswith("_")]
     if isinstance(value, types.BuiltinFunctionType):
         return [("owner", value.__self__)]
+    if isinstance(value, weakref.ReferenceType):
+        return [("referent", value())]
     try:
         reduce = copyreg.dispatch_table.get(kind)
         made = reduce(value) if reduce else value.__reduce_ex__(4)

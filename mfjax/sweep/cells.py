@@ -10,7 +10,6 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Array
 
 from mfjax._arrays import count
 from mfjax.driver import SOLO, Program, drive, progress_bar
@@ -211,7 +210,7 @@ def _evaluate(traced: Traced, columns, groups, place, workers, resume, progress)
 
 
 def _batch(
-    program: Program, traced: Traced, batch: list[Array], size: int, saves: int, every, options
+    program: Program, traced: Traced, batch: list[Any], size: int, saves: int, every, options
 ) -> list[Run]:
     whole = traced.rebuild(batch)
     carry, records = drive(program, batch, saves, every, configuration=whole, **options)

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal, jaxpr_as_fun
-from jaxtyping import Array
 
 from mfjax.run import RECORDED
 from mfjax.simulation import Simulation
@@ -23,7 +22,7 @@ class Traced:
     def __init__(self, jaxpr: Any, rebuild: Callable):
         self.jaxpr, self.rebuild, self.varying = jaxpr, rebuild, _reached(jaxpr.jaxpr)
 
-    def __call__(self, *values: Any) -> list[Array]:
+    def __call__(self, *values: Any) -> list[Any]:
         """The array outputs of one cell."""
         return jaxpr_as_fun(self.jaxpr)(*values)
 
@@ -31,18 +30,18 @@ class Traced:
         """Shapes and dtypes of the array outputs of one cell."""
         return [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in self.jaxpr.out_avals]
 
-    def arrays(self, values: Sequence[Any]) -> list[Array]:
+    def arrays(self, values: Sequence[Any]) -> list[Any]:
         """The array outputs of one cell, or of many: those that vary then have the cells as leading axis."""
         many = bool(values) and np.ndim(values[0]) == 1
         own = iter((self._of_many if many else self._of_one)(*values))
         shared = iter(self._shared)
         return [next(own) if varies else next(shared) for varies in self.varying]
 
-    def _part(self, varying: bool, *values: Any) -> list[Array]:
+    def _part(self, varying: bool, *values: Any) -> list[Any]:
         return [a for a, v in zip(self(*values), self.varying, strict=True) if v == varying]
 
     @cached_property
-    def _shared(self) -> list[Array]:
+    def _shared(self) -> list[Any]:
         # Any value will do.
         return jax.jit(partial(self._part, False))(*(np.ones(a.shape, a.dtype) for a in self.jaxpr.in_avals))
 
