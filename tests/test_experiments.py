@@ -183,6 +183,8 @@ def test_a_whole_run(name, figures, series, request):
             assert (data.status == 0).all()
             assert np.isfinite(data.energy).all()
             runs += data.status.isel(save=-1).size
+            if one == "atoms":
+                assert np.isinf(data.gamma.values).all()
             if "mmd_squared" in data:
                 assert (data.mmd_squared > 0).all()
     rows = (out / "certificates.csv").read_text().splitlines()
@@ -274,6 +276,18 @@ def test_a_foreign_checkpoint_is_refused_and_kept(environment, killed):
     assert status == 2 and err.count("\n") == 1 and "holds another run" in err, err
     assert contents(out) == before
     manifest.write_text(original)
+
+
+def test_a_damaged_checkpoint_is_one_line(environment, killed):
+    out, arguments = killed
+    checkpoint = next((out / "checkpoints" / SHARED[1]).rglob("checkpoint.npz"))
+    original = checkpoint.read_bytes()
+    checkpoint.write_bytes(original[: len(original) // 2])
+    before = contents(out)
+    status, _, err = call(environment, *arguments, "--resume")
+    assert status == 2 and err.count("\n") == 1 and "checkpoint.npz is damaged" in err, err
+    assert contents(out) == before
+    checkpoint.write_bytes(original)
 
 
 def test_interrupt_tells_how_to_go_on(environment, tmp_path):

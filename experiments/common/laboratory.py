@@ -35,9 +35,8 @@ class Laboratory(ABC):
 
     domain: mf.domains.Domain
     features: mf.features.FeatureMap
-    # What the coordinates of particles are called in the results, and the axis of the teachers.
+    # What the coordinates of particles are called in the results.
     recorded: ClassVar[str]
-    axis: ClassVar[str] = "gamma"
 
     def __init__(self, settings: Settings):
         self.settings, self.preset = settings, settings.preset
@@ -65,11 +64,6 @@ class Laboratory(ABC):
     def points(coordinates: Any) -> Any:
         """The inverse of `coordinates`."""
 
-    @staticmethod
-    def place(gamma: float) -> float:
-        """The place of a teacher on its axis."""
-        return gamma
-
     @cached_property
     def data(self) -> Data:
         """The data of all seeds and gammas."""
@@ -89,17 +83,17 @@ class Laboratory(ABC):
 
     def runs(self, name: str) -> Any:
         """The dataset of one series: energy, coordinates of the particles, and their distances."""
-        series, data, axis = self.series[name], self.data, self.axis
+        series, data = self.series[name], self.data
         coordinates, slots, first = self.coordinates, max(series.widths), self.settings.seeds[0]
-        places = jnp.asarray([self.place(gamma) for gamma in self.gammas])
+        gammas = jnp.asarray(self.gammas)
 
         def record(mu, flow):
             values = coordinates(mu.points)
             missing = [(0, slots - mu.size), *[(0, 0)] * (values.ndim - 1)]
             return jnp.pad(values, missing, constant_values=jnp.nan)
 
-        def cell(lam, width, seed, **teacher):
-            which, row = jnp.argmin(jnp.abs(places - teacher[axis])), seed - first
+        def cell(lam, gamma, width, seed):
+            which, row = jnp.argmax(gammas == gamma), seed - first
             regularizer = mf.regularizers.Quadratic(series.center)
             x, y = data.x[row], data.y[which, row]
             energy = mf.energies.ReducedRisk(self.features, x, y, lam, regularizer)
@@ -118,7 +112,7 @@ class Laboratory(ABC):
 
         axes = {
             "lam": series.lams,
-            axis: tuple(self.place(gamma) for gamma in series.gammas),
+            "gamma": series.gammas,
             "width": series.widths,
             "seed": self.settings.seeds,
         }
@@ -131,7 +125,7 @@ class Laboratory(ABC):
         for name, series in self.series.items():
             held = lam in series.lams and gamma in series.gammas and width in series.widths
             if held and series.center == center and (series.timescale is not None) == two_timescale:
-                return self.runs(name).sel({"lam": lam, self.axis: self.place(gamma), "width": width})
+                return self.runs(name).sel(lam=lam, gamma=gamma, width=width)
         raise LookupError(f"no series has center={center}, lam={lam}, gamma={gamma}, width={width}")
 
     def particles(self, coordinates: Any) -> mf.measures.Particles:
@@ -152,9 +146,8 @@ class Laboratory(ABC):
     def add_distance(self, data: Any, name: str, measure: Callable[[Any, int, int], Any]) -> Any:
         """`data` with `measure(coordinates (S, M, ...), number of the teacher, number of the seed)` (S,)."""
         values = np.full(data.energy.shape, np.nan)
-        places = [self.place(gamma) for gamma in self.gammas]
         for index in np.ndindex(*values.shape[:-1]):
-            which = places.index(data[self.axis].values[index[1]])
+            which = self.gammas.index(data.gamma.values[index[1]])
             coordinates = data[self.recorded].values[index]
             # Slots enough for the widest, so that one program measures all.
             missing = [(0, 0)] * coordinates.ndim

@@ -14,8 +14,6 @@ class FlatTorus(Laboratory):
     """The series of the torus; a particle is recorded as its position."""
 
     recorded = "position"
-    # An axis holds finite numbers, and the atoms have gamma = infinity.
-    axis = "inverse_gamma"
 
     def __init__(self, settings: Settings):
         super().__init__(settings)
@@ -38,11 +36,6 @@ class FlatTorus(Laboratory):
     def points(coordinates):
         """The points themselves."""
         return coordinates
-
-    @staticmethod
-    def place(gamma):
-        """1 / gamma."""
-        return 1 / gamma
 
     def identifiability(self):
         """Which share of the teacher the features and the data of the first seed cannot see."""
