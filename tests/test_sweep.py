@@ -149,7 +149,7 @@ def test_a_padded_width_is_a_traced_number():
 
 
 def test_what_no_parameter_reaches_is_shared():
-    from mfjax.sweep.trace import trace
+    from mfjax.table import trace
 
     data = jnp.ones((50, 2))
 
@@ -252,7 +252,9 @@ def test_a_number_that_hides_is_explained(method, tmp_path):
 
 def test_numbers_that_decide_structure_are_named():
     square = lambda x: x @ x
-    with pytest.raises(ValueError, match=r"steps must be a whole number.*static=\['steps'\], and rename"):
+    with pytest.raises(
+        ValueError, match=r"the numbers of an axis are traced.*static=\['steps'\], and rename"
+    ):
         mf.sweep(lambda steps, a: well(square, steps=steps, save_every=1), steps=[2, 4], a=[1.0])
     with pytest.raises(ValueError, match=r"static=\['n'\]$"):
         mf.sweep(lambda n, a: jnp.ones(n) * a, n=[2, 4], a=[1.0])

@@ -24,8 +24,8 @@ from mfjax.io import (
 from mfjax.run import Run, assemble
 from mfjax.simulate import advance, begin, close, steps_only
 from mfjax.simulation import Simulation
-from mfjax.sweep.trace import Traced, check_ends, trace
-from mfjax.table import Table, check_names, checked_axes, is_numeric, report, tabulate
+from mfjax.table import Table as Table
+from mfjax.table import Traced, check_ends, check_names, checked_axes, is_numeric, report, tabulate, trace
 
 METHODS = ("auto", "loop", "vmap")
 

@@ -13,7 +13,7 @@ from jax.extend.core import Literal, jaxpr_as_fun
 
 from mfjax.run import RECORDED
 from mfjax.simulation import Simulation
-from mfjax.sweep.closures import opened
+from mfjax.table.closures import opened
 
 
 class Traced:
@@ -94,8 +94,6 @@ _CONFUSED = (ValueError, TypeError, jax.errors.JAXTypeError)
 
 def _explain(error: Exception, arrays: Callable, names: list[str], like: list, columns) -> None:
     """**Raises** `ValueError` naming the axes to be made static, if `fn` cannot do with traced numbers."""
-    if "Tracer" not in str(error) and not isinstance(error, jax.errors.JAXTypeError):
-        return
 
     def helps(name: str) -> bool:
         known = columns[name][0].item()
@@ -107,7 +105,10 @@ def _explain(error: Exception, arrays: Callable, names: list[str], like: list, c
             return False
         return True
 
-    guilty = [n for n in names if helps(n)] or names
+    guilty = [n for n in names if helps(n)]
+    if not guilty and "Tracer" not in str(error):
+        return
+    guilty = guilty or names
     also = "".join(f", and rename the axis, since runs record {n}" for n in guilty if n in RECORDED)
     raise ValueError(
         f"{str(error).splitlines()[0]}: the numbers of an axis are traced; name those that decide structure, "
