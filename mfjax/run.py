@@ -54,7 +54,7 @@ class Run(eqx.Module):
         if self.measures is None:
             raise ValueError("this run kept no measures: pass save_measures=True")
         if isinstance(self.measures, Grid):
-            return self.measures.with_weights(self.measures.weights[index])
+            return eqx.tree_at(lambda grid: grid.weights, self.measures, self.measures.weights[index])
         return jax.tree.map(lambda leaf: leaf[index], self.measures)
 
     @property
@@ -92,7 +92,8 @@ def assemble(times: Any, records: Any, initial: Measure, carry: Any) -> Run:
     """A run from what the loop recorded and where it ended."""
     measures, values = records
     if isinstance(initial, Grid) and measures is not None:
-        measures = initial.with_weights(measures)
+        # Not a grid's `with_weights`, which is for one measure.
+        measures = eqx.tree_at(lambda grid: grid.weights, initial, measures)
     return Run(times, values, measures, carry.state.measure, carry.status, carry.failed_at)
 
 
