@@ -206,28 +206,31 @@ def fixed_interval(sim: Simulation, carry: Carry, begin: Array, end: Array) -> C
     return jax.lax.fori_loop(0, n.astype(jnp.int32), body, carry)
 
 
+def steps_only(sim: Simulation, carry: Carry, steps: int) -> Carry:
+    """Advance a run of fixed steps by `steps` of them."""
+    dt = sim.stepper.dt.astype(carry.dt.dtype)
+    return jax.lax.scan(lambda c, _: (fixed_step(sim, c, dt), None), carry, length=steps)[0]
+
+
+def close(sim: Simulation, carry: Carry) -> tuple[Carry, Any]:
+    """The carry that has reached the next saved time, and its record."""
+    carry = eqx.tree_at(lambda c: c.save, carry, carry.save + 1)
+    return carry, record(sim, carry)
+
+
 def next_save(sim: Simulation, carry: Carry) -> Carry:
     """Advance a run from one saved time to the next."""
     if sim.save_every is not None:
-        dt = sim.stepper.dt.astype(carry.dt.dtype)
-        body = lambda c, _: (fixed_step(sim, c, dt), None)
-        carry, _ = jax.lax.scan(body, carry, length=sim.save_every)
-    else:
-        times = sim.times.astype(carry.dt.dtype)
-        begin, end = times[carry.save], times[carry.save + 1]
-        interval = adaptive_interval if sim.stepper.adaptive else fixed_interval
-        carry = interval(sim, carry, begin, end)
-    return eqx.tree_at(lambda c: c.save, carry, carry.save + 1)
+        return steps_only(sim, carry, sim.save_every)
+    times = sim.times.astype(carry.dt.dtype)
+    begin, end = times[carry.save], times[carry.save + 1]
+    interval = adaptive_interval if sim.stepper.adaptive else fixed_interval
+    return interval(sim, carry, begin, end)
 
 
 def advance(sim: Simulation, carry: Carry, saves: int) -> tuple[Carry, Any]:
     """Advance over `saves` saved times; records have the saves as leading axis."""
-
-    def body(carry, _):
-        carry = next_save(sim, carry)
-        return carry, record(sim, carry)
-
-    return jax.lax.scan(body, carry, length=saves)
+    return jax.lax.scan(lambda c, _: close(sim, next_save(sim, c)), carry, length=saves)
 
 
 def begin(sim: Simulation) -> tuple[Carry, Any]:
@@ -242,15 +245,3 @@ def trajectory(sim: Simulation) -> tuple[Carry, Any]:
     carry, rest = advance(sim, carry, sim.save_times.shape[0])
     join = lambda a, b: jnp.concatenate([jnp.asarray(a)[None], b])
     return carry, jax.tree.map(join, first, rest)
-
-
-def steps_only(sim: Simulation, carry: Carry, steps: int) -> Carry:
-    """Advance a run of fixed steps by a part of the interval between two saved times."""
-    dt = sim.stepper.dt.astype(carry.dt.dtype)
-    return jax.lax.scan(lambda c, _: (fixed_step(sim, c, dt), None), carry, length=steps)[0]
-
-
-def close(sim: Simulation, carry: Carry) -> tuple[Carry, Any]:
-    """The carry that `steps_only` has brought to the next saved time, and its record."""
-    carry = eqx.tree_at(lambda c: c.save, carry, carry.save + 1)
-    return carry, record(sim, carry)

@@ -14,7 +14,7 @@ from mfjax.flows.base import Flow
 from mfjax.flows.wasserstein import Wasserstein
 from mfjax.grids import internal_parts, transport_part
 from mfjax.measures import Grid, Measure, Particles
-from mfjax.run import RECORDED
+from mfjax.run import is_reserved
 from mfjax.steppers import Adaptive, Rosenbrock, RosenbrockW, Stepper
 
 Observable = Callable[[Measure, Flow], Array]
@@ -100,7 +100,7 @@ def _checked_observables(observables) -> dict[str, Observable]:
             raise ValueError(
                 f"observables must map names to functions of (measure, flow), got {name!r}: {observable!r}"
             )
-        if name in RECORDED:
+        if is_reserved(name):
             raise ValueError(f"the observable name {name!r} is recorded with every run; choose another")
     return observables
 

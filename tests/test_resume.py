@@ -209,9 +209,11 @@ def kill_and_resume(kind, count, seed, tmp_path, steps=160, work=4000):
     for trial in range(count):
         path = tmp_path / f"trial-{trial}"
         child = start(kind, path, False, steps, work)
-        while child.is_alive() and progress(path) == 0:
+        # A part of the run at random, and a time at random until the next one.
+        part = rng.randrange(1, total)
+        while child.is_alive() and progress(path) < part:
             time.sleep(0.002)
-        child.join(rng.uniform(0, span))
+        child.join(rng.uniform(0, span / total))
         child.kill()
         child.join()
         landed.append(progress(path))
