@@ -83,7 +83,7 @@ class Particles(Measure):
     weights: Float[Array, " K"]
     marks: Marks
 
-    def __init__(self, points, weights=None, marks: Marks | None = None):
+    def __init__(self, points, weights=None, marks: Mapping | None = None):
         points = as_floats(points, "points")
         if points.ndim != 2 or 0 in points.shape:
             raise ValueError(f"points must have shape (M, d) with M, d >= 1, got {points.shape}")
@@ -219,7 +219,7 @@ class Grid(Measure):
         """Mass per volume in each cell."""
         return self.weights / self.volume
 
-    def with_weights(self, weights: Float[Array, " K"]) -> "Grid":
+    def with_weights(self, weights: Float[Array | np.ndarray, "... K"]) -> "Grid":
         """The same cells carrying other masses."""
         return eqx.tree_at(lambda mu: mu.weights, self, weights)
 

@@ -35,12 +35,18 @@ def relative_error(actual: Any, expected: Any) -> float:
     return worst
 
 
+def ensure(condition: Any, message: str) -> None:
+    """An `assert` that `python -O` keeps."""
+    if not condition:
+        raise AssertionError(message)
+
+
 class Errors(dict):
     """Measured errors by name; `require` fails with the name, the number and its bar."""
 
     def require(self, name: str, error: float, bar: float) -> None:
         self[name] = error
-        assert error <= bar, f"{name}: relative error {error:.2e}, above {bar:.0e}"
+        ensure(error <= bar, f"{name}: relative error {error:.2e}, above {bar:.0e}")
 
     def same(self, name: str, actual: Any, expected: Any, bar: float) -> None:
         self.require(name, relative_error(actual, expected), bar)
@@ -82,7 +88,8 @@ def check_traces(function: Callable, calls: Sequence[tuple], *, most: int = 1) -
     counted = Counted(function)
     for arguments in calls:
         counted(*arguments)
-    assert counted.traces <= most, f"{counted.traces} traces over {len(calls)} calls, expected at most {most}"
+    message = f"{counted.traces} traces over {len(calls)} calls, expected at most {most}"
+    ensure(counted.traces <= most, message)
     return counted.traces
 
 

@@ -15,6 +15,7 @@ from mfjax.testing.base import (
     ROUNDING,
     Errors,
     bar_for,
+    ensure,
 )
 
 
@@ -33,8 +34,9 @@ def check_domain(
     dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
     bar, errors = bar_for(ROUNDING, dtype, None), Errors()
     points = domain.sample(jr.key(0), 32, dtype)
-    assert points.shape == (32, domain.ambient) and points.dtype == dtype, (points.shape, points.dtype)
-    assert bool(jnp.all(domain.sample(jr.key(0), 5, dtype) == points[:5])), "a sample depends on its size"
+    found = (points.shape, points.dtype)
+    ensure(found == ((32, domain.ambient), dtype), f"32 samples have shape and dtype {found}")
+    ensure(bool(jnp.all(domain.sample(jr.key(0), 5, dtype) == points[:5])), "a sample depends on its size")
     # Rounding and curvature both enter at the square root of the machine precision.
     step = float(jnp.finfo(dtype).eps) ** 0.5
 
@@ -72,13 +74,16 @@ def check_domain(
     for name, (left, right) in pairs.items():
         errors.same(name, left, right, 40 * step if name == "first order" else bar)
     for name, (ends, inside) in moved.items():
-        assert bool(inside), f"{name}: outside the domain"
-        assert ends.dtype == dtype, f"{name}: dtype {ends.dtype} from {dtype}"
+        ensure(bool(inside), f"{name}: outside the domain")
+        ensure(ends.dtype == dtype, f"{name}: dtype {ends.dtype} from {dtype}")
     chex.assert_tree_all_finite(slopes)
     if cells is not None:
         grid = domain.cells(cells)
-        assert bool(jnp.all(jax.vmap(domain.contains)(grid.points))), "a cell centre lies outside the domain"
-        assert len(grid.points) == np.prod(grid.shape), (grid.points.shape, grid.shape)
+        ensure(bool(jnp.all(jax.vmap(domain.contains)(grid.points))), "a cell centre lies outside the domain")
+        ensure(
+            len(grid.points) == np.prod(grid.shape),
+            f"{len(grid.points)} cell centres on a grid of shape {grid.shape}",
+        )
         if volume is not None:
             total = float(jnp.prod(grid.spacing)) * len(grid.points)
             errors.require("volume", abs(total / volume - 1), 1e-5)

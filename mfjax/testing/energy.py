@@ -17,6 +17,7 @@ from mfjax.testing.base import (
     Errors,
     bar_for,
     check_relabelled,
+    ensure,
     follow,
     padded,
     relabelled,
@@ -69,7 +70,7 @@ def check_energy(
     compiled = Counted(jax.vmap(lambda energy, mu: (_values(energy, mu), _slopes(energy, mu)), (None, 0)))
     eager, plain = _values(energy, mu), mu
     for name, array in eager.items():
-        assert array.dtype == mu.dtype, f"{name} has dtype {array.dtype} on a measure of dtype {mu.dtype}"
+        ensure(array.dtype == mu.dtype, f"{name} has dtype {array.dtype} on a measure of dtype {mu.dtype}")
     if isinstance(mu, Particles):
         # Off the support: at the first point itself a formula that skips coincidences would pass.
         mu = padded(mu, 0.5 * (mu.points[0] + mu.points[-1]) + 0.1)
@@ -112,5 +113,5 @@ def check_energy(
         check_relabelled(errors, at, mu.size, bar)
     for variant in variants:
         compiled(variant, stacked)
-    assert compiled.traces == 1, f"{1 + len(variants)} parameter values took {compiled.traces} traces"
+    ensure(compiled.traces == 1, f"{1 + len(variants)} parameter values took {compiled.traces} traces")
     return errors

@@ -15,6 +15,7 @@ from mfjax.testing.base import (
     Counted,
     Errors,
     bar_for,
+    ensure,
 )
 
 
@@ -35,8 +36,8 @@ def check_feature_map(
     errors = Errors()
     bar, rough = bar_for(ROUNDING, points.dtype, None), bar_for(DIFFERENCE, points.dtype, None)
     one = features(points[0], inputs[0])
-    assert one.shape == (), f"a feature must be one number, got shape {one.shape}"
-    assert one.dtype == points.dtype, f"dtype {one.dtype} from points of dtype {points.dtype}"
+    ensure(one.shape == (), f"a feature must be one number, got shape {one.shape}")
+    ensure(one.dtype == points.dtype, f"dtype {one.dtype} from points of dtype {points.dtype}")
     step = float(jnp.finfo(points.dtype).eps) ** (1 / 3)
     along = jr.normal(jr.key(0), points.shape, points.dtype)
 
@@ -56,5 +57,5 @@ def check_feature_map(
     errors.same("derivative", slope, difference, rough)
     for variant in variants:
         compiled(variant)
-    assert compiled.traces == 1, f"{1 + len(variants)} parameter values took {compiled.traces} traces"
+    ensure(compiled.traces == 1, f"{1 + len(variants)} parameter values took {compiled.traces} traces")
     return errors

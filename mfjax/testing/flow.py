@@ -14,6 +14,7 @@ from mfjax.testing.base import (
     Errors,
     bar_for,
     check_relabelled,
+    ensure,
     follow,
     padded,
     relabelled,
@@ -42,7 +43,7 @@ def check_flow(flow: Flow, mu: Measure, *, rtol: float | None = None) -> dict[st
     state = flow.init(mu)
     now = compiled(flow, state)
     for leaf in jax.tree.leaves(now):
-        assert leaf.dtype == mu.dtype, f"a rate of dtype {leaf.dtype} on a measure of dtype {mu.dtype}"
+        ensure(leaf.dtype == mu.dtype, f"a rate of dtype {leaf.dtype} on a measure of dtype {mu.dtype}")
     chex.assert_tree_all_finite(now)
     eager = recorded(flow.evaluate(flow.init(plain)))
     errors.same("jit and padding", follow(now, slice(plain.size)), eager, bar)
@@ -51,7 +52,7 @@ def check_flow(flow: Flow, mu: Measure, *, rtol: float | None = None) -> dict[st
     step = float(jnp.finfo(mu.dtype).eps) ** (1 / 3) / max(1.0, *speeds)
     ahead, behind = (compiled(flow, flow.move(state, now["rate"], s))["energy"] for s in (step, -step))
     slope, dissipation = float((ahead - behind) / (2 * step)), float(now["dissipation"])
-    assert dissipation >= 0, f"dissipation {dissipation:.2e}"
+    ensure(dissipation >= 0, f"dissipation {dissipation:.2e}")
     scale = max(dissipation, 1e-6 * abs(float(now["energy"])), 1e-12)
     errors.require("dissipation", abs(slope + dissipation) / scale, rough)
     if isinstance(mu, Particles):

@@ -11,6 +11,7 @@ from mfjax.domains import Domain
 from mfjax.flows import Flow
 from mfjax.measures import Measure
 from mfjax.steppers import Stepper
+from mfjax.testing.base import ensure
 
 
 def check_stepper_order(
@@ -21,7 +22,7 @@ def check_stepper_order(
     t1: float = 1.0,
     steps: Sequence[int] = (8, 16, 32),
     exact: Measure | None = None,
-    order: float | None = None,
+    order: int | float | None = None,
     bar: float = 0.2,
     key: Key[Array, ""] | None = None,
 ) -> float:
@@ -44,8 +45,8 @@ def check_stepper_order(
 
     def end(n):
         carry = run(Simulation(flow, mu, stepper=make(t1 / n), t1=t1, key=key))
-        assert int(carry.status) == 0, f"the run of {n} steps ended with status {int(carry.status)}"
-        assert int(carry.steps) == n, f"{int(carry.steps)} steps instead of {n}"
+        ensure(int(carry.status) == 0, f"the run of {n} steps ended with status {int(carry.status)}")
+        ensure(int(carry.steps) == n, f"{int(carry.steps)} steps instead of {n}")
         return carry.state.measure
 
     exact = end(8 * max(steps)) if exact is None else exact
@@ -53,7 +54,7 @@ def check_stepper_order(
     observed = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
     expected = make(t1).order if order is None else order
     numbers = ", ".join(f"{n} steps: {e:.2e}" for n, e in zip(steps, errors, strict=True))
-    assert abs(observed - expected) <= bar, f"order {observed:.2f} instead of {expected} ({numbers})"
+    ensure(abs(observed - expected) <= bar, f"order {observed:.2f} instead of {expected} ({numbers})")
     return float(observed)
 
 
