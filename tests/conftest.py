@@ -1,11 +1,32 @@
-"""Settings of the whole suite: double precision available, strict promotion, a fixed hypothesis profile."""
+"""Settings of the whole suite: double precision available, quick compilation, a fixed hypothesis profile."""
+
+import mmap
+import os
+import shutil
+import tempfile
+from pathlib import Path
 
 import hypothesis
 import jax
+import jaxlib
+import jaxtyping
 import pytest
 
 jax.config.update("jax_enable_x64", True)
-jax.config.update("jax_numpy_rank_promotion", "allow")
+
+
+def known_to_xla(option: str) -> bool:
+    """Whether this jaxlib has the option: XLA ends the process at one that it does not know."""
+    for library in Path(jaxlib.__file__).parent.glob("*.so"):
+        with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content.find(option.encode()) >= 0:
+                return True
+    return False
+
+
+# The older code generator compiles small programs twice as fast. XLA_FLAGS="" keeps the default one.
+if "XLA_FLAGS" not in os.environ and known_to_xla("xla_cpu_use_fusion_emitters"):
+    os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false"
 
 hypothesis.settings.register_profile(
     "mfjax",
@@ -15,6 +36,31 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("mfjax")
+
+# Programs that the workers of one session compile, shared among them and removed at its end.
+SHARED = "MFJAX_TEST_PROGRAMS"
+
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):
+        os.environ[SHARED] = tempfile.mkdtemp(prefix="mfjax-programs-")
+    jax.config.update("jax_compilation_cache_dir", os.environ[SHARED])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop(SHARED), ignore_errors=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    # Most problems are small, and compiling them takes a hundred times longer than running them.
+    quick = item.get_closest_marker("optimised") is None
+    jax.config.update("jax_disable_most_optimizations", quick)
+    # Annotations are checked, except where a call is wrong on purpose: there our own message counts.
+    jaxtyping.config.update("jaxtyping_disable", item.get_closest_marker("wrong_calls") is not None)
 
 
 @pytest.fixture(params=["float32", "float64"])

@@ -5,7 +5,6 @@ independent NumPy right-hand side, the generalised eigenvalue problem of the lin
 """
 
 import itertools
-import time
 
 import equinox as eqx
 import jax
@@ -84,6 +83,7 @@ def march(flow, mu, stepper, dt, count):
 # --- order in space ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("domain", [CIRCLE, INTERVAL], ids=["circle", "interval"])
 def test_second_order_in_space(domain):
     """Ultra-fast diffusion from uniform, t = 0.5: L1 differences of cell masses on 256, 512, 1024 cells."""
@@ -395,7 +395,7 @@ def test_second_derivative_of_implicit_euler():
         return flow.energy(implicit_diffusion(((1.0, energy),), mu, jnp.asarray(0.2))[0])
 
     slope = jax.jit(jax.jacfwd(final_energy))
-    difference = (slope(2.2 + 1e-5) - slope(2.2 - 1e-5)) / 2e-5
+    difference = (slope(2.2 + 3e-4) - slope(2.2 - 3e-4)) / 6e-4
     np.testing.assert_allclose(jax.jit(jax.jacfwd(jax.jacfwd(final_energy)))(2.2), difference, rtol=1e-5)
 
 
@@ -490,6 +490,7 @@ def test_barenblatt(scheme):
 # --- choices and refusals ---------------------------------------------------------------------------------
 
 
+@pytest.mark.wrong_calls
 def test_defaults_and_refusals():
     flow, mu, _ = ultrafast(CIRCLE, 16, 10.0)
     assert isinstance(mf.Simulation(flow, mu, t1=1.0).stepper, mf.steppers.Rosenbrock)
@@ -510,18 +511,3 @@ def test_defaults_and_refusals():
     for bad in (lambda: mf.steppers.ImplicitEuler(0.0), lambda: mf.steppers.Rosenbrock(rtol=-1.0)):
         with pytest.raises(ValueError, match="greater than 0"):
             bad()
-
-
-@pytest.mark.slow
-def test_speed_of_the_published_size():
-    """4096 cells, gamma = 100, t = 31.25: prints the wall time; the end is the target."""
-    flow, mu, target = ultrafast(CIRCLE, 4096, 100.0)
-    sim = mf.Simulation(flow, mu, t1=31.25)
-    seconds = []
-    for _ in range(2):
-        begin = time.perf_counter()
-        carry, _ = jax.block_until_ready(run(sim))
-        seconds.append(time.perf_counter() - begin)
-    assert int(carry.status) == 0
-    print(f"{int(carry.steps)} steps in {seconds[1]:.2f} s; first call {seconds[0]:.1f} s")
-    np.testing.assert_allclose(carry.state.measure.weights, target, rtol=1e-6)

@@ -137,6 +137,7 @@ def test_cells_may_differ_per_axis():
     np.testing.assert_allclose(cells.points[:2], [[0.125, 0.25], [0.125, 0.75]])
 
 
+@pytest.mark.wrong_calls
 @pytest.mark.parametrize(
     ("make", "message"),
     [

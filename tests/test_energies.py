@@ -201,6 +201,7 @@ def test_derivative_in_the_regularisation_strength():
     np.testing.assert_allclose(jax.jit(jax.grad(final))(0.01), difference, rtol=1e-7)
 
 
+@pytest.mark.wrong_calls
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -231,6 +232,7 @@ def test_bad_input(make, message):
         make()
 
 
+@pytest.mark.wrong_calls
 @pytest.mark.parametrize("other", [1, "F", None, jnp.ones(3)])
 def test_only_energies_add(other):
     with pytest.raises(TypeError):

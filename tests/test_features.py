@@ -72,6 +72,7 @@ def test_modes_make_the_population_kernel():
     np.testing.assert_allclose(matrix.T @ matrix / len(MODES.inputs()), expected, rtol=1e-12)
 
 
+@pytest.mark.wrong_calls
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -205,6 +205,7 @@ def test_swept_numbers_do_not_retrace():
     assert check_traces(trajectory, [(sim,) for sim in calls]) == 1
 
 
+@pytest.mark.wrong_calls
 @pytest.mark.parametrize(
     ("make", "message"),
     [

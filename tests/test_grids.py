@@ -248,6 +248,7 @@ def test_stiffness_is_symmetric_and_non_negative():
         assert eigenvalues[0] > -1e-13 * eigenvalues[-1] and eigenvalues[1] > 1e-3 * eigenvalues[-1] / mu.size
 
 
+@pytest.mark.wrong_calls
 def test_grid_of_another_domain_is_refused():
     circle, interval = mf.domains.Sphere(1), mf.domains.Interval(0.0, 1.0)
     entropy = mf.energies.Entropy()

@@ -108,6 +108,7 @@ def test_grid_moves_its_masses_only():
     np.testing.assert_array_equal(moved.points, grid.points)
 
 
+@pytest.mark.wrong_calls
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -3,7 +3,6 @@
 Every sorted or blocked sum is compared with the plain double sum over all pairs, in NumPy and float64.
 """
 
-import time
 from pathlib import Path
 
 import equinox as eqx
@@ -376,6 +375,7 @@ def test_energy_distance_of_arbitrary_measures(sizes, data, name):
     assert value == pytest.approx(max(brute(distance, x, a, y, b), 0), abs=1e-13)
 
 
+@pytest.mark.optimised
 def test_energy_distance_in_reverse_mode_keeps_no_matrix():
     domain = mf.domains.Sphere(2)
     x, _ = draw(domain, 2048, 0)
@@ -385,29 +385,6 @@ def test_energy_distance_in_reverse_mode_keeps_no_matrix():
     matrix = 2048 * 2048 * 4
     print(f"temporary memory of a gradient: {memory / matrix:.2f} of one 2048 x 2048 matrix")
     assert memory < matrix
-
-
-def test_time_of_the_circle_energy_distance():
-    rng = np.random.default_rng(0)
-    x, y = (jnp.asarray(unit(rng.uniform(-np.pi, np.pi, 4096)), "float32") for _ in range(2))
-    observe = obs.EnergyDistance(y, CIRCLE)
-
-    def direct(mu):
-        mean = lambda a, b: jnp.mean(jnp.sqrt(jnp.sum((a[:, None] - b) ** 2, -1)))
-        return 2 * mean(mu.points, y) - mean(mu.points, mu.points) - mean(y, y)
-
-    best = {}
-    for name, function in {"sorted": observe, "direct": direct}.items():
-        run = eqx.filter_jit(lambda mu, f=function: f(mu))
-        value = run(Particles(x)).block_until_ready()
-        times = []
-        for _ in range(3):
-            begin = time.perf_counter()
-            run(Particles(x)).block_until_ready()
-            times.append(time.perf_counter() - begin)
-        best[name] = (float(value), min(times))
-    print(f"4096 x 4096 on the circle: sorted {best['sorted'][1]:.2e} s, tensor {best['direct'][1]:.2e} s")
-    assert best["sorted"][0] == pytest.approx(best["direct"][0], abs=5e-5)
 
 
 # ---------------------------------------------------------------- Wasserstein
@@ -789,6 +766,7 @@ BAD = [
 ]
 
 
+@pytest.mark.wrong_calls
 @pytest.mark.parametrize("number", range(len(BAD)))
 def test_wrong_calls_say_what_is_wrong(number):
     call, message = BAD[number]

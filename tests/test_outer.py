@@ -26,14 +26,6 @@ mp = mpmath.mp.clone()
 mp.dps = 60
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    # Small problems: compiling takes a hundred times longer than running.
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 REGULARIZERS = {
     "biased": Quadratic(0.0),
     "unbiased": Quadratic(1.0),
@@ -492,6 +484,7 @@ def test_carry_is_part_of_the_state_of_a_run():
     assert energy(Quadratic(), 0.05).init(mu) is None
 
 
+@pytest.mark.wrong_calls
 @pytest.mark.parametrize(
     ("make", "message"),
     [

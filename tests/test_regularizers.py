@@ -218,6 +218,7 @@ def test_a_new_regularizer_is_one_method():
     )
 
 
+@pytest.mark.wrong_calls
 @pytest.mark.parametrize(
     ("make", "message"),
     [
