@@ -18,6 +18,7 @@ from mfjax.regularizers import Quadratic
 from mfjax.simulate import trajectory
 from mfjax.teachers import bump, bump_quantile
 
+pytestmark = pytest.mark.optimised
 CIRCLE = mf.domains.Sphere(1)
 MODES = observables.FourierModes(48, CIRCLE)
 GAMMA, TIME = 10.0, 0.5
@@ -91,7 +92,7 @@ def population_flow(lam=1e-2, center=0.0):
 def test_random_particles_tend_to_the_density_like_a_root():
     """MMD (not squared), root mean square over seeds, falls like M^(-0.5 +- 0.1)."""
     flow = population_flow()
-    density, _ = measure_at_end(flow, Grid.uniform(CIRCLE, 512))
+    density, _ = measure_at_end(flow, Grid.uniform(CIRCLE, 256))
     target = observables.EnergyDistance(density, CIRCLE)
     widths, seeds = (16, 64, 256), 32
     points = jax.vmap(lambda k: CIRCLE.sample(k, widths[-1]))(jr.split(jr.key(0), seeds * len(widths)))

@@ -1,7 +1,8 @@
 """The published one-dimensional VarPro experiment, step by step, against two other programs.
 
 tests/reference: M = 128, N = 4096, lam = 1e-3, gamma = 100, tau = 2^-10, Euclidean step then
-normalisation. Bars: 1e-10 relative in float64, 5e-5 in float32, over 1000 steps.
+normalisation. Bars: 1e-10 relative in float64, 5e-5 in float32, over 1000 steps; float32 stops after the
+first 250 in the quick run of the tests.
 """
 
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import mfjax as mf
 from mfjax.simulate import trajectory
 
+pytestmark = pytest.mark.optimised
 REFERENCE = Path(__file__).parent / "reference"
 BARS = {"float64": 1e-10, "float32": 5e-5}
 
@@ -39,19 +41,23 @@ def circle_run(reference, dtype, steps):
     return energy, eqx.filter_jit(trajectory)(sim)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_risk_over_a_thousand_steps(reference, dtype):
-    energy, (carry, (measures, values)) = circle_run(reference, dtype, 1000)
+@pytest.mark.parametrize(
+    ("dtype", "steps"),
+    [("float64", 1000), ("float32", 250), pytest.param("float32", 1000, marks=pytest.mark.slow)],
+)
+def test_risk_over_a_thousand_steps(reference, dtype, steps):
+    energy, (carry, (measures, values)) = circle_run(reference, dtype, steps)
     assert int(carry.status) == 0
     assert measures.points.dtype == dtype
-    error = np.max(np.abs(np.asarray(values["energy"], np.float64) / reference["loss"] - 1))
+    error = np.max(np.abs(np.asarray(values["energy"], np.float64) / reference["loss"][: steps + 1] - 1))
     print(f"max relative error of the reduced risk, {dtype}: {error:.2e}")
     assert error <= BARS[dtype]
-    snaps = reference["snap"]
+    seen = reference["snap"] <= steps
+    snaps = reference["snap"][seen]
     np.testing.assert_allclose(
-        measures.points[snaps], reference["W"], atol={"float64": 1e-11, "float32": 1e-4}[dtype]
+        measures.points[snaps], reference["W"][seen], atol={"float64": 1e-11, "float32": 1e-4}[dtype]
     )
-    final = mf.measures.Particles(measures.points[-1])
+    last = mf.measures.Particles(measures.points[snaps[-1]])
     np.testing.assert_allclose(
-        energy.outer_weights(final), reference["u"][-1], rtol={"float64": 1e-9, "float32": 5e-3}[dtype]
+        energy.outer_weights(last), reference["u"][seen][-1], rtol={"float64": 1e-9, "float32": 5e-3}[dtype]
     )

@@ -118,26 +118,49 @@ def test_discrete_moments_of_the_ornstein_uhlenbeck_process():
     assert stats.kstest(x, stats.norm(mean, np.sqrt(variance)).cdf).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("steps", [4, 8, 16])
-def test_weak_error_is_first_order_by_the_same_recursion(steps):
-    """The recursion that the sampler obeys approaches the exact law e^{-at}, (T/a)(1 - e^{-2at}) like dt."""
-    rate, t1 = 2.0, 1.0
+def test_weak_error_is_first_order_in_mean_and_variance():
+    """Against the exact law x_0 e^{-at}, (T/a)(1 - e^{-2at}); sampling errors by their z-scores."""
+    n, rate, t1, x0 = 40_000, 2.0, 1.0, 10.0
+    law = np.array([x0 * np.exp(-rate * t1), 0.5 / rate * (1 - np.exp(-2 * rate * t1))])
+    counts, gaps = (4, 8, 16, 32), []
+    for steps in counts:
+        mu = Particles(jnp.full((n, 1), x0))
+        end, _ = finish(ou(rate), mu, EulerMaruyama(t1 / steps), t1=t1, key=jr.key(9))
+        x = np.asarray(end.points[:, 0])
+        shrink = 1 - rate * t1 / steps
+        variance = (t1 / steps) * (1 - shrink ** (2 * steps)) / (1 - shrink**2)
+        expected = np.array([x0 * shrink**steps, variance])
+        sampling = np.array([np.sqrt(variance / n), variance * np.sqrt(2 / n)])
+        assert np.all(np.abs([x.mean(), x.var()] - expected) < 4 * sampling), steps
+        gaps.append(np.abs([x.mean(), x.var()] - law))
+    slope = lambda kept, k: -np.polyfit(np.log(counts[kept]), np.log(np.array(gaps)[kept, k]), 1)[0]
+    mean, variance = slope(slice(1, 4), 0), slope(slice(0, 3), 1)
+    print(f"weak order {mean:.3f} of the mean, {variance:.3f} of the variance")
+    # Three sampling errors are 0.06 and 0.2 of a slope; the next order in dt adds 0.03 and 0.15.
+    assert abs(mean - 1) < 0.1 and abs(variance - 1) < 0.35
 
-    def errors(n):
-        shrink = 1 - rate * t1 / n
-        variance = 2 * 0.5 * (t1 / n) * (1 - shrink ** (2 * n)) / (1 - shrink**2)
-        exact = 0.5 / rate * (1 - np.exp(-2 * rate * t1))
-        return np.array([abs(shrink**n - np.exp(-rate * t1)), abs(variance - exact)])
 
-    n, a, b = 4000, errors(64), errors(128)
-    np.testing.assert_allclose(np.log2(a / b), 1, atol=0.1)
-    start = Particles(jnp.full((n, 1), 1.5))
-    end, _ = finish(ou(rate), start, EulerMaruyama(t1 / steps), t1=t1, key=jr.key(9))
-    shrink = 1 - rate * t1 / steps
-    variance = (t1 / steps) * (1 - shrink ** (2 * steps)) / (1 - shrink**2)
-    x = np.asarray(end.points[:, 0])
-    assert abs(x.mean() - 1.5 * shrink**steps) < 4 * np.sqrt(variance / n)
-    assert abs(x.var() - variance) < 4 * variance * np.sqrt(2 / n)
+def test_strong_error_is_first_order_for_additive_noise():
+    """Path by path, against the exact mean given the increments: e^{-a dt} x + (1 - e^{-a dt}) / (a dt) dW.
+
+    The noise depends on (key, step, particle) only: without a drift the path is the noise itself.
+    """
+    n, rate, t1, counts, errors = 500, 2.0, 1.0, (16, 32, 64), []
+    mu = Particles(LINE.sample(jr.key(3), n))
+    for steps in counts:
+        stepper, dt = EulerMaruyama(t1 / steps), t1 / steps
+        free = Wasserstein(0.5 * Entropy(), LINE)
+        alone = mf.Simulation(free, mu, stepper=stepper, steps=steps, save_every=1, key=jr.key(4))
+        noise = np.diff(np.asarray(run(alone)[1][0].points)[..., 0], axis=0)
+        assert noise.shape == (steps, n) and abs(noise.var() / dt - 1) < 4 * np.sqrt(2 / noise.size)
+        end, _ = finish(ou(rate), mu, stepper, t1=t1, key=jr.key(4))
+        x, decay = np.asarray(mu.points)[:, 0], np.exp(-rate * dt)
+        for increment in noise:
+            x = decay * x + (1 - decay) / (rate * dt) * increment
+        errors.append(np.sqrt(np.mean((x - np.asarray(end.points)[:, 0]) ** 2)))
+    slope = -np.polyfit(np.log(counts), np.log(errors), 1)[0]
+    print(f"strong order {slope:.3f}")
+    assert abs(slope - 1) < 0.15
 
 
 def test_without_noise_it_is_euler():
@@ -251,7 +274,9 @@ def test_proximal_motion_is_held_at_the_faces():
 
 def test_proximal_ignores_padding():
     mu = scattered(CIRCLE)
-    wide = Particles(jnp.concatenate([mu.points, mu.points[:2]]), jnp.append(mu.weights, jnp.zeros(2)))
+    # Axes: normalising them again changes no bit, whatever the compiler makes of it.
+    axes = jnp.array([[1.0, 0.0], [0.0, -1.0]])
+    wide = Particles(jnp.concatenate([mu.points, axes]), jnp.append(mu.weights, jnp.zeros(2)))
     flow = Wasserstein(attraction(1.0), CIRCLE)
     ends = [finish(flow, nu, Proximal(0.2), steps=2)[0].points for nu in (mu, wide)]
     np.testing.assert_allclose(ends[1][:5], ends[0], rtol=1e-9)
@@ -370,6 +395,7 @@ def noisy(domain):
     return Wasserstein(Potential(lambda x: jnp.sum(x)) + Entropy(), domain)
 
 
+@pytest.mark.wrong_calls
 @pytest.mark.parametrize(
     ("make", "message"),
     [
