@@ -25,9 +25,10 @@ def certificates(values: Mapping[str, Any]) -> dict[str, float]:
     """The certificates of one run from its recorded `values`, arrays of shape (S,) over the saved times.
 
     - `balance_defect`: max_t |E_0 - E_t - int_0^t D ds| / |E_0 - E_end|, E the energy and int D ds the
-      recorded dissipation (trapezoid over the steps): of the order of the scheme. It says nothing about
-      a run with noise, whose recorded energy is the smooth part.
-    - `largest_increase`: the largest rise of E between two saves, 0 for a gradient flow up to rounding.
+      recorded dissipation (trapezoid over the steps): of the order of the scheme, at most two. It says
+      nothing about a run with noise, whose recorded energy is the smooth part.
+    - `largest_increase`: the largest rise of E between two saves, 0 up to rounding for a gradient flow and
+      steps that are small enough.
     - `mass_drift`: max_t |mass_t - mass_0| / mass_0; `min_weight`: the least mass of a particle or cell.
     - `residual`: the largest relative residual of the outer solve.
     - `status`: the code at the end (`mf.status`), 0 for a completed run; `saves`: the saved times
@@ -116,12 +117,15 @@ class Identifiability:
       data the Fourier coefficients of kappa. `None` off the circle.
     - `invisible`: the degrees k with c_k zero to rounding. Smooth features have c_k that decay
       exponentially, so high degrees may be invisible to the dtype only.
-    - `symmetry` of t -> sigma(t + bias) for a `Ridge`: "identity" if sigma(t) - sigma(-t) = a t, a != 0;
-      "odd", "even" or "none"; "unknown" for other maps or domains not symmetric under omega -> -omega.
+    - `symmetry` of t -> sigma(t + bias) for a `Ridge`: "odd", "even", "identity" if sigma(t) - sigma(-t)
+      = a t, a != 0 (ReLU), "odd part of degree p" or "even part of degree p" if that part is another
+      polynomial (sigmoid: even part of degree 0), "none" up to p = 5; "unknown" for other maps or domains
+      not symmetric under omega -> -omega.
     - `hidden_mass`: with a teacher nu, |nu_0|^2 / |nu|^2 in L^2 for its projection nu_0 on the null space.
-    - `floor`: MMD^2 (chordal energy distance) of nu_0, to O(1 / n^2): the scale below which a distance
-      between the VarPro flow and ultra-fast diffusion to nu does not fall as lam -> 0 (the value at a
-      given time depends on the run; 4e-4 for bias-free ReLU and gamma = 10).
+    - `floor`: MMD^2 (chordal energy distance) of nu_0 less its mean, which two probability measures have in
+      common, to O(1 / n^2): the scale below which a distance between the VarPro flow and ultra-fast diffusion
+      to nu does not fall as lam -> 0 (the value at a given time depends on the run; 4e-4 for bias-free ReLU
+      and gamma = 10).
     """
 
     eigenvalues: np.ndarray
@@ -144,8 +148,8 @@ class Identifiability:
         if self.modes is not None:
             seen = "none" if not self.invisible else ", ".join(str(k) for k in self.invisible)
             lines.append(f"invisible Fourier modes up to {len(self.modes) - 1}: {seen}")
-        if self.symmetry in SYMMETRIES:
-            lines.append(f"symmetry of sigma: {SYMMETRIES[self.symmetry]}")
+        if self.symmetry != "unknown":
+            lines.append(f"symmetry of sigma: {_meaning(self.symmetry)}")
         if self.hidden_mass is not None:
             lines.append(f"share of the teacher in the null space (L^2): {self.hidden_mass:.1e}")
             if self.null_dimension:
@@ -158,12 +162,18 @@ class Identifiability:
         return "\n".join(lines)
 
 
-SYMMETRIES = {
-    "identity": "sigma(t) - sigma(-t) = a t: of the odd part of a measure only its mean is seen",
-    "odd": "sigma is odd: the even part of a measure is not seen",
-    "even": "sigma is even: the odd part of a measure is not seen",
-    "none": "no symmetry that hides half of a measure",
-}
+def _meaning(symmetry: str) -> str:
+    """What a symmetry of sigma hides."""
+    if symmetry == "none":
+        return "none found that hides part of a measure"
+    if symmetry in ("odd", "even"):
+        lost = {"odd": "even", "even": "odd"}[symmetry]
+        return f"sigma is {symmetry}: the {lost} part of a measure is not seen"
+    part, degree = ("odd", "1") if symmetry == "identity" else (symmetry.split()[0], symmetry.split()[-1])
+    return (
+        f"the {part} part of sigma is a polynomial of degree {degree}: of the {part} part of a measure only "
+        f"the modes up to {degree} are seen"
+    )
 
 
 # Cells per axis, by dimension of the domain.
@@ -232,7 +242,7 @@ def identifiability(
         density = np.asarray(jax.vmap(teacher)(grid.points), float)
         hidden = directions[null].T @ (directions[null] @ density)
         hidden_mass = float(np.sum(hidden**2) / np.sum(density**2))
-        floor = _energy_distance(domain, grid, hidden * float(grid.volume))
+        floor = _energy_distance(domain, grid, (hidden - np.mean(hidden)) * float(grid.volume))
     return Identifiability(
         singular**2, int(null.sum()), modes, invisible, symmetry(features, grid, domain), hidden_mass, floor
     )
@@ -257,18 +267,24 @@ def symmetry(features: FeatureMap, grid: Grid, domain: Domain, reach: float = 4.
     """The symmetry of g(t) = sigma(t + bias) that hides part of a measure, tested for |t| <= `reach`.
 
     It matters where omega and -omega both belong to the domain: then g(omega . x) pairs with
-    g(-omega . x). "unknown" for maps other than `Ridge` and for other domains.
+    g(-omega . x), and the odd (even) part of g acts on the odd (even) part of a measure alone. If that part
+    is a polynomial of degree p, the modes above p of that parity are hidden.
+    "unknown" for maps other than `Ridge` and for other domains.
     """
     if not isinstance(features, Ridge) or not bool(jnp.all(jax.vmap(domain.contains)(-grid.points))):
         return "unknown"
     t = jnp.linspace(0, reach, 257, dtype=grid.dtype)[1:]
     g = lambda z: np.asarray(jax.vmap(features.sigma)(z + features.bias.astype(z.dtype)), float)
-    even, odd, t = g(t) + g(-t), g(t) - g(-t), np.asarray(t, float)
-    size = np.max(np.abs(even)) + np.max(np.abs(odd))
+    parts = {"even": g(t) + g(-t), "odd": g(t) - g(-t)}
+    size = sum(np.max(np.abs(part)) for part in parts.values())
     small = 100 * float(jnp.finfo(grid.dtype).eps) * size
-    slope = (t @ odd) / (t @ t)
-    if np.max(np.abs(odd)) <= small:
-        return "even"
-    if np.max(np.abs(even)) <= small:
-        return "odd"
-    return "identity" if np.max(np.abs(odd - slope * t)) <= small else "none"
+    for name, other in (("odd", "even"), ("even", "odd")):
+        if np.max(np.abs(parts[name])) <= small:
+            return other
+    scaled = np.asarray(t, float) / reach
+    for name, degree in (("odd", 1), ("even", 0), ("odd", 3), ("even", 2), ("odd", 5), ("even", 4)):
+        powers = scaled[:, None] ** np.arange(degree % 2, degree + 1, 2)
+        rest = parts[name] - powers @ np.linalg.lstsq(powers, parts[name], rcond=None)[0]
+        if np.max(np.abs(rest)) <= small:
+            return "identity" if degree == 1 else f"{name} part of degree {degree}"
+    return "none"

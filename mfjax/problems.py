@@ -183,7 +183,8 @@ def circle_population(
 
     Its features are `CircleModes(relu_coefficients(bias, degree))` and its data the exact image of the
     teacher's density. The dropped modes are those with k > degree: lam should lie well above
-    c_degree, about 0.09 / degree^4.
+    c_degree, on average exp(-bias^2 / 2) / (pi^2 degree^4) (without bias twice that for even degrees, and
+    zero for odd ones).
 
     >>> problem = circle_population(10.0, degree=8)
     >>> problem.x.shape, round(float(jnp.mean(problem.y**2)), 4)

@@ -168,6 +168,29 @@ def test_the_family_of_activations_with_linear_odd_part(sigma):
     assert found.symmetry == "identity" and found.invisible == (3, 5, 7, 9)
 
 
+@pytest.mark.parametrize(
+    ("sigma", "symmetry", "hidden"),
+    [
+        (jax.nn.sigmoid, "even part of degree 0", (2, 4, 6, 8)),
+        (lambda t: jnp.maximum(t, 0) ** 2, "even part of degree 2", (4, 6, 8)),
+        (lambda t: jnp.maximum(t, 0) ** 3, "odd part of degree 3", (5, 7, 9)),
+        (lambda t: jnp.tanh(t) + t * t, "even part of degree 2", (4, 6, 8)),
+    ],
+)
+def test_a_polynomial_part_hides_the_modes_above_its_degree(sigma, symmetry, hidden):
+    found = gaussian(mf.features.Ridge(sigma), degree=9, n=64)
+    assert found.symmetry == symmetry and found.invisible == hidden
+    assert f"of degree {symmetry[-1]}" in found.report()
+
+
+def test_the_floor_of_odd_features_is_that_of_probability_measures():
+    teacher = problems.CircleTeacher(10.0)
+    found = gaussian(mf.features.Ridge(jnp.tanh), degree=9, n=64, teacher=teacher)
+    k = np.arange(2, 200, 2)
+    moments = np.abs(np.asarray(teacher.fourier(200)))[k]
+    assert found.floor == pytest.approx(8 / np.pi * np.sum(moments**2 / (4 * k**2 - 1)), rel=0.02)
+
+
 def test_even_activations_and_shifted_ones():
     found = gaussian(mf.features.Ridge(jnp.cosh), degree=6, n=32)
     assert found.symmetry == "even" and found.invisible == (1, 3, 5)

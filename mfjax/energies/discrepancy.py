@@ -16,7 +16,8 @@ class MMD(Energy):
 
     `kernel(x, y)` is a symmetric, conditionally positive definite function of two points, such as an
     `mf.kernels` object; `target` any measure. First variation V = int k(., y) d(mu - nu)(y), so the
-    velocity is minus its gradient (VarPro paper (III.49); arXiv 2603.01977).
+    velocity is minus its gradient (VarPro paper (37); thesis (III.49) is the root of twice this; arXiv
+    2603.01977).
     """
 
     kernel: Callable[[Array, Array], Array]

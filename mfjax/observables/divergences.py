@@ -50,7 +50,7 @@ class _Divergence(Observable):
 
 
 class ChiSquare(_Divergence):
-    """chi^2(target | mu) = int (target / mu - 1)^2 dmu, which is int target^2 / mu - 1 for equal masses.
+    """chi^2(target | mu) = int (target / mu - 1)^2 dmu, which is int target^2 / mu - 1 for mass one.
 
     This is the divergence that ultra-fast diffusion dissipates (`energies.PowerDivergence` of order 2) and
     the reverse of the usual chi^2 of sampling, int (mu / target - 1)^2 dtarget. It is infinite where mu
@@ -61,7 +61,7 @@ class ChiSquare(_Divergence):
 
     **Raises** `ValueError` on particles, and for a target on other cells.
 
-    Source: VarPro paper (31); the survey's Pearson divergence with its arguments exchanged.
+    Source: VarPro paper (33).
 
     >>> import jax.numpy as jnp, mfjax as mf
     >>> uniform = mf.measures.Grid.uniform(mf.domains.Torus(1), 4)

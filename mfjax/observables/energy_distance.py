@@ -52,7 +52,7 @@ class EnergyDistance(Observable):
     **Raises** `ValueError` for a density without a domain, an unknown metric, a flow on a torus without
     `domain`, and points of different dimensions.
 
-    Source: VarPro paper, section 5 (its distance curves are the square root of this).
+    Source: thesis III.6 (its distance curves are the square root of this).
 
     >>> import jax.numpy as jnp, mfjax as mf
     >>> obs = EnergyDistance(jnp.array([[0.0], [1.0]]))
