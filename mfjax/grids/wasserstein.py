@@ -13,7 +13,7 @@ from mfjax.energies.internal import InternalEnergy
 from mfjax.evaluation import Evaluation, evaluation
 from mfjax.grids.diffusion import Part, diffusion_rate
 from mfjax.grids.transport import transport_rate
-from mfjax.measures import Grid, Tangent
+from mfjax.measures import Grid, Measure, Tangent
 
 
 def internal_parts(energy: Energy) -> tuple[Part, ...]:
@@ -29,7 +29,7 @@ def transport_part(energy: Energy) -> Energy:
     return Sum(rest)
 
 
-def validate(mu: Grid, domain: Domain) -> None:
+def validate(mu: Measure, domain: Domain) -> None:
     """**Raises** `ValueError` unless `mu` is a measure on the cells of `domain`.
 
     >>> from mfjax.domains import Interval, Torus
