@@ -18,11 +18,17 @@ Marks = Mapping[str, Float[Array, "K ..."]]
 
 
 class Tangent(eqx.Module):
-    """A velocity of a measure: of points (K, d), of weights (K,), of marks; `None` where nothing moves."""
+    """A velocity of a state; `None` where nothing moves.
+
+    Of points (K, d); of weights (K,); `growth` (K,), the relative rate of weights, along which they move by
+    the factor exp(time growth) and stay positive; of marks; of `fields`, which belong to the state alone.
+    """
 
     points: Float[Array, "K d"] | None = None
     weights: Float[Array, " K"] | None = None
+    growth: Float[Array, " K"] | None = None
     marks: Marks | None = None
+    fields: Mapping[str, Float[Array, "..."]] | None = None
 
 
 class Measure(eqx.Module):
@@ -30,6 +36,7 @@ class Measure(eqx.Module):
 
     points: eqx.AbstractVar[Float[Array, "K d"]]
     weights: eqx.AbstractVar[Float[Array, " K"]]
+    marks: eqx.AbstractVar[Marks]
 
     @property
     def size(self) -> int:
@@ -48,6 +55,31 @@ class Measure(eqx.Module):
     def integrate(self, values: Inexact[Array, "K *rest"]) -> Inexact[Array, "*rest"]:
         """sum_i weights_i values_i, of values given at the support."""
         return inner(self.weights, values)
+
+    def with_marks(self, **marks: Float[Array, "K ..."]) -> "Measure":
+        """The same measure with marks added or replaced."""
+        return eqx.tree_at(lambda mu: mu.marks, self, {**self.marks, **marks})
+
+    def _moved(self, tangent: Tangent, time) -> tuple[Array, Marks]:
+        """The weights and marks after `time` along `tangent`."""
+        weights, marks = self.weights, dict(self.marks)
+        if tangent.weights is not None:
+            weights = weights + time * tangent.weights
+        if tangent.growth is not None:
+            weights = weights * jnp.exp(time * tangent.growth)
+        for name, rate in (tangent.marks or {}).items():
+            marks[name] = marks[name] + time * rate
+        return weights, marks
+
+
+def _checked_marks(marks: Mapping | None, size: int, dtype) -> dict[str, Array]:
+    checked = {}
+    for name, value in (marks or {}).items():
+        value = as_floats(value, f"mark {name!r}").astype(dtype)
+        if value.ndim == 0 or value.shape[0] != size:
+            raise ValueError(f"mark {name!r} must have leading axis {size}, got shape {value.shape}")
+        checked[name] = finite(value, f"mark {name!r}")
+    return checked
 
 
 def _checked_weights(weights, size: int, dtype) -> Array:
@@ -92,12 +124,7 @@ class Particles(Measure):
         if weights is None:
             weights = jnp.full((size,), 1 / size, points.dtype)
         self.weights = _checked_weights(weights, size, points.dtype)
-        self.marks = {}
-        for name, value in (marks or {}).items():
-            value = as_floats(value, f"mark {name!r}").astype(points.dtype)
-            if value.ndim == 0 or value.shape[0] != size:
-                raise ValueError(f"mark {name!r} must have leading axis {size}, got shape {value.shape}")
-            self.marks[name] = finite(value, f"mark {name!r}")
+        self.marks = _checked_marks(marks, size, points.dtype)
 
     @staticmethod
     def sample(
@@ -124,22 +151,14 @@ class Particles(Measure):
 
     def move(self, domain: Domain, tangent: Tangent, time, noise=None) -> "Particles":
         """The particles after `time` along `tangent`, retracted to the domain; `noise` is added to points."""
-        points, weights, marks = self.points, self.weights, dict(self.marks)
+        points, (weights, marks) = self.points, self._moved(tangent, time)
         if tangent.points is not None:
             if noise is None:
                 points = jax.vmap(domain.retract)(points, time * tangent.points)
             else:
                 points = jax.vmap(domain.diffuse)(points, time * tangent.points + noise)
-        if tangent.weights is not None:
-            weights = weights + time * tangent.weights
-        for name, rate in (tangent.marks or {}).items():
-            marks[name] = marks[name] + time * rate
         where = lambda mu: (mu.points, mu.weights, mu.marks)
         return eqx.tree_at(where, self, (points, weights, marks))
-
-    def with_marks(self, **marks: Float[Array, "K ..."]) -> "Particles":
-        """The same particles with marks added or replaced."""
-        return eqx.tree_at(lambda mu: mu.marks, self, {**self.marks, **marks})
 
 
 def padded_weights(width, capacity: int, dtype=None) -> Float[Array, " capacity"]:
@@ -158,15 +177,17 @@ class Grid(Measure):
 
     The axes of a grid in several dimensions are flattened in C order; `shape` holds the cells per
     axis, `spacing` (dim,) their side lengths (arc length on the circle), `periodic` the topology.
+    `marks` are further values of each cell (a height `H`), a mapping from names to arrays (K, ...).
     """
 
     points: Float[Array, "K d"]
     weights: Float[Array, " K"]
+    marks: Marks
     spacing: Float[Array, " dim"]
     shape: tuple[int, ...] = eqx.field(static=True)
     periodic: tuple[bool, ...] = eqx.field(static=True)
 
-    def __init__(self, domain: Domain, n, weights=None, *, dtype=None):
+    def __init__(self, domain: Domain, n, weights=None, *, marks: Mapping | None = None, dtype=None):
         cells = domain.cells(n)
         dtype = jnp.result_type(float) if dtype is None else dtype
         self.points = cells.points.astype(dtype)
@@ -176,6 +197,7 @@ class Grid(Measure):
         if weights is None:
             weights = jnp.full((size,), 1 / size, dtype)
         self.weights = _checked_weights(weights, size, dtype)
+        self.marks = _checked_marks(marks, size, self.points.dtype)
 
     @staticmethod
     def uniform(domain: Domain, n, *, dtype=None) -> "Grid":
@@ -224,5 +246,5 @@ class Grid(Measure):
         return eqx.tree_at(lambda mu: mu.weights, self, weights)
 
     def move(self, domain: Domain, tangent: Tangent, time, noise=None) -> "Grid":
-        """The masses after `time` along `tangent`."""
-        return self.with_weights(self.weights + time * tangent.weights)
+        """The masses and marks after `time` along `tangent`."""
+        return eqx.tree_at(lambda mu: (mu.weights, mu.marks), self, self._moved(tangent, time))

@@ -37,7 +37,7 @@ class Run(eqx.Module):
     - `observables`: mapping from names to arrays (S, ...): those asked for, and `energy`, `dissipation`,
       `dissipated`, `residual`, `mass`, `min_weight`, `steps`, `rejected`, `status`;
     - `measures`: the measures at the saved times, or `None`: particles with points (S, K, d), weights (S, K)
-      and marks (S, K, ...), or a grid whose weights are (S, K) and whose points (K, d) stay;
+      and marks (S, K, ...), or a grid whose weights and marks are (S, K, ...) and whose points (K, d) stay;
     - `final`: the measure at the end;
     - `status`: 0, or why the run stopped at step `failed_at` (`mfjax.status.describe`).
     """
@@ -54,7 +54,9 @@ class Run(eqx.Module):
         if self.measures is None:
             raise ValueError("this run kept no measures: pass save_measures=True")
         if isinstance(self.measures, Grid):
-            return eqx.tree_at(lambda grid: grid.weights, self.measures, self.measures.weights[index])
+            saved = (self.measures.weights, self.measures.marks)
+            here = jax.tree.map(lambda leaf: leaf[index], saved)
+            return eqx.tree_at(lambda grid: (grid.weights, grid.marks), self.measures, here)
         return jax.tree.map(lambda leaf: leaf[index], self.measures)
 
     @property
@@ -93,7 +95,7 @@ def assemble(times: Any, records: Any, initial: Measure, carry: Any) -> Run:
     measures, values = records
     if isinstance(initial, Grid) and measures is not None:
         # Not a grid's `with_weights`, which is for one measure.
-        measures = eqx.tree_at(lambda grid: grid.weights, initial, measures)
+        measures = eqx.tree_at(lambda grid: (grid.weights, grid.marks), initial, measures)
     return Run(times, values, measures, carry.state.measure, carry.status, carry.failed_at)
 
 
@@ -163,10 +165,9 @@ def axis_labels(name: str, number: int, taken: Container[str]) -> tuple[str, ...
 
 def measure_arrays(mu: Measure) -> list[tuple[str, Any, tuple[str, ...]]]:
     """(name, array, labels of its last axes) for the arrays of a measure."""
-    if isinstance(mu, Grid):
-        return [("points", mu.points, ("cell", "coordinate")), ("weights", mu.weights, ("cell",))]
-    arrays = [("points", mu.points, ("particle", "coordinate")), ("weights", mu.weights, ("particle",))]
+    each = "cell" if isinstance(mu, Grid) else "particle"
+    arrays = [("points", mu.points, (each, "coordinate")), ("weights", mu.weights, (each,))]
     names = [f"mark_{name}" for name in mu.marks]
     for name, mark in zip(names, mu.marks.values(), strict=True):
-        arrays.append((name, mark, ("particle", *axis_labels(name, mark.ndim - mu.weights.ndim, names))))
+        arrays.append((name, mark, (each, *axis_labels(name, mark.ndim - mu.weights.ndim, names))))
     return arrays

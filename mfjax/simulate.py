@@ -37,7 +37,7 @@ def start(sim: Simulation) -> Carry:
     """The carry at t = 0."""
     state = sim.flow.init(sim.measure)
     evaluation = sim.flow.evaluate(state)
-    state = State(state.measure, evaluation.carry)
+    state = state.with_carry(evaluation.carry)
     dtype = sim.measure.dtype
     zero = jnp.zeros((), jnp.int32)
     if sim.stepper.adaptive:
@@ -91,12 +91,12 @@ def record(sim: Simulation, carry: Carry) -> tuple[Any, dict[str, Any]]:
     values |= {"steps": carry.steps, "rejected": carry.rejected, "status": carry.status}
     if not sim.save_measures:
         return None, values
-    return (mu.weights if isinstance(mu, Grid) else mu), values
+    return ((mu.weights, mu.marks) if isinstance(mu, Grid) else mu), values
 
 
 def health(state: State, evaluation: Evaluation) -> Int[Array, ""]:
     """The status of a freshly computed state: NaN and negative masses are caught here, nowhere else."""
-    measure_ok = _finite(state.measure)
+    measure_ok = _finite((state.measure, state.fields))
     negative = jnp.any(state.measure.weights < 0)
     status = jnp.where(negative, codes.NEGATIVE_MASS, evaluation.status)
     # A failed inner solve, which leaves a NaN energy, is the better explanation while the measure is fine.

@@ -12,10 +12,11 @@ from jaxtyping import Array, Float, Key, ScalarLike
 from mfjax._arrays import as_floats, count, finite, is_traced, scalar
 from mfjax.flows.base import Flow
 from mfjax.flows.wasserstein import Wasserstein
-from mfjax.grids import internal_parts, transport_part
+from mfjax.grids import FiniteVolume, internal_parts
 from mfjax.measures import Grid, Measure, Particles
 from mfjax.run import is_reserved
 from mfjax.steppers import Adaptive, Rosenbrock, RosenbrockW, Stepper
+from mfjax.steppers.rosenbrock import linearised_exactly
 
 Observable = Callable[[Measure, Flow], Array]
 
@@ -83,8 +84,11 @@ def default_stepper(flow: Flow, measure: Measure) -> Stepper:
             "a flow with noise (temperature > 0) has no adaptive default: pass "
             "stepper=steppers.EulerMaruyama(dt)"
         )
-    if isinstance(measure, Grid) and isinstance(flow, Wasserstein) and internal_parts(flow.energy):
-        return RosenbrockW() if transport_part(flow.energy).parts() else Rosenbrock()
+    volumes = (
+        isinstance(measure, Grid) and isinstance(flow, Wasserstein) and isinstance(flow.space, FiniteVolume)
+    )
+    if volumes and internal_parts(flow.energy):
+        return Rosenbrock() if linearised_exactly(flow.energy) else RosenbrockW()
     return Adaptive()
 
 

@@ -72,9 +72,7 @@ def test_a_distance_of_nan_is_nan(observable):
 def test_a_cell_that_fills_from_nothing_needs_an_absolute_tolerance():
     flow = mf.flows.Wasserstein(mf.energies.Entropy(), mf.domains.Torus(1))
     mu = Grid.uniform(mf.domains.Torus(1), 16).with_weights(jnp.eye(16)[3])
-    ends = [
-        mf.simulate(flow, mu, stepper=Adaptive(1e-6, atol), t1=0.02, throw=False) for atol in (0.0, 1e-6)
-    ]
+    ends = [mf.simulate(flow, mu, stepper=Adaptive(1e-6, atol), t1=0.02, throw=False) for atol in (0.0, 1e-6)]
     assert [int(run.status) for run in ends] == [codes.STEP_UNDERFLOW, codes.OK]
     # Cells that hold mass need none.
     full = mf.simulate(flow, ends[1].final, stepper=Adaptive(1e-6, 0.0), t1=0.02)

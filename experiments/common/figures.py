@@ -1,12 +1,12 @@
 """What the figures of the experiments share: the order of work, and curves along one parameter."""
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
 
+from common.gallery import Gallery
 from common.laboratory import Laboratory
 from common.series import BIASED, GAMMA, LAM, UNBIASED
 from mfjax import plot, problems
@@ -25,29 +25,21 @@ class Line(NamedTuple):
     dash: str = "-"
 
 
-class Figures:
-    """Draws the figures of one experiment: each is a method that returns it and what to look for."""
+class Figures(Gallery):
+    """The figures of a teacher-student experiment."""
 
     # Recorded distances and what they are called.
     distances: ClassVar[dict[str, str]] = {"mmd_squared": "MMD to teacher"}
 
     def __init__(self, laboratory: Laboratory):
-        self.laboratory, self.preset = laboratory, laboratory.preset
+        super().__init__(laboratory.settings, laboratory.records)
+        self.laboratory = laboratory
 
-    def draw(self, methods: Mapping[str, str]) -> None:
-        """Draw the chosen figures, by the methods of these names, and report on all runs behind them."""
-        lab = self.laboratory
-        for name in lab.settings.figures:
-            started = time.perf_counter()
-            fig, look_for = getattr(self, methods[name])()
-            stem = lab.settings.out / "figures" / name
-            plot.save(fig, stem)
-            print(f"{name} ({time.perf_counter() - started:.1f} s, {stem}.png): {look_for}")
-        for features, found in lab.identifiability().items():
+    def report(self) -> None:
+        """What the features cannot see."""
+        for features, found in self.laboratory.identifiability().items():
             lines = "; ".join(found.report().splitlines())
             print(f"identifiability of {features}, gamma = {GAMMA:g}: {lines}")
-        if lab.records.certificates:
-            lab.records.write_certificates()
 
     @property
     def width_entries(self) -> list[tuple[str, dict[str, Any]]]:

@@ -7,6 +7,7 @@ from mfjax.energies.base import Sum as Sum
 from mfjax.energies.discrepancy import MMD as MMD
 from mfjax.energies.entropy import Entropy as Entropy
 from mfjax.energies.internal import InternalEnergy as InternalEnergy
+from mfjax.energies.porous_medium import PorousMedium as PorousMedium
 from mfjax.energies.potential import Potential as Potential
 from mfjax.energies.power_divergence import PowerDivergence as PowerDivergence
 from mfjax.energies.reduced_risk import ReducedRisk as ReducedRisk

@@ -21,6 +21,7 @@ class Entropy(InternalEnergy):
     """
 
     concave_pressure: ClassVar[bool] = True
+    flux: ClassVar = "fitted"
 
     @property
     def temperature(self):

@@ -1,7 +1,7 @@
 """Internal energies: integrals of a function of the density, which become diffusion on a grid."""
 
 from abc import abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,13 @@ class InternalEnergy(Energy):
     form of the flux, the flux in its best form as `pressure` and `mobility`. Such an energy has no
     potential off the support: on particles it needs a density estimate, unless it is an entropy, which is
     noise. `concave_pressure` promises that the pressure is concave in the density and inverted by
-    `density_from_pressure`: implicit steps then converge from anywhere.
+    `density_from_pressure`: implicit steps then converge from anywhere. `flux` names the flux on a grid
+    (`mfjax.grids.mass_rate`): that of the pressure, "fitted" for an entropy at some `temperature`, "upwind"
+    where diffusion vanishes with the density, so that fronts move.
     """
 
     concave_pressure: ClassVar[bool] = False
+    flux: ClassVar[Literal["pressure", "fitted", "upwind"]] = "pressure"
 
     @abstractmethod
     def integrand(self, density: Float[Array, " K"], points: Float[Array, "K d"]) -> Float[Array, " K"]:

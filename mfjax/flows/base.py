@@ -1,6 +1,7 @@
 """The abstract flow: from a state to its rate of change, with everything a run records."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -14,10 +15,18 @@ from mfjax.measures import Measure, Tangent
 
 
 class State(eqx.Module):
-    """What a flow moves: a measure (with marks), and `carry`, where the next inner solve starts."""
+    """What a flow moves: a measure (with marks), and `fields`, arrays that belong to no particle or cell.
+
+    `carry` is where the next inner solve starts.
+    """
 
     measure: Measure
     carry: Any = None
+    fields: Mapping[str, Float[Array, "..."]] = eqx.field(default_factory=dict)
+
+    def with_carry(self, carry: Any) -> "State":
+        """The same state with another carry."""
+        return State(self.measure, carry, self.fields)
 
 
 class Flow(eqx.Module):
@@ -67,5 +76,7 @@ class Flow(eqx.Module):
 
     def move(self, state: State, tangent: Tangent, time: Any, noise: Any = None) -> State:
         """The state after `time` along `tangent`, retracted to the domain."""
-        measure = state.measure.move(self.domain, tangent, time, noise)
-        return State(measure, state.carry)
+        measure, fields = state.measure.move(self.domain, tangent, time, noise), dict(state.fields)
+        for name, rate in (tangent.fields or {}).items():
+            fields[name] = fields[name] + time * rate
+        return State(measure, state.carry, fields)

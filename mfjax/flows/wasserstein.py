@@ -17,8 +17,8 @@ class Wasserstein(Flow):
 
     On `Particles`: x_i' = -grad V(x_i), projected to the tangent space of `domain`; an entropy in the
     energy becomes noise sqrt(2 T) dW and leaves the recorded energy, which is then the smooth part.
-    The masses do not move. On a `Grid`: conservative finite volumes (`mfjax.grids`), internal energies
-    as diffusion.
+    The masses do not move. On a `Grid`: the masses of cells move by `space`, an `mf.grids.Discretisation`,
+    conservative finite volumes unless given, with internal energies as diffusion.
 
     **Raises** `ValueError` for internal energies other than the entropy on particles, which need a
     density estimate, and for points outside the domain.
@@ -26,25 +26,29 @@ class Wasserstein(Flow):
 
     energy: Energy
     domain: Domain
+    space: grids.Discretisation = grids.FiniteVolume()
 
     def __check_init__(self):
         if not isinstance(self.energy, Energy):
             raise ValueError(f"energy must be an Energy, got {type(self.energy).__name__}")
         if not isinstance(self.domain, Domain):
             raise ValueError(f"domain must be a Domain, got {type(self.domain).__name__}")
+        if not isinstance(self.space, grids.Discretisation):
+            raise ValueError(f"space must be an mf.grids.Discretisation, got {type(self.space).__name__}")
 
     def validate(self, mu: Measure) -> None:
         if not isinstance(mu, Measure):
             raise ValueError(f"the initial measure must be Particles or Grid, got {type(mu).__name__}")
         self.domain.validate(mu.points)
         if isinstance(mu, Grid):
-            grids.validate(mu, self.domain)
+            self.space.validate(self.energy, mu, self.domain)
         self._seen(mu).validate(mu, self.domain)
 
     def init(self, mu: Measure) -> State:
         self.validate(mu)
-        moving = grids.transport_part(self.energy) if isinstance(mu, Grid) else self._seen(mu)
-        return State(mu, moving.init(mu))
+        if isinstance(mu, Grid):
+            return State(mu, self.space.init(self.energy, mu))
+        return State(mu, self._seen(mu).init(mu))
 
     def _seen(self, mu: Measure) -> Energy:
         """The energy whose value is recorded: without the entropies that are noise on particles."""
@@ -53,7 +57,7 @@ class Wasserstein(Flow):
     def evaluate(self, state: State) -> Evaluation:
         mu = state.measure
         if isinstance(mu, Grid):
-            return grids.evaluate(self.energy, mu, state.carry)
+            return self.space.evaluate(self.energy, mu, state.carry)
         smooth = self._seen(mu)
         solution = smooth.solve(mu, state.carry)
         gradient = smooth.gradient_field(mu, solution)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -38,13 +37,6 @@ def stiffness(conductances: Conductance, values: Float[Array, " K"]) -> Float[Ar
     for axis, through in enumerate(conductances):
         total = total + outflow(through * (values - above(values, axis)), axis)
     return total.ravel()
-
-
-def pressure_and_slope(energy: InternalEnergy, mu: Grid) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
-    """The pressure in each cell and its derivative with respect to the mass of the cell."""
-    pressure = lambda density: energy.pressure(density, mu.points)
-    value, derivative = jax.jvp(pressure, (mu.density,), (jnp.ones_like(mu.density),))
-    return value, derivative / mu.volume
 
 
 def diffusion_rate(parts: tuple[Part, ...], mu: Grid) -> Float[Array, " K"]:

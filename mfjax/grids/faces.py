@@ -41,6 +41,15 @@ def jump(values: Array, mu: Grid, axis: int) -> Array:
     return without_wall(above(values, axis) - values, mu, axis)
 
 
+Faces = tuple[Array, ...]
+
+
+def slopes(values: Array, mu: Grid) -> Faces:
+    """The difference quotient of cell values (K,) across every face, one array per axis, zero at a wall."""
+    values = cells(values, mu)
+    return tuple(jump(values, mu, axis) / mu.spacing[axis] for axis in range(len(mu.shape)))
+
+
 def outflow(flux: Array, axis: int) -> Array:
     """What leaves each cell through its two faces: sums to zero over the grid, to rounding."""
     return flux - below(flux, axis)

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfjax.grids.faces import above, below, cells, jump, outflow, without_wall
+from mfjax.grids.faces import Faces, above, below, cells, jump, outflow, without_wall
 from mfjax.measures import Grid
 
 
@@ -21,13 +21,8 @@ def slope(values: Array, mu: Grid, axis: int) -> Array:
     return jnp.where(ahead * behind > 0, jnp.sign(ahead) * size, 0)
 
 
-def face_velocity(potential: Float[Array, " K"], mu: Grid, axis: int) -> Array:
-    """-dV/dx at each face, by the difference of the two cell values."""
-    return -jump(cells(potential, mu), mu, axis) / mu.spacing[axis]
-
-
-def transport_rate(mu: Grid, potential: Float[Array, " K"]) -> tuple[Float[Array, " K"], Float[Array, ""]]:
-    """(mass rates, longest positive step) of d_t rho = div(rho grad V), V given at the cell centres.
+def transport_rate(mu: Grid, drift: Faces) -> tuple[Float[Array, " K"], Float[Array, ""]]:
+    """(mass rates, longest positive step) of d_t rho = div(rho drift), given at the faces of each axis.
 
     Each face carries the upwind one of the two densities reconstructed at it. Explicit Euler keeps every
     mass non-negative for dt <= 1 / (2 sum_axes max|v| / spacing), the second value returned; so do
@@ -41,7 +36,7 @@ def transport_rate(mu: Grid, potential: Float[Array, " K"]) -> tuple[Float[Array
     turnover = jnp.zeros(mu.shape, mu.dtype)
     for axis in range(len(mu.shape)):
         half = 0.5 * slope(density, mu, axis)
-        velocity = face_velocity(potential, mu, axis)
+        velocity = -drift[axis]
         upwind = jnp.where(velocity > 0, density + half, above(density - half, axis))
         flux = without_wall(velocity * upwind, mu, axis) * mu.volume / mu.spacing[axis]
         rate = rate - outflow(flux, axis)

@@ -84,7 +84,7 @@ def step_size(dt: Any) -> Array:
 def settle(flow: Flow, state: State, memory: Any = None, *, error=0.0, status=0) -> Step:
     """Evaluate the flow at a finished state and wrap both up."""
     evaluation = flow.evaluate(state)
-    state = State(state.measure, evaluation.carry)
+    state = state.with_carry(evaluation.carry)
     dtype = state.measure.dtype
     return Step(
         state,

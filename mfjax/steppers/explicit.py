@@ -46,11 +46,11 @@ def runge_kutta(tableau: Tableau, flow, state: State, evaluation, dt) -> tuple[S
     tangents, carry = [evaluation.tangent], evaluation.carry
     for row in tableau.a:
         stage = flow.move(state, combine(row, tangents), dt)
-        at_stage = flow.evaluate(State(stage.measure, carry))
+        at_stage = flow.evaluate(stage.with_carry(carry))
         tangents.append(at_stage.tangent)
         carry = at_stage.carry
     moved = flow.move(state, combine(tableau.b, tangents), dt)
-    return State(moved.measure, carry), tangents
+    return moved.with_carry(carry), tangents
 
 
 class _Fixed(Stepper):
@@ -151,6 +151,11 @@ def scaled_error(
     for name, rate in (defect.marks or {}).items():
         size = safe_sqrt(_mean(new.measure.weights, new.measure.marks[name]))
         squares.append(_ratio(safe_sqrt(_mean(new.measure.weights, rate)), atol + rtol * size) ** 2)
+    if defect.growth is not None:
+        squares.append((safe_sqrt(_mean(new.measure.weights, defect.growth)) / rtol) ** 2)
+    for name, rate in (defect.fields or {}).items():
+        size = safe_sqrt(jnp.mean(new.fields[name] ** 2))
+        squares.append(_ratio(safe_sqrt(jnp.mean(rate**2)), atol + rtol * size) ** 2)
     return dt * safe_sqrt(sum(squares) / len(squares))
 
 

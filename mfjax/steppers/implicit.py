@@ -1,5 +1,6 @@
 """Implicit Euler for diffusion on a grid: unconditionally positive, any step size."""
 
+from functools import reduce
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -10,9 +11,11 @@ from jaxtyping import Array, Float, Int, ScalarLike
 from mfjax import status as codes
 from mfjax.flows.base import Flow, State
 from mfjax.flows.wasserstein import Wasserstein
-from mfjax.grids.diffusion import Part, conductance, diffusion_rate, pressure_and_slope, stiffness
-from mfjax.grids.linear import ShiftedStiffness
-from mfjax.grids.wasserstein import internal_parts, transport_part
+from mfjax.grids import FiniteVolume, internal_parts, transport_part
+from mfjax.grids.diffusion import Part, conductance, diffusion_rate, stiffness
+from mfjax.grids.fitting import fitted
+from mfjax.grids.linear import ShiftedFluxes
+from mfjax.grids.rates import Pairs, added, pressure_and_slope, pressure_pairs, sorted_parts, through
 from mfjax.measures import Grid, Measure
 from mfjax.steppers.base import Step, Stepper, settle, step_size
 
@@ -29,6 +32,10 @@ def require_diffusion(stepper: Stepper, flow: Flow, mu: Measure) -> None:
         raise ValueError(f"{name} is a scheme for diffusion on a Grid, got {type(mu).__name__}")
     if not isinstance(flow, Wasserstein):
         raise ValueError(f"{name} linearises the diffusion of flows.Wasserstein, got {type(flow).__name__}")
+    if not isinstance(flow.space, FiniteVolume):
+        raise ValueError(
+            f"{name} solves with finite volumes, got {type(flow.space).__name__}: use stepper=None"
+        )
     if not internal_parts(flow.energy):
         raise ValueError(f"{name} needs an internal energy (diffusion), and there is none: use stepper=None")
 
@@ -36,17 +43,19 @@ def require_diffusion(stepper: Stepper, flow: Flow, mu: Measure) -> None:
 class ImplicitEuler(Stepper):
     """m_{n+1} + dt sum_k L_k p_k(m_{n+1}) = m_n + dt (transport rate at m_n).
 
-    m (K,) masses, p_k the pressure of the k-th internal energy, L_k its stiffness (`mfjax.grids`).
+    m (K,) masses, p_k the pressure of the k-th internal energy, L_k its stiffness (`mfjax.grids`). Beside
+    an entropy L p contains the drift, by fluxes fitted to the potential at m_n; no other transport is left.
 
     - Mass is conserved to rounding and stays positive. For pure diffusion by one energy, no pressure
       leaves the range it had: for a power divergence max(target/mu) never rises, whatever dt.
-    - Where the pressure is concave in the density (power divergence, entropy) the equation is an
+    - Entropies, drift included, make a linear equation with a positive solution for every dt.
+    - Where the pressure is concave in the density (power divergence) the equation is an
       M-function of the pressure with a convex diagonal part. Every Newton iterate is then a
       supersolution, so is its minimum with the largest pressure at the start, and the iteration
       converges monotonically from any state. Otherwise, and for sums of internal energies, Newton runs
       on the masses; it converges for small steps, and the status `NOT_CONVERGED` says when it does not.
-    - Other terms of the energy are taken explicitly (implicit-explicit Euler): the step must respect the
-      transport limit, else the status is `CFL`.
+    - Without an entropy, other terms of the energy are taken explicitly (implicit-explicit Euler): the step
+      must respect the transport limit, else the status is `CFL`.
     - O(K) per Newton iteration in one dimension, usually 3 to 6 iterations a step.
     - Derivatives come from the last two Newton steps, which is the implicit function theorem for first
       and second derivatives, whatever the number of iterations.
@@ -54,7 +63,8 @@ class ImplicitEuler(Stepper):
     Order 1. **Good values**: dt 1e-3 to 1e-2 for curves, dt = 1 to jump to equilibrium. For accuracy
     use `Rosenbrock`.
 
-    **Raises** `ValueError` for particles, and for energies without internal part.
+    **Raises** `ValueError` for particles, for energies without internal part, and for those of degenerate
+    diffusion (porous medium), whose fluxes are limited: those take `RosenbrockW`.
 
     Source: monotone Newton iteration, J. Ortega, W. Rheinboldt, Iterative Solution of Nonlinear Equations
     in Several Variables (1970), 13.3 and 13.5.
@@ -77,24 +87,35 @@ class ImplicitEuler(Stepper):
 
     def validate(self, flow, mu):
         require_diffusion(self, flow, mu)
+        for _, energy in internal_parts(flow.energy):
+            if energy.flux == "upwind":
+                raise ValueError(
+                    f"ImplicitEuler has no limited fluxes, which {type(energy).__name__} needs at its front: "
+                    "use steppers.RosenbrockW, or stepper=None"
+                )
 
     def step(self, flow, state, evaluation, dt, key, memory) -> Step:
-        mu, parts = state.measure, internal_parts(flow.energy)
-        explicit, status = mu, jnp.zeros((), jnp.int32)
-        if transport_part(flow.energy).parts():
-            rate = evaluation.tangent.weights - diffusion_rate(parts, mu)
+        mu = state.measure
+        temperature, _, diffusing = sorted_parts(internal_parts(flow.energy), mu)
+        explicit, linear, status = mu, None, jnp.zeros((), jnp.int32)
+        if temperature is not None:
+            drift = flow.space.drift(flow.energy, mu, evaluation.carry)
+            linear = fitted(mu, drift, temperature)
+        elif transport_part(flow.energy).parts():
+            rate = evaluation.tangent.weights - diffusion_rate(diffusing, mu)
             explicit = mu.with_weights(mu.weights + dt * rate)
             status = jnp.where(dt > evaluation.max_step * (1 + 1e-6), codes.CFL, codes.OK)
-        moved, solved = implicit_diffusion(parts, explicit, dt)
-        return settle(flow, State(moved, evaluation.carry), status=jnp.maximum(status, solved))
+        moved, solved = implicit_diffusion(diffusing, explicit, dt, linear)
+        state = State(moved, evaluation.carry, state.fields)
+        return settle(flow, state, status=jnp.maximum(status, solved))
 
 
 def implicit_diffusion(
-    parts: tuple[Part, ...], mu: Grid, dt: Float[Array, ""]
+    parts: tuple[Part, ...], mu: Grid, dt: Float[Array, ""], linear: Pairs | None = None
 ) -> tuple[Grid, Int[Array, ""]]:
-    """(solution, status) of m + dt sum_k L_k p_k(m) = weights of `mu`."""
+    """(solution, status) of m + dt (G m + sum_k L_k p_k(m)) = weights of `mu`, G the fluxes `linear`."""
     eps = float(jnp.finfo(mu.dtype).eps)
-    frozen = _without_derivative((parts, mu, dt))
+    frozen = _without_derivative((parts, mu, dt, linear))
 
     def searching(loop):
         _, change, count = loop
@@ -109,7 +130,7 @@ def implicit_diffusion(
     weights, change, _ = jax.lax.while_loop(searching, search, start)
     # Nothing to differentiate comes out of the search: the derivative is that of the polishing steps.
     for _ in range(POLISH):
-        weights, change = _newton(parts, mu, dt, weights, bounded=False)
+        weights, change = _newton(parts, mu, dt, linear, weights, bounded=False)
     # The residual of the last iterate is spread in proportion to mass: sums are then exact, signs kept.
     weights = weights * (jnp.sum(mu.weights) / jnp.sum(weights))
     status = jnp.where(change <= eps**0.5, codes.OK, codes.NOT_CONVERGED)
@@ -120,18 +141,22 @@ def _without_derivative(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_inexact_array(x) else x, tree)
 
 
-def _newton(parts, mu: Grid, dt, weights, *, bounded: bool) -> tuple[Array, Array]:
+def _newton(parts, mu: Grid, dt, linear, weights, *, bounded: bool) -> tuple[Array, Array]:
     """The next Newton iterate and its largest relative change."""
-    conductances = tuple(conductance(part, mu) for part in parts)
     current = mu.with_weights(weights)
-    pressures, slopes = zip(*[pressure_and_slope(energy, current) for _, energy in parts], strict=True)
-    flow = sum(stiffness(c, p) for c, p in zip(conductances, pressures, strict=True))
-    residual = weights + dt * flow - mu.weights
-    matrix = ShiftedStiffness(conductances, slopes, dt, mu.periodic)
-    change = -matrix.solve(residual)
-    energy: Any = parts[0][1]
-    if len(parts) == 1 and energy.concave_pressure:
-        pressure = pressures[0] + slopes[0] * change
+    residual = weights - mu.weights
+    pairs = [] if linear is None else [linear]
+    if linear is not None:
+        residual = residual + dt * through(linear, weights)
+    for part in parts:
+        pressure = part[1].pressure(current.density, mu.points)
+        residual = residual + dt * stiffness(conductance(part, mu), pressure)
+        pairs.append(pressure_pairs(part, current))
+    change = -ShiftedFluxes(reduce(added, pairs), dt, mu.periodic).solve(residual)
+    if linear is None and len(parts) == 1 and parts[0][1].concave_pressure:
+        energy = parts[0][1]
+        pressure, slope = pressure_and_slope(energy, current)
+        pressure = pressure + slope * change
         if bounded:
             first = energy.pressure(mu.density, mu.points)
             pressure = jnp.clip(pressure, jnp.min(first), jnp.max(first))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._arrays import scalar
+from mfjax.flows.base import State
 from mfjax.measures import Particles, Tangent
 from mfjax.steppers.base import Step, Stepper, settle, step_size
 
@@ -79,29 +80,31 @@ class Optax(Stepper):
         if not isinstance(mu, Particles):
             raise ValueError(f"Optax moves particles, got a {type(mu).__name__}: use stepper=None")
         tangent = eqx.filter_eval_shape(lambda nu: flow.rate(flow.init(nu)), mu)
-        if tangent.weights is not None:
+        if tangent.weights is not None or tangent.growth is not None:
             raise ValueError(
                 f"Optax does not keep masses positive, and {type(flow).__name__} moves them: use an explicit "
                 "stepper"
             )
 
     def init(self, flow, state):
-        mu = state.measure
-        return self._built(mu.dtype).init(_moving(mu, eqx.filter_eval_shape(flow.rate, state)))
+        moving = _moving(state, eqx.filter_eval_shape(flow.rate, state))
+        return self._built(state.measure.dtype).init(moving)
 
     def step(self, flow, state, evaluation, dt, key, memory) -> Step:
         mu, domain = state.measure, flow.domain
         gradient = jax.tree.map(jnp.negative, evaluation.tangent)
-        updates, memory = self._built(mu.dtype).update(gradient, memory, _moving(mu, gradient))
+        updates, memory = self._built(mu.dtype).update(gradient, memory, _moving(state, gradient))
         if updates.points is not None:
             tangential = jax.vmap(domain.velocity)(mu.points, updates.points)
-            updates = Tangent(points=tangential, marks=updates.marks)
+            updates = eqx.tree_at(lambda t: t.points, updates, tangential)
         portion = dt / self.dt.astype(mu.dtype)
         return settle(flow, flow.move(state, updates, portion), memory)
 
 
-def _moving(mu: Particles, tangent: Tangent) -> Tangent:
-    """The arrays of `mu` that a tangent moves, in the structure of the tangent."""
+def _moving(state: State, tangent: Tangent) -> Tangent:
+    """The arrays of a state that a tangent moves, in the structure of the tangent."""
+    mu = state.measure
     points = None if tangent.points is None else mu.points
     marks = None if tangent.marks is None else {name: mu.marks[name] for name in tangent.marks}
-    return Tangent(points=points, marks=marks)
+    fields = None if tangent.fields is None else {name: state.fields[name] for name in tangent.fields}
+    return Tangent(points=points, marks=marks, fields=fields)

@@ -10,10 +10,10 @@ from jaxtyping import Array, Float, ScalarLike
 
 from mfjax import status as codes
 from mfjax._arrays import inner
+from mfjax.energies.base import Energy
 from mfjax.flows.base import State
-from mfjax.grids.diffusion import conductance, pressure_and_slope
-from mfjax.grids.linear import ShiftedStiffness, with_sum_of
-from mfjax.grids.wasserstein import internal_parts, transport_part
+from mfjax.grids import internal_parts, transport_part
+from mfjax.grids.linear import ShiftedFluxes, with_sum_of
 from mfjax.measures import Tangent
 from mfjax.steppers.base import Step, Stepper, settle
 from mfjax.steppers.explicit import checked_tolerances, scaled_error
@@ -108,17 +108,15 @@ class _LinearlyImplicit(Stepper):
         # Zero up to the rounding of the stages, which would add up over a long run in single precision.
         weights, clipped = _without_negative(mu.weights + with_sum_of(increment, 0.0))
         defect = jnp.abs(inner(jnp.asarray(self.coefficients.e, mu.dtype), stages)) + clipped
-        moved = State(mu.with_weights(weights), carry)
+        moved = State(mu.with_weights(weights), carry, state.fields)
         one = jnp.ones((), mu.dtype)
         error = scaled_error(state, moved, Tangent(weights=defect), one, self.rtol, self.atol)
         return settle(flow, moved, error=error, status=status)
 
     def _stages(self, flow, state, evaluation, dt):
         mu, table = state.measure, self.coefficients
-        parts = internal_parts(flow.energy)
-        conductances = tuple(conductance(part, mu) for part in parts)
-        slopes = tuple(pressure_and_slope(energy, mu)[1] for _, energy in parts)
-        matrix = ShiftedStiffness(conductances, slopes, table.gamma * dt, mu.periodic)
+        pairs = flow.space.linearise(flow.energy, mu, evaluation.carry)
+        matrix = ShiftedFluxes(pairs, table.gamma * dt, mu.periodic)
         right = table.gamma * dt * evaluation.tangent.weights
         first = matrix.solve(right)
         status = jnp.where(matrix.failed(first, right), codes.NOT_CONVERGED, codes.OK)
@@ -129,7 +127,7 @@ class _LinearlyImplicit(Stepper):
             index, a, c = row
             # Below zero there is no state: singular pressures become NaN there, and the step is rejected.
             weights = jnp.maximum(mu.weights + inner(a, stages), 0)
-            evaluated = flow.evaluate(State(mu.with_weights(weights), carry))
+            evaluated = flow.evaluate(State(mu.with_weights(weights), carry, state.fields))
             right = dt * evaluated.tangent.weights + inner(c, stages)
             return (stages.at[index].set(matrix.solve(table.gamma * right)), evaluated.carry), None
 
@@ -177,20 +175,21 @@ class Rosenbrock(_LinearlyImplicit):
 
     def validate(self, flow, mu):
         super().validate(flow, mu)
-        if transport_part(flow.energy).parts():
+        if not linearised_exactly(flow.energy):
             raise ValueError(
-                "Rosenbrock needs the exact derivative and has it for internal energies only: use "
-                "steppers.RosenbrockW, or stepper=None, for an energy that also transports"
+                "Rosenbrock needs the exact derivative, and has none of limited or non-local fluxes: use "
+                "steppers.RosenbrockW, or stepper=None, for an energy that also transports or has fronts"
             )
 
 
 class RosenbrockW(_LinearlyImplicit):
     """Four-stage W-method of order 3 with an embedded solution of order 2, for diffusion with transport.
 
-    The scheme of `Rosenbrock` with J = -sum_k L_k diag(p_k') the derivative of the diffusion alone: a
-    W-method keeps its order with any J. Transport enters as in an explicit Runge-Kutta scheme, so steps
-    stay below the transport limit. L-stable and stiffly accurate in the diffusion. Mass and positivity as
-    for `Rosenbrock`.
+    The scheme of `Rosenbrock` with J the derivative of the fluxes at frozen potential
+    (`mfjax.grids.FiniteVolume.linearise`): a W-method keeps its order with any J. Drift beside an entropy
+    is part of J and sets no limit. Limited transport enters as in an explicit Runge-Kutta scheme, and steps
+    stay below its limit. L-stable and stiffly accurate in the diffusion. Mass and positivity as for
+    `Rosenbrock`.
 
     **Raises** `ValueError` for particles, and for energies without internal part.
 
@@ -199,6 +198,11 @@ class RosenbrockW(_LinearlyImplicit):
 
     order: ClassVar[int] = 3
     coefficients: ClassVar[Coefficients] = ROS34PW2
+
+
+def linearised_exactly(energy: Energy) -> bool:
+    """Whether the fluxes of `energy` have their exact derivative in `FiniteVolume.linearise`."""
+    return not transport_part(energy).parts() and all(e.flux != "upwind" for _, e in internal_parts(energy))
 
 
 def _square(rows: tuple[tuple[float, ...], ...], dtype) -> Array:

@@ -1,19 +1,36 @@
-"""The Wasserstein gradient flow of an energy on a grid, with all that a run records of it."""
+"""How a density on a `Grid` is discretised in space."""
 
+from abc import abstractmethod
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mfjax._arrays import inner, is_traced
+from mfjax._arrays import is_traced
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy, Sum
 from mfjax.energies.internal import InternalEnergy
-from mfjax.evaluation import Evaluation, evaluation
-from mfjax.grids.diffusion import Part, diffusion_rate
-from mfjax.grids.transport import transport_rate
-from mfjax.measures import Grid, Measure, Tangent
+from mfjax.evaluation import Evaluation
+from mfjax.grids.diffusion import Part
+from mfjax.measures import Grid, Measure
+
+
+class Discretisation(eqx.Module):
+    """The Wasserstein gradient flow of an energy in the masses of cells. A new one is `evaluate`."""
+
+    @abstractmethod
+    def evaluate(self, energy: Energy, mu: Grid, carry: Any = None) -> Evaluation:
+        """Mass rates of d_t mu = div(mu grad V), V the first variation of `energy`."""
+
+    def validate(self, energy: Energy, mu: Measure, domain: Domain) -> None:
+        """**Raises** `ValueError` unless `mu` is a measure on the cells of `domain` that this can move."""
+        validate(mu, domain)
+
+    def init(self, energy: Energy, mu: Grid) -> Any:
+        """The `carry` of the first evaluation."""
+        return transport_part(energy).init(mu)
 
 
 def internal_parts(energy: Energy) -> tuple[Part, ...]:
@@ -58,36 +75,3 @@ def validate(mu: Measure, domain: Domain) -> None:
         raise ValueError(
             f"the measure lives on another grid than {domain!r}: make it with Grid.uniform(domain, n)"
         )
-
-
-def evaluate(energy: Energy, mu: Grid, carry: Any = None) -> Evaluation:
-    """Mass rates of d_t mu = div(mu grad V) in each cell, V the first variation of `energy`.
-
-    The energy is that of the cells, and the dissipation -sum_i V_i m_i' is its exact decrease in continuous
-    time; it tends to int |grad V|^2 dmu with second order in the spacing. Mass is conserved to rounding.
-    `max_step` is the longest step for which explicit transport keeps masses non-negative; diffusion
-    sets no limit here, since only an implicit stepper or error control can do without one.
-    """
-    parts, rest = internal_parts(energy), transport_part(energy)
-    solution = rest.solve(mu, carry)
-    rate, max_step = diffusion_rate(parts, mu), jnp.inf
-    value = solution.value
-    variation = jnp.zeros((mu.size,), mu.dtype)
-    for coefficient, term in parts:
-        coefficient = jnp.asarray(coefficient).astype(mu.dtype)
-        value = value + coefficient * term.solve(mu).value
-        variation = variation + coefficient * term.first_variation(mu)
-    if rest.parts():
-        potential = rest.first_variation(mu, solution)
-        moved, max_step = transport_rate(mu, potential)
-        rate, variation = rate + moved, variation + potential
-    return evaluation(
-        Tangent(weights=rate),
-        value,
-        -inner(variation, rate),
-        mu.dtype,
-        residual=solution.residual,
-        status=solution.status,
-        max_step=max_step,
-        carry=solution.carry,
-    )
