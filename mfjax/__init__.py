@@ -17,6 +17,7 @@ from mfjax import domains as domains  # noqa: E402
 from mfjax import energies as energies  # noqa: E402
 from mfjax import features as features  # noqa: E402
 from mfjax import flows as flows  # noqa: E402
+from mfjax import grids as grids  # noqa: E402
 from mfjax import kernels as kernels  # noqa: E402
 from mfjax import measures as measures  # noqa: E402
 from mfjax import observables as observables  # noqa: E402

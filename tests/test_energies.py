@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import mfjax as mf
-from mfjax.energies import MMD, Entropy, Potential, PowerDivergence, ReducedRisk, Risk
+from mfjax.energies import MMD, Entropy, PorousMedium, Potential, PowerDivergence, ReducedRisk, Risk
 from mfjax.features import RBF, ReLU, Ridge, Weighted
 from mfjax.measures import Grid, Particles
 from mfjax.regularizers import Quadratic
@@ -94,9 +94,10 @@ def density(x):
     [
         PowerDivergence(density, order=2, scale=0.5),
         PowerDivergence(density, order=1.5),
+        PorousMedium(2.5),
         0.5 * Entropy() + well(),
     ],
-    ids=["power 2", "power 1.5", "entropy and potential"],
+    ids=["power 2", "power 1.5", "porous medium", "entropy and potential"],
 )
 def test_generic_on_a_grid(energy):
     check_energy(energy, Grid.from_density(CIRCLE, 6, lambda x: 1 + 0.3 * x[1]))

@@ -63,6 +63,8 @@ def energies(domain, mu):
         "power": mf.energies.PowerDivergence(smooth_density, order=2.5, scale=0.3),
         "potential": mf.energies.Potential(lambda x: jnp.sum(jnp.cos(3 * x))),
         "mmd": mf.energies.MMD(kernel, target),
+        "porous": 0.2 * mf.energies.PorousMedium(2.5),
+        "joint": mf.energies.MMD(kernel, target) + 0.3 * mf.energies.Entropy() + mf.energies.PorousMedium(),
         "mixed": mf.energies.MMD(kernel, target)
         + 0.3 * mf.energies.Entropy()
         + 0.1 * mf.energies.PowerDivergence(smooth_density)
@@ -70,7 +72,7 @@ def energies(domain, mu):
     }
 
 
-ENERGIES = ["entropy", "power", "potential", "mmd", "mixed"]
+ENERGIES = ["entropy", "power", "potential", "mmd", "porous", "joint", "mixed"]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def test_mass_and_dissipation_are_exact(where, name):
     energy_now, slope = jax.jvp(value, (mu.weights,), (rate,))
     np.testing.assert_allclose(evaluation.energy, energy_now, rtol=1e-13)
     np.testing.assert_allclose(evaluation.dissipation, -slope, rtol=1e-10)
-    if name not in ("potential", "mmd", "mixed"):
+    if name != "mixed":
         assert float(evaluation.dissipation) > 0
 
 

@@ -17,10 +17,11 @@ class FiniteVolume(Discretisation):
     """Mass rates of d_t mu = div(mu grad V) from the fluxes through the faces of the cells.
 
     The energy is that of the cells, and the dissipation -sum_i V_i m_i' is its exact decrease in continuous
-    time; it tends to int |grad V|^2 dmu with second order in the spacing, and is never negative. Mass is
-    conserved to rounding. The flux is chosen by the energy (`mfjax.grids.rates.mass_rate`). `max_step` is the
-    longest step for which explicit transport keeps masses non-negative; diffusion sets no limit here, since
-    only an implicit stepper or error control can do without one.
+    time; it tends to int |grad V|^2 dmu with second order in the spacing, and is never negative except where
+    a pressure and a drift, discretised apart, oppose each other. Mass is conserved to rounding. The flux is
+    chosen by the energy (`mfjax.grids.rates.mass_rate`). `max_step` is the longest step for which explicit
+    transport keeps masses non-negative; diffusion sets no limit here, since only an implicit stepper or
+    error control can do without one.
 
     >>> from mfjax.domains import Interval
     >>> from mfjax.energies import Entropy, Potential

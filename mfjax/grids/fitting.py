@@ -27,9 +27,12 @@ def fitted(mu: Grid, drift: Faces | None, temperature: Float[Array, ""]) -> tupl
 
 def _bernoulli(rise: Array, temperature: Array) -> Array:
     """T z / (e^z - 1), z = rise / T: T at zero rise, and max(-rise, 0) in the limit of T = 0."""
-    z = rise / jnp.maximum(temperature, jnp.finfo(rise.dtype).tiny)
+    # The square of the floor, in derivatives, is still a number.
+    z = rise / jnp.maximum(temperature, float(jnp.finfo(rise.dtype).tiny) ** (1 / 3))
     small = jnp.abs(z) < 0.05
     near = jnp.where(small, z, 0)
     series = 1 - near / 2 + near**2 / 12 * (1 - near**2 / 60 * (1 - near**2 / 42))
-    far = jnp.where(small, 1, z)
-    return jnp.where(small, temperature * series, rise / jnp.expm1(far))
+    # By e^{-|z|}, which does not overflow: B(-z) = z + B(z).
+    size = jnp.where(small, 1, jnp.abs(z))
+    far = jnp.maximum(-rise, 0) - jnp.abs(rise) * jnp.exp(-size) / jnp.expm1(-size)
+    return jnp.where(small, temperature * series, far)
