@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 from typing import Any  # noqa: E402
 
+from mfjax import bounds as bounds  # noqa: E402
 from mfjax import certificates as certificates  # noqa: E402
 from mfjax import domains as domains  # noqa: E402
 from mfjax import energies as energies  # noqa: E402
@@ -29,6 +30,8 @@ from mfjax import steppers as steppers  # noqa: E402
 from mfjax.driver import simulate as simulate  # noqa: E402
 from mfjax.linearize import Spectrum as Spectrum  # noqa: E402
 from mfjax.linearize import linearize as linearize  # noqa: E402
+from mfjax.minimizer import Minimum as Minimum  # noqa: E402
+from mfjax.minimizer import minimize_reduced_risk as minimize_reduced_risk  # noqa: E402
 from mfjax.run import Run as Run  # noqa: E402
 from mfjax.simulation import Simulation as Simulation  # noqa: E402
 from mfjax.status import SimulationError as SimulationError  # noqa: E402

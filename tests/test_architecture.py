@@ -33,6 +33,8 @@ ORDER = [
     "observables",
     "certificates",
     "linearize",
+    "bounds",
+    "minimizer",
     "io",
     "run",
     "simulation",

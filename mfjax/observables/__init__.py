@@ -11,4 +11,5 @@ from mfjax.observables.moments import Moments as Moments
 from mfjax.observables.network import KernelSpectrum as KernelSpectrum
 from mfjax.observables.network import Prediction as Prediction
 from mfjax.observables.network import TestRisk as TestRisk
+from mfjax.observables.sobolev import NegativeSobolev as NegativeSobolev
 from mfjax.observables.wasserstein import Wasserstein1D as Wasserstein1D

@@ -1,0 +1,237 @@
+"""The convex programme against closed forms, its certificate, a general optimiser and the flow's limit."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+
+import mfjax as mf
+from mfjax import problems
+from mfjax.measures import Grid, Particles
+from mfjax.minimizer import minimize_reduced_risk
+from mfjax.observables import FourierModes
+from mfjax.regularizers import Convex, Power, Quadratic
+from mfjax.simulate import trajectory
+
+CIRCLE = mf.domains.Sphere(1)
+TEACHER = problems.CircleTeacher(1.0)
+GRID = Grid.uniform(CIRCLE, 64)
+DEGREE = 10
+# For problems on data.
+INPUTS = problems.gaussian_inputs(jax.random.key(0), 40)
+SIGNAL = jnp.sin(2 * INPUTS[:, 0]) - jnp.abs(INPUTS[:, 1])
+
+
+def population(lam, regularizer=None, degree=DEGREE):
+    return problems.circle_population(teacher=TEACHER, bias=0.5, degree=degree).risk(lam, regularizer)
+
+
+@eqx.filter_jit
+def end(sim):
+    carry, _ = trajectory(sim)
+    return carry.status, carry.state.measure, carry.evaluation.energy
+
+
+def check(found, energy):
+    """What every minimum satisfies: gap, certificate, and the value of the energy at the measure."""
+    assert -1e-14 <= found.gap <= 1e-8 and found.violation <= 1e-8
+    assert float(energy(found.measure)) == pytest.approx(found.value, rel=1e-8, abs=1e-12)
+    assert float(found.measure.mass) == pytest.approx(1, rel=1e-12)
+    # Equality on the support, with the sign of nu; complementary slackness.
+    on_support = found.weights[found.atoms]
+    np.testing.assert_allclose(
+        on_support, found.variation * np.sign(found.signed[found.atoms]), rtol=1e-6 * found.variation
+    )
+    assert len(found.atoms) <= energy.data.x.shape[0] + 1
+
+
+@pytest.mark.parametrize("lam", [0.1, 1e-3])
+def test_a_positive_teacher_in_closed_form(lam):
+    """f_b: Phi^T alpha is constant, so nu = teacher - lam |nu| / c_0 uniform: |nu|_TV = c_0 / (c_0 + lam)."""
+    energy = population(lam)
+    found = minimize_reduced_risk(energy, GRID)
+    check(found, energy)
+    c0 = float(problems.relu_coefficients(0.5, 4)[0])
+    assert found.variation == pytest.approx(c0 / (c0 + lam), rel=1e-10)
+    assert found.value == pytest.approx(0.5 * c0 / (c0 + lam), rel=1e-10)
+    nu = np.asarray(FourierModes(DEGREE, CIRCLE)(GRID)) * 0
+    modes = FourierModes(DEGREE, CIRCLE)(found.measure) * found.variation
+    teacher = np.asarray(TEACHER.fourier(DEGREE))
+    nu[1:, 0], nu[1:, 1] = teacher.real[1:], teacher.imag[1:]
+    np.testing.assert_allclose(np.asarray(modes)[1:], nu[1:], atol=1e-8)
+
+
+def test_the_unbiased_risk_vanishes_at_the_teacher():
+    found = minimize_reduced_risk(population(1e-2, Quadratic(1.0)), GRID)
+    assert abs(found.value) < 1e-14 and found.gap < 1e-12
+    assert found.variation == pytest.approx(1, rel=1e-9)
+
+
+def by_general_optimiser(energy):
+    """The same problem for nu, by L-BFGS-B on its positive and negative part."""
+    features = np.asarray(energy.features.matrix(GRID.points, INPUTS))
+    f, y, lam = energy.regularizer, np.asarray(SIGNAL), float(energy.lam)
+    center = float(f.center) if isinstance(f, Quadratic) else 0.0
+
+    def objective(w):
+        nu, total = w[:64] - w[64:], max(np.sum(w), 1e-12)
+        error = features @ nu - y
+        if isinstance(f, Quadratic):
+            size, slope = 0.5 * total**2 + 0.5 * center**2, total
+        else:
+            r = float(f.order)
+            size, slope = total**r / (r - 1), r / (r - 1) * total ** (r - 1)
+        value = size - center * np.sum(nu) + np.mean(error**2) / (2 * lam)
+        gradient = features.T @ error / (len(y) * lam) - center
+        return value, slope + np.concatenate([gradient, -gradient])
+
+    options = {"maxiter": 5000, "maxfun": 20000, "ftol": 1e-15, "gtol": 1e-10}
+    start = np.full(128, 1e-3)
+    done = scipy.optimize.minimize(
+        objective, start, jac=True, method="L-BFGS-B", bounds=[(0, None)] * 128, options=options
+    )
+    return float(done.fun)
+
+
+@pytest.mark.parametrize(
+    "regularizer",
+    [Quadratic(0.0), Quadratic(0.5), Quadratic(-0.3), Power(1.4), Power(2.0), Power(3.0)],
+    ids=["0", "0.5", "-0.3", "r=1.4", "r=2", "r=3"],
+)
+@pytest.mark.parametrize("lam", [1.0, 1e-2])
+def test_signed_data_against_an_optimiser_over_the_measure(regularizer, lam):
+    """A quasi-Newton method on the two parts of nu comes near, never below; L rises from the minimiser."""
+    energy = mf.energies.ReducedRisk(mf.features.ReLU(0.5), INPUTS, SIGNAL, lam, regularizer)
+    found = minimize_reduced_risk(energy, GRID)
+    check(found, energy)
+    if lam < 1:
+        assert (found.signed > 0).any() and (found.signed < 0).any()
+    general = by_general_optimiser(energy)
+    assert general == pytest.approx(found.value, rel=1e-3) and general >= found.value - 1e-9
+    # Perturbing the minimiser towards any cell raises the energy to first order.
+    slope = jax.vmap(found.potential)(GRID.points)
+    assert float(jnp.min(slope) - found.measure.integrate(slope)) >= -1e-8
+    for seed in range(3):
+        weights = jax.random.dirichlet(jax.random.key(seed), jnp.full((64,), 0.1))
+        mixed = GRID.with_weights(0.98 * found.measure.weights + 0.02 * weights)
+        assert float(energy(mixed)) >= found.value
+
+
+def test_power_two_is_the_quadratic_of_twice_the_strength():
+    """f = t^2 at lam is f = t^2 / 2 at 2 lam, with twice the value."""
+    make = lambda lam, f: mf.energies.ReducedRisk(mf.features.ReLU(0.5), INPUTS, SIGNAL, lam, f)
+    one = minimize_reduced_risk(make(0.05, Power(2.0)), GRID)
+    two = minimize_reduced_risk(make(0.1, Quadratic(0.0)), GRID)
+    assert one.value == pytest.approx(2 * two.value, rel=1e-9)
+    np.testing.assert_allclose(one.signed, two.signed, atol=1e-9)
+
+
+def test_metamorphic_relations():
+    """Scaling the signal scales nu; data weights equal repeated data; the sign of y is that of nu."""
+    make = lambda x, y, **options: mf.energies.ReducedRisk(mf.features.ReLU(0.5), x, y, 0.05, **options)
+    base = minimize_reduced_risk(make(INPUTS, SIGNAL), GRID)
+    scaled = minimize_reduced_risk(make(INPUTS, -3 * SIGNAL), GRID)
+    assert scaled.value == pytest.approx(9 * base.value, rel=1e-9)
+    np.testing.assert_allclose(scaled.signed, -3 * base.signed, atol=1e-8)
+    weights = jnp.arange(40) % 3 / jnp.sum(jnp.arange(40) % 3)
+    repeated = np.repeat(np.arange(40), np.arange(40) % 3)
+    a = minimize_reduced_risk(make(INPUTS, SIGNAL, data_weights=weights), GRID)
+    b = minimize_reduced_risk(make(INPUTS[repeated], SIGNAL[repeated]), GRID)
+    assert a.value == pytest.approx(b.value, rel=1e-10)
+    check(a, make(INPUTS, SIGNAL, data_weights=weights))
+
+
+def test_the_flow_tends_to_the_minimum():
+    """Long VarPro of particles: same value, same visible modes; the grid's own optimum is not below."""
+    lam, m = 0.1, 32
+    energy = population(lam, degree=4)
+    found = minimize_reduced_risk(energy, GRID)
+    angle = 2 * jnp.pi * jnp.arange(m) / m
+    start = Particles(jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=-1))
+    flow = mf.flows.Wasserstein(energy, CIRCLE)
+    sim = mf.Simulation(flow, start, stepper=mf.steppers.RK4(0.5), steps=400, save_every=400)
+    status, measure, value = end(sim)
+    assert int(status) == 0
+    print(f"flow {float(value):.12f}, convex programme {found.value:.12f}")
+    assert float(value) == pytest.approx(found.value, rel=1e-8)
+    modes = FourierModes(4, CIRCLE)
+    np.testing.assert_allclose(modes(measure), modes(found.measure), atol=1e-4)
+
+
+def deconvolution(n, lam=1e-3):
+    torus = mf.domains.Torus(2, 4.0)
+    features = mf.features.RBF(torus, scale=0.5, profile="gaussian")
+    neurons = Particles(
+        jnp.array([[1.0, 1.25], [2.5, 3.0]]), jnp.array([0.5, 0.5]), marks={"u": jnp.array([2.0, -1.0])}
+    )
+    x = Grid.uniform(torus, 12).points
+    energy = mf.energies.ReducedRisk(features, x, problems.signal(features, neurons, x), lam)
+    return energy, neurons, minimize_reduced_risk(energy, Grid.uniform(torus, n)), torus
+
+
+def test_sparse_deconvolution_on_the_torus():
+    """Two Gaussian spikes of opposite sign: atoms sit in the cells around them, and carry their masses."""
+    energy, neurons, found, torus = deconvolution(28)
+    check(found, energy)
+    points = np.asarray(found.measure.points)[found.atoms]
+    distance = np.linalg.norm(
+        jax.vmap(lambda p: jax.vmap(lambda q: torus.displacement(p, q))(neurons.points))(points), axis=-1
+    )
+    # Corners of the cell that holds a spike, whose side is 1/7.
+    assert distance.min(axis=1).max() < 1.01 * np.sqrt(2) / 7
+    owner = distance.argmin(axis=1)
+    masses = [found.signed[found.atoms][owner == k].sum() for k in range(2)]
+    # Far apart each spike loses lam |nu|_TV / kappa(0), kappa(0) the mean of the squared Gaussian.
+    lost = 1e-3 / (np.pi * 0.25 / 16)
+    variation = 1.5 / (1 + 2 * lost)
+    expected = [1 - lost * variation, -0.5 + lost * variation]
+    np.testing.assert_allclose(masses, expected, rtol=0.01)
+    assert found.variation == pytest.approx(variation, rel=0.01)
+    # Between the cells the optimum is lower, by less than the gap over a finer grid.
+    finer = minimize_reduced_risk(energy, Grid.uniform(torus, 56))
+    beyond = found.gap_over(finer.measure.points)
+    assert found.gap < 1e-8 < beyond and found.value - beyond <= finer.value <= found.value
+
+
+def test_the_flow_of_particles_deconvolves_too():
+    """From one neuron near each spike: a value between the optimum and that of the grid."""
+    energy, neurons, found, torus = deconvolution(28)
+    start = Particles(jnp.mod(neurons.points + 0.1, 4.0), jnp.array([0.6, 0.4]))
+    sim = mf.Simulation(
+        mf.flows.Wasserstein(energy, torus), start, stepper=mf.steppers.RK4(0.01), steps=400, save_every=400
+    )
+    status, measure, value = end(sim)
+    assert int(status) == 0
+    # The masses of particles stay; those of the optimum are 2/3 and 1/3.
+    optimum = energy(Particles(measure.points, jnp.array([2 / 3, 1 / 3])))
+    fine = found.gap_over(measure.points)
+    assert found.value - fine <= float(optimum) <= float(value)
+    # On the continuum the value is |nu_0|^2 / (2 + 4 lam / kappa(0)) for well separated spikes.
+    assert float(optimum) == pytest.approx(1.5**2 / (2 + 4e-3 / (np.pi * 0.25 / 16)), rel=1e-4)
+
+
+@pytest.mark.wrong_calls
+def test_faults_are_named():
+    risk = lambda lam, f=None: mf.energies.ReducedRisk(mf.features.ReLU(), INPUTS, SIGNAL, lam, f)
+    with pytest.raises(ValueError, match="lam must be positive, got 0"):
+        minimize_reduced_risk(risk(0.0), GRID)
+    with pytest.raises(ValueError, match="known for Quadratic and Power, got Convex"):
+        minimize_reduced_risk(risk(0.1, Convex(jnp.cosh)), GRID)
+    with pytest.raises(RuntimeError, match="stopped at a duality gap"):
+        minimize_reduced_risk(risk(1e-3), GRID, max_atoms=2)
+    silent = mf.energies.ReducedRisk(mf.features.ReLU(), INPUTS, 0 * SIGNAL, 0.1)
+    with pytest.raises(RuntimeError, match="optimal network is zero"):
+        minimize_reduced_risk(silent, GRID)
+
+
+def test_data_in_single_precision():
+    energy = mf.energies.ReducedRisk(
+        mf.features.ReLU(0.5), INPUTS.astype("float32"), SIGNAL.astype("float32"), 0.1
+    )
+    grid = Grid.uniform(CIRCLE, 64, dtype="float32")
+    found = minimize_reduced_risk(energy, grid)
+    assert found.measure.dtype == jnp.float32 and found.gap <= 1e-8
+    exact = minimize_reduced_risk(mf.energies.ReducedRisk(mf.features.ReLU(0.5), INPUTS, SIGNAL, 0.1), GRID)
+    assert found.value == pytest.approx(exact.value, rel=1e-5)
