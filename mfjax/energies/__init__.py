@@ -12,3 +12,4 @@ from mfjax.energies.potential import Potential as Potential
 from mfjax.energies.power_divergence import PowerDivergence as PowerDivergence
 from mfjax.energies.reduced_risk import ReducedRisk as ReducedRisk
 from mfjax.energies.risk import Risk as Risk
+from mfjax.energies.spacings import Spacings as Spacings
