@@ -20,6 +20,7 @@ from mfjax import features as features  # noqa: E402
 from mfjax import flows as flows  # noqa: E402
 from mfjax import grids as grids  # noqa: E402
 from mfjax import kernels as kernels  # noqa: E402
+from mfjax import losses as losses  # noqa: E402
 from mfjax import measures as measures  # noqa: E402
 from mfjax import observables as observables  # noqa: E402
 from mfjax import outer as outer  # noqa: E402
@@ -28,6 +29,8 @@ from mfjax import problems as problems  # noqa: E402
 from mfjax import regularizers as regularizers  # noqa: E402
 from mfjax import steppers as steppers  # noqa: E402
 from mfjax.driver import simulate as simulate  # noqa: E402
+from mfjax.gibbs import GibbsMeasure as GibbsMeasure  # noqa: E402
+from mfjax.gibbs import gibbs as gibbs  # noqa: E402
 from mfjax.linearize import Spectrum as Spectrum  # noqa: E402
 from mfjax.linearize import linearize as linearize  # noqa: E402
 from mfjax.minimizer import Minimum as Minimum  # noqa: E402

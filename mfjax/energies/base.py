@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from mfjax import status as codes
 from mfjax._arrays import is_traced, scalar
+from mfjax.energies.dual import Combined, Dual
 from mfjax.measures import Measure
 
 
@@ -59,6 +60,10 @@ class Energy(eqx.Module):
     def parts(self) -> tuple[tuple[Any, "Energy"], ...]:
         """The terms (coefficient, energy) that this energy is a sum of."""
         return ((1.0, self),)
+
+    def dual(self, mu: Measure) -> Dual | None:
+        """This energy as a supremum of linear ones on the support of `mu`; `None` where none is known."""
+        return None
 
     def first_variation(self, mu: Measure, solution: Solution | None = None) -> Float[Array, " K"]:
         """The potential at the support of `mu`."""
@@ -188,6 +193,12 @@ class Sum(Energy):
             carry=tuple(s.carry for s in solutions),
             terms=tuple(solutions),
         )
+
+    def dual(self, mu):
+        duals = [term.dual(mu) for _, term in self.terms]
+        if any(dual is None for dual in duals):
+            return None
+        return Combined([c for c, _ in self.terms], duals, mu.size, mu.dtype)
 
     # Term by term: an internal energy has a first variation on a grid without having a potential, and a
     # layered measure a gradient field of its own.

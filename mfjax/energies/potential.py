@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 
 from mfjax.energies.base import Energy, Solution
+from mfjax.energies.dual import Linear
 
 
 class Potential(Energy):
@@ -30,6 +31,9 @@ class Potential(Energy):
         value = mu.integrate(jax.vmap(self.function)(mu.points))
         potential = eqx.Partial(_apply, self.function)
         return Solution(value, potential)
+
+    def dual(self, mu):
+        return Linear(jax.vmap(self.function)(mu.points).astype(mu.dtype))
 
 
 def _apply(function, point):

@@ -1,5 +1,7 @@
 """The risk of a mean-field network whose particles carry all their parameters."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -8,43 +10,74 @@ from jaxtyping import Array, Float, ScalarLike
 from mfjax._arrays import inner, scalar
 from mfjax.energies.base import Energy, Solution
 from mfjax.energies.data import Data
+from mfjax.energies.dual import Dual
 from mfjax.features import FeatureMap, check_features
+from mfjax.losses import Loss, as_loss
 
 
 class Risk(Energy):
-    """F(mu) = 1/2 sum_j p_j (int Phi(xi, x_j) dmu - y_j)^2 + lam/2 int |xi|^2 dmu.
+    """F(mu) = sum_j p_j l(int Phi(xi, x_j) dmu, y_j) + lam/2 int |xi|^2 dmu.
 
     A particle xi holds all parameters of a neuron; `features.Weighted(phi)` makes Phi((w, omega), x)
-    = w phi(omega, x). First variation sum_j p_j Phi(xi, x_j) (F(x_j) - y_j) + lam |xi|^2 / 2 (survey
+    = w phi(omega, x). First variation sum_j p_j l'(F(x_j), y_j) Phi(xi, x_j) + lam |xi|^2 / 2 (survey
     (2.9), 3.1, which lacks the 1/N on the regulariser). Other regularisers: add a `Potential`.
 
     - `x` (N, k), `y` (N,), masses `data_weights` (N,), 1/N unless given; `lam` >= 0, default 0.
+    - `loss`: l of prediction and target, one of `mf.losses` or a function of two numbers, convex in
+      the first; `Square()`, (f - y)^2 / 2, unless given.
+
+    **Raises** `ValueError` for data that are empty, not finite or of mismatched shapes, lam < 0, and
+    labels that the loss does not take.
+
+    >>> import mfjax as mf
+    >>> mu = mf.measures.Particles(jnp.array([[1.0], [3.0]]))
+    >>> linear = mf.features.Function(lambda xi, x: xi[0] * x[0])
+    >>> losses = mf.losses.Square(), mf.losses.Huber(1.0)
+    >>> [float(Risk(linear, [[1.0]], [0.0], loss=loss)(mu)) for loss in losses]
+    [2.0, 1.5]
     """
 
     features: FeatureMap
     data: Data
     lam: Float[Array, ""]
+    loss: Loss
 
-    def __init__(self, features: FeatureMap, x, y, lam: ScalarLike = 0.0, *, data_weights=None):
+    def __init__(
+        self,
+        features: FeatureMap,
+        x,
+        y,
+        lam: ScalarLike = 0.0,
+        loss: Loss | Callable | None = None,
+        *,
+        data_weights=None,
+    ):
         self.features = features
         self.data = Data(x, y, data_weights)
         self.lam = scalar(lam, "lam", minimum=0.0)
+        self.loss = as_loss(loss)
+        self.loss.validate(self.data.y)
 
     def validate(self, mu, domain=None):
         check_features(self.features, mu.points, self.data.x)
 
     def solve(self, mu, carry=None):
-        features = self.features.matrix(mu.points, self.data.x)
-        error = inner(features, mu.weights) - self.data.y
-        lam = self.lam.astype(error.dtype)
+        prediction = inner(self.features.matrix(mu.points, self.data.x), mu.weights)
+        y, masses = self.data.y.astype(prediction.dtype), self.data.weights
+        lam = self.lam.astype(prediction.dtype)
         squares = jnp.sum(mu.points * mu.points, axis=-1)
-        value = 0.5 * inner(self.data.weights, error**2) + 0.5 * lam * mu.integrate(squares)
-        dual = self.data.weights * error
+        value = inner(masses, self.loss(prediction, y)) + 0.5 * lam * mu.integrate(squares)
+        dual = masses * self.loss.derivative(prediction, y)
         return Solution(value, RiskPotential(self.features, self.data.x, dual, lam))
+
+    def dual(self, mu):
+        features = self.features.matrix(mu.points, self.data.x)
+        linear = 0.5 * self.lam.astype(features.dtype) * jnp.sum(mu.points * mu.points, axis=-1)
+        return RiskDual(inner(features, mu.weights), features, linear, self.data, self.loss)
 
 
 class RiskPotential(eqx.Module):
-    """xi -> sum_j dual_j Phi(xi, x_j) + lam |xi|^2 / 2, dual = p (F - y)."""
+    """xi -> sum_j dual_j Phi(xi, x_j) + lam |xi|^2 / 2, dual = p l'(F, y)."""
 
     features: FeatureMap
     x: Float[Array, "N k"]
@@ -54,3 +87,28 @@ class RiskPotential(eqx.Module):
     def __call__(self, point: Float[Array, " d"]) -> Array:
         row = jax.vmap(self.features, in_axes=(None, 0))(point, self.x)
         return inner(row, self.dual) + 0.5 * self.lam * jnp.sum(point * point)
+
+
+class RiskDual(Dual):
+    """The unknowns are the predictions F_j at the data; the slope l'(F_j, y_j) is the dual variable.
+
+    The conjugate sum_j p_j l*(l'(F_j)) is sum_j p_j (l'(F_j) F_j - l(F_j)).
+    """
+
+    start: Float[Array, " N"]
+    features: Float[Array, "N K"]
+    linear: Float[Array, " K"]
+    data: Data
+    loss: Loss
+
+    def potential(self, unknowns):
+        slope = self.loss.derivative(unknowns, self.data.y.astype(unknowns.dtype))
+        return inner(self.data.weights * slope, self.features) + self.linear
+
+    def conjugate(self, unknowns):
+        y = self.data.y.astype(unknowns.dtype)
+        slope, loss = self.loss.derivative(unknowns, y), self.loss(unknowns, y)
+        return inner(self.data.weights, slope * unknowns - loss)
+
+    def defect(self, unknowns, weights):
+        return unknowns - inner(self.features, weights)

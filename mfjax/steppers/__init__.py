@@ -13,3 +13,4 @@ from mfjax.steppers.optimizer import Optax as Optax
 from mfjax.steppers.proximal import Proximal as Proximal
 from mfjax.steppers.rosenbrock import Rosenbrock as Rosenbrock
 from mfjax.steppers.rosenbrock import RosenbrockW as RosenbrockW
+from mfjax.steppers.stochastic_heun import StochasticHeun as StochasticHeun

@@ -51,7 +51,7 @@ class Stepper(eqx.Module):
         if flow.stochastic and not self.noisy and isinstance(mu, Particles):
             raise ValueError(
                 f"{type(self).__name__} is deterministic, and this flow has noise (temperature > 0): use "
-                "steppers.EulerMaruyama"
+                "steppers.EulerMaruyama or steppers.StochasticHeun"
             )
         if not self.single_stage and not getattr(flow.domain, "tangent", True):
             raise ValueError(

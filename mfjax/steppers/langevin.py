@@ -2,14 +2,10 @@
 
 from typing import ClassVar
 
-import jax
-import jax.numpy as jnp
-import jax.random as jr
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._arrays import safe_sqrt
-from mfjax.measures import Particles
 from mfjax.steppers.base import Step, Stepper, settle, step_size
+from mfjax.steppers.noise import brownian, require_particles
 
 
 class EulerMaruyama(Stepper):
@@ -17,8 +13,9 @@ class EulerMaruyama(Stepper):
 
     Weak order 1. Strong order 1 on Euclidean space and tori where T does not depend on the state, and 1/2
     on spheres, where the projection of the noise depends on the point. `xi` is tangent to the
-    domain, and depends only on (key, step, particle index), so padding changes no particle's noise.
-    Reflected at the faces of a box. Without noise it is `Euler`.
+    domain, and depends only on (key, step, particle index), so padding changes no particle's noise, and
+    two runs with the same key and step are coupled synchronously: their difference has no noise.
+    Reflected at the faces of a box. Without noise it is `Euler`. `StochasticHeun` has weak order 2.
     """
 
     order: ClassVar[int] = 1
@@ -29,18 +26,8 @@ class EulerMaruyama(Stepper):
         self.dt = step_size(dt)
 
     def validate(self, flow, mu):
-        if not isinstance(mu, Particles):
-            raise ValueError(
-                f"EulerMaruyama moves particles, got a {type(mu).__name__}: there entropy is diffusion, use "
-                "stepper=None"
-            )
+        require_particles(type(self).__name__, mu)
 
     def step(self, flow, state, evaluation, dt, key, memory) -> Step:
-        if not flow.stochastic:
-            return settle(flow, flow.move(state, evaluation.tangent, dt))
-        points = state.measure.points
-        keys = jax.vmap(lambda i: jr.fold_in(key, i))(jnp.arange(points.shape[0]))
-        xi = jax.vmap(lambda k: jr.normal(k, points.shape[1:], points.dtype))(keys)
-        temperature = jnp.asarray(flow.temperature).astype(points.dtype)
-        noise = safe_sqrt(2 * temperature * dt) * jax.vmap(flow.domain.project)(points, xi)
+        noise = brownian(flow, state.measure, dt, key) if flow.stochastic else None
         return settle(flow, flow.move(state, evaluation.tangent, dt, noise))

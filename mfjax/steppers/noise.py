@@ -1,0 +1,30 @@
+"""The Brownian increment of one step, the same for every scheme."""
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, Key
+
+from mfjax._arrays import safe_sqrt
+from mfjax.flows.base import Flow
+from mfjax.measures import Measure, Particles
+
+
+def brownian(flow: Flow, mu: Measure, dt: Array, key: Key[Array, ""]) -> Float[Array, "K d"]:
+    """sqrt(2 T dt) xi at the particles, T the temperature of the flow, xi standard normal and tangent.
+
+    Particle i draws from (key, i) alone, and `simulate` gives each step its own key: padding changes no
+    particle's noise, and two runs with one key and one step size are coupled synchronously.
+    """
+    keys = jax.vmap(lambda i: jr.fold_in(key, i))(jnp.arange(mu.size))
+    xi = jax.vmap(lambda k: jr.normal(k, mu.points.shape[1:], mu.dtype))(keys)
+    temperature = jnp.asarray(flow.temperature).astype(mu.dtype)
+    return safe_sqrt(2 * temperature * dt) * jax.vmap(flow.domain.project)(mu.points, xi)
+
+
+def require_particles(name: str, mu: Measure) -> None:
+    """**Raises** `ValueError` unless `mu` are particles, which alone are driven by noise."""
+    if not isinstance(mu, Particles):
+        raise ValueError(
+            f"{name} moves particles, got a {type(mu).__name__}: there entropy is diffusion, use stepper=None"
+        )

@@ -1,0 +1,250 @@
+"""Gibbs measures: the equation to rounding, against each other and closed forms, derivatives, faults."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import brentq
+
+import mfjax as mf
+from mfjax import losses
+from mfjax.energies import MMD, Entropy, Potential, PowerDivergence, ReducedRisk, Risk
+from mfjax.features import Function
+from mfjax.gibbs.problem import problem
+from mfjax.measures import Grid, Particles
+from mfjax.testing import check_traces
+
+LINE = mf.domains.Interval(-4.0, 4.0)
+PLANE = mf.domains.Box([-4.0, -4.0], [4.0, 4.0])
+
+
+def neuron(xi, x):
+    """2 tanh(w) tanh(theta x): a neuron whose output is bounded by 2."""
+    return 2 * jnp.tanh(xi[0]) * jnp.tanh(xi[1] * x[0])
+
+
+NEURON = Function(neuron)
+
+
+def data(n=12, dtype="float64"):
+    x = jnp.linspace(-2, 2, n, dtype=dtype)[:, None]
+    return x, jnp.tanh(1.5 * x[:, 0]) - 0.5 * jnp.tanh(3 * x[:, 0] - 1)
+
+
+def risk(loss=None, lam=0.1, dtype="float64"):
+    x, y = data(dtype=dtype)
+    y = jnp.sign(y) if isinstance(loss, losses.Logistic) else y
+    return Risk(NEURON, x, y, lam, loss)
+
+
+def bowl(z):
+    return 0.05 * jnp.sum(z * z)
+
+
+def cosh(f, y):
+    return jnp.cosh(f - y) - 1
+
+
+def reduced(lam=1e-2, dtype="float64", **options):
+    return ReducedRisk(
+        Function(lambda xi, x: jnp.tanh(xi[0] * x[0] + xi[1])), *data(dtype=dtype), lam, **options
+    )
+
+
+def gibbs_by_hand(energy, m, temperature):
+    """e^{-V/T} / Z with V from the energy itself, NumPy only."""
+    v = np.asarray(energy.first_variation(m)) / temperature
+    weights = np.exp(-(v - v.min()))
+    return weights / weights.sum()
+
+
+@pytest.mark.parametrize("sigma", [1.0, 0.3, 0.1])
+def test_the_tanh_network_to_rounding(sigma):
+    """Residual <= 1e-10, recomputed from the energy; T = sigma^2 / 2."""
+    temperature = sigma**2 / 2
+    energy = risk()
+    found = mf.gibbs(energy + temperature * Entropy(), Grid.uniform(PLANE, 40))
+    there = gibbs_by_hand(energy, found.measure, temperature)
+    residual = np.abs(np.asarray(found.measure.weights) - there).sum()
+    print(f"sigma = {sigma}: residual {residual:.1e} after {int(found.iterations)} iterations")
+    assert residual <= 1e-10 and float(found.residual) <= 1e-10
+    assert int(found.status) == 0 and 0 <= float(found.gap) < 1e-14
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: risk(losses.Huber(0.2)),
+        lambda: risk(losses.Logistic()),
+        lambda: reduced(regularizer=mf.regularizers.Quadratic(1.0)) + Potential(bowl),
+        lambda: 0.5 * risk(losses.Convex(cosh)) + 2.0 * reduced() + Potential(bowl),
+    ],
+    ids=["huber", "logistic", "reduced, unbiased", "sum"],
+)
+def test_newton_and_fixed_point_agree(make):
+    """Two unrelated iterations; V is recomputed from the energy."""
+    energy, temperature = make(), 0.02
+    grid = Grid.uniform(PLANE, 20)
+    newton = mf.gibbs(energy + temperature * Entropy(), grid)
+    damped = mf.gibbs(energy + temperature * Entropy(), grid, method="fixed point", tolerance=1e-9)
+    there = gibbs_by_hand(energy, newton.measure, temperature)
+    assert np.abs(np.asarray(newton.measure.weights) - there).sum() < 1e-10
+    gap = np.abs(np.asarray(newton.measure.weights - damped.measure.weights)).sum()
+    assert gap < 1e-8
+    assert float(newton.value) <= float(damped.value) + 1e-14
+    assert int(damped.iterations) > int(newton.iterations)
+
+
+def test_the_plain_iteration_diverges_where_both_methods_converge():
+    """m <- e^{-V_m/T} / Z at small T: it ends in a cycle far from the solution."""
+    energy, temperature = risk(), 0.005
+    found = mf.gibbs(energy + temperature * Entropy(), Grid.uniform(PLANE, 20))
+    mu = Grid.uniform(PLANE, 20)
+    step = jax.jit(lambda mu: mu.with_weights(jax.nn.softmax(-energy.first_variation(mu) / temperature)))
+    for _ in range(100):
+        mu = step(mu)
+    assert float(jnp.sum(jnp.abs(mu.weights - found.measure.weights))) > 0.5
+
+
+def test_a_gaussian_in_closed_form():
+    """F = (mean - y)^2 / 2 with V = lam x^2 / 2: normal law of mean y / (1 + lam), variance T / lam."""
+    lam, y, temperature = 2.0, 1.2, 0.3
+    energy = Risk(Function(lambda xi, x: xi[0] * x[0]), [[1.0]], [y], lam) + temperature * Entropy()
+    line = mf.domains.Interval(-5.0, 6.0)
+    m = mf.gibbs(energy, Grid.uniform(line, 200)).measure
+    x = m.points[:, 0]
+    mean = float(m.integrate(x))
+    # The midpoint rule is spectrally accurate for a normal law.
+    assert mean == pytest.approx(y / (1 + lam), abs=1e-12)
+    assert float(m.integrate((x - mean) ** 2)) == pytest.approx(temperature / lam, abs=1e-12)
+
+
+def test_one_datum_is_a_scalar_equation():
+    """With one datum the prediction solves f = <phi> under e^{-((f - y) phi + V) / T}, one number."""
+    y, temperature, lam = 0.8, 0.05, 0.1
+    phi = Function(lambda xi, x: jnp.tanh(xi[0] * x[0]))
+    grid = Grid.uniform(LINE, 64)
+    found = mf.gibbs(Risk(phi, [[1.5]], [y], lam) + temperature * Entropy(), grid)
+    x = np.asarray(grid.points[:, 0])
+    value = np.tanh(1.5 * x)
+
+    def mean(f):
+        weights = np.exp(-((f - y) * value + 0.5 * lam * x**2) / temperature)
+        return value @ weights / weights.sum()
+
+    root = brentq(lambda f: f - mean(f), -1, 1, xtol=1e-15)
+    assert float(found.measure.integrate(jnp.asarray(value))) == pytest.approx(root, abs=1e-12)
+
+
+def test_it_minimises_and_the_gap_bounds_the_excess():
+    """No perturbation has less free energy; on a path to another measure the gap is above the excess."""
+    energy = risk(losses.Huber(0.2)) + 0.05 * Entropy()
+    grid = Grid.uniform(PLANE, 20)
+    found = mf.gibbs(energy, grid)
+    free = jax.jit(jax.vmap(lambda w: energy.solve(grid.with_weights(w)).value))
+    rng = np.random.default_rng(0)
+    best = np.asarray(found.measure.weights)
+    others = best * np.exp(0.3 * rng.normal(size=(50, best.size)))
+    excess = np.asarray(free(jnp.asarray(others / others.sum(1, keepdims=True)))) - float(found.value)
+    assert excess.min() > 0
+    bound = jax.jit(lambda w: problem(energy, grid).gap(w))
+    for share in (1.0, 0.3, 0.01):
+        mixed = jnp.asarray((1 - share) * best + share * np.asarray(grid.weights))
+        assert 0 < float(free(mixed[None])[0] - found.value) <= float(bound(mixed))
+
+
+def test_any_energy_through_the_potential_at_the_cells():
+    """A discrepancy has no finite dual: Newton on the cells, the fixed point, and a mass that is not one."""
+    torus = mf.domains.Torus(1)
+    energy = MMD(mf.kernels.Gaussian(0.2, torus), Particles([[0.2], [0.25], [0.7]])) + 0.01 * Entropy()
+    grid = Grid.uniform(torus, 48)
+    assert energy.dual(grid) is None
+    ends = [mf.gibbs(energy, grid, method=method).measure.weights for method in ("newton", "fixed point")]
+    np.testing.assert_allclose(*ends, atol=1e-9)
+    heavy = mf.gibbs(risk() + 0.05 * Entropy(), Grid(PLANE, 16, np.full(256, 3 / 256)))
+    assert float(heavy.measure.mass) == pytest.approx(3.0, rel=1e-14) and float(heavy.residual) < 1e-12
+
+
+def test_derivatives_are_those_of_the_implicit_function_theorem():
+    """In (lam, T), of the free energy and of a mean: the envelope theorem and central differences."""
+    grid = Grid.uniform(PLANE, 12)
+
+    def solve(lam, temperature):
+        found = mf.gibbs(risk(lam=lam) + temperature * Entropy(), grid)
+        weights = found.measure.weights
+        return found.value, found.measure.integrate(jnp.prod(jnp.tanh(grid.points), 1)), weights
+
+    at = (0.1, 0.05)
+    compiled = jax.jit(jax.value_and_grad(lambda *a: solve(*a)[1], (0, 1)))
+    _, slopes = compiled(*at)
+    value = jax.jit(lambda *a: solve(*a)[:2])
+    step = 1e-5
+    for i in (0, 1):
+        shifted = [tuple(a + s * step * (i == j) for j, a in enumerate(at)) for s in (1, -1)]
+        ends = [np.asarray(value(*place)) for place in shifted]
+        np.testing.assert_allclose(slopes[i], (ends[0][1] - ends[1][1]) / (2 * step), rtol=1e-6)
+    forward = jax.jit(jax.jacfwd(lambda *a: solve(*a)[:2], (0, 1)))(*at)
+    np.testing.assert_allclose(forward[1], slopes, rtol=1e-9)
+    # dF_T/dlam is the partial derivative, int |xi|^2 / 2 dm.
+    squares = jnp.sum(grid.points**2, axis=1)
+    np.testing.assert_allclose(forward[0][0], 0.5 * solve(*at)[2] @ squares, rtol=1e-9)
+
+
+def test_one_program_batched_over_strength_and_temperature():
+    grid = Grid.uniform(PLANE, 12)
+    solve = lambda lam, temperature: mf.gibbs(risk(lam=lam) + temperature * Entropy(), grid)
+    lams, temperatures = jnp.array([0.01, 0.1, 0.3]), jnp.array([0.005, 0.05, 0.5])
+    batched = jax.jit(jax.vmap(solve))(lams, temperatures)
+    assert np.all(np.asarray(batched.status) == 0) and float(jnp.max(batched.residual)) < 1e-10
+    for i in range(3):
+        alone = solve(lams[i], temperatures[i])
+        np.testing.assert_allclose(batched.measure.weights[i], alone.measure.weights, atol=1e-12)
+    assert (
+        check_traces(
+            lambda lam, t: solve(lam, t).value,
+            [(jnp.array(a), jnp.array(b)) for a, b in ((0.1, 0.1), (0.2, 0.3))],
+        )
+        == 1
+    )
+
+
+def test_single_precision():
+    grid = Grid.uniform(PLANE, 16, dtype="float32")
+    found = mf.gibbs(risk(dtype="float32") + 0.05 * Entropy(), grid)
+    assert found.measure.dtype == "float32" and float(found.residual) < 1e-5
+    double = mf.gibbs(risk() + 0.05 * Entropy(), Grid.uniform(PLANE, 16))
+    np.testing.assert_allclose(found.measure.weights, double.measure.weights, atol=1e-6)
+
+
+def test_a_search_cut_short_is_told():
+    energy, grid = risk() + 0.005 * Entropy(), Grid.uniform(PLANE, 12)
+    with pytest.raises(mf.SimulationError, match=r"residual of .* after 2 iterations of newton") as caught:
+        mf.gibbs(energy, grid, iterations=2)
+    assert int(caught.value.run.status) == mf.status.NOT_CONVERGED
+    with pytest.raises(mf.SimulationError, match='method="newton"'):
+        mf.gibbs(energy, grid, method="fixed point", iterations=3)
+    status = jax.jit(lambda t: mf.gibbs(risk() + t * Entropy(), grid, iterations=2).status)(0.005)
+    assert int(status) == mf.status.NOT_CONVERGED
+
+
+@pytest.mark.wrong_calls
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: mf.gibbs(risk(), Grid.uniform(PLANE, 8)), "add temperature \\* energies.Entropy"),
+        (lambda: mf.gibbs(risk() + Entropy(), Particles([[0.0, 0.0]])), "on a Grid, got Particles"),
+        (lambda: mf.gibbs(3.0, Grid.uniform(PLANE, 8)), "energy must be an Energy"),
+        (
+            lambda: mf.gibbs(risk() + Entropy(), Grid.uniform(PLANE, 8), method="bfgs"),
+            "method must be one of",
+        ),
+        (lambda: mf.gibbs(risk() + Entropy(), Grid.uniform(PLANE, 8), iterations=0), "iterations must be"),
+        (
+            lambda: mf.gibbs(Entropy() + PowerDivergence(lambda x: 1.0), Grid.uniform(PLANE, 8)),
+            "PowerDivergence has no Gibbs measure",
+        ),
+    ],
+)
+def test_bad_input(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
