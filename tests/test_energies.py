@@ -28,6 +28,11 @@ def data(n=9, dtype="float64"):
     return x, jnp.sin(x @ jnp.array([1.0, 0.5], dtype)) + 0.3
 
 
+def labels(dtype):
+    x, y = data(dtype=dtype)
+    return x[:, :1], jnp.where(y > 0.3, 1.0, -1.0)
+
+
 def reduced(features=TANH, n=9, dtype="float64", lam=1e-2, center=0.0, **options):
     return ReducedRisk(features, *data(n, dtype), lam=lam, regularizer=Quadratic(center), **options)
 
@@ -57,6 +62,18 @@ ENERGIES = {
     "reduced risk, rbf": (lambda s, d: reduced(RBF(TORUS, scale=s), dtype=d), (2.0, 1.0)),
     "risk": (
         lambda lam, d: Risk(Weighted(Ridge(jnp.sin)), data()[0][:, :1].astype(d), data()[1], lam),
+        (0.1, 0.0),
+    ),
+    "risk, huber": (
+        lambda delta, d: Risk(
+            Weighted(Ridge(jnp.sin)), data()[0][:, :1].astype(d), data()[1], 0.1, mf.losses.Huber(delta)
+        ),
+        (0.2, 1.0),
+    ),
+    "risk, logistic": (
+        lambda lam, d: Risk(
+            Weighted(Ridge(jnp.sin)), *labels(d), lam, loss=mf.losses.Logistic(), data_weights=jnp.ones(9)
+        ),
         (0.1, 0.0),
     ),
     "mmd, gaussian": (lambda s, d: MMD(mf.kernels.Gaussian(s), target(d)), (1.0, 0.5)),

@@ -190,8 +190,9 @@ def test_one_key_couples_two_starts_synchronously(name):
 
 def test_without_noise_stochastic_heun_is_heun():
     flow = Wasserstein(ENERGY.terms[0][1], LINE)
+    run = eqx.filter_jit(trajectory)
     ends = [
-        trajectory(mf.Simulation(flow, START, stepper=scheme(0.1), steps=5))[0].state.measure.points
+        run(mf.Simulation(flow, START, stepper=scheme(0.1), steps=5))[0].state.measure.points
         for scheme in (StochasticHeun, Heun)
     ]
     np.testing.assert_array_equal(*ends)
@@ -218,10 +219,11 @@ def test_free_energy_of_particles_tends_to_that_of_their_law():
     energy = 0.3 * Entropy() + Potential(lambda z: 0.5 * z[0] ** 2)
     exact = 0.5 * v - 0.15 * (1 + np.log(2 * np.pi * v))
     # Standard deviations: 0.5 v sqrt(2 / M) of the potential, 0.3 sqrt((0.5 + 0.4) / M) of the rest.
-    assert abs(float(FreeEnergy(energy)(Particles(x))) - exact) < 4 * 0.02
+    free = eqx.filter_jit(FreeEnergy(energy))
+    assert abs(float(free(Particles(x))) - exact) < 4 * 0.02
     # Padding has no part in it.
     wide = Particles(jnp.concatenate([x[:50], x[:3]]), jnp.append(jnp.full(50, 0.02), jnp.zeros(3)))
-    np.testing.assert_allclose(FreeEnergy(energy)(wide), FreeEnergy(energy)(Particles(x[:50])), rtol=1e-12)
+    np.testing.assert_allclose(free(wide), free(Particles(x[:50])), rtol=1e-12)
 
 
 def test_fitted_rate_lies_between_transient_and_floor():

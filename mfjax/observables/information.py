@@ -12,6 +12,8 @@ from mfjax.domains import Euclidean
 from mfjax.energies.base import Energy, Sum
 from mfjax.energies.entropy import Entropy
 from mfjax.flows.base import Flow
+from mfjax.grids.faces import above, cells, slopes
+from mfjax.grids.fitting import fitted
 from mfjax.measures import Measure, Particles
 from mfjax.observables.base import Observable
 from mfjax.observables.divergences import _Divergence
@@ -40,36 +42,21 @@ class FisherInformation(_Divergence):
 
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
         m, t = self._masses(mu)
-        seen = t > 0
-        ratio = jnp.where(seen, m / jnp.where(seen, t, 1), 0).reshape(mu.shape)
-        full, t = ratio > 0, t.reshape(mu.shape)
-        log_ratio = jnp.log(jnp.where(full, ratio, 1))
-        total = jnp.where(jnp.any((m > 0) & ~seen), jnp.inf, 0)
-        for axis, periodic in enumerate(mu.periodic):
-            ahead = lambda values, axis=axis: jnp.roll(values, -1, axis)
-            both, one = full & ahead(full), full ^ ahead(full)
-            # An empty cell of the target holds no mass and no information.
-            one &= (t > 0) & (ahead(t) > 0)
-            product = (ratio - ahead(ratio)) * (log_ratio - ahead(log_ratio))
-            product = jnp.where(both, product, jnp.where(one, jnp.inf, 0))
-            theta = jnp.where(both, t * _bernoulli(_log_ratio(t, ahead(t))), 1)
-            faces = theta * product
-            if not periodic:
-                faces = jax.lax.slice_in_dim(faces, 0, mu.shape[axis] - 1, axis=axis)
-            total = total + jnp.sum(faces) / mu.spacing[axis] ** 2
+        there, full = t > 0, (m > 0) & (t > 0)
+        log = lambda values, seen: jnp.log(jnp.where(seen, values, 1))
+        ratio = jnp.where(there, m / jnp.where(there, t, 1), 0)
+        heights = cells(log(ratio, full), mu)
+        forward = fitted(mu, slopes(-log(t, there), mu), jnp.ones((), mu.dtype))
+        total = jnp.where(jnp.any((m > 0) & ~there), jnp.inf, 0)
+        ratio, full, t = cells(ratio, mu), cells(full, mu), cells(t, mu)
+        for axis, (theta, _) in enumerate(forward):
+            theta = theta * t
+            product = (ratio - above(ratio, axis)) * (heights - above(heights, axis))
+            both, one = full & above(full, axis), full ^ above(full, axis)
+            # An empty cell of the target has no ratio, and no flux.
+            one &= (theta > 0) & (above(t, axis) > 0)
+            total = total + jnp.sum(jnp.where(both, theta * product, jnp.where(one, jnp.inf, 0)))
         return total.astype(mu.dtype)
-
-
-def _log_ratio(a: Array, b: Array) -> Array:
-    both = (a > 0) & (b > 0)
-    return jnp.where(both, jnp.log(jnp.where(both, a, 1)) - jnp.log(jnp.where(both, b, 1)), 0)
-
-
-def _bernoulli(x: Array) -> Array:
-    """x / (e^x - 1), 1 at x = 0."""
-    near = jnp.abs(x) < 1e-4
-    safe = jnp.where(near, 1, x)
-    return jnp.where(near, 1 - x / 2 + x * x / 12, safe / jnp.expm1(safe))
 
 
 class FreeEnergy(Observable):

@@ -22,7 +22,7 @@ def fit_rate(
     times: Any,
     values: Any,
     *,
-    window: tuple[float, float] | None = None,
+    window: tuple[ScalarLike, ScalarLike] | None = None,
     floor: ScalarLike = 0.0,
     transient: ScalarLike = 0.1,
 ) -> Rate:

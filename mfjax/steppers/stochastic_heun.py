@@ -4,7 +4,6 @@ from typing import ClassVar
 
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax.flows.base import State
 from mfjax.steppers.base import Step, Stepper, settle, step_size
 from mfjax.steppers.explicit import HEUN, combine, runge_kutta
 from mfjax.steppers.noise import brownian, require_particles
@@ -57,7 +56,7 @@ class StochasticHeun(Stepper):
             return settle(flow, runge_kutta(HEUN, flow, state, evaluation, dt)[0])
         noise = brownian(flow, state.measure, dt, key)
         predicted = flow.move(state, evaluation.tangent, dt, noise)
-        there = flow.evaluate(State(predicted.measure, evaluation.carry))
+        there = flow.evaluate(predicted.with_carry(evaluation.carry))
         mean = combine(HEUN.b, [evaluation.tangent, there.tangent])
         moved = flow.move(state, mean, dt, noise)
-        return settle(flow, State(moved.measure, there.carry))
+        return settle(flow, moved.with_carry(there.carry))
