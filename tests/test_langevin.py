@@ -12,7 +12,7 @@ from mfjax.energies import Entropy, Potential, Risk
 from mfjax.features import Function
 from mfjax.flows import Wasserstein
 from mfjax.measures import Particles
-from mfjax.observables import FreeEnergy, fit_rate, log_sobolev_rate
+from mfjax.observables import FreeEnergy, fit_rate
 from mfjax.simulate import trajectory
 from mfjax.steppers import EulerMaruyama, Heun, StochasticHeun
 from mfjax.steppers.noise import brownian
@@ -239,13 +239,6 @@ def test_fitted_rate_lies_between_transient_and_floor():
     assert abs(fit.rate - 1.5) < 4 * fit.error and 0.001 < fit.error < 0.01
 
 
-def test_log_sobolev_rate_is_exact_for_a_gaussian():
-    """KL of two normal laws of one variance: the mean decays at kappa, its square at 2 kappa."""
-    t = np.linspace(0, 3, 50)
-    assert fit_rate(t, np.exp(-0.8 * t) ** 2).rate == pytest.approx(float(log_sobolev_rate(0.8)), rel=1e-10)
-    assert float(log_sobolev_rate(0.8, 0.5, 1.0)) == pytest.approx(1.6 * np.exp(-2))
-
-
 @pytest.mark.wrong_calls
 @pytest.mark.parametrize(
     ("make", "message"),
@@ -253,7 +246,6 @@ def test_log_sobolev_rate_is_exact_for_a_gaussian():
         (lambda: fit_rate([0, 1, 2], [1, 2]), "one length"),
         (lambda: fit_rate([0, 1, 2], [1.0, 1.0, 1.0]), "save more often, run longer"),
         (lambda: fit_rate([1, 1, 1], [1.0, 1.0, 1.0], window=(0, 2)), "all 3 values"),
-        (lambda: log_sobolev_rate(-1.0), "convexity must be at least 0"),
         (lambda: FreeEnergy(3.0), "must be an Energy"),
         (lambda: FreeEnergy(Entropy(), 0), "neighbours must be at least 1"),
         (lambda: FreeEnergy(Entropy())(Particles([[0.0], [1.0], [2.0]], [0.5, 0.3, 0.2])), "unequal"),

@@ -1,12 +1,9 @@
-"""Exponential rates: fitted to a curve, and known from a log-Sobolev inequality."""
+"""Exponential rates fitted to a curve."""
 
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, ScalarLike
-
-from mfjax._arrays import scalar
+from jaxtyping import ScalarLike
 
 
 class Rate(NamedTuple):
@@ -77,29 +74,3 @@ def _between(values: np.ndarray, floor: float, transient: float) -> np.ndarray:
     ended = np.flatnonzero(~(values > low))
     last = ended[0] if len(ended) else values.size
     return (index >= (begun[0] if len(begun) else values.size)) & (index < last)
-
-
-def log_sobolev_rate(
-    convexity: ScalarLike, temperature: ScalarLike = 1.0, oscillation: ScalarLike = 0.0
-) -> Float[Array, ""]:
-    """2 kappa e^{-osc / T}, at least the rate at which the free energy of Langevin dynamics decays.
-
-    F_T(m_t) - min F_T <= e^{-rate t} (F_T(m_0) - min F_T), F_T = F + T Entropy with F convex, wherever
-    the first variation V_m, for every m that the flow meets, is a function of Hessian >= kappa =
-    `convexity` (lam for `Risk` with lam |xi|^2 / 2) plus one of `oscillation` sup - inf <= osc. The
-    measures e^{-V_m/T} then satisfy a log-Sobolev inequality of constant (kappa / T) e^{-osc / T}
-    (Bakry, Emery; Holley, Stroock).
-
-    Exact for a Gaussian: osc = 0, V = kappa |x|^2 / 2. Otherwise often many orders below the true rate;
-    the rate at the end of the decay is that of `mf.linearize` at the minimiser.
-
-    On a bounded convex domain with no flux it is the same. W_2 to the minimiser decays at half the rate.
-
-    Source: A. Nitanda, D. Wu, T. Suzuki, AISTATS 2022, Theorem 1; L. Chizat, TMLR 2022, Theorem 3.2.
-
-    >>> float(log_sobolev_rate(0.5)), float(log_sobolev_rate(0.5, 2.0, 0.0))
-    (1.0, 1.0)
-    """
-    convexity = scalar(convexity, "convexity", minimum=0)
-    temperature = scalar(temperature, "temperature", above=0)
-    return 2 * convexity * jnp.exp(-scalar(oscillation, "oscillation", minimum=0) / temperature)
