@@ -150,6 +150,16 @@ class Weighted(FeatureMap):
         return omega[0] * self.features(omega[1:], x)
 
 
+class Signed(Weighted):
+    """Phi((s, omega), x) = s phi(omega, x) of a particle of sign s on `domains.Signed`.
+
+    A network of positive masses then has the outer weights s_i m_i, and a potential s V(omega).
+
+    >>> float(Signed(ReLU())(jnp.array([-1.0, 2.0]), jnp.array([3.0])))
+    -6.0
+    """
+
+
 class CircleModes(FeatureMap):
     """Fourier features of a rotation-invariant kernel kappa(s) = sum_k c_k e^{iks} on S^1, c_{-k} = c_k >= 0.
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from mfjax._arrays import is_traced
 from mfjax.flows.base import Flow, State
+from mfjax.flows.fisher_rao import WassersteinFisherRao
 from mfjax.flows.wasserstein import Wasserstein
 from mfjax.measures import Grid, Measure, Particles, Tangent
 
@@ -20,7 +21,7 @@ class Spectrum(eqx.Module):
       direction of mode i decays like e^{-rates_i t}, its square (energy, chi^2, MMD^2) at twice the rate.
     - `frequencies` (n,): the imaginary parts, zero for a gradient flow.
     - `modes`: a `Tangent` with leading axis n, the real parts of the eigenvectors: displacements of
-      points (n, K, d), of masses (n, K), of marks.
+      points (n, K, d), of masses (n, K), of log masses of particles as its `growth`, of marks.
     - `speed`: the largest velocity left at the measure, 0 for an exactly stationary one.
     - `note`: what was linearised and in which coordinates.
     """
@@ -47,13 +48,15 @@ def linearize(flow: Flow, mu_star: Measure, *, tolerance: float | None = 1e-3) -
     """Rates r_i and modes h_i with A h_i = -r_i h_i, A the derivative of the flow at a stationary `mu_star`.
 
     A is the Jacobian of `flow.rate` by forward differentiation, so it is exact for the flow as
-    declared: for particles in coordinates of the tangent space at each point (and of the marks), for a
-    grid in the masses of the cells, restricted to perturbations of mass zero. Near a uniform teacher
+    declared: for particles in coordinates of the tangent space at each point (and of the marks, and of
+    log masses that grow), for a grid in the masses of the cells, restricted to perturbations of mass zero
+    unless masses grow. Near a uniform teacher
     with isotropic data of kernel kappa = sum_k c_k e^{iks} on S^1 the mode k has the rate
 
     - k^2 c_k / (c_k + lam) for the reduced risk with f = (t - 1)^2 / 2, times (c_0 / (c_0 + lam))^2 with
       f = t^2 / 2: between ultra-fast diffusion (k^2) at small and the MMD flow (k^2 c_k / lam) at large lam;
-    - k^2 c_k for `MMD(kappa, target)`, the half squared discrepancy.
+    - k^2 c_k for `MMD(kappa, target)`, the half squared discrepancy, and (alpha k^2 + beta) c_k by
+      `WassersteinFisherRao`; there particles have two coordinates each and as many rates 0.
 
     Near any teacher, ultra-fast diffusion `PowerDivergence(target, order, scale)` has order * scale times
     the eigenvalues of h -> -div(target grad h) / target, the least of which is the spectral gap.
@@ -89,7 +92,10 @@ def linearize(flow: Flow, mu_star: Measure, *, tolerance: float | None = 1e-3) -
     symmetric = symmetric and (is_traced(mu.weights) or bool(jnp.all(mu.weights > 0)))
     rates, frequencies, modes, speed = _decompose(flow, state, symmetric)
     _check_stationary(speed, rates, tolerance)
-    what = "cell masses, total mass fixed" if isinstance(mu, Grid) else "particles, tangent coordinates"
+    if isinstance(flow, WassersteinFisherRao):
+        what = "cell masses" if isinstance(mu, Grid) else "particles, tangent coordinates and log masses"
+    else:
+        what = "cell masses, total mass fixed" if isinstance(mu, Grid) else "particles, tangent coordinates"
     note = f"{type(flow).__name__} flow of {_names(flow)} at {mu.size} {what}"
     return Spectrum(rates, frequencies, modes, speed, note)
 
@@ -134,9 +140,16 @@ def _check_stationary(speed: Array, rates: Array, tolerance: float | None) -> No
 
 
 def _grid_chart(flow: Flow, state: State) -> tuple[int, Callable, Callable]:
-    """(dimension, rate, embedding) in an orthonormal basis of the mass perturbations of sum zero."""
+    """(dimension, rate, embedding) in the masses; unless they grow, in a basis of changes of sum zero."""
     mu = state.measure
     n = mu.size
+
+    def mass_rate(weights):
+        tangent = flow.rate(State(mu.with_weights(weights), state.carry))
+        return tangent.weights if tangent.growth is None else tangent.weights + tangent.growth * weights
+
+    if flow.rate(state).growth is not None:
+        return n, lambda change: mass_rate(mu.weights + change), lambda change: Tangent(weights=change)
 
     # The reflection that exchanges the constant unit vector and the first axis: its other columns are
     # orthonormal and sum to zero.
@@ -148,41 +161,46 @@ def _grid_chart(flow: Flow, state: State) -> tuple[int, Callable, Callable]:
         return Tangent(weights=reflect(jnp.concatenate([jnp.zeros((1,), mu.dtype), coordinates])))
 
     def rate(coordinates):
-        moved = mu.with_weights(mu.weights + embed(coordinates).weights)
-        return reflect(flow.rate(State(moved, state.carry)).weights)[1:]
+        return reflect(mass_rate(mu.weights + embed(coordinates).weights))[1:]
 
     return n - 1, rate, embed
 
 
 def _particle_chart(flow: Flow, state: State) -> tuple[int, Callable, Callable]:
-    """(dimension, rate, embedding) in orthonormal bases of the tangent spaces, then in the marks."""
+    """(dimension, rate, embedding) in bases of the tangent spaces, log masses that grow, the marks."""
     mu, domain = state.measure, flow.domain
     projections = jax.vmap(
         lambda x: jax.vmap(lambda v: domain.project(x, v))(jnp.eye(x.size, dtype=x.dtype))
     )(mu.points)
     # Eigenvalues ascend from 0 (normal) to 1 (tangent).
     basis = jnp.linalg.eigh(projections)[1][:, :, -domain.dim :]
-    moving = [name for name, value in (flow.rate(state).marks or {}).items() if value is not None]
-    k = mu.size * domain.dim
+    at_rest = flow.rate(state)
+    moving = [name for name, value in (at_rest.marks or {}).items() if value is not None]
+    k, growing = mu.size * domain.dim, 0 if at_rest.growth is None else mu.size
 
     def embed(coordinates):
         points = jnp.einsum("kda,ka->kd", basis, coordinates[:k].reshape(mu.size, domain.dim))
-        marks, begin = {}, k
+        growth = coordinates[k : k + growing] if growing else None
+        marks, begin = {}, k + growing
         for name in moving:
             value = mu.marks[name]
             marks[name] = coordinates[begin : begin + value.size].reshape(value.shape)
             begin += value.size
-        return Tangent(points=points, marks=marks)
+        return Tangent(points=points, growth=growth, marks=marks)
 
     def rate(coordinates):
         shift = embed(coordinates)
         points = jax.vmap(domain.retract)(mu.points, shift.points)
         marks = {name: value + shift.marks.get(name, 0) for name, value in mu.marks.items()}
-        moved = eqx.tree_at(lambda m: (m.points, m.marks), mu, (points, marks))
+        weights = mu.weights * jnp.exp(shift.growth) if growing else mu.weights
+        moved = eqx.tree_at(lambda m: (m.points, m.weights, m.marks), mu, (points, weights, marks))
         tangent = flow.rate(State(moved, state.carry))
         # Projected at the moved points: a flow that keeps the radial part would otherwise add it here.
         velocity = jax.vmap(domain.project)(points, tangent.points)
         parts = [jnp.einsum("kda,kd->ka", basis, velocity).ravel()]
+        if growing:
+            # A particle without mass has no mass to grow.
+            parts.append(jnp.where(mu.weights > 0, tangent.growth, 0))
         return jnp.concatenate(parts + [tangent.marks[name].ravel() for name in moving])
 
-    return k + sum(mu.marks[name].size for name in moving), rate, embed
+    return k + growing + sum(mu.marks[name].size for name in moving), rate, embed

@@ -91,7 +91,8 @@ def _checked_weights(weights, size: int, dtype) -> Array:
         smallest = float(np.min(np.asarray(weights)))
         if smallest < 0:
             raise ValueError(
-                f"weights must be non-negative, got {smallest:g}; a signed measure is two species with a mark"
+                f"weights must be non-negative, got {smallest:g}; a signed measure is two species, on "
+                "domains.Signed"
             )
     return weights
 
@@ -176,7 +177,8 @@ class Grid(Measure):
     """Masses `weights` (K,) in the cells of a uniform grid with centres `points` (K, d).
 
     The axes of a grid in several dimensions are flattened in C order; `shape` holds the cells per
-    axis, `spacing` (dim,) their side lengths (arc length on the circle), `periodic` the topology.
+    axis, `spacing` (dim,) their side lengths (arc length on the circle), `periodic` the topology. Nothing
+    flows along the first `frozen` axes, which number species (`domains.Signed`).
     `marks` are further values of each cell (a height `H`), a mapping from names to arrays (K, ...).
     """
 
@@ -186,13 +188,14 @@ class Grid(Measure):
     spacing: Float[Array, " dim"]
     shape: tuple[int, ...] = eqx.field(static=True)
     periodic: tuple[bool, ...] = eqx.field(static=True)
+    frozen: int = eqx.field(static=True)
 
     def __init__(self, domain: Domain, n, weights=None, *, marks: Mapping | None = None, dtype=None):
         cells = domain.cells(n)
         dtype = jnp.result_type(float) if dtype is None else dtype
         self.points = cells.points.astype(dtype)
         self.spacing = cells.spacing.astype(dtype)
-        self.shape, self.periodic = cells.shape, cells.periodic
+        self.shape, self.periodic, self.frozen = cells.shape, cells.periodic, cells.frozen
         size = int(np.prod(cells.shape))
         if weights is None:
             weights = jnp.full((size,), 1 / size, dtype)

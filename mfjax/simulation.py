@@ -61,7 +61,7 @@ class Simulation(eqx.Module):
             raise ValueError(f"stepper must be a Stepper, got {type(stepper).__name__}")
         self.stepper.validate(flow, measure)
         self.observables = _checked_observables(observables)
-        self.key = _checked_key(key, self.stepper.noisy and flow.stochastic)
+        self.key = _checked_key(key, self.stepper.needs_key(flow))
         self.save_measures = bool(save_measures)
         self.max_steps = count(max_steps, "max_steps")
         self.save_every, self.save_times = _schedule(
@@ -112,7 +112,9 @@ def _checked_observables(observables) -> dict[str, Observable]:
 def _checked_key(key, needed: bool):
     if key is None:
         if needed:
-            raise ValueError("this flow has noise (temperature > 0): pass key=jax.random.key(seed)")
+            raise ValueError(
+                "this flow has noise (temperature > 0), or its stepper has: pass key=jax.random.key(seed)"
+            )
         return None
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
         raise ValueError(f"key must be a typed key, jax.random.key(seed), got {key!r}")

@@ -10,6 +10,7 @@ NOT_CONVERGED = 6
 CFL = 7
 NON_FINITE = 8
 UNORDERED_TIMES = 9
+OVERFLOW = 10
 
 MESSAGES = {
     OK: "completed",
@@ -26,6 +27,8 @@ MESSAGES = {
     NON_FINITE: "the state became NaN or infinite: the step is too large for the stiffness (stable below 2 / "
     "the largest rate), or the data are not finite",
     UNORDERED_TIMES: "the saved times decrease, or are NaN: sort save_at",
+    OVERFLOW: "more particles were born than there are slots: give the measure a larger capacity (slots of "
+    "zero mass), or a smaller step",
 }
 
 

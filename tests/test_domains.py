@@ -22,6 +22,8 @@ DOMAINS = {
     "torus": (mf.domains.Torus(1, 0.3), 8, 0.3),
     "torus2": (mf.domains.Torus(2, 4.0), 5, 16.0),
     "interval": (mf.domains.Interval(0.1, 0.7), 9, 0.6),
+    "signed": (mf.domains.Signed(mf.domains.Sphere(1)), 12, 4 * np.pi),
+    "signed box": (mf.domains.Signed(mf.domains.Box([-1.0, 0.0], [1.0, 3.0])), 5, 12.0),
     "box": (mf.domains.Box([-1.0, 0.0], [1.0, 3.0]), 6, 6.0),
 }
 

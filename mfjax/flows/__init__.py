@@ -3,5 +3,6 @@
 from mfjax.flows.base import Evaluation as Evaluation
 from mfjax.flows.base import Flow as Flow
 from mfjax.flows.base import State as State
+from mfjax.flows.fisher_rao import WassersteinFisherRao as WassersteinFisherRao
 from mfjax.flows.two_timescale import TwoTimescale as TwoTimescale
 from mfjax.flows.wasserstein import Wasserstein as Wasserstein

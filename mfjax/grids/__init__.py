@@ -6,6 +6,7 @@ kinds: those with a potential move mass by transport (`transport`), internal ene
 """
 
 from mfjax.grids.base import Discretisation as Discretisation
+from mfjax.grids.base import first_variation as first_variation
 from mfjax.grids.base import internal_parts as internal_parts
 from mfjax.grids.base import transport_part as transport_part
 from mfjax.grids.base import validate as validate

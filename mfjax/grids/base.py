@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from mfjax._arrays import is_traced
 from mfjax.domains import Domain
@@ -46,6 +47,14 @@ def transport_part(energy: Energy) -> Energy:
     return Sum(rest)
 
 
+def first_variation(energy: Energy, mu: Grid, carry: Any = None) -> Float[Array, " K"]:
+    """V in the cells of `mu`, internal energies included."""
+    rest, total = transport_part(energy), jnp.zeros((mu.size,), mu.dtype)
+    for coefficient, term in internal_parts(energy):
+        total = total + jnp.asarray(coefficient).astype(mu.dtype) * term.first_variation(mu)
+    return total + rest.first_variation(mu, rest.solve(mu, carry)) if rest.parts() else total
+
+
 def validate(mu: Measure, domain: Domain) -> None:
     """**Raises** `ValueError` unless `mu` is a measure on the cells of `domain`.
 
@@ -58,12 +67,15 @@ def validate(mu: Measure, domain: Domain) -> None:
     if not isinstance(mu, Grid):
         raise ValueError(f"grids discretise a Grid, got {type(mu).__name__}")
     if is_traced((mu, domain)):
-        cells = domain.cells(mu.shape)
+        cells = domain.cells(mu.shape[mu.frozen :])
     else:
         # Inside jit, too, the cells of a constant domain are constants that can be compared.
         with jax.ensure_compile_time_eval():
-            cells = domain.cells(mu.shape)
-    same = cells.periodic == mu.periodic and cells.points.shape == mu.points.shape
+            cells = domain.cells(mu.shape[mu.frozen :])
+    same = (cells.periodic, cells.frozen) == (
+        mu.periodic,
+        mu.frozen,
+    ) and cells.points.shape == mu.points.shape
     if same and not is_traced((mu, domain)):
         expected, points = np.asarray(cells.points), np.asarray(mu.points)
         spacing, size = np.asarray(cells.spacing), float(np.max(np.abs(expected)))

@@ -2,7 +2,7 @@
 
 Values of cells are flat (K,) as in `Grid`; values of faces have the shape of the grid, one array per axis,
 entry i belonging to the face between cells i and i + 1. The last face of an axis closes the circle, or is
-a wall, through which nothing flows.
+a wall, through which nothing flows. An axis that is frozen, the species of a signed measure, has only walls.
 """
 
 import jax.numpy as jnp
@@ -28,6 +28,8 @@ def below(values: Array, axis: int) -> Array:
 
 def without_wall(face_values: Array, mu: Grid, axis: int) -> Array:
     """The same values with zero at the wall, if `axis` has one."""
+    if axis < mu.frozen:
+        return jnp.zeros_like(face_values)
     if mu.periodic[axis]:
         return face_values
     shape = [1] * len(mu.shape)

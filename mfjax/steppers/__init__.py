@@ -2,6 +2,7 @@
 
 from mfjax.steppers.base import Step as Step
 from mfjax.steppers.base import Stepper as Stepper
+from mfjax.steppers.birth_death import BirthDeath as BirthDeath
 from mfjax.steppers.entropic import EntropicProximal as EntropicProximal
 from mfjax.steppers.explicit import RK4 as RK4
 from mfjax.steppers.explicit import Adaptive as Adaptive

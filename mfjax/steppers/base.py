@@ -46,6 +46,10 @@ class Stepper(eqx.Module):
         """Whether the driver chooses the step from `error`."""
         return self.dt is None
 
+    def needs_key(self, flow: Flow) -> bool:
+        """Whether a run of `flow` draws random numbers."""
+        return self.noisy and flow.stochastic
+
     def validate(self, flow: Flow, mu: Measure) -> None:
         """**Raises** `ValueError` if this scheme cannot step `flow` on measures like `mu`."""
         if flow.stochastic and not self.noisy and isinstance(mu, Particles):

@@ -41,13 +41,26 @@ def combine(weights: tuple[float, ...], tangents: list[Tangent]) -> Tangent:
     )
 
 
+def from_base(tangent: Tangent, along: Tangent, dt) -> Tangent:
+    """The rate of a stage that lies `dt` along `along`, in the coordinates of the base.
+
+    Weights that also grow are a exp(g), and the stages combine rates of a and of g: classical orders hold,
+    and whatever the growth, masses stay positive where they would without it.
+    """
+    if tangent.weights is None or tangent.growth is None:
+        return tangent
+    shrunk = tangent.weights * jnp.exp(-dt * along.growth)
+    return eqx.tree_at(lambda t: t.weights, tangent, shrunk)
+
+
 def runge_kutta(tableau: Tableau, flow, state: State, evaluation, dt) -> tuple[State, list[Tangent]]:
     """One step, and the stage tangents."""
     tangents, carry = [evaluation.tangent], evaluation.carry
     for row in tableau.a:
-        stage = flow.move(state, combine(row, tangents), dt)
+        along = combine(row, tangents)
+        stage = flow.move(state, along, dt)
         at_stage = flow.evaluate(stage.with_carry(carry))
-        tangents.append(at_stage.tangent)
+        tangents.append(from_base(at_stage.tangent, along, dt))
         carry = at_stage.carry
     moved = flow.move(state, combine(tableau.b, tangents), dt)
     return moved.with_carry(carry), tangents

@@ -1,0 +1,145 @@
+"""The Wasserstein-Fisher-Rao gradient flow of an energy, on particles and on a grid."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, ScalarLike
+
+from mfjax import grids
+from mfjax._arrays import scalar
+from mfjax.domains import Domain
+from mfjax.energies.base import Energy
+from mfjax.flows.base import Evaluation, Flow, State, evaluation
+from mfjax.measures import Grid, Measure, Tangent
+
+
+class WassersteinFisherRao(Flow):
+    """d_t mu = alpha div(mu grad V) - beta V mu, V the first variation of `energy`.
+
+    On `Particles`: x_i' = -alpha grad V(x_i), m_i' = -beta V(x_i) m_i, the masses m_i (K,) by their
+    logarithms: no step makes one negative. On a `Grid`: transport by `space`, reaction by logarithms. dF/dt =
+    -alpha int |grad V|^2 dmu - beta int V^2 dmu.
+
+    - `transport` alpha >= 0, `reaction` beta >= 0, per unit of flow time; array leaves. alpha = 0 is the
+      Fisher-Rao flow (mirror descent), beta = 0 the Wasserstein flow.
+    - `balanced=True` subtracts the mean of V: the total mass, which is free otherwise, stays exactly. The
+      constant in V matters only without it: V_i = dF/dm_i must hold as it stands, as it does for the
+      energies of mfjax.
+
+    **Good values**: for 1/2 E (F - y)^2 of a network F = sum_i a_i relu(b_i . x), the gradient flow of
+    neurons that start with |a_i| = |b_i| is (alpha, beta) = (1, 2), m_i = |a_i| |b_i| at b_i / |b_i| on the
+    sphere; with a_i = |b_i| not trained but bound to b_i it is (1, 4), m_i = |b_i|^2. Both signs:
+    `domains.Signed`.
+    Linearised at the uniform law on S^1 the mode k decays at (alpha k^2 + beta) c_k, c_k the Fourier
+    coefficient of the kernel of V.
+
+    **Fails** to reach a teacher where there is no mass at all when alpha = 0, and where the energy
+    does not see (`mf.certificates.identifiability`).
+
+    **Raises** `ValueError` for negative rates, for internal energies (the entropy, too: its potential is
+    log of a density) on particles, and for points outside the domain.
+
+    Source: arXiv 2603.01977; Rotskoff, Jelassi, Bruna, Vanden-Eijnden, arXiv 1902.01843 (birth-death);
+    Chizat, arXiv 1907.10300.
+
+    >>> import mfjax as mf
+    >>> energy = mf.energies.Potential(lambda x: x[0])
+    >>> flow = WassersteinFisherRao(energy, mf.domains.Euclidean(1), transport=1.0, reaction=2.0)
+    >>> now = flow.evaluate(flow.init(mf.measures.Particles(jnp.array([[3.0]]))))
+    >>> now.tangent.points.tolist(), now.tangent.growth.tolist(), float(now.dissipation)
+    ([[-1.0]], [-6.0], 19.0)
+    """
+
+    energy: Energy
+    domain: Domain
+    transport: Float[Array, ""]
+    reaction: Float[Array, ""]
+    space: grids.Discretisation
+    balanced: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        energy: Energy,
+        domain: Domain,
+        transport: ScalarLike = 1.0,
+        reaction: ScalarLike = 1.0,
+        *,
+        balanced: bool = False,
+        space: grids.Discretisation | None = None,
+    ):
+        self.space = grids.FiniteVolume() if space is None else space
+        for name, value, kind, what in (
+            ("energy", energy, Energy, "an Energy"),
+            ("domain", domain, Domain, "a Domain"),
+            ("space", self.space, grids.Discretisation, "an mf.grids.Discretisation"),
+        ):
+            if not isinstance(value, kind):
+                raise ValueError(f"{name} must be {what}, got {type(value).__name__}")
+        self.energy, self.domain, self.balanced = energy, domain, bool(balanced)
+        self.transport = scalar(transport, "transport", minimum=0)
+        self.reaction = scalar(reaction, "reaction", minimum=0)
+
+    def validate(self, mu: Measure) -> None:
+        if not isinstance(mu, Measure):
+            raise ValueError(f"the initial measure must be Particles or Grid, got {type(mu).__name__}")
+        if isinstance(mu, Grid):
+            self.space.validate(self.energy, mu, self.domain)
+        elif internal := grids.internal_parts(self.energy):
+            raise ValueError(
+                f"{type(internal[0][1]).__name__} makes masses grow by a function of the density, which "
+                "particles do not have: run this flow on a Grid"
+            )
+        super().validate(mu)
+
+    def init(self, mu: Measure) -> State:
+        self.validate(mu)
+        return State(mu, self.space.init(self.energy, mu) if isinstance(mu, Grid) else self.energy.init(mu))
+
+    def evaluate(self, state: State) -> Evaluation:
+        mu = state.measure
+        moving = self._on_grid if isinstance(mu, Grid) else self._on_particles
+        now, potential = moving(mu, state.carry)
+        if self.balanced:
+            potential = potential - mu.integrate(potential) / mu.mass
+        beta = self.reaction.astype(mu.dtype)
+        growth = -beta * potential
+        dissipation = now.dissipation + beta * mu.integrate(potential**2)
+        where = lambda e: (e.tangent.growth, e.dissipation)
+        return eqx.tree_at(where, now, (growth, dissipation), is_leaf=lambda leaf: leaf is None)
+
+    def _on_particles(self, mu: Measure, carry: Any) -> tuple[Evaluation, Array]:
+        """The transport, and V at the particles."""
+        solution = self.energy.solve(mu, carry)
+        gradient = self.energy.gradient_field(mu, solution)
+        alpha = self.transport.astype(mu.dtype)
+        velocity = jax.vmap(self.domain.velocity)(mu.points, -alpha * gradient)
+        slope = jax.vmap(self.domain.project)(mu.points, gradient)
+        now = evaluation(
+            Tangent(points=velocity),
+            solution.value,
+            -mu.integrate(jnp.sum(slope * velocity, axis=-1)),
+            mu.dtype,
+            residual=solution.residual,
+            status=solution.status,
+            carry=solution.carry,
+        )
+        return now, self.energy.first_variation(mu, solution)
+
+    def _on_grid(self, mu: Grid, carry: Any) -> tuple[Evaluation, Array]:
+        """The transport, and V in the cells."""
+        now = self.space.evaluate(self.energy, mu, carry)
+        alpha = self.transport.astype(mu.dtype)
+        longest = jnp.where(alpha > 0, now.max_step / jnp.where(alpha > 0, alpha, 1), jnp.inf)
+        where = lambda e: (e.tangent.weights, e.dissipation, e.max_step)
+        scaled = (alpha * now.tangent.weights, alpha * now.dissipation, longest.astype(mu.dtype))
+        return eqx.tree_at(where, now, scaled), grids.first_variation(self.energy, mu, carry)
+
+    def move(self, state: State, tangent: Tangent, time: Any, noise: Any = None) -> State:
+        moved = super().move(state, tangent, time, noise)
+        if not self.balanced:
+            return moved
+        # The mean of V makes the mass constant in continuous time only.
+        weights = moved.measure.weights * (state.measure.mass / moved.measure.mass)
+        return eqx.tree_at(lambda s: s.measure.weights, moved, weights)
