@@ -3,11 +3,10 @@
 from collections.abc import Callable
 
 import equinox as eqx
-import jax
 from jaxtyping import Array, Float
 
-from mfjax._arrays import inner
 from mfjax.energies.base import Energy, Solution
+from mfjax.energies.convolution import convolution, convolution_at
 from mfjax.measures import Measure
 
 
@@ -31,7 +30,7 @@ class MMD(Energy):
             raise ValueError(f"target must be a measure, got {type(target).__name__}")
         self.kernel = kernel
         self.target = target
-        self.self_energy = target.integrate(_smooth(kernel, target, target.points))
+        self.self_energy = target.integrate(convolution(kernel, target, target.points))
 
     def validate(self, mu, domain=None):
         if mu.points.shape[-1] != self.target.points.shape[-1]:
@@ -41,7 +40,7 @@ class MMD(Energy):
             )
 
     def solve(self, mu, carry=None):
-        at_mu = _smooth(self.kernel, mu, mu.points) - 2 * _smooth(self.kernel, self.target, mu.points)
+        at_mu = convolution(self.kernel, mu, mu.points) - 2 * convolution(self.kernel, self.target, mu.points)
         value = 0.5 * (mu.integrate(at_mu) + self.self_energy.astype(mu.dtype))
         return Solution(value, KernelPotential(self.kernel, mu, self.target))
 
@@ -54,13 +53,4 @@ class KernelPotential(eqx.Module):
     target: Measure
 
     def __call__(self, point):
-        return _smooth_at(self.kernel, self.mu, point) - _smooth_at(self.kernel, self.target, point)
-
-
-def _smooth_at(kernel: Callable, mu: Measure, point: Array) -> Array:
-    return inner(mu.weights, jax.vmap(kernel, in_axes=(None, 0))(point, mu.points))
-
-
-def _smooth(kernel: Callable, mu: Measure, points: Array) -> Array:
-    """int k(., y) dmu(y) at many points, one row at a time: memory O(K), not O(K^2)."""
-    return jax.lax.map(lambda p: _smooth_at(kernel, mu, p), points, batch_size=256)
+        return convolution_at(self.kernel, self.mu, point) - convolution_at(self.kernel, self.target, point)

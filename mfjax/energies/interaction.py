@@ -1,0 +1,45 @@
+"""The energy of pairwise interaction."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+from jaxtyping import Array
+
+from mfjax.energies.base import Energy, Solution
+from mfjax.energies.convolution import convolution, convolution_at
+from mfjax.measures import Measure
+
+
+class Interaction(Energy):
+    """F(mu) = 1/2 int int W(x, y) dmu(x) dmu(y), with first variation V = int W(., y) dmu(y).
+
+    `kernel(x, y)` is a symmetric function W of two points, such as an `mf.kernels` object or a function of
+    |x - y|; attraction where it grows with distance. Particles also act on themselves: W(x, x) should be
+    constant, and finite. An unsymmetric W has another first variation, which this is not.
+
+    >>> import jax.numpy as jnp, mfjax as mf
+    >>> mu = mf.measures.Particles(jnp.array([[0.0], [2.0]]))
+    >>> float(Interaction(lambda x, y: jnp.sum((x - y) ** 2))(mu))
+    1.0
+    """
+
+    kernel: Callable[[Array, Array], Array]
+
+    def __init__(self, kernel: Callable):
+        if not callable(kernel):
+            raise ValueError(f"kernel must be callable on two points, got {kernel!r}")
+        self.kernel = kernel
+
+    def solve(self, mu, carry=None):
+        value = 0.5 * mu.integrate(convolution(self.kernel, mu, mu.points))
+        return Solution(value, InteractionPotential(self.kernel, mu))
+
+
+class InteractionPotential(eqx.Module):
+    """x -> int W(x, y) dmu(y)."""
+
+    kernel: Callable
+    mu: Measure
+
+    def __call__(self, point: Array) -> Array:
+        return convolution_at(self.kernel, self.mu, point)

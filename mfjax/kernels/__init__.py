@@ -1,0 +1,11 @@
+"""Kernels k(x, y) of two points for discrepancies and interactions, written for one pair."""
+
+from mfjax.kernels.arc_cosine import ArcCosine as ArcCosine
+from mfjax.kernels.base import Kernel as Kernel
+from mfjax.kernels.radial import Energy as Energy
+from mfjax.kernels.radial import Gaussian as Gaussian
+from mfjax.kernels.radial import Laplace as Laplace
+from mfjax.kernels.radial import Matern as Matern
+from mfjax.kernels.radial import Riesz as Riesz
+from mfjax.kernels.signed import Signed as Signed
+from mfjax.kernels.sobolev import Sobolev as Sobolev

@@ -1,0 +1,31 @@
+"""The kernel of signed measures."""
+
+from collections.abc import Callable
+
+from jaxtyping import Array, Float
+
+from mfjax.kernels.base import Kernel
+
+
+class Signed(Kernel):
+    """((s, x), (s', y)) -> s s' k(x, y), for points whose first coordinate is their sign s = +1 or -1.
+
+    A measure of such points stands for the signed measure sum_i s_i m_i delta(x_i); its discrepancies are
+    those of the signed measures, and the potentials of the two species are V and -V. Any number is
+    allowed for s.
+
+    >>> import jax.numpy as jnp
+    >>> from mfjax.kernels import Energy
+    >>> float(Signed(Energy())(jnp.array([1.0, 0.0]), jnp.array([-1.0, 2.0])))
+    2.0
+    """
+
+    kernel: Callable[[Array, Array], Array]
+
+    def __init__(self, kernel: Callable):
+        if not callable(kernel):
+            raise ValueError(f"kernel must be callable on two points, got {kernel!r}")
+        self.kernel = kernel
+
+    def __call__(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:
+        return x[0] * y[0] * self.kernel(x[1:], y[1:])

@@ -1,0 +1,102 @@
+"""The kernel of the norm of dot-H^{-s} on a circle, in closed form."""
+
+from math import factorial, pi
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, ScalarLike
+
+from mfjax._arrays import is_traced, scalar
+from mfjax.domains import Torus
+from mfjax.kernels.base import Kernel
+
+# zeta(1 + e) = 1/e + (Euler's constant) - STIELTJES e + ...
+STIELTJES = -0.07281584548367673
+# Terms of the expansion about 0 by precision: at half a period each is a quarter of the one before.
+TERMS = {"float32": 14, "float64": 28}
+
+
+class Sobolev(Kernel):
+    """K_s(x, y) = 1/L sum_{k != 0} |2 pi k / L|^{-2s} e^{2 pi i k (x - y) / L} on the circle R / L Z.
+
+    To machine precision (1e-9 near, not at, odd 2s), by the expansion of the polylogarithm
+    Re Li_{2s}(e^{i theta}) about theta = 2 pi (x - y) / L = 0, |theta| <= pi:
+
+        sum_j zeta(2s - 2j) (-1)^j theta^{2j} / (2j)!  +  pi / (2 Gamma(2s) cos(pi s)) theta^{2s - 1}.
+
+    At whole s it is a polynomial: L B_2({t}) / 2 for s = 1, -L^3 B_4({t}) / 24 for s = 2, t = (x - y) / L.
+    At odd 2s the pole of zeta and that of the last term leave a logarithm. The force jumps at coincident
+    points for s = 1 and is continuous for s > 1; at coincidence it is 0.
+
+    - `order`: s, a number known when the kernel is made; `domain`: `Torus(1, period=L)`.
+
+    **Raises** `ValueError` for s <= 1/2 (K_s(0) is infinite), a traced order, other domains.
+
+    Source: NIST Digital Library of Mathematical Functions, 25.12.12 and its limit at odd 2s.
+
+    >>> round(float(Sobolev(1.0)(jnp.array([0.3]), jnp.array([0.3]))), 6)
+    0.083333
+    """
+
+    order: Float[Array, ""]
+    domain: Torus
+    even: Float[Array, " J"]
+    last: Float[Array, " 4"]
+
+    def __init__(self, order: ScalarLike, domain: Torus | None = None):
+        self.domain = Torus(1) if domain is None else domain
+        if not isinstance(self.domain, Torus) or self.domain.dim != 1:
+            raise ValueError(f"the closed form lives on Torus(1), got {self.domain!r}")
+        self.order = scalar(order, "order", above=0.5)
+        if is_traced(self.order):
+            raise ValueError("the closed form needs an order known in advance; a traced one needs a series")
+        self.even, self.last = (jnp.asarray(c, jnp.result_type(float)) for c in expansion(float(self.order)))
+
+    def __call__(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:
+        period, s = self.domain.period.astype(x.dtype), self.order.astype(x.dtype)
+        distance = jnp.abs(self.domain.displacement(x, y)[0]) / period
+        smooth, square = jnp.zeros_like(distance), distance * distance
+        for c in self.even.astype(x.dtype)[: TERMS[x.dtype.name]][::-1]:
+            smooth = smooth * square + c
+        power, constant, slope, shift = self.last.astype(x.dtype)
+        apart = distance > 0
+        log = jnp.log(2 * pi * jnp.where(apart, distance, 1.0))
+        # slope * log at odd 2s, where shift = 0; the quotient is smooth in the shift.
+        grown = log * _relative(shift * log)
+        rough = jnp.where(apart, jnp.exp(power * log) * (constant + slope * grown), 0.0)
+        # At power 0 (2s nearest to 1) the constant is part of the value at coincidence.
+        rough = jnp.where(apart | (power > 0), rough, constant - slope / jnp.where(shift == 0, 1.0, shift))
+        return 2 * period ** (2 * s - 1) * (2 * pi) ** (-2 * s) * (smooth + rough)
+
+
+def _relative(u: Array) -> Array:
+    """(e^u - 1) / u."""
+    small = u == 0
+    safe = jnp.where(small, 1.0, u)
+    return jnp.where(small, 1.0, jnp.expm1(safe) / safe)
+
+
+def expansion(order: float) -> tuple[np.ndarray, np.ndarray]:
+    """(coefficients of t^{2j}, (n - 1, A, r, e)) of Re Li_{2s}(e^{2 pi i t}), theta = 2 pi t.
+
+    n is the odd number nearest to 2s, e = 2s - n, and theta^{n-1} (A + r (theta^e - 1) / e) stands for the
+    two terms of exponents n - 1 and 2s - 1, whose coefficients have poles at e = 0.
+    """
+    from scipy.special import digamma, gamma, polygamma, zeta
+
+    double, j = 2 * order, np.arange(TERMS["float64"])
+    n = max(1, 2 * round((double - 1) / 2) + 1)
+    shift, middle = double - n, (n - 1) // 2
+    sign = (-1.0) ** middle
+    arguments = np.where(j == middle, 0.0, double - 2 * j)
+    scale = np.array([(-1.0) ** i * (2 * pi) ** (2 * i) / factorial(2 * i) for i in range(j.size)])
+    even = np.where(j == middle, 0.0, zeta(arguments) * scale)
+    slope = -1 / (np.sinc(shift / 2) * gamma(double))
+    if abs(shift) < 1e-5:
+        # Two Taylor coefficients of the difference below, which rounds to nothing here.
+        psi = digamma(n)
+        change = 0.5 * (polygamma(1, n) - psi**2) - STIELTJES - pi**2 / 24
+        constant = (np.euler_gamma + psi + shift * change) / gamma(n)
+    else:
+        constant = zeta(1 + shift) / gamma(n) + slope / shift
+    return even, np.array([n - 1, sign * constant, sign * slope, shift])
