@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import mfjax as mf
-from mfjax.energies import MMD, Entropy, PorousMedium, Potential, PowerDivergence, ReducedRisk, Risk
+from mfjax.energies import MMD, Blob, Entropy, PorousMedium, Potential, PowerDivergence, ReducedRisk, Risk
 from mfjax.features import RBF, ReLU, Ridge, Weighted
 from mfjax.measures import Grid, Particles
 from mfjax.regularizers import Quadratic
@@ -80,6 +80,8 @@ ENERGIES = {
     "mmd, laplace": (lambda s, d: MMD(mf.kernels.Laplace(s), target(d)), (1.0, 0.5)),
     "mmd, energy": (lambda s, d: MMD(mf.kernels.Energy(s), target(d)), (1.0, 0.5)),
     "mmd, torus": (lambda s, d: MMD(mf.kernels.Gaussian(s, TORUS), target(d)), (1.0, 0.5)),
+    "blobs of slow diffusion": (lambda w, d: Blob(PorousMedium(2.5), w, mf.domains.Euclidean(2)), (0.7, 0.5)),
+    "blobs of entropy": (lambda w, d: Blob(Entropy(), w, mf.domains.Euclidean(2)), (0.7, 0.5)),
     "potential": (lambda a, d: well(a), (1.0, 2.0)),
     "sum": (
         lambda a, d: reduced(dtype=d) + a * well() + MMD(mf.kernels.Energy(), target(d)) * 0.5,

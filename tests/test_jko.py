@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import mfjax as mf
-from mfjax.energies import Entropy, PorousMedium, Potential, PowerDivergence, Spacings
+from mfjax.energies import Blob, Entropy, PorousMedium, Potential, PowerDivergence, Spacings
 from mfjax.measures import Grid, Particles
 from mfjax.observables import Wasserstein1D
 from mfjax.simulate import trajectory
@@ -136,6 +136,27 @@ def test_a_step_by_quantiles_is_the_minimising_movement():
             assert float(objective(other)) > least
 
 
+def test_blobs_tend_to_the_density():
+    """Quantiles of heat and of a Barenblatt profile: the error is that of the width, second order inside."""
+    errors = {"heat": [], "slow": []}
+    for width in (0.08, 0.04):
+        n = round(3 / width)
+        flow = mf.flows.Wasserstein(Blob(Entropy(), width, TORUS), TORUS)
+        sim = mf.Simulation(flow, Particles(cosine_quantiles(n, 0.5)), t1=0.01, stepper=Adaptive(1e-6, 1e-8))
+        carry, _ = run(sim)
+        exact = cosine_quantiles(n, 0.5 * np.exp(-4 * np.pi**2 * 0.01))
+        errors["heat"].append(np.max(np.abs(np.asarray(carry.state.measure.points) - exact)))
+        flow = mf.flows.Wasserstein(Blob(PorousMedium(), width, LINE), LINE)
+        sim = mf.Simulation(flow, barenblatt(n, 0.8), t1=0.1, stepper=Adaptive(1e-6, 1e-8))
+        carry, _ = run(sim)
+        assert int(carry.status) == 0
+        exact = np.asarray(barenblatt(n, spread(0.1)).points)
+        errors["slow"].append(np.mean(np.abs(np.asarray(carry.state.measure.points) - exact)))
+    print(f"blobs of width 0.08, 0.04: {errors}")
+    assert errors["heat"][1] < 0.4 * errors["heat"][0] and errors["heat"][1] < 2e-3, errors
+    assert errors["slow"][1] < 0.6 * errors["slow"][0] and errors["slow"][1] < 1e-2, errors
+
+
 # --- Sinkhorn ---------------------------------------------------------------------------------------------
 
 
@@ -213,6 +234,11 @@ def test_bad_input():
             "use Entropy itself",
         ),
         (lambda: slow_diffusion().init(padded), "drop the padding"),
+        (lambda: Blob(Entropy(), 0.1, mf.domains.Sphere(1)), "flat domain"),
+        (
+            lambda: mf.flows.Wasserstein(Blob(Entropy(), 0.1, INTERVAL), INTERVAL).init(grid),
+            "use Entropy itself",
+        ),
         (lambda: EntropicProximal(0.1, 0.0), "blur must be greater than 0"),
         (
             lambda: mf.Simulation(flow, three, stepper=EntropicProximal(0.1, 0.1), steps=1),

@@ -4,6 +4,7 @@ from mfjax.energies.base import Energy as Energy
 from mfjax.energies.base import Scaled as Scaled
 from mfjax.energies.base import Solution as Solution
 from mfjax.energies.base import Sum as Sum
+from mfjax.energies.blob import Blob as Blob
 from mfjax.energies.discrepancy import MMD as MMD
 from mfjax.energies.entropy import Entropy as Entropy
 from mfjax.energies.interaction import Interaction as Interaction

@@ -83,7 +83,7 @@ def _smooth_part(energy: Energy) -> Energy:
         if isinstance(term, InternalEnergy):
             raise ValueError(
                 f"{type(term).__name__} is a function of the density, which particles do not have: run this "
-                "flow on a Grid, or add an explicit density estimate"
+                "flow on a Grid, or take energies.Blob(energy, width, domain), or Spacings in one dimension"
             )
         smooth.append((coefficient, term))
     if len(smooth) == 1 and energy is smooth[0][1]:
