@@ -12,9 +12,9 @@ from mfjax.measures import Tangent
 class Evaluation(eqx.Module):
     """A flow at one state: `tangent`, and the numbers that a run records with it.
 
-    `energy` F; `dissipation` -dF/dt >= 0 along the tangent; `residual` of the inner solve and its
-    `status`; `carry` for the next one; `max_step`, the longest stable explicit transport step (flow
-    time; infinite on particles).
+    `energy` F; `dissipation` -dF/dt along the tangent, >= 0 if the flow is monotone; `residual` of the
+    inner solve and its `status`; `carry` for the next one; `max_step`, the longest stable explicit transport
+    step (flow time; infinite on particles).
     """
 
     tangent: Tangent

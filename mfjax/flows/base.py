@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 from jaxtyping import Array, Float
@@ -34,6 +34,12 @@ class Flow(eqx.Module):
 
     energy: eqx.AbstractVar[Energy]
     domain: eqx.AbstractVar[Domain]
+    # Whether the energy never increases; where it may, the certificate `largest_increase` says by how much.
+    monotone: ClassVar[bool] = True
+
+    def lift(self, mu: Measure) -> Measure:
+        """The measure that the energy is a function of: `mu`, unless marks are coordinates of its points."""
+        return mu
 
     def validate(self, mu: Measure) -> None:
         """**Raises** `ValueError` if this flow cannot move measures like `mu`. Solves nothing."""

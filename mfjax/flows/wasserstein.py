@@ -52,7 +52,7 @@ class Wasserstein(Flow):
 
     def _seen(self, mu: Measure) -> Energy:
         """The energy whose value is recorded: without the entropies that are noise on particles."""
-        return _smooth_part(self.energy) if isinstance(mu, Particles) else self.energy
+        return smooth_part(self.energy) if isinstance(mu, Particles) else self.energy
 
     def evaluate(self, state: State) -> Evaluation:
         mu = state.measure
@@ -74,7 +74,7 @@ class Wasserstein(Flow):
         )
 
 
-def _smooth_part(energy: Energy) -> Energy:
+def smooth_part(energy: Energy) -> Energy:
     """The energy without its entropies. **Raises** for other internal energies."""
     smooth = []
     for coefficient, term in energy.parts():

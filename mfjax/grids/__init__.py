@@ -15,5 +15,8 @@ from mfjax.grids.faces import slopes as slopes
 from mfjax.grids.finite_volume import FiniteVolume as FiniteVolume
 from mfjax.grids.linear import ShiftedFluxes as ShiftedFluxes
 from mfjax.grids.rates import mass_rate as mass_rate
+from mfjax.grids.riding import partial_slopes as partial_slopes
+from mfjax.grids.riding import riding_rate as riding_rate
+from mfjax.grids.riding import velocity as velocity
 from mfjax.grids.spectral import Spectral as Spectral
 from mfjax.grids.transport import transport_rate as transport_rate

@@ -33,9 +33,7 @@ def mass_rate(
     cells decreases.
     """
     temperature, upwinded, diffusing = sorted_parts(parts, mu)
-    for coefficient, energy in upwinded:
-        own = slopes(jnp.asarray(coefficient).astype(mu.dtype) * energy.first_variation(mu), mu)
-        drift = own if drift is None else tuple(a + b for a, b in zip(drift, own, strict=True))
+    drift = with_upwinded(mu, drift, upwinded)
     rate, longest = diffusion_rate(diffusing, mu), jnp.asarray(jnp.inf, mu.dtype)
     if temperature is not None:
         rate = rate - through(fitted(mu, drift, temperature), mu.weights)
@@ -43,6 +41,14 @@ def mass_rate(
         moved, longest = transport_rate(mu, drift)
         rate = rate + moved
     return rate, longest
+
+
+def with_upwinded(mu: Grid, drift: Faces | None, upwinded: tuple[Part, ...]) -> Faces | None:
+    """The drift and the slopes of the energies whose flux is upwinded."""
+    for coefficient, energy in upwinded:
+        own = slopes(jnp.asarray(coefficient).astype(mu.dtype) * energy.first_variation(mu), mu)
+        drift = own if drift is None else tuple(a + b for a, b in zip(drift, own, strict=True))
+    return drift
 
 
 def linearised(mu: Grid, drift: Faces | None, parts: tuple[Part, ...]) -> Pairs:

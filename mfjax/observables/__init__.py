@@ -1,10 +1,12 @@
 """Observables: what a run records of its measure. Each is called as `obs(mu, flow)`."""
 
 from mfjax.observables.base import Observable as Observable
+from mfjax.observables.coupling import optimal_coupling as optimal_coupling
 from mfjax.observables.divergences import KL as KL
 from mfjax.observables.divergences import ChiSquare as ChiSquare
 from mfjax.observables.divergences import MaxRatio as MaxRatio
 from mfjax.observables.energy_distance import EnergyDistance as EnergyDistance
+from mfjax.observables.heights import HeightDistance as HeightDistance
 from mfjax.observables.information import FisherInformation as FisherInformation
 from mfjax.observables.information import FreeEnergy as FreeEnergy
 from mfjax.observables.kernel_density import KernelDensity as KernelDensity

@@ -31,7 +31,8 @@ class Prediction(Observable):
     """F(x_j) = int u phi(., x_j) dmu, the output of the network at inputs `x` (B, k): an array (B,).
 
     The outer weights u are the optimal ones for a `ReducedRisk`, the mark "u" of the particles for
-    `TwoTimescale`; for a `Risk` they are part of the particle. One outer solve, where there is one.
+    `TwoTimescale`; for a `Risk` they are part of the particle, or its mark "H". One outer solve, where
+    there is one.
 
     **Raises** `ValueError` for inputs that are empty or not finite, and for a flow without a network.
 
@@ -59,7 +60,7 @@ class Prediction(Observable):
             )
         x = self.x.astype(mu.dtype)
         outer = flow.outer_weights(mu) if isinstance(energy, ReducedRisk) else 1.0
-        return inner(energy.features.matrix(mu.points, x), mu.weights * outer)
+        return inner(energy.features.matrix(flow.lift(mu).points, x), mu.weights * outer)
 
 
 class TestRisk(Observable):

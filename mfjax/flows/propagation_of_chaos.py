@@ -1,0 +1,42 @@
+"""The (rho, H) system of propagation of chaos: gradient descent of a network, and its density."""
+
+from typing import ClassVar
+
+from mfjax.flows.heights import HeightFlow
+
+
+class PropagationOfChaos(HeightFlow):
+    """d_t rho + div(rho w) = 0, d_t H + w . grad H = -d_H V, w = -grad_theta V(H, .) (survey (3.23), (3.24)).
+
+    V is the first variation of an energy of xi = (H, theta) at the law of (H(theta), theta). For
+    `Risk(Weighted(phi), x, y, lam)`: w = -H grad N - lam theta and d_H V = N + lam H, where N(theta) =
+    sum_j p_j phi(theta, x_j) (F(x_j) - y_j), F = int H phi drho. Flow time.
+
+    On `Particles` with the mark "H" this is gradient descent on all (H_i, theta_i), the plain gradient
+    divided by the mass of the particle: no height need be a function of place. On a `Grid` with the mark "H"
+    one height stands in each cell: trajectories of particles must not cross. Where they do, the density
+    becomes concentrated and the grid describes it no longer. Balance (survey, Proposition 3.3):
+
+        dG/dt = -int |grad_theta V|^2 drho - int (d_H V)^2 drho.
+
+    It is the gradient flow of G for the distance `observables.HeightDistance` (Remark 3.4). Second order in
+    the mesh for smooth rho and H. `tau * Entropy()` and `tau * PorousMedium()` regularise rho (Remark 4.1,
+    see `HeightFlow`).
+
+    **Raises** `ValueError` for a measure without the mark "H".
+
+    >>> import jax.numpy as jnp, mfjax as mf
+    >>> neuron = mf.features.Weighted(mf.features.Ridge(jnp.tanh))
+    >>> risk = mf.energies.Risk(neuron, jnp.array([[1.0]]), jnp.array([1.0]), lam=0.1)
+    >>> mu = mf.measures.Particles(jnp.array([[1.0]]), marks={"H": jnp.array([0.5])})
+    >>> flow = PropagationOfChaos(risk, mf.domains.Euclidean(1))
+    >>> run = mf.simulate(flow, mu, stepper=mf.steppers.Euler(0.1), steps=1)
+    >>> [round(float(v), 4) for v in (run.final.points[0, 0], run.final.marks["H"][0])]
+    [1.003, 0.5422]
+    """
+
+    held: ClassVar[bool] = True
+    rides: ClassVar[bool] = True
+
+    def slope_of_height(self, state):
+        return None

@@ -1,0 +1,83 @@
+"""Values of cells that ride along with the mass: where it goes, and what it carries there."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mfjax.grids.diffusion import Part, conductance
+from mfjax.grids.faces import Faces, above, below, cells, jump, slopes
+from mfjax.grids.fitting import fitted
+from mfjax.grids.rates import sorted_parts, with_upwinded
+from mfjax.grids.transport import slope
+from mfjax.measures import Grid
+
+
+def velocity(mu: Grid, drift: Faces, parts: tuple[Part, ...] = ()) -> Faces:
+    """The velocity of the mass through every face, for the fluxes of `mfjax.grids.mass_rate`.
+
+    Minus the drift and the slopes of upwinded energies; fluxes of diffusion (entropies, pressures) are
+    divided by the mean density of the two cells, and are zero between empty ones.
+    """
+    temperature, upwinded, diffusing = sorted_parts(parts, mu)
+    drift = with_upwinded(mu, drift, upwinded)
+    if temperature is None and not diffusing:
+        return tuple(-d for d in drift)
+    masses = cells(mu.weights, mu)
+    pairs = None if temperature is None else fitted(mu, drift, temperature)
+    pressure = lambda part: cells(part[1].pressure(mu.density, mu.points), mu)
+    diffusive = [(conductance(part, mu), pressure(part)) for part in diffusing]
+    velocities = []
+    for axis in range(len(mu.shape)):
+        flux = jnp.zeros(mu.shape, mu.dtype)
+        if pairs is not None:
+            forward, backward = pairs[axis]
+            flux = forward * masses - backward * above(masses, axis)
+        for through, values in diffusive:
+            flux = flux - through[axis] * jump(values, mu, axis)
+        mean = 0.5 * (masses + above(masses, axis))
+        moved = jnp.where(mean > 0, flux * mu.spacing[axis] / jnp.where(mean > 0, mean, 1), 0)
+        velocities.append(moved if pairs is not None else moved - drift[axis])
+    return tuple(velocities)
+
+
+def riding_rate(
+    values: Float[Array, " K"], velocities: Faces, mu: Grid
+) -> tuple[Float[Array, " K"], Float[Array, ""]]:
+    """(rates, longest explicit step) of d_t H + v . grad H = 0 for values H of cells, v given at the faces.
+
+    Limited upwinding, second order for smooth H. What a face brings counts by the density that it carries
+    over that of the cell, at most 2: on smooth densities rho H moves conservatively, no empty cell changes
+    the height of a full one, and H still goes through empty cells. For steps up to the second value no new
+    extremum of H appears.
+    """
+    values, density = cells(values, mu), cells(mu.density, mu)
+    rate, turnover = jnp.zeros(mu.shape, mu.dtype), jnp.zeros(mu.shape, mu.dtype)
+    for axis, v in enumerate(velocities):
+        half, thick = 0.5 * slope(values, mu, axis), 0.5 * slope(density, mu, axis)
+        arriving = jnp.where(v > 0, values + half, above(values - half, axis))
+        carrying = jnp.where(v > 0, density + thick, above(density - thick, axis))
+        share = lambda carried, density=density: jnp.where(
+            density > 0, jnp.minimum(carried / jnp.where(density > 0, density, 1), 2), 1
+        )
+        change = (
+            share(carrying) * v * (arriving - values),
+            share(below(carrying, axis)) * below(v, axis) * (below(arriving, axis) - values),
+        )
+        rate = rate + (change[1] - change[0]) / mu.spacing[axis]
+        turnover = turnover + (jnp.abs(v) + jnp.abs(below(v, axis))) / mu.spacing[axis]
+    fastest = jnp.max(turnover)
+    longest = jnp.where(fastest > 0, 0.5 / jnp.where(fastest > 0, fastest, 1), jnp.inf)
+    return rate.ravel(), longest
+
+
+def partial_slopes(
+    potential: Float[Array, " K"], by_value: Float[Array, " K"], values: Float[Array, " K"], mu: Grid
+) -> Faces:
+    """The slope of V(H(x), x) in x at frozen H: that of `potential` less (dV/dH) grad H, at every face.
+
+    `by_value` is dV/dH in each cell, averaged over the two of a face: second order.
+    """
+    held = []
+    for axis, (whole, moved) in enumerate(zip(slopes(potential, mu), slopes(values, mu), strict=True)):
+        each = cells(by_value, mu)
+        held.append(whole - 0.5 * (each + above(each, axis)) * moved)
+    return tuple(held)

@@ -1,0 +1,558 @@
+"""The mu-formulation and the (rho, H) systems: against each other, gradient descent and exact balances."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from scipy.optimize import linear_sum_assignment, linprog
+
+import mfjax as mf
+from mfjax.energies import Entropy, PorousMedium, Potential, Risk
+from mfjax.features import Function, Ridge, Weighted
+from mfjax.flows import PropagationOfChaos, SeparatedVariables, Transported, Wasserstein
+from mfjax.measures import Grid, Particles
+from mfjax.observables import HeightDistance, Prediction, optimal_coupling
+from mfjax.simulate import trajectory
+from mfjax.steppers import RK4, Euler, EulerMaruyama
+from mfjax.testing import check_flow
+
+CIRCLE, PLANE = mf.domains.Sphere(1), mf.domains.Euclidean(2)
+INTERVAL, TORUS = mf.domains.Interval(-2.0, 2.0), mf.domains.Torus(2)
+NEURON = Function(lambda theta, x: jnp.tanh(2 * theta[0] * x[0] + x[1]))
+
+
+def data(dtype="float64"):
+    x = jnp.stack([jnp.linspace(-1, 1, 8), jnp.cos(3 * jnp.arange(8.0))], axis=-1)
+    return x.astype(dtype), jnp.sin(3 * x[:, 0] + 0.5).astype(dtype)
+
+
+def risk(lam=0.1, features=NEURON, dtype="float64"):
+    return Risk(Weighted(features), *data(dtype), lam=lam)
+
+
+def start(theta):
+    """H_0, a smooth function of one point of any dimension."""
+    return 1.0 + jnp.sin(2 * theta[0]) + 0.3 * jnp.cos(theta[-1])
+
+
+def bump(theta):
+    """A density whose support ends inside INTERVAL."""
+    return jnp.maximum(1 - theta[0] ** 2, 0) ** 3
+
+
+def carrying(mu, height=start):
+    return mu.with_marks(H=jax.vmap(height)(mu.points).astype(mu.dtype))
+
+
+def on_grid(n, domain=INTERVAL, density=bump, dtype="float64"):
+    return carrying(Grid.from_density(domain, n, density, dtype=jnp.dtype(dtype)))
+
+
+def on_labels(n, dtype="float64"):
+    """Particles at the midpoints of a uniform grid of labels, with the masses of `bump`."""
+    points = ((jnp.arange(n) + 0.5) * (2 / n) - 1)[:, None].astype(dtype)
+    masses = jax.vmap(bump)(points)
+    return carrying(Particles(points, masses / jnp.sum(masses)))
+
+
+def on_quantiles(n):
+    """n equal masses at the levels (i + 1/2) / n of `bump`, by Newton iteration on its cumulative."""
+    level = (jnp.arange(n) + 0.5) / n
+    cumulative = lambda t: 0.5 + (35 / 32) * (t - t**3 + 0.6 * t**5 - t**7 / 7)
+    low, high = -jnp.ones(n), jnp.ones(n)
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        below = cumulative(middle) < level
+        low, high = jnp.where(below, middle, low), jnp.where(below, high, middle)
+    return carrying(Particles(low[:, None]))
+
+
+def systems(energy, domain=INTERVAL, **options):
+    return {
+        "separated": SeparatedVariables(energy, domain, start),
+        "transported": Transported(energy, domain, **options),
+        "chaos": PropagationOfChaos(energy, domain),
+    }
+
+
+@eqx.filter_jit
+def end(flow, mu, dt, t1):
+    carry, (_, values) = trajectory(mf.Simulation(flow, mu, stepper=RK4(dt), t1=t1, save_measures=False))
+    return carry.state.measure, values
+
+
+def moments(mu):
+    """Means of smooth functions of theta under rho and under H rho."""
+    theta = mu.points[:, 0]
+    waves = jnp.stack([jnp.sin(theta), jnp.cos(theta), theta**2], axis=-1)
+    return jnp.concatenate([mu.integrate(waves), mu.integrate(mu.marks["H"][:, None] * waves)])
+
+
+# --- Particles
+
+
+def test_propagation_of_chaos_is_plain_gradient_descent():
+    """H_i, theta_i <- minus gradient of the finite-width loss over the mass: 200 steps, by jax.grad alone."""
+    x, y = data()
+    masses = jnp.array([0.1, 0.3, 0.2, 0.15, 0.25])
+    points, height = jr.normal(jr.key(1), (5, 1)), jr.normal(jr.key(2), (5,))
+    lam, dt = 0.1, 0.05
+
+    def loss(parameters):
+        outer, theta = parameters
+        hidden = jnp.tanh(2 * x[:, :1] * theta[:, 0] + x[:, 1:])
+        error = hidden @ (masses * outer) - y
+        return 0.5 * jnp.mean(error**2) + 0.5 * lam * masses @ (outer**2 + jnp.sum(theta**2, axis=1))
+
+    @jax.jit
+    def descend(_, parameters):
+        gradient = jax.grad(loss)(parameters)
+        scaled = gradient[0] / masses, gradient[1] / masses[:, None]
+        return jax.tree.map(lambda p, g: p - dt * g, parameters, scaled)
+
+    outer, theta = jax.lax.fori_loop(0, 200, descend, (height, points))
+    mu = Particles(points, masses, marks={"H": height})
+    flow = PropagationOfChaos(risk(lam), mf.domains.Euclidean(1))
+    run = mf.simulate(flow, mu, stepper=Euler(dt), steps=200, save_every=200)
+    np.testing.assert_allclose(run.final.points, theta, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(run.final.marks["H"], outer, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(run.observables["energy"][-1], loss((outer, theta)), rtol=1e-12)
+    # And the mu-formulation, whose particles are (H_i, theta_i).
+    lifted = Particles(jnp.column_stack([height, points]), masses)
+    other = mf.simulate(Wasserstein(risk(lam), PLANE), lifted, stepper=Euler(dt), steps=200, save_every=200)
+    np.testing.assert_allclose(run.final.points[:, 0], other.final.points[:, 1], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(run.observables["dissipation"], other.observables["dissipation"], rtol=1e-10)
+
+
+def test_predictions_read_the_height():
+    mu, x = on_labels(6), data()[0]
+    by_hand = np.tanh(2 * np.outer(x[:, 0], mu.points[:, 0]) + np.asarray(x[:, 1:])) @ (
+        mu.weights * mu.marks["H"]
+    )
+    np.testing.assert_allclose(Prediction(x)(mu, PropagationOfChaos(risk(), INTERVAL)), by_hand, rtol=1e-12)
+
+
+def test_separated_variables_keep_the_field_in_closed_form():
+    """At fixed points the closed form solves H' = -(N + lam H), a matrix equation of its own."""
+    lam, t1 = 0.1, 1.0
+    mu = on_labels(6)
+    far = Particles(jnp.linspace(-1.5, 1.5, 5)[:, None], jnp.zeros(5))
+    both = Particles(jnp.concatenate([mu.points, far.points]), jnp.concatenate([mu.weights, far.weights]))
+    x, y = data()
+    # Two copies of every feature of opposite gradients would be needed to stop the points; stop the clock.
+    flow = SeparatedVariables(risk(lam), INTERVAL, start)
+    state = flow.init(both)
+
+    def still(_, state):
+        now = flow.evaluate(state)
+        frozen = eqx.tree_at(lambda t: t.points, now.tangent, jnp.zeros_like(both.points))
+        return flow.move(state, frozen, t1 / 20000)
+
+    state = eqx.filter_jit(lambda s: jax.lax.fori_loop(0, 20000, still, s))(state)
+    phi = jnp.tanh(2 * x[:, :1] * both.points[:, 0] + x[:, 1:])
+    matrix = phi.T @ (phi * both.weights) / len(y) + lam * jnp.eye(11)
+    rest = jnp.linalg.solve(matrix, phi.T @ y / len(y))
+    exact = rest + jax.scipy.linalg.expm(-t1 * matrix) @ (jax.vmap(start)(both.points) - rest)
+    np.testing.assert_allclose(state.measure.marks["H"], exact, rtol=0, atol=2e-5)
+    assert float(state.fields["decay"]) == pytest.approx(np.exp(-lam * t1), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ["separated", "chaos"])
+def test_generic_checks_on_particles(name, dtype):
+    features = Ridge(jnp.tanh)
+    mu = carrying(
+        Particles(CIRCLE.sample(jr.key(1), 5, dtype), jnp.array([0.1, 0.3, 0.2, 0.15, 0.25], dtype))
+    )
+    check_flow(systems(risk(0.1, features, dtype), CIRCLE)[name], mu)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ["separated", "transported", "chaos"])
+@pytest.mark.parametrize("extra", ["none", "heat", "porous"])
+def test_generic_checks_on_grids(name, extra, dtype):
+    """The recorded dissipation is the derivative of the energy of the cells, regularised ones included."""
+    if dtype == "float32" and extra != "heat":
+        pytest.skip("one energy in single precision")
+    energy = risk(0.1, dtype=dtype)
+    energy = {"none": energy, "heat": energy + 0.1 * Entropy(), "porous": energy + 0.1 * PorousMedium()}[
+        extra
+    ]
+    density = lambda theta: 1.2 + jnp.sin(theta[0])
+    check_flow(
+        systems(energy)[name],
+        on_grid(16, density=density, dtype=dtype),
+        rtol=3e-2 if dtype == "float32" else 1e-5,
+    )
+
+
+def test_dissipation_on_labels():
+    flow, mu = Transported(risk(), INTERVAL, labels=(8,)), on_labels(8)
+    now, h = flow.evaluate(flow.init(mu)), 1e-5
+    ahead, behind = (flow.value(flow.move(flow.init(mu), now.tangent, s)) for s in (h, -h))
+    np.testing.assert_allclose((behind - ahead) / (2 * h), now.dissipation, rtol=1e-7)
+    # (dX/da)^{-T} dH/da is exact for quadratic H and affine X, at the ends too.
+    quadratic = mu.with_marks(H=mu.points[:, 0] ** 2)
+    np.testing.assert_allclose(flow.slope_of_height(mf.flows.State(quadratic)), 2 * mu.points, atol=1e-13)
+
+
+def test_labels_in_two_dimensions():
+    """A rotated and stretched label grid on the plane of a box, and one that closes on the torus."""
+    a = jnp.stack(jnp.meshgrid(jnp.arange(6.0), jnp.arange(5.0), indexing="ij"), axis=-1).reshape(-1, 2)
+    points = a @ jnp.array([[0.1, 0.05], [-0.02, 0.2]])
+    height = points @ jnp.array([3.0, -1.0]) + points[:, 0] * points[:, 1]
+    box = mf.domains.Box([-1.0, -1.0], [2.0, 2.0])
+    state = mf.flows.State(Particles(points, marks={"H": height}))
+    slope = Transported(risk(), box, (6, 5)).slope_of_height(state)
+    np.testing.assert_allclose(slope, jnp.array([3.0, -1.0]) + points[:, ::-1], atol=1e-12)
+    errors = []
+    for n in (16, 32):
+        cells = Grid.uniform(TORUS, n)
+        bent = cells.points + 0.05 * jnp.sin(2 * jnp.pi * cells.points[:, ::-1])
+        points = jax.vmap(TORUS.retract)(bent, jnp.zeros_like(bent))
+        wave = lambda p: jnp.sin(2 * jnp.pi * p[0]) * jnp.cos(2 * jnp.pi * p[1])
+        state = mf.flows.State(carrying(Particles(points), wave))
+        exact = jax.vmap(jax.grad(wave))(points)
+        errors.append(
+            float(jnp.max(jnp.abs(Transported(risk(), TORUS, (n, n)).slope_of_height(state) - exact)))
+        )
+    assert errors[0] / errors[1] > 3.6, errors
+
+
+# --- Densities
+
+
+def observed_order(name, flow, exact, sizes, grid, dt, t1):
+    """The slope of the error of `moments` against the mesh; masses are kept, never negative."""
+    errors = []
+    for n in sizes:
+        mu, values = end(flow, grid(n), dt, t1)
+        assert int(values["status"][-1]) == 0 and float(values["min_weight"].min()) >= 0
+        np.testing.assert_allclose(values["mass"], 1, rtol=1e-12)
+        errors.append(float(jnp.max(jnp.abs(moments(mu) - moments(exact)))))
+    order = -np.polyfit(np.log(sizes), np.log(errors), 1)[0]
+    print(f"{name}: errors {errors}, order {order:.2f}")
+    return order, errors
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "sizes", "dt", "t1"),
+    # Labels fold at t = 0.3, where H has a kink.
+    [("separated", 200, (40, 80, 160), 1 / 100, 1.0), ("transported", 400, (80, 160, 240), 1 / 400, 0.2)],
+)
+def test_grids_meet_labels_at_second_order(name, labels, sizes, dt, t1):
+    """(3.19) in closed form and (3.21) on labels against grids that carry H, with empty cells around."""
+    start = on_labels(labels)
+    exact, _ = end(systems(risk(), labels=(labels,))[name], start, dt, t1)
+    assert float(jnp.max(jnp.abs(moments(exact) - moments(start)))) > 0.05, "nothing moves"
+    order, errors = observed_order(name, systems(risk())[name], exact, sizes, on_grid, dt, t1)
+    assert order > 1.7 and errors[-1] < 5e-4, (order, errors)
+
+
+def test_grids_meet_quantile_particles_at_second_order():
+    """(3.23) on the circle: particles at the quantiles of the density of the grids."""
+    levels = (np.arange(4000) + 0.5) / 4000
+    angle = np.linspace(0, 2 * np.pi, 200001)
+    angle = np.interp(levels, (angle + 0.5 * np.sin(angle)) / (2 * np.pi), angle)
+    particles = carrying(Particles(jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=-1)))
+    flow = PropagationOfChaos(risk(0.1, Ridge(jnp.tanh)), CIRCLE)
+    exact, _ = end(flow, particles, 1 / 50, 1.0)
+    assert float(jnp.max(jnp.abs(moments(exact) - moments(particles)))) > 0.05, "nothing moves"
+    grid = lambda n: on_grid(n, CIRCLE, lambda theta: 1 + 0.5 * theta[0])
+    order, errors = observed_order("chaos", flow, exact, (24, 48, 96), grid, 1 / 50, 1.0)
+    assert order > 1.8 and errors[-1] < 1e-4, (order, errors)
+
+
+@pytest.mark.parametrize("name", ["separated", "transported", "chaos"])
+def test_balance_holds_along_runs(name):
+    """Energy against the integral of the recorded dissipation, of second order but for the limiter."""
+    defects = []
+    for dt in (1 / 50, 1 / 100):
+        run = mf.simulate(
+            systems(risk())[name], on_grid(40), stepper=RK4(dt), t1=1.0, save_at=[0.25, 0.5, 1.0]
+        )
+        defects.append(run.certificates["balance_defect"])
+    assert defects[1] < 1e-4 and defects[0] / defects[1] > 2.5, defects
+
+
+def test_dissipation_tends_to_that_of_the_density():
+    """int |grad_theta V|^2 drho + int (d_H V)^2 drho for the declared densities, by quadrature."""
+    flows, fine = systems(risk()), on_labels(4000)
+    lifted = flows["chaos"].lift(fine)
+    gradient = risk().gradient_field(lifted)
+    s, g = gradient[:, 0], gradient[:, 1]
+    slope = jax.vmap(jax.grad(start))(fine.points)[:, 0]
+    whole = g + s * slope
+    exact = {
+        "separated": fine.integrate(whole**2 + s**2),
+        "transported": fine.integrate(whole**2 - s * whole * slope + s**2),
+        "chaos": fine.integrate(g**2 + s**2),
+    }
+    for name, flow in flows.items():
+        evaluate = eqx.filter_jit(lambda n, flow=flow: flow.evaluate(flow.init(on_grid(n))).dissipation)
+        errors = [float(evaluate(n) / exact[name] - 1) for n in (40, 80)]
+        assert abs(errors[1]) < 5e-3 and abs(errors[0] / errors[1]) > 3, (name, errors)
+
+
+def test_two_dimensions():
+    """Propagation of chaos on the torus: a grid against particles that start at its cells."""
+    features = Function(
+        lambda theta, x: jnp.cos(2 * jnp.pi * (theta[0] + x[0])) * jnp.sin(2 * jnp.pi * theta[1] + x[1])
+    )
+    energy = risk(0.0, features) + 0.1 * Potential(lambda xi: 0.5 * xi[0] ** 2)
+    wave = lambda theta: 1 + 0.5 * jnp.cos(2 * jnp.pi * theta[0])
+    height = lambda theta: 1 + 0.5 * jnp.sin(2 * jnp.pi * (theta[0] + theta[1]))
+    flow = PropagationOfChaos(energy, TORUS)
+    seen = Prediction(data()[0])
+    cells = lambda n: carrying(Grid.from_density(TORUS, n, wave), height)
+    exact = end(flow, Particles((c := cells(24)).points, c.weights, c.marks), 1 / 50, 0.2)[0]
+    before, errors = seen(exact, flow) - seen(c, flow), []
+    for n in (12, 24):
+        mu, values = end(flow, cells(n), 1 / 50, 0.2)
+        errors.append(float(jnp.max(jnp.abs(seen(mu, flow) - seen(exact, flow)))))
+        assert int(values["status"][-1]) == 0
+    assert errors[1] < 0.02 * float(jnp.max(jnp.abs(before))) and errors[0] / errors[1] > 3, (errors, before)
+
+
+def test_the_transported_energy_may_increase():
+    """H is large and steep where |N| is small: N = 2 + cos, H ~ N^{-2}."""
+    torus = mf.domains.Torus(1)
+    features = Function(lambda theta, x: x[0] + x[1] * jnp.cos(2 * jnp.pi * theta[0]))
+    height = lambda theta: 4 / (2 + jnp.cos(2 * jnp.pi * theta[0])) ** 2
+    mu = carrying(Grid.uniform(torus, 64), height)
+    x = jnp.array([[2.0, 1.0]])
+    output = mu.integrate(mu.marks["H"] * features.matrix(mu.points, x)[0])
+    energy = Risk(Weighted(features), x, output[None] - 0.1)
+    reports = {}
+    for flow in (
+        Transported(energy, torus),
+        PropagationOfChaos(energy, torus),
+        SeparatedVariables(energy, torus),
+    ):
+        run = mf.simulate(flow, mu, t1=2e-3, save_at=jnp.linspace(0, 2e-3, 5))
+        reports[type(flow).__name__] = run.certificates | {
+            "dissipation": float(run.observables["dissipation"][0])
+        }
+        assert run.certificates["balance_defect"] < 1e-2
+    rise = reports.pop("Transported")
+    assert rise["dissipation"] < 0 and rise["largest_increase"] > 1e-4, rise
+    assert not Transported.monotone and PropagationOfChaos.monotone
+    for report in reports.values():
+        assert report["largest_increase"] == 0 and report["dissipation"] > 0
+    # Never while |grad H| <= 2.
+    steep = float(jnp.max(jnp.abs(jax.vmap(jax.grad(height))(mu.points))))
+    calm = mu.with_marks(H=mu.marks["H"] * (2 / steep))
+    flow = Transported(energy, torus)
+    assert float(flow.evaluate(flow.init(calm)).dissipation) > 0
+
+
+def test_labels_stop_where_they_fold():
+    flow = Transported(risk(), INTERVAL, labels=(60,))
+    run = mf.simulate(flow, on_labels(60), stepper=RK4(1 / 100), t1=1.0, save_at=[0.2, 1.0], throw=False)
+    assert run.status == mf.status.NON_FINITE and np.isfinite(run.observables["energy"][1])
+
+
+# --- Regularised
+
+
+@pytest.mark.parametrize("name", ["separated", "chaos"])
+@pytest.mark.parametrize("kind", ["heat", "porous"])
+def test_stationary_densities(name, kind):
+    """First variation + tau U' constant on the support and not below it elsewhere, and H = -N / lam."""
+    tau, lam = 0.1, 1.0
+    extra = Entropy() if kind == "heat" else PorousMedium()
+    smooth = risk(lam)
+    flow, mu = systems(smooth + tau * extra)[name], on_grid(32)
+    last, values = end(flow, mu, 1 / 50, 40.0)
+    assert int(values["status"][-1]) == 0 and float(values["min_weight"][-1]) >= 0
+    lifted = flow.lift(last)
+    potential = smooth.first_variation(lifted)
+    by_height = smooth.gradient_field(lifted)[:, 0]
+    level = np.asarray(potential + tau * extra.first_variation(last))
+    support = np.asarray(last.weights) > 1e-9
+    # A height that rides goes on moving through empty space.
+    settled = support if name == "chaos" else slice(None)
+    np.testing.assert_allclose(by_height[settled], 0, atol=1e-8)
+    constant = level[support].mean()
+    np.testing.assert_allclose(level[support], constant, atol=1e-7)
+    if kind == "heat":
+        assert support.all()
+        density = np.exp(-np.asarray(potential) / tau)
+        np.testing.assert_allclose(last.weights, density / density.sum(), rtol=1e-6)
+    else:
+        assert 0 < support.sum() < 32
+        assert level[settled].min() > constant - 1e-7
+        density = np.maximum(constant - np.asarray(potential), 0) / tau
+        np.testing.assert_allclose(last.density[settled], density[settled], atol=1e-6)
+
+
+def test_noise_on_particles_is_diffusion_on_the_grid():
+    """(3.19), whose height is a field under noise too: 4000 particles within four standard errors."""
+    flow = SeparatedVariables(risk() + 0.1 * Entropy(), INTERVAL, start)
+    with pytest.raises(ValueError, match="noise"):
+        mf.simulate(flow, on_labels(10), t1=0.1)
+    mu = on_quantiles(4000)
+    run = mf.simulate(flow, mu, stepper=EulerMaruyama(1 / 50), t1=0.5, key=jr.key(7))
+    density, _ = end(flow, on_grid(64), 1 / 500, 0.5)
+    theta = run.final.points[:, 0]
+    for f in (jnp.sin, jnp.cos, jnp.square):
+        error = float(jnp.mean(f(theta)) - density.integrate(f(density.points[:, 0])))
+        # The bias of the step and of the grid beside the noise of the mean.
+        assert abs(error) < 4 * float(jnp.std(f(theta))) / np.sqrt(4000) + 5e-3, (f, error)
+    np.testing.assert_allclose(run.final.marks["H"].mean(), density.integrate(density.marks["H"]), atol=0.05)
+
+
+# --- Sweeps and precision
+
+
+@pytest.mark.parametrize("name", ["separated", "transported", "chaos"])
+def test_one_trace_for_a_sweep(name):
+    """lam and tau under jit(vmap), a cell equal to its own run; particles with lam alone."""
+    traces = []
+
+    def last(lam, tau):
+        traces.append(name)
+        flow = systems(risk(lam) + tau * Entropy())[name]
+        run = mf.Simulation(flow, on_grid(16), stepper=Euler(1 / 50), steps=3)
+        return trajectory(run)[0].evaluation.energy
+
+    lam, tau = jnp.array([0.1, 0.2, 0.5]), jnp.array([0.05, 0.1, 0.2])
+    swept = jax.jit(jax.vmap(last))
+    values = swept(lam, tau)
+    swept(2 * lam, tau)
+    assert len(traces) == 1
+    np.testing.assert_allclose(values[1], last(0.2, 0.1), rtol=1e-12)
+    assert len(set(np.asarray(values).tolist())) == 3
+
+    def particles(lam):
+        flow = systems(risk(lam), labels=(8,))[name]
+        run = mf.Simulation(flow, on_labels(8), stepper=Euler(1 / 50), steps=3)
+        return trajectory(run)[0].evaluation.energy
+
+    values = jax.jit(jax.vmap(particles))(lam)
+    np.testing.assert_allclose(values[2], particles(0.5), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["separated", "transported", "chaos"])
+def test_single_precision(name):
+    single, double = (
+        end(systems(risk(dtype=d))[name], on_grid(40, dtype=d), 1 / 50, 0.2)[0]
+        for d in ("float32", "float64")
+    )
+    assert single.weights.dtype == single.marks["H"].dtype == jnp.float32
+    np.testing.assert_allclose(moments(single), moments(double), rtol=1e-4, atol=1e-5)
+
+
+# --- The mu-formulation
+
+
+def test_the_mu_formulation_in_a_box_against_particles():
+    """d_t mu = div(mu grad V) on (w, theta), V = lam/2 |xi|^2 and another potential."""
+    box = mf.domains.Box([-2.0, -2.0], [2.0, 2.0])
+    energy = risk(0.2) + 0.3 * Potential(lambda xi: jnp.cos(xi[0] + xi[1]))
+    density = lambda xi: jnp.maximum(1 - jnp.sum(xi**2) / 1.5, 0) ** 3
+    flow, seen = Wasserstein(energy, box), Prediction(data()[0])
+    cells = Grid.from_density(box, 40, density)
+    exact, _ = end(flow, Particles(cells.points, cells.weights), 1 / 20, 0.5)
+    moved = float(jnp.max(jnp.abs(seen(exact, flow) - seen(cells, flow))))
+    errors = []
+    for n in (20, 40):
+        mu, values = end(flow, Grid.from_density(box, n, density), 1 / 50, 0.5)
+        errors.append(float(jnp.max(jnp.abs(seen(mu, flow) - seen(exact, flow)))))
+        assert int(values["status"][-1]) == 0
+        np.testing.assert_allclose(values["mass"], 1, rtol=1e-12)
+    assert errors[1] < 0.03 * moved and errors[0] / errors[1] > 3, (errors, moved)
+    check_flow(flow, Grid.from_density(box, 8, lambda xi: 2 + jnp.sin(xi[0])), rtol=1e-5)
+
+
+# --- The distance of Remark 3.4
+
+
+def test_couplings_are_optimal():
+    """Against an independent assignment and an independent linear programme, in both precisions."""
+    compiled, random = jax.jit(optimal_coupling), np.random.default_rng(0)
+    for dtype, bar in (("float64", 1e-13), ("float32", 1e-5)):
+        cost = random.random((30, 30)).astype(dtype)
+        plan = compiled(cost, *(jnp.full(30, 1 / 30, dtype) for _ in "ab"))
+        assert plan.dtype == dtype
+        rows, columns = linear_sum_assignment(cost)
+        np.testing.assert_allclose(jnp.sum(plan * cost), cost[rows, columns].sum() / 30, rtol=bar)
+    m, k = 12, 9
+    cost, a, b = random.random((m, k)), random.random(m), random.random(k)
+    a[3] = 0
+    a, b = a / a.sum(), b / b.sum()
+    plan = compiled(cost, a, b)
+    margins = np.concatenate([np.kron(np.eye(m), np.ones(k)), np.kron(np.ones(m), np.eye(k))])
+    best = linprog(cost.ravel(), A_eq=margins, b_eq=np.concatenate([a, b]), method="highs")
+    np.testing.assert_allclose(jnp.sum(plan * cost), best.fun, rtol=1e-12)
+    np.testing.assert_allclose(jnp.sum(plan, axis=1), a, atol=1e-15)
+    np.testing.assert_allclose(jnp.sum(plan, axis=0), b, atol=1e-15)
+    assert float(plan.min()) >= 0
+    assert bool(jnp.all(jnp.isnan(compiled(jnp.asarray(cost).at[0, 0].set(jnp.nan), a, b))))
+
+
+def test_height_distance():
+    """A metric, invariant under labels, differentiable; the speed of its gradient flow."""
+    mu, nu = on_labels(12), carrying(on_labels(12), lambda theta: 2 - theta[0])
+    distance = jax.jit(lambda a, b: HeightDistance(b, INTERVAL)(a))
+    assert float(distance(mu, mu)) == 0
+    order = jr.permutation(jr.key(0), 12)
+    shuffled = jax.tree.map(lambda leaf: leaf[order], nu)
+    np.testing.assert_allclose(distance(mu, shuffled), distance(nu, mu), rtol=1e-12)
+    shift = carrying(on_labels(12), lambda theta: start(theta) + 3.0)
+    assert float(distance(mu, shift)) == pytest.approx(3.0)
+    assert float(distance(mu, nu)) <= float(distance(mu, shift) + distance(shift, nu))
+    grid = on_grid(12)
+    assert 0 < float(distance(grid, mu)) < 0.3
+    # Derivative in the heights, against a difference; a batch; the speed of the gradient flow of Remark 3.4.
+    value = lambda h: distance(mu.with_marks(H=h), nu)
+    height, direction = mu.marks["H"], jr.normal(jr.key(1), (12,))
+    slope = jnp.vdot(jax.grad(value)(height), direction)
+    np.testing.assert_allclose(
+        (value(height + 1e-5 * direction) - value(height - 1e-5 * direction)) / 2e-5, slope, rtol=1e-6
+    )
+    batch = jax.vmap(value)(jnp.stack([height, height + 1.0]))
+    np.testing.assert_allclose(batch[1], value(height + 1.0), rtol=1e-12)
+    flow = PropagationOfChaos(risk(), INTERVAL)
+    state, h = flow.init(mu), 1e-4
+    now = flow.evaluate(state)
+    moved = flow.move(state, now.tangent, h).measure
+    np.testing.assert_allclose(distance(mu, moved) / h, jnp.sqrt(now.dissipation), rtol=1e-8)
+    run = mf.simulate(flow, mu, stepper=Euler(0.1), steps=2, observables={"to": HeightDistance(nu, INTERVAL)})
+    assert run.observables["to"].shape == (3,)
+
+
+# --- Wrong calls
+
+
+@pytest.mark.wrong_calls
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Transported(risk(), INTERVAL).init(on_labels(8)), "free particles do not close.*labels"),
+        (lambda: Transported(risk(), INTERVAL, (8,)).init(on_grid(8)), "need 8 Particles, got Grid"),
+        (lambda: Transported(risk(), INTERVAL, (9,)).init(on_labels(8)), "need 9 Particles"),
+        (lambda: Transported(risk(), CIRCLE, (8,)), "flat domain"),
+        (lambda: Transported(risk(), INTERVAL, (3,)), "at least 4"),
+        (lambda: SeparatedVariables(risk(), INTERVAL).init(on_labels(8)), "needs height="),
+        (
+            lambda: SeparatedVariables(risk() + Potential(jnp.sum), INTERVAL, start).init(on_labels(8)),
+            "got Risk, Potential: use a Grid",
+        ),
+        (lambda: PropagationOfChaos(risk(), INTERVAL).init(Grid.uniform(INTERVAL, 8)), "mark 'H'"),
+        (
+            lambda: PropagationOfChaos(risk() + PorousMedium(), INTERVAL).init(on_labels(8)),
+            "PorousMedium is a function",
+        ),
+        (lambda: PropagationOfChaos(1.0, INTERVAL), "energy must be an Energy"),
+        (lambda: PropagationOfChaos(risk(), "line"), "domain must be a Domain"),
+        (lambda: HeightDistance(Grid.uniform(INTERVAL, 8), INTERVAL), "mark 'H'"),
+        (lambda: HeightDistance(jnp.ones((3, 1)), INTERVAL), "must be a measure"),
+        (lambda: HeightDistance(on_labels(8), INTERVAL)(Grid.uniform(INTERVAL, 8)), "mark 'H'"),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
