@@ -1,0 +1,76 @@
+"""Boxes and intervals, with walls."""
+
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float
+
+from mfjax._arrays import as_floats, finite, is_traced, scalar
+from mfjax.domains.base import Cells, Domain, axes_of, tensor_centres
+
+
+class Box(Domain):
+    """The box prod_i [lower_i, upper_i] with no-flux boundary.
+
+    Deterministic motion stops at a face (the velocity is projected onto the admissible cone); noisy
+    motion is reflected, the weakly first-order scheme for reflected diffusions.
+    """
+
+    lower: Float[Array, " dim"]
+    upper: Float[Array, " dim"]
+
+    def __init__(self, lower, upper):
+        self.lower = jnp.atleast_1d(finite(as_floats(lower, "lower"), "lower"))
+        self.upper = jnp.atleast_1d(finite(as_floats(upper, "upper"), "upper"))
+        if self.lower.ndim != 1 or self.lower.shape != self.upper.shape:
+            raise ValueError(
+                "lower and upper must be vectors of one length, "
+                f"got {self.lower.shape} and {self.upper.shape}"
+            )
+        if not is_traced((self.lower, self.upper)) and np.any(
+            np.asarray(self.lower) >= np.asarray(self.upper)
+        ):
+            raise ValueError(f"lower must lie below upper on every axis, got {self.lower} and {self.upper}")
+
+    @property
+    def dim(self) -> int:
+        return self.lower.shape[0]
+
+    def sample_point(self, key, dtype=float):
+        low, high = self.lower.astype(dtype), self.upper.astype(dtype)
+        return jnp.minimum(low + (high - low) * jr.uniform(key, (self.dim,), dtype), high)
+
+    def contains(self, x):
+        return jnp.all((x >= self.lower.astype(x.dtype)) & (x <= self.upper.astype(x.dtype)))
+
+    def velocity(self, x, v):
+        blocked = ((x <= self.lower.astype(x.dtype)) & (v < 0)) | (
+            (x >= self.upper.astype(x.dtype)) & (v > 0)
+        )
+        return jnp.where(blocked, 0.0, v)
+
+    def retract(self, x, v):
+        return jnp.clip(x + v, self.lower.astype(x.dtype), self.upper.astype(x.dtype))
+
+    def diffuse(self, x, v):
+        low, high = self.lower.astype(x.dtype), self.upper.astype(x.dtype)
+        width = high - low
+        folded = jnp.mod(x + v - low, 2 * width)
+        moved = low + jnp.where(folded > width, 2 * width - folded, folded)
+        # low + (high - low) may round to a number above high.
+        return jnp.minimum(moved, high)
+
+    def cells(self, n):
+        shape = axes_of(n, self.dim)
+        dtype = jnp.result_type(float)
+        points, spacing = tensor_centres(self.lower.astype(dtype), self.upper.astype(dtype), shape)
+        return Cells(points, spacing, shape, (False,) * self.dim)
+
+
+def Interval(lower, upper) -> Box:
+    """The interval [lower, upper] with no-flux ends: a one-dimensional `Box`.
+
+    >>> Interval(0.0, 1.0).dim
+    1
+    """
+    return Box(scalar(lower, "lower"), scalar(upper, "upper"))
