@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SPHERE = ("III.1", "III.2", "III.3", "III.4", "III.5", "III.6", "III.7", "identifiability", "overview")
 TORUS = ("III.10", "III.11", "III.12", "III.13", "III.14")
+# The others need programs that take half a minute to compile; `test_all_figures` draws them.
+LANGEVIN = ("densities", "chaos")
 # What the killed run is made of.
 SHARED = ("diffusion", "biased-widths", "unbiased-widths")
 
@@ -70,6 +73,18 @@ def torus(environment, tmp_path_factory):
     """All figures of the torus at the size for tests."""
     out = tmp_path_factory.mktemp("runs") / "torus"
     status, printed, err = call(environment, "torus", "--preset", "tiny", "--out", out)
+    assert status == 0, err
+    return out, printed
+
+
+@pytest.fixture(scope="module")
+def langevin(environment, tmp_path_factory):
+    """The figures of mean-field Langevin dynamics on a line, at the size for tests."""
+    out = tmp_path_factory.mktemp("runs") / "langevin"
+    figures = ",".join(LANGEVIN)
+    status, printed, err = call(
+        environment, "langevin", "--preset", "tiny", "--figure", figures, "--out", out
+    )
     assert status == 0, err
     return out, printed
 
@@ -162,6 +177,7 @@ def test_an_existing_run_is_never_overwritten(environment, sphere):
             (*SHARED, "biased-lams", "unbiased-gammas", "two-timescale", "density", "population"),
         ),
         ("torus", TORUS, ("biased-widths", "unbiased-widths", "biased-lams", "unbiased-lams", "atoms")),
+        ("langevin", LANGEVIN, ("fokker-planck", "particles", "chaos")),
     ],
 )
 def test_a_whole_run(name, figures, series, request):
@@ -175,7 +191,8 @@ def test_a_whole_run(name, figures, series, request):
         assert (out / "figures" / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
         assert (out / "figures" / f"{figure}.pdf").read_bytes().startswith(b"%PDF")
         assert f"{figure} (" in printed
-    assert "identifiability of" in printed and "certificates" in printed
+    assert "certificates" in printed
+    assert ("Gibbs measures: residual" if name == "langevin" else "identifiability of") in printed
     runs = 0
     for one in series:
         with xr.open_dataset(out / "results" / f"{one}.nc") as data:
@@ -190,6 +207,20 @@ def test_a_whole_run(name, figures, series, request):
     rows = (out / "certificates.csv").read_text().splitlines()
     assert rows[0].startswith("run,balance_defect") and len(rows) > runs
     assert all("completed" in row for row in rows[1:])
+
+
+@pytest.mark.slow
+def test_all_figures(environment, langevin):
+    """The rest of the figures of mean-field Langevin dynamics, added to the same folder."""
+    out, _ = langevin
+    status, printed, err = call(environment, "langevin", "--preset", "tiny", "--out", out, "--resume")
+    assert status == 0, err
+    for figure in ("decay", "contraction", "vanishing-noise", "two-layers"):
+        assert (out / "figures" / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
+    rates = re.findall(r"^one tanh neuron, sigma = \S+ +(\S+) +(\S+)", printed, re.MULTILINE)
+    assert len(rates) == 3
+    for fitted, linearised in rates:
+        assert float(fitted) == pytest.approx(float(linearised), rel=0.2)
 
 
 def test_recorded_distance_is_that_of_the_recorded_particles(sphere):

@@ -65,9 +65,9 @@ def newton(unknowns: Any, tolerance: Array, iterations: int) -> tuple[Array, Arr
     frozen = jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_inexact_array(x) else x, unknowns)
     z, count, found = _search(frozen, tolerance, iterations)
     z = jax.lax.stop_gradient(z)
-    for _ in range(POLISH):
-        # A search that failed stays where it stopped.
-        z = z + jnp.where(found, direction(unknowns, z), 0)
+    # A search that failed stays where it stopped.
+    polish = lambda z, _: (z + jnp.where(found, direction(unknowns, z), 0), None)
+    z, _ = jax.lax.scan(polish, z, length=POLISH)
     return unknowns.problem.masses(unknowns.potential(z)), count
 
 

@@ -1,0 +1,136 @@
+"""Mean-field Langevin dynamics of tanh networks: decay, Gibbs measures, contraction, chaos, vanishing noise.
+
+V^sigma(m) = F(m) + sigma^2 / 2 int m log m, F the regularised risk of a one-neuron tanh network, and of a
+two-layer teacher and student. Small by default (all figures within two minutes on two cores).
+"""
+
+from dataclasses import dataclass, replace
+
+from common.options import Settings
+from common.program import run
+
+# Names of the figures, and of the methods that draw them.
+FIGURES = {
+    "decay": "decay",
+    "densities": "densities",
+    "contraction": "contraction",
+    "vanishing-noise": "vanishing_noise",
+    "chaos": "chaos",
+    "two-layers": "two_layers",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Sizes of the experiment. `step` and the times are flow times, widths numbers of particles."""
+
+    lam: float
+    plane_lam: float
+    gain: float
+    # Centre of one initial law; the other is its reflection.
+    start: float
+    sigmas: tuple[float, ...]
+    cells: int
+    tolerances: tuple[float, float]
+    time: float
+    saves: int
+    step: float
+    width: int
+    seeds: int
+    chaos_sigma: float
+    chaos_widths: tuple[int, ...]
+    chaos_seeds: int
+    plane_sigmas: tuple[float, ...]
+    plane_cells: int
+    plane_time: float
+    # Cells per axis at which the flow of two layers is linearised, a dense problem.
+    plane_linear_cells: int
+    # Noises that vanish, and cells per axis of two layers for them.
+    noises: tuple[float, ...]
+    noise_cells: int
+    precision: str
+
+    @property
+    def times(self) -> list[float]:
+        """The saved flow times of one neuron: whole steps, closer at the start."""
+        return self._spaced(self.time)
+
+    @property
+    def plane_times(self) -> list[float]:
+        """The saved flow times of two layers."""
+        return self._spaced(self.plane_time)
+
+    def _spaced(self, end: float) -> list[float]:
+        steps = {round(end / self.step * (i / self.saves) ** 2) for i in range(1, self.saves + 1)}
+        return [k * self.step for k in sorted(steps - {0})]
+
+
+PAPER = Preset(
+    lam=0.2,
+    plane_lam=0.1,
+    gain=2.0,
+    start=1.5,
+    sigmas=(1.0, 0.3, 0.1),
+    cells=512,
+    tolerances=(1e-7, 1e-10),
+    time=40.0,
+    saves=96,
+    step=2**-5,
+    width=2048,
+    seeds=8,
+    chaos_sigma=0.3,
+    chaos_widths=(16, 64, 256, 1024, 4096),
+    chaos_seeds=32,
+    plane_sigmas=(1.0, 0.3),
+    plane_cells=96,
+    plane_time=60.0,
+    plane_linear_cells=32,
+    noises=tuple(10 ** (-i / 12) for i in range(25)),
+    noise_cells=384,
+    precision="float64",
+)
+SMALL = replace(
+    PAPER,
+    cells=384,
+    tolerances=(1e-6, 1e-9),
+    time=24.0,
+    saves=48,
+    step=2**-3,
+    width=256,
+    seeds=4,
+    chaos_widths=(16, 64, 256, 1024),
+    chaos_seeds=12,
+    plane_cells=40,
+    plane_time=32.0,
+    plane_linear_cells=20,
+    noises=tuple(10 ** (-i / 6) for i in range(13)),
+    noise_cells=128,
+)
+TINY = replace(
+    SMALL,
+    cells=48,
+    time=8.0,
+    saves=12,
+    step=2**-3,
+    width=16,
+    seeds=2,
+    chaos_widths=(8, 32),
+    chaos_seeds=2,
+    plane_cells=12,
+    plane_time=4.0,
+    plane_linear_cells=8,
+    noises=(1.0, 0.3, 0.1),
+    noise_cells=24,
+)
+PRESETS = {"small": SMALL, "paper": PAPER, "tiny": TINY}
+
+
+def work(settings: Settings) -> None:
+    """Compute what the chosen figures need, each series once, and draw them."""
+    from mean_field.figures import LangevinFigures
+
+    LangevinFigures(settings).draw(FIGURES)
+
+
+if __name__ == "__main__":
+    run("langevin", __doc__.splitlines()[0], PRESETS, FIGURES, work)
