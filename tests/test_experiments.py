@@ -329,3 +329,33 @@ def test_interrupt_tells_how_to_go_on(environment, tmp_path):
     status, _, err = finish(process)
     assert status == 130
     assert err.strip().count("\n") == 0 and "--resume" in err and str(out) in err
+
+
+FISHER_RAO = {
+    "neurons,births": ("neurons", "births", "masses"),
+    "modes,invisible,signed": (
+        *("circle-particles", "circle-density", "sphere-particles", "teacher"),
+        *("signed-density", "signed-particles"),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "figures",
+    ["neurons,births", pytest.param("modes,invisible,signed", marks=pytest.mark.slow)],
+)
+def test_fisher_rao(environment, figures, tmp_path):
+    import xarray as xr
+
+    out = tmp_path / "run"
+    arguments = ("--preset", "tiny", "--figure", figures, "--out", out)
+    status, printed, err = call(environment, "fisher_rao", *arguments)
+    assert status == 0, err
+    assert "invisible Fourier modes up to 16: 3, 5, 7" in printed and "certificates" in printed
+    for figure in figures.split(","):
+        assert (out / "figures" / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
+    for name in FISHER_RAO[figures]:
+        with xr.open_dataset(out / "results" / f"{name}.nc") as data:
+            assert (data.status == 0).all() and np.isfinite(data.energy).all()
+            if name == "neurons":
+                assert float(data.gap.max()) < 1e-8

@@ -175,10 +175,9 @@ def test_neurons_of_both_signs():
     domain = CIRCLE
     on_pair = lambda sign, x: jnp.concatenate([jnp.asarray(sign)[:, None], x], axis=1)
     place, nu = domain.sample(jr.key(1), 5), teacher()
-    both = lambda x, y: x[0] * y[0] * ArcCosine()(x[1:], y[1:])
     target = Particles(on_pair([1.0, 1.0, -1.0, -1.0], nu.points), nu.weights)
     sim = mf.Simulation(
-        WassersteinFisherRao(MMD(both, target), PAIR, 1.0, 2.0),
+        WassersteinFisherRao(MMD(mf.kernels.Signed(ArcCosine()), target), PAIR, 1.0, 2.0),
         Particles(on_pair(signs, place), MASSES),
         stepper=RK4(0.02),
         t1=t1,
