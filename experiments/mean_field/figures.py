@@ -116,7 +116,7 @@ class LangevinFigures(Gallery):
             ax.set_xlabel("neuron parameter θ")
             plot.title(ax, f"σ = {sigma:g}")
         axes[0, 0].set_ylabel("density")
-        plot.legend(axes[0, -1], loc="upper right")
+        plot.legend(axes[0, -1], loc="upper left")
         return fig, "bars (particles) follow lines (Fokker-Planck), which end on the dotted Gibbs measure"
 
     def contraction(self):
@@ -271,7 +271,9 @@ class LangevinFigures(Gallery):
             print(
                 "\nrates of V^sigma: fitted, of the linearised flow, and guaranteed at the end; the margin of"
             )
-            print("the bound, sharp in the Gaussian case, is below zero there by the error of the mesh")
+            print(
+                "the bound, sharp in the Gaussian case, falls below zero there on a mesh that is too coarse"
+            )
             table = {f"{row.pop('network')}, sigma = {row.pop('sigma'):g}": row for row in self.rates}
             print(mf.certificates.format_table(table), end="\n\n")
 

@@ -10,7 +10,7 @@ import mfjax as mf
 from mfjax.energies import Entropy, Risk
 
 # Width of the normal laws that runs start from.
-SPREAD = 0.3
+SPREAD = 0.6
 
 
 class TanhNeuron(mf.features.FeatureMap):
