@@ -359,3 +359,27 @@ def test_fisher_rao(environment, figures, tmp_path):
             assert (data.status == 0).all() and np.isfinite(data.energy).all()
             if name == "neurons":
                 assert float(data.gap.max()) < 1e-8
+
+
+@pytest.mark.parametrize("figures", ["decay,rates", pytest.param("torus,kernels", marks=pytest.mark.slow)])
+def test_discrepancy(environment, figures, tmp_path):
+    import xarray as xr
+
+    out = tmp_path / "run"
+    arguments = ("--preset", "tiny", "--figure", figures, "--out", out)
+    status, printed, err = call(environment, "discrepancy", *arguments)
+    assert status == 0, err
+    assert "0.159155 (0.159155)" in printed and "certificates" in printed
+    for figure in figures.split(","):
+        assert (out / "figures" / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
+    series = {
+        "decay,rates": ("density", "particles"),
+        "torus,kernels": ("torus-grid", "torus-particles", "riesz"),
+    }
+    for name in series[figures]:
+        with xr.open_dataset(out / "results" / f"{name}.nc") as data:
+            assert (data.status == 0).all() and np.isfinite(data.energy).all()
+            if name == "density":
+                # s = 1 to the uniform measure: e^{-2t} exactly, from each of the three shapes.
+                energy = data.energy.sel(order=1.0).values[:3]
+                np.testing.assert_allclose(energy[:, -1] / energy[:, 0], np.exp(-2 * 2.0), rtol=0.02)
