@@ -1,5 +1,7 @@
 """The results of an experiment, as sweeps end: datasets on disk, and the certificates of every run."""
 
+import csv
+import io
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -69,21 +71,38 @@ class Records:
     def write_certificates(self) -> None:
         """certificates.csv with a row per run, and a printed line per series with its worst values."""
         place = self.settings.out / "certificates.csv"
-        text = format_table(self.certificates, "csv")
+        rows = _read(format_table(self.certificates, "csv"))
         if place.exists():
             # Series of figures that this call was not asked for.
             mine = tuple(f"{name} " for name in self.datasets)
-            text += "".join(
-                f"{line}\n" for line in place.read_text().splitlines()[1:] if not line.startswith(mine)
-            )
+            rows += [row for row in _read(place.read_text()) if not row["run"].startswith(mine)]
+        text = _written(rows)
         write_atomically(place, lambda file: file.write(text.encode()))
         worst = {}
         for name in self.datasets:
             rows = [row for run, row in self.certificates.items() if run.split(" ")[0] == name]
-            worst[name] = {
-                key: (min if key in ("min_weight", "saves") else max)(r[key] for r in rows) for key in rows[0]
-            }
+            keys = dict.fromkeys(key for row in rows for key in row)
+            worst[name] = {key: _worst(key)(row[key] for row in rows if key in row) for key in keys}
         print(
             f"\ncertificates, worst run of each series (all runs: {self.settings.out / 'certificates.csv'})"
         )
         print(format_table(worst), end="\n\n")
+
+
+def _worst(key: str) -> Callable:
+    """What makes a certificate the worst: the least mass, number of saves, or margin of a bound."""
+    return min if key in ("min_weight", "saves") or key.startswith("margin") else max
+
+
+def _read(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def _written(rows: list[dict[str, str]]) -> str:
+    """The rows as csv, with the columns of all: series differ in the bounds they have."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()

@@ -1,0 +1,117 @@
+"""Which limit governs the training of a two-layer network: over lam, the timescale gamma, width and bias.
+
+Small by default (all figures within two minutes on two cores); `--preset paper` refines every axis. Kernel
+and teacher are those of infinitely many inputs, so that rates and distances have no sampling error of the
+data. Rates, limits and bounds are computed in float64 whatever `--precision` says.
+"""
+
+from dataclasses import dataclass, replace
+
+from common.options import Settings
+from common.program import run
+
+# Names of the figures, and of the methods that draw them.
+FIGURES = {
+    "regimes": "regimes",
+    "rates": "rates",
+    "limits": "limits",
+    "bounds": "bounds",
+    "minimum": "minimum",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Sizes of the experiment. Powers of ten are written as (lowest, highest, number)."""
+
+    # Rates near a uniform teacher.
+    rate_lams: tuple[int, int, int]
+    map_lams: tuple[int, int, int]
+    map_gammas: tuple[int, int, int]
+    # Distances to the limits.
+    large_lams: tuple[int, int, int]
+    gammas: tuple[int, int, int]
+    degree: int
+    lattice: int
+    # Random particles.
+    width_lams: tuple[int, int, int]
+    widths: tuple[int, ...]
+    seeds: int
+    # Bounds and minimisers.
+    cells: int
+    bound_lams: tuple[float, ...]
+    minimum_widths: tuple[int, ...]
+    minimum_time: float
+    spikes_width: int
+    spikes_cells: int
+    precision: str
+
+
+SMALL = Preset(
+    rate_lams=(-5, 2, 15),
+    map_lams=(-2, 1, 5),
+    map_gammas=(-2, 1, 5),
+    large_lams=(0, 3, 4),
+    gammas=(1, 3, 5),
+    degree=10,
+    lattice=64,
+    width_lams=(-4, 0, 5),
+    widths=(8, 24, 64),
+    seeds=6,
+    cells=128,
+    bound_lams=(1e-3, 1e-2, 1e-1),
+    minimum_widths=(4, 16, 64),
+    minimum_time=200.0,
+    spikes_width=32,
+    spikes_cells=40,
+    precision="float64",
+)
+PAPER = replace(
+    SMALL,
+    rate_lams=(-6, 3, 37),
+    map_lams=(-3, 1, 13),
+    map_gammas=(-2, 2, 13),
+    large_lams=(0, 4, 9),
+    gammas=(1, 4, 7),
+    degree=32,
+    lattice=256,
+    width_lams=(-7, 0, 15),
+    widths=(8, 16, 32, 64, 128, 256, 512),
+    seeds=20,
+    cells=512,
+    minimum_widths=(4, 16, 64, 256),
+    minimum_time=1000.0,
+    spikes_width=128,
+    spikes_cells=64,
+)
+TINY = replace(
+    SMALL,
+    rate_lams=(-3, 1, 3),
+    map_lams=(-1, 1, 2),
+    map_gammas=(-1, 1, 2),
+    large_lams=(1, 2, 2),
+    gammas=(1, 2, 2),
+    degree=6,
+    lattice=16,
+    width_lams=(-3, -1, 2),
+    widths=(4, 8),
+    seeds=2,
+    cells=32,
+    bound_lams=(1e-2, 1e-1),
+    minimum_widths=(4, 8),
+    minimum_time=1.0,
+    spikes_width=8,
+    spikes_cells=16,
+)
+PRESETS = {"small": SMALL, "paper": PAPER, "tiny": TINY}
+
+
+def work(settings: Settings) -> None:
+    """Compute what the chosen figures need, each series once, and draw them."""
+    from regime.figures import RegimeFigures
+
+    RegimeFigures(settings).draw(FIGURES)
+
+
+if __name__ == "__main__":
+    run("regimes", __doc__.splitlines()[0], PRESETS, FIGURES, work)
