@@ -383,3 +383,42 @@ def test_discrepancy(environment, figures, tmp_path):
                 # s = 1 to the uniform measure: e^{-2t} exactly, from each of the three shapes.
                 energy = data.energy.sel(order=1.0).values[:3]
                 np.testing.assert_allclose(energy[:, -1] / energy[:, 0], np.exp(-2 * 2.0), rtol=0.02)
+
+
+REGIMES = {
+    "rates": ("rates", "timescales"),
+    "regimes,limits,bounds,minimum": (
+        *("diffusion", "widths", "discrepancy", "large-lam", "fast-outer", "algebraic"),
+        *("implicit-steps", "stability", "langevin", "signed-teacher", "spikes"),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "figures", ["rates", pytest.param("regimes,limits,bounds,minimum", marks=pytest.mark.slow)]
+)
+def test_regimes(environment, figures, tmp_path):
+    """Measured rates beside the formula, and every curve below its bound."""
+    import csv
+
+    import xarray as xr
+
+    out = tmp_path / "run"
+    status, printed, err = call(environment, "regimes", "--preset", "tiny", "--figure", figures, "--out", out)
+    assert status == 0, err
+    assert "certificates" in printed
+    for figure in figures.split(","):
+        assert (out / "figures" / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
+    for name in REGIMES[figures]:
+        with xr.open_dataset(out / "results" / f"{name}.nc") as data:
+            assert (data.status == 0).all() and np.isfinite(data.energy).all()
+            if name == "rates":
+                # c_1 of ReLU(bias=1/2), and the odd mode that is invisible without bias.
+                exact = 0.24220096 / (0.24220096 + data.lam.values)
+                np.testing.assert_allclose(data.rate.values[1, :, 0], exact, rtol=1e-4)
+                assert np.max(np.abs(data.rate.values[0, :, 2])) < 1e-6
+    with (out / "certificates.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    margins = [float(v) for row in rows for k, v in row.items() if k.startswith("margin") and v]
+    assert all(margin > 0 for margin in margins)
+    assert len(margins) == (13 if "bounds" in figures else 0)
