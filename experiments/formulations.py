@@ -1,0 +1,93 @@
+"""Networks as pairs (rho, H): three systems of the survey beside gradient descent, and two regularisations.
+
+Small by default (all figures within two minutes on two cores); `--preset paper` has finer grids, longer runs.
+"""
+
+from dataclasses import dataclass, replace
+
+from common.options import Settings
+from common.program import run
+
+# Names of the figures, and of the methods that draw them.
+FIGURES = {
+    "systems": "systems",
+    "descent": "descent",
+    "increase": "increase",
+    "regularised": "regularised",
+}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Sizes of the experiment."""
+
+    cells: int
+    particles: int
+    # Meshes of the convergence study; each costs a compilation.
+    meshes: tuple[int, ...]
+    # kappa of the start H_0 = 2 + 3 tanh(kappa (theta + 1)), the calm one first.
+    steepness: tuple[float, ...]
+    time: float
+    step: float
+    saves: int
+    temperatures: tuple[float, ...]
+    regularised_systems: tuple[str, ...]
+    regularised_cells: int
+    regularised_time: float
+    precision: str
+    seeds: int = 1
+
+
+PAPER = Preset(
+    cells=384,
+    particles=512,
+    meshes=(48, 96, 192, 384),
+    steepness=(0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0),
+    time=10.0,
+    step=2**-9,
+    saves=80,
+    temperatures=(0.02, 0.05, 0.1, 0.2),
+    regularised_systems=("separated", "transported", "chaos"),
+    regularised_cells=192,
+    regularised_time=200.0,
+    precision="float64",
+)
+SMALL = replace(
+    PAPER,
+    cells=96,
+    particles=128,
+    meshes=(24, 48, 96),
+    steepness=(0.25, 1.0, 2.0, 3.0, 4.0),
+    time=4.0,
+    step=2**-7,
+    saves=32,
+    temperatures=(0.02, 0.06, 0.2),
+    regularised_systems=("separated", "chaos"),
+    regularised_cells=48,
+    regularised_time=100.0,
+)
+TINY = replace(
+    SMALL,
+    cells=24,
+    particles=16,
+    meshes=(12, 24),
+    steepness=(0.25, 4.0),
+    time=0.25,
+    step=2**-6,
+    saves=4,
+    temperatures=(0.1, 0.2),
+    regularised_cells=16,
+    regularised_time=1.0,
+)
+PRESETS = {"small": SMALL, "paper": PAPER, "tiny": TINY}
+
+
+def work(settings: Settings) -> None:
+    """Compute what the chosen figures need, each series once, and draw them."""
+    from pairs.figures import PairFigures
+
+    PairFigures(settings).draw(FIGURES)
+
+
+if __name__ == "__main__":
+    run("formulations", __doc__.splitlines()[0], PRESETS, FIGURES, work)

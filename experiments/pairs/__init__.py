@@ -1,0 +1,1 @@
+"""Runs and figures of networks as pairs (rho, H)."""
