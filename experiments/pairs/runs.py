@@ -22,7 +22,7 @@ SYSTEMS = {
 EXTRAS = {"heat": Entropy, "porous": PorousMedium}
 BIAS, LAM = 0.5, 0.01
 # Under a strong regulariser only a strong signal keeps the network from going out.
-STRONG_LAM, SIGNAL = 0.1, 3.0
+STRONG_LAM, SIGNAL = 0.3, 2.0
 
 
 def density(theta):
