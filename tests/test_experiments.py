@@ -422,3 +422,34 @@ def test_regimes(environment, figures, tmp_path):
     margins = [float(v) for row in rows for k, v in row.items() if k.startswith("margin") and v]
     assert all(margin > 0 for margin in margins)
     assert len(margins) == (13 if "bounds" in figures else 0)
+
+
+FORMULATIONS = {
+    "increase": ("grid-separated", "grid-transported", "grid-chaos"),
+    "systems,descent,regularised": (
+        *("particles", "labels", "mesh-12"),
+        *("heat-separated", "heat-chaos", "porous-separated", "porous-chaos"),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "figures", ["increase", pytest.param("systems,descent,regularised", marks=pytest.mark.slow)]
+)
+def test_formulations(environment, figures, tmp_path):
+    """The energy of one system alone rises, from the steep start alone."""
+    import xarray as xr
+
+    out = tmp_path / "run"
+    arguments = ("--preset", "tiny", "--figure", figures, "--out", out)
+    status, printed, err = call(environment, "formulations", *arguments)
+    assert status == 0, err
+    assert "certificates" in printed
+    for figure in figures.split(","):
+        assert (out / "figures" / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
+    for name in FORMULATIONS[figures]:
+        with xr.open_dataset(out / "results" / f"{name}.nc") as data:
+            assert (data.status == 0).all() and np.isfinite(data.energy).all()
+            if figures == "increase":
+                rises = (data.dissipation.isel(save=0) < 0).values.tolist()
+                assert rises == [False, name == "grid-transported"], name
