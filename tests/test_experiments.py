@@ -361,7 +361,7 @@ def test_fisher_rao(environment, figures, tmp_path):
                 assert float(data.gap.max()) < 1e-8
 
 
-@pytest.mark.parametrize("figures", ["decay,rates", pytest.param("torus,kernels", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("figures", ["rates", pytest.param("decay,torus,kernels", marks=pytest.mark.slow)])
 def test_discrepancy(environment, figures, tmp_path):
     import xarray as xr
 
@@ -372,11 +372,8 @@ def test_discrepancy(environment, figures, tmp_path):
     assert "0.159155 (0.159155)" in printed and "certificates" in printed
     for figure in figures.split(","):
         assert (out / "figures" / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
-    series = {
-        "decay,rates": ("density", "particles"),
-        "torus,kernels": ("torus-grid", "torus-particles", "riesz"),
-    }
-    for name in series[figures]:
+    slow = ("particles", "torus-grid", "torus-particles", "gaussian", "laplace", "riesz")
+    for name in ("density",) if figures == "rates" else ("density", *slow):
         with xr.open_dataset(out / "results" / f"{name}.nc") as data:
             assert (data.status == 0).all() and np.isfinite(data.energy).all()
             if name == "density":
