@@ -45,6 +45,8 @@ class Preset:
     spikes_width: int
     spikes_cells: int
     precision: str
+    # Whether small programs are compiled in half the time, to run a little slower.
+    quick_compilation: bool
 
 
 SMALL = Preset(
@@ -65,6 +67,7 @@ SMALL = Preset(
     spikes_width=32,
     spikes_cells=40,
     precision="float64",
+    quick_compilation=True,
 )
 PAPER = replace(
     SMALL,
@@ -83,6 +86,7 @@ PAPER = replace(
     minimum_time=1000.0,
     spikes_width=128,
     spikes_cells=64,
+    quick_compilation=False,
 )
 TINY = replace(
     SMALL,

@@ -1,5 +1,6 @@
 """Precision, compilation cache and threads of JAX: the one place where global configuration is set."""
 
+import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ def prepare_jax(settings: Settings) -> None:
     # Small factorisations lose more to waking threads than they gain; cells run side by side instead.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if getattr(settings.preset, "quick_compilation", False) and _known_to_xla("xla_cpu_use_fusion_emitters"):
+        os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
     import jax
 
     jax.config.update("jax_enable_x64", settings.precision == "float64")
@@ -25,6 +28,17 @@ def prepare_jax(settings: Settings) -> None:
     if os.access(cache, os.W_OK):
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def _known_to_xla(option: str) -> bool:
+    """Whether this jaxlib has the option: XLA ends the process at one that it does not know."""
+    import jaxlib
+
+    for library in Path(jaxlib.__file__).parent.glob("*.so"):
+        with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content.find(option.encode()) >= 0:
+                return True
+    return False
 
 
 @contextmanager

@@ -94,7 +94,10 @@ class RegimeFigures(Gallery):
         fig, axes = plot.figure(1, 3, height=2.6, width_ratios=[1, 1.2, 1])
         self._draw_floor(axes[0, 0])
         self._draw_spikes(axes[0, 1], axes[0, 2])
-        return fig, "risks fall to the floor, wide networks closer; atoms sit where the certificate is ±1"
+        return (
+            fig,
+            "risks fall to the floor, or to that of the masses of their clusters; atoms where |certificate| = 1",
+        )
 
     def _draw_rates(self, ax, bias) -> None:
         data, c = varpro_rates(self.records), coefficients(DEGREE)[bias]
@@ -250,6 +253,8 @@ class RegimeFigures(Gallery):
         ax.set_xscale("log")
         ax.set_xlabel("flow time t")
         ax.set_ylabel("reduced risk L")
+        # Room for the legend.
+        ax.set_ylim(top=1.4 * float(data.energy.values[:, 1].max()))
         plot.legend(ax, loc="upper right")
         plot.title(ax, f"signed teacher, {_lam_is(LAM)}")
 
@@ -279,6 +284,7 @@ class RegimeFigures(Gallery):
         right.set_xscale("log")
         right.set_xlabel("flow time t")
         right.set_ylabel("reduced risk L")
+        right.set_ylim(top=1.35 * float(risk[1]))
         plot.legend(right, loc="upper right")
         plot.title(right, f"three spikes, {_lam_is(SPIKES_LAM)}")
 
