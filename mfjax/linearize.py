@@ -5,6 +5,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from mfjax._arrays import is_traced
@@ -89,7 +90,7 @@ def linearize(flow: Flow, mu_star: Measure, *, tolerance: float | None = 1e-3) -
     # A gradient flow of points is symmetric in the mass-weighted product; padding has no mass, so
     # only particles that all have some are symmetrised.
     symmetric = isinstance(flow, Wasserstein) and isinstance(mu, Particles)
-    symmetric = symmetric and (is_traced(mu.weights) or bool(jnp.all(mu.weights > 0)))
+    symmetric = symmetric and (is_traced(mu.weights) or bool(np.all(np.asarray(mu.weights) > 0)))
     rates, frequencies, modes, speed = _decompose(flow, state, symmetric)
     _check_stationary(speed, rates, tolerance)
     if isinstance(flow, WassersteinFisherRao):

@@ -96,7 +96,7 @@ class RegimeFigures(Gallery):
         self._draw_spikes(axes[0, 1], axes[0, 2])
         return (
             fig,
-            "risks fall to the floor, or to that of the masses of their clusters; atoms where |certificate| = 1",
+            "risks fall to the floor, or to that of their clusters' masses; atoms at certificate ±1",
         )
 
     def _draw_rates(self, ax, bias) -> None:
