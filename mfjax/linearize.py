@@ -69,7 +69,7 @@ def linearize(flow: Flow, mu_star: Measure, *, tolerance: float | None = 1e-3) -
       domain; for a grid, of the mean cell mass) times the fastest rate; `None` accepts anything.
 
     **Raises** `ValueError` for a measure that is not stationary, and for a flow with noise on particles
-    (it has no stationary particles: use a `Grid`).
+    (it has no stationary particles: use a `Grid`) or whose state holds fields beside the measure.
 
     **Fails** to mean anything where the flow has a kink: particles at a face of a box, or inputs exactly on
     the kink of a feature. Dense: n^2 memory and n^3 work; n up to about 1000.
@@ -83,6 +83,11 @@ def linearize(flow: Flow, mu_star: Measure, *, tolerance: float | None = 1e-3) -
     """
     state = flow.init(mu_star)
     mu = state.measure
+    if state.fields:
+        raise ValueError(
+            f"the state of {type(flow).__name__} also holds {', '.join(state.fields)}, "
+            "which are not at rest with the particles: linearise it on a Grid"
+        )
     if isinstance(mu, Particles) and flow.stochastic:
         raise ValueError(
             "a flow with noise (temperature > 0) has no stationary particles: linearise it on a Grid"
@@ -141,7 +146,7 @@ def _check_stationary(speed: Array, rates: Array, tolerance: float | None) -> No
 
 
 def _grid_chart(flow: Flow, state: State) -> tuple[int, Callable, Callable]:
-    """(dimension, rate, embedding) in the masses; unless they grow, in a basis of changes of sum zero."""
+    """(dimension, rate, embedding) in the masses; unless they grow, of changes of sum zero, and the marks."""
     mu = state.measure
     n = mu.size
 
@@ -158,13 +163,25 @@ def _grid_chart(flow: Flow, state: State) -> tuple[int, Callable, Callable]:
     scale = 2 / jnp.sum(mirror**2)
     reflect = lambda vector: vector - scale * jnp.sum(mirror * vector) * mirror
 
+    shapes = {name: mu.marks[name].shape for name in flow.rate(state).marks or {}}
+
     def embed(coordinates):
-        return Tangent(weights=reflect(jnp.concatenate([jnp.zeros((1,), mu.dtype), coordinates])))
+        masses, begin, marks = coordinates[: n - 1], n - 1, {}
+        for name, shape in shapes.items():
+            size = mu.marks[name].size
+            marks[name] = coordinates[begin : begin + size].reshape(shape)
+            begin += size
+        weights = reflect(jnp.concatenate([jnp.zeros((1,), mu.dtype), masses]))
+        return Tangent(weights=weights, marks=marks or None)
 
     def rate(coordinates):
-        return reflect(mass_rate(mu.weights + embed(coordinates).weights))[1:]
+        moved = mu.move(flow.domain, embed(coordinates), 1)
+        tangent = flow.rate(State(moved, state.carry))
+        return jnp.concatenate(
+            [reflect(tangent.weights)[1:], *(tangent.marks[name].ravel() for name in shapes)]
+        )
 
-    return n - 1, rate, embed
+    return n - 1 + sum(mu.marks[name].size for name in shapes), rate, embed
 
 
 def _particle_chart(flow: Flow, state: State) -> tuple[int, Callable, Callable]:

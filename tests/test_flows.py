@@ -10,7 +10,7 @@ import pytest
 import mfjax as mf
 from mfjax.energies import MMD, Entropy, Potential, PowerDivergence, ReducedRisk, Risk
 from mfjax.features import RBF, ReLU, Ridge, Weighted
-from mfjax.flows import TwoTimescale, Wasserstein
+from mfjax.flows import PropagationOfChaos, SeparatedVariables, TwoTimescale, Wasserstein
 from mfjax.measures import Grid, Particles
 from mfjax.regularizers import Quadratic
 from mfjax.simulate import trajectory
@@ -24,7 +24,7 @@ MASSES = jnp.array([0.1, 0.3, 0.2, 0.15, 0.25])
 
 
 # Away from the minimiser, where the rate of u would be pure rounding.
-MARKS = {"u": jnp.array([1.0, -0.5, 2.0, 0.3, 0.0])}
+MARKS = {name: jnp.array([1.0, -0.5, 2.0, 0.3, 0.0]) for name in ("u", "H")}
 
 
 def particles(domain=CIRCLE, dtype="float64", marks=None):
@@ -53,6 +53,11 @@ FLOWS = {
     "risk in a box": (Wasserstein(Risk(Weighted(Ridge(jnp.sin)), data()[0][:, :1], data()[1]), BOX), BOX),
     "two timescales": (TwoTimescale(reduced(), CIRCLE, rate=3.0), CIRCLE),
     "two timescales on the torus": (TwoTimescale(reduced(RBF(TORUS, scale=1.0)), TORUS, 3.0), TORUS),
+    "propagation of chaos in a box": (PropagationOfChaos(Risk(Weighted(TANH), *data(), 0.1), BOX), BOX),
+    "separated variables in a box": (
+        SeparatedVariables(Risk(Weighted(TANH), *data(), 0.1), BOX, jnp.sum),
+        BOX,
+    ),
 }
 
 

@@ -159,8 +159,7 @@ def test_separated_variables_keep_the_field_in_closed_form():
     assert float(state.fields["decay"]) == pytest.approx(np.exp(-lam * t1), rel=1e-5)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", ["separated", "chaos"])
+@pytest.mark.parametrize(("name", "dtype"), [("separated", "float64"), ("chaos", "float32")])
 def test_generic_checks_on_particles(name, dtype):
     features = Ridge(jnp.tanh)
     mu = carrying(
@@ -169,13 +168,12 @@ def test_generic_checks_on_particles(name, dtype):
     check_flow(systems(risk(0.1, features, dtype), CIRCLE)[name], mu)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", ["separated", "transported", "chaos"])
-@pytest.mark.parametrize("extra", ["none", "heat", "porous"])
+@pytest.mark.parametrize(
+    ("extra", "dtype"), [("none", "float64"), ("heat", "float64"), ("porous", "float64"), ("heat", "float32")]
+)
 def test_generic_checks_on_grids(name, extra, dtype):
     """The recorded dissipation is the derivative of the energy of the cells, regularised ones included."""
-    if dtype == "float32" and extra != "heat":
-        pytest.skip("one energy in single precision")
     energy = risk(0.1, dtype=dtype)
     energy = {"none": energy, "heat": energy + 0.1 * Entropy(), "porous": energy + 0.1 * PorousMedium()}[
         extra
@@ -205,7 +203,8 @@ def test_labels_in_two_dimensions():
     height = points @ jnp.array([3.0, -1.0]) + points[:, 0] * points[:, 1]
     box = mf.domains.Box([-1.0, -1.0], [2.0, 2.0])
     state = mf.flows.State(Particles(points, marks={"H": height}))
-    slope = Transported(risk(), box, (6, 5)).slope_of_height(state)
+    slope_of = eqx.filter_jit(lambda flow, state: flow.slope_of_height(state))
+    slope = slope_of(Transported(risk(), box, (6, 5)), state)
     np.testing.assert_allclose(slope, jnp.array([3.0, -1.0]) + points[:, ::-1], atol=1e-12)
     errors = []
     for n in (16, 32):
@@ -240,7 +239,7 @@ def observed_order(name, flow, exact, sizes, grid, dt, t1):
 @pytest.mark.parametrize(
     ("name", "labels", "sizes", "dt", "t1"),
     # Labels fold at t = 0.3, where H has a kink.
-    [("separated", 200, (40, 80, 160), 1 / 100, 1.0), ("transported", 400, (80, 160, 240), 1 / 400, 0.2)],
+    [("separated", 200, (40, 80), 1 / 50, 1.0), ("transported", 400, (80, 160), 1 / 250, 0.2)],
 )
 def test_grids_meet_labels_at_second_order(name, labels, sizes, dt, t1):
     """(3.19) in closed form and (3.21) on labels against grids that carry H, with empty cells around."""
@@ -248,7 +247,7 @@ def test_grids_meet_labels_at_second_order(name, labels, sizes, dt, t1):
     exact, _ = end(systems(risk(), labels=(labels,))[name], start, dt, t1)
     assert float(jnp.max(jnp.abs(moments(exact) - moments(start)))) > 0.05, "nothing moves"
     order, errors = observed_order(name, systems(risk())[name], exact, sizes, on_grid, dt, t1)
-    assert order > 1.7 and errors[-1] < 5e-4, (order, errors)
+    assert order > 1.7 and errors[-1] < 1e-3, (order, errors)
 
 
 def test_grids_meet_quantile_particles_at_second_order():
@@ -326,11 +325,7 @@ def test_the_transported_energy_may_increase():
     output = mu.integrate(mu.marks["H"] * features.matrix(mu.points, x)[0])
     energy = Risk(Weighted(features), x, output[None] - 0.1)
     reports = {}
-    for flow in (
-        Transported(energy, torus),
-        PropagationOfChaos(energy, torus),
-        SeparatedVariables(energy, torus),
-    ):
+    for flow in (Transported(energy, torus), PropagationOfChaos(energy, torus)):
         run = mf.simulate(flow, mu, t1=2e-3, save_at=jnp.linspace(0, 2e-3, 5))
         reports[type(flow).__name__] = run.certificates | {
             "dissipation": float(run.observables["dissipation"][0])
@@ -423,7 +418,8 @@ def test_one_trace_for_a_sweep(name):
     values = swept(lam, tau)
     swept(2 * lam, tau)
     assert len(traces) == 1
-    np.testing.assert_allclose(values[1], last(0.2, 0.1), rtol=1e-12)
+    alone = swept(jnp.full(3, 0.2), jnp.full(3, 0.1))
+    np.testing.assert_array_equal(alone, jnp.full(3, values[1]))
     assert len(set(np.asarray(values).tolist())) == 3
 
     def particles(lam):
@@ -431,14 +427,15 @@ def test_one_trace_for_a_sweep(name):
         run = mf.Simulation(flow, on_labels(8), stepper=Euler(1 / 50), steps=3)
         return trajectory(run)[0].evaluation.energy
 
-    values = jax.jit(jax.vmap(particles))(lam)
-    np.testing.assert_allclose(values[2], particles(0.5), rtol=1e-12)
+    swept = jax.jit(jax.vmap(particles))
+    values = swept(lam)
+    np.testing.assert_array_equal(swept(jnp.full(3, 0.5)), jnp.full(3, values[2]))
+    assert len(set(np.asarray(values).tolist())) == 3
 
 
-@pytest.mark.parametrize("name", ["separated", "transported", "chaos"])
-def test_single_precision(name):
+def test_single_precision():
     single, double = (
-        end(systems(risk(dtype=d))[name], on_grid(40, dtype=d), 1 / 50, 0.2)[0]
+        end(systems(risk(dtype=d))["chaos"], on_grid(40, dtype=d), 1 / 50, 0.2)[0]
         for d in ("float32", "float64")
     )
     assert single.weights.dtype == single.marks["H"].dtype == jnp.float32
@@ -448,6 +445,7 @@ def test_single_precision(name):
 # --- The mu-formulation
 
 
+@pytest.mark.slow
 def test_the_mu_formulation_in_a_box_against_particles():
     """d_t mu = div(mu grad V) on (w, theta), V = lam/2 |xi|^2 and another potential."""
     box = mf.domains.Box([-2.0, -2.0], [2.0, 2.0])
@@ -464,7 +462,14 @@ def test_the_mu_formulation_in_a_box_against_particles():
         assert int(values["status"][-1]) == 0
         np.testing.assert_allclose(values["mass"], 1, rtol=1e-12)
     assert errors[1] < 0.03 * moved and errors[0] / errors[1] > 3, (errors, moved)
-    check_flow(flow, Grid.from_density(box, 8, lambda xi: 2 + jnp.sin(xi[0])), rtol=1e-5)
+
+
+def test_the_mu_formulation_in_a_box():
+    """Its balance on a grid in (w, theta)."""
+    box = mf.domains.Box([-2.0, -2.0], [2.0, 2.0])
+    check_flow(
+        Wasserstein(risk(0.2), box), Grid.from_density(box, 8, lambda xi: 2 + jnp.sin(xi[0])), rtol=1e-5
+    )
 
 
 # --- The distance of Remark 3.4
@@ -520,8 +525,6 @@ def test_height_distance():
     now = flow.evaluate(state)
     moved = flow.move(state, now.tangent, h).measure
     np.testing.assert_allclose(distance(mu, moved) / h, jnp.sqrt(now.dissipation), rtol=1e-8)
-    run = mf.simulate(flow, mu, stepper=Euler(0.1), steps=2, observables={"to": HeightDistance(nu, INTERVAL)})
-    assert run.observables["to"].shape == (3,)
 
 
 # --- Wrong calls
@@ -556,3 +559,18 @@ def test_height_distance():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_linearised_rates_are_those_of_the_run():
+    """Masses and heights together: late decay of the distance to rest, at the slowest rate."""
+    flow, mu = PropagationOfChaos(risk(1.0) + 0.1 * Entropy(), INTERVAL), on_grid(32)
+    rest, _ = end(flow, mu, 1 / 50, 40.0)
+    spectrum = mf.linearize(flow, rest)
+    assert spectrum.rates.shape == (31 + 32,) and spectrum.modes.marks["H"].shape == (63, 32)
+    gaps = []
+    for t1 in (16.0, 18.0):
+        now, _ = end(flow, mu, 1 / 50, t1)
+        gaps.append(float(jnp.linalg.norm(now.marks["H"] - rest.marks["H"])))
+    np.testing.assert_allclose(np.log(gaps[0] / gaps[1]) / 2, spectrum.gap(), rtol=0.02)
+    with pytest.raises(ValueError, match="also holds duals, decay"):
+        mf.linearize(SeparatedVariables(risk(), INTERVAL, start), on_labels(8))

@@ -35,7 +35,8 @@ class Transported(HeightFlow):
 
     Without `labels` the measure is a `Grid` with the mark "H"; second order in the mesh for smooth H. The
     equation of H is one of Hamilton-Jacobi type, H_t = s |grad H|^2 + grad_theta V . grad H - s: smooth H may
-    develop a kink in finite time, where labels fold. The grid goes on, but with no theory behind it.
+    develop a kink in finite time, where labels fold. The grid goes on, with no theory behind it: its mass is
+    kept and positive, but the density oscillates from cell to cell.
 
     **Raises** `ValueError` for free particles, for labels that do not fit the domain, and for a measure
     without the mark "H".
