@@ -35,6 +35,7 @@ class Preset:
     regularised_cells: int
     regularised_time: float
     precision: str
+    quick_compilation: bool = False
     seeds: int = 1
 
 
@@ -65,6 +66,7 @@ SMALL = replace(
     regularised_systems=("separated", "chaos"),
     regularised_cells=48,
     regularised_time=100.0,
+    quick_compilation=True,
 )
 TINY = replace(
     SMALL,

@@ -48,7 +48,7 @@ class PairFigures(Gallery):
         support = np.asarray(start.density) > 1e-3
         heights.plot(centres[support], start.marks["H"][support], color="0.7")
         energy.set(xlabel="flow time", ylabel="energy G", ylim=(0, None))
-        rho.set(xlabel="feature θ", ylabel="density ρ", xlim=(-3, 1))
+        rho.set(xlabel="feature θ", ylabel="density ρ", xlim=(-3, 3))
         heights.set(xlabel="feature θ", ylabel="height H on the support")
         _legend_below(fig, energy)
         plot.title(rho, f"at t = {self.preset.time:g} (grey: t = 0)")
@@ -89,6 +89,13 @@ class PairFigures(Gallery):
         early = self.preset.time / 10
         row[0].set(xlabel="flow time", ylabel="energy, relative to t = 0", xlim=(0, early), ylim=(0.2, 1.1))
         row[0].axhline(1, color="0.6", linewidth=0.8)
+        rise = self.pairs.systems("transported").isel(steepness=-1)
+        inset = row[0].inset_axes([0.55, 0.52, 0.43, 0.36])
+        inset.plot(times_of(rise), rise.energy / rise.energy[0], **self.line("transported"))
+        inset.axhline(1, color="0.6", linewidth=0.8)
+        inset.set(xlim=(0, early / 16), ylim=(0.998, 1.002), xticks=(0, early / 16), yticks=(0.998, 1, 1.002))
+        inset.tick_params(labelsize=7)
+        plot.title(inset, "the rise of (3.21)")
         row[1].axhline(0, color="0.6", linewidth=0.8)
         row[1].axvspan(0, 2, color="0.92", zorder=0)
         row[1].set(xlabel="largest slope |∇H| of the start", ylabel="(dG/dt) / G at t = 0", xlim=(0, None))
