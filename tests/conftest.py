@@ -63,6 +63,13 @@ def pytest_runtest_setup(item):
     jaxtyping.config.update("jaxtyping_disable", item.get_closest_marker("wrong_calls") is not None)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def released_programs():
+    """Each compiled program holds memory maps, of which a process has a limited number."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request):
     """Both precisions that a run may use."""
