@@ -239,7 +239,7 @@ def observed_order(name, flow, exact, sizes, grid, dt, t1):
 @pytest.mark.parametrize(
     ("name", "labels", "sizes", "dt", "t1"),
     # Labels fold at t = 0.3, where H has a kink.
-    [("separated", 200, (40, 80), 1 / 50, 1.0), ("transported", 400, (80, 160), 1 / 250, 0.2)],
+    [("separated", 200, (60, 120), 1 / 50, 1.0), ("transported", 400, (80, 160), 1 / 250, 0.2)],
 )
 def test_grids_meet_labels_at_second_order(name, labels, sizes, dt, t1):
     """(3.19) in closed form and (3.21) on labels against grids that carry H, with empty cells around."""
@@ -247,7 +247,7 @@ def test_grids_meet_labels_at_second_order(name, labels, sizes, dt, t1):
     exact, _ = end(systems(risk(), labels=(labels,))[name], start, dt, t1)
     assert float(jnp.max(jnp.abs(moments(exact) - moments(start)))) > 0.05, "nothing moves"
     order, errors = observed_order(name, systems(risk())[name], exact, sizes, on_grid, dt, t1)
-    assert order > 1.7 and errors[-1] < 1e-3, (order, errors)
+    assert order > 1.7 and errors[-1] < 5e-4, (order, errors)
 
 
 def test_grids_meet_quantile_particles_at_second_order():
@@ -260,20 +260,20 @@ def test_grids_meet_quantile_particles_at_second_order():
     exact, _ = end(flow, particles, 1 / 50, 1.0)
     assert float(jnp.max(jnp.abs(moments(exact) - moments(particles)))) > 0.05, "nothing moves"
     grid = lambda n: on_grid(n, CIRCLE, lambda theta: 1 + 0.5 * theta[0])
-    order, errors = observed_order("chaos", flow, exact, (24, 48, 96), grid, 1 / 50, 1.0)
-    assert order > 1.8 and errors[-1] < 1e-4, (order, errors)
+    order, errors = observed_order("chaos", flow, exact, (32, 64, 128), grid, 1 / 50, 1.0)
+    assert order > 1.8 and errors[-1] < 5e-5, (order, errors)
 
 
 @pytest.mark.parametrize("name", ["separated", "transported", "chaos"])
 def test_balance_holds_along_runs(name):
-    """Energy against the integral of the recorded dissipation, of second order but for the limiter."""
+    """Energy against the integral of the recorded dissipation, of second order in the step."""
     defects = []
     for dt in (1 / 50, 1 / 100):
         run = mf.simulate(
             systems(risk())[name], on_grid(40), stepper=RK4(dt), t1=1.0, save_at=[0.25, 0.5, 1.0]
         )
         defects.append(run.certificates["balance_defect"])
-    assert defects[1] < 1e-4 and defects[0] / defects[1] > 2.5, defects
+    assert defects[1] < 1e-4 and defects[0] / defects[1] > 3.5, defects
 
 
 def test_dissipation_tends_to_that_of_the_density():
@@ -291,8 +291,9 @@ def test_dissipation_tends_to_that_of_the_density():
     }
     for name, flow in flows.items():
         evaluate = eqx.filter_jit(lambda n, flow=flow: flow.evaluate(flow.init(on_grid(n))).dissipation)
-        errors = [float(evaluate(n) / exact[name] - 1) for n in (40, 160)]
-        assert abs(errors[1]) < 5e-3 and abs(errors[0] / errors[1]) > 6, (name, errors)
+        errors = [float(evaluate(n) / exact[name] - 1) for n in (160, 640)]
+        # Second order, once the edges of the bump are resolved.
+        assert abs(errors[1]) < 1e-4 and errors[0] / errors[1] > 14, (name, errors)
 
 
 def test_two_dimensions():
