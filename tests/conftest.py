@@ -6,6 +6,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
+# XLA's remarks on the machines that programs were compiled for would bury a failing test.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Small factorisations lose more to waking threads than they gain, the more so beside another worker.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import hypothesis
 import jax
 import jaxlib

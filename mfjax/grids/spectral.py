@@ -128,11 +128,11 @@ def _resized(modes: Array, shape: tuple[int, ...], other: tuple[int, ...]) -> Ar
 
 def _resampled(modes: Complex[Array, "..."], shape: tuple[int, ...], fine: tuple[int, ...]) -> Array:
     """The values on `fine` points of the interpolant with these modes on `shape` points."""
-    scale = np.prod(fine) / np.prod(shape)
+    scale = float(np.prod(fine) / np.prod(shape))
     return jnp.fft.irfftn(_resized(modes, shape, fine), fine) * scale
 
 
 def _modes(values: Array, shape: tuple[int, ...]) -> Complex[Array, "..."]:
     """The modes on `shape` points of a function given on at least as many."""
-    scale = np.prod(shape) / values.size
+    scale = float(np.prod(shape) / values.size)
     return _resized(jnp.fft.rfftn(values), values.shape, shape) * scale

@@ -1,0 +1,313 @@
+"""Every system of README's table, on particles and as a density, on circle and 2-torus, from one declaration.
+
+A row declares a flow of one number. Its runs go under `jit(vmap)` over that number with one trace, in both
+precisions; where the mathematics forbids a side, the error says why.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+import mfjax as mf
+from mfjax import energies as E
+from mfjax import flows as W
+from mfjax import status
+from mfjax.features import RBF, Function, Weighted
+from mfjax.measures import Grid, Particles
+from mfjax.simulate import trajectory
+from mfjax.steppers import (
+    RK4,
+    BirthDeath,
+    EntropicProximal,
+    EulerMaruyama,
+    ImplicitEuler,
+    Proximal,
+    RosenbrockW,
+    StochasticHeun,
+)
+from mfjax.testing.base import Counted
+
+END = 0.1
+
+
+def wave(x):
+    """A smooth function on a torus of any dimension."""
+    return jnp.sum(jnp.cos(2 * jnp.pi * x + jnp.arange(x.size)))
+
+
+def density(x):
+    return 1 + 0.4 * wave(x) / x.size
+
+
+def start(x):
+    """The height H_0 of the (rho, H) systems."""
+    return 1 + 0.2 * wave(x)
+
+
+def drawn(domain, seed, n, dtype):
+    """The same points in both precisions."""
+    return domain.sample(jr.key(seed), n, jnp.float64).astype(dtype)
+
+
+def atoms(domain, dtype):
+    return Particles(drawn(domain, 5, 3, dtype), [0.5, 0.2, 0.3])
+
+
+def data(domain, dtype):
+    x = drawn(domain, 3, 7, dtype)
+    return x, jnp.sin(3 * x[:, 0]) + 0.5
+
+
+def features(domain):
+    return RBF(domain, scale=0.3)
+
+
+def reduced(domain, dtype, lam=0.1):
+    return E.ReducedRisk(features(domain), *data(domain, dtype), lam=lam)
+
+
+def network(domain, dtype, **options):
+    """A mean-field network with unit outer weights."""
+    return E.Risk(features(domain), *data(domain, dtype), **options)
+
+
+def pairs(domain, dtype, factor):
+    """`factor` times the risk that the (rho, H) systems move; |theta|^2 is no potential on a torus."""
+    phi = Function(lambda omega, x: jnp.exp(jnp.cos(2 * jnp.pi * (omega - x))).mean())
+    return factor * E.Risk(Weighted(phi), *data(domain, dtype))
+
+
+class System(NamedTuple):
+    """A flow of one number on a domain, its values, and on each side a stepper or why there is none."""
+
+    flow: Callable[..., W.Flow]
+    values: tuple[float, float, float]
+    particles: Any = None
+    density: Any = None
+    # Why not in two dimensions.
+    plane: str | None = None
+
+
+def wasserstein(energy):
+    return lambda a, domain, dtype: W.Wasserstein(energy(a, domain, dtype), domain)
+
+
+LAMS, RATES = (0.05, 0.1, 0.3), (0.5, 1.0, 2.0)
+HEAT, SLOW = E.Entropy, E.PorousMedium
+SYSTEMS = {
+    "variable projection": System(wasserstein(lambda a, m, d: reduced(m, d, a)), LAMS),
+    "ultra-fast diffusion": System(
+        wasserstein(lambda a, m, d: E.PowerDivergence(density, scale=a)), LAMS, "which particles do not have"
+    ),
+    "two timescales": System(
+        lambda a, m, d: W.TwoTimescale(reduced(m, d), m, rate=a),
+        RATES,
+        None,
+        "an outer weight with each particle",
+    ),
+    "mean-field network": System(
+        wasserstein(lambda a, m, d: network(m, d, loss=mf.losses.Huber(a)) + a * E.Potential(wave)), LAMS
+    ),
+    "separated variables": System(
+        lambda a, m, d: W.SeparatedVariables(pairs(m, d, a), m, start), LAMS, RK4(END / 8), RK4(END / 8)
+    ),
+    "transported": System(
+        lambda a, m, d: W.Transported(pairs(m, d, a), m), LAMS, "free particles", RK4(END / 8)
+    ),
+    "transported labels": System(
+        lambda a, m, d: W.Transported(pairs(m, d, a), m, labels=(16,) if m.dim == 1 else (4, 4)),
+        LAMS,
+        RK4(END / 8),
+        "labels",
+    ),
+    "propagation of chaos": System(
+        lambda a, m, d: W.PropagationOfChaos(pairs(m, d, a), m), LAMS, RK4(END / 8), RK4(END / 8)
+    ),
+    "propagation of chaos, heat": System(
+        lambda a, m, d: W.PropagationOfChaos(pairs(m, d, 0.1) + a * HEAT(), m),
+        LAMS,
+        EulerMaruyama(END / 8),
+        RK4(END / 40),
+    ),
+    "mean-field Langevin": System(
+        wasserstein(lambda a, m, d: network(m, d) + a * HEAT() + a * E.Potential(wave)),
+        LAMS,
+        StochasticHeun(END / 8),
+    ),
+    "bilevel Langevin": System(
+        wasserstein(lambda a, m, d: reduced(m, d) + a * HEAT()),
+        LAMS,
+        EulerMaruyama(END / 8),
+        ImplicitEuler(END / 8),
+    ),
+    "slow diffusion": System(
+        wasserstein(lambda a, m, d: 0.1 * E.Potential(wave) + a * SLOW()),
+        LAMS,
+        "which particles do not have",
+        RosenbrockW(),
+    ),
+    "spacings": System(
+        wasserstein(lambda a, m, d: 0.1 * E.Potential(wave) + a * E.Spacings(SLOW(), m)),
+        LAMS,
+        Proximal(END / 4),
+        "there use PorousMedium itself",
+        plane="neighbours need",
+    ),
+    "blobs": System(
+        wasserstein(lambda a, m, d: 0.1 * E.Potential(wave) + 0.1 * E.Blob(SLOW(), a, m)),
+        LAMS,
+        None,
+        "there use PorousMedium itself",
+    ),
+    "kernel discrepancy": System(
+        wasserstein(lambda a, m, d: E.MMD(mf.kernels.Gaussian(a, m), atoms(m, d))), RATES
+    ),
+    "Riesz discrepancy": System(
+        wasserstein(lambda a, m, d: 0.1 * E.MMD(mf.kernels.Riesz(a, 1.0, m), atoms(m, d))), (1.2, 1.4, 1.6)
+    ),
+    "Sobolev discrepancy": System(
+        wasserstein(lambda a, m, d: E.Sobolev(lambda x: 1 + 0.3 * wave(2 * x) / x.size, a, m, modes=3)),
+        (1.2, 1.5, 2.0),
+    ),
+    "Sobolev discrepancy, spectral": System(
+        lambda a, m, d: W.Wasserstein(
+            E.Sobolev(lambda x: 1 + 0.3 * wave(2 * x) / x.size, a, m, modes=3), m, mf.grids.Spectral()
+        ),
+        (1.2, 1.5, 2.0),
+    ),
+    "interaction": System(wasserstein(lambda a, m, d: 0.1 * E.Interaction(mf.kernels.Gaussian(a, m))), RATES),
+    "Wasserstein-Fisher-Rao": System(lambda a, m, d: W.WassersteinFisherRao(network(m, d), m, a, 2.0), RATES),
+    "Wasserstein-Fisher-Rao, balanced": System(
+        lambda a, m, d: W.WassersteinFisherRao(network(m, d), m, 0.1, a, balanced=True), RATES
+    ),
+    "birth and death": System(
+        lambda a, m, d: W.WassersteinFisherRao(network(m, d), m, 0.1, 10 * a),
+        RATES,
+        BirthDeath(END / 8),
+        "BirthDeath moves particles",
+    ),
+    "signed measures": System(
+        lambda a, m, d: W.WassersteinFisherRao(
+            E.Risk(mf.features.Signed(features(m)), *data(m, d)), mf.domains.Signed(m), 0.1, a
+        ),
+        RATES,
+    ),
+    "minimising movements": System(
+        wasserstein(lambda a, m, d: a * E.Potential(wave)), LAMS, Proximal(END / 2), "Proximal"
+    ),
+    "minimising movements by Sinkhorn": System(
+        wasserstein(lambda a, m, d: 0.1 * E.Potential(wave) + a * HEAT()),
+        LAMS,
+        "EntropicProximal",
+        EntropicProximal(END / 2, blur=0.1),
+    ),
+}
+SIDES = ("particles", "density")
+
+
+def measure(flow, side, dtype, slots=0):
+    """16 particles and `slots` empty ones, or 12 cells per axis, with the mark H."""
+    domain = flow.domain
+    if side == "density":
+        mu = Grid.from_density(domain, 12, lambda x: density(x[-domain.dim :]), dtype=dtype)
+    else:
+        lattice = Grid.uniform(domain, 16 if domain.dim == 1 else 4, dtype=dtype)
+        mu = Particles(
+            jnp.tile(lattice.points, (1 + slots, 1)),
+            jnp.append(jnp.full(lattice.size, 1 / lattice.size), jnp.zeros(slots * lattice.size)),
+        )
+    heights = jax.vmap(lambda x: start(x[-domain.dim :]))(mu.points)
+    return mu.with_marks(H=heights.astype(mu.dtype))
+
+
+def declared(name, side, a, dim, dtype):
+    """The run of a row at one value of its number."""
+    system = SYSTEMS[name]
+    flow = system.flow(a, mf.domains.Torus(dim), jnp.dtype(dtype))
+    stepper = getattr(system, side)
+    mu = measure(flow, side, dtype, slots=isinstance(stepper, BirthDeath))
+    return mf.Simulation(
+        flow,
+        mu,
+        stepper=stepper,
+        save_at=[END / 2, END],
+        key=jr.key(0) if stepper is not None and stepper.noisy else None,
+        save_measures=False,
+    )
+
+
+def rows(keep):
+    """A mark for the rows and sides for which `keep(system, stepper or reason)`."""
+    cases = [(name, side) for name, s in SYSTEMS.items() for side in SIDES if keep(s, getattr(s, side))]
+    return pytest.mark.parametrize(("name", "side"), cases, ids=[", ".join(case) for case in cases])
+
+
+def swept(name, side, dim, dtype):
+    """The final measures and recorded values at the three values, and the numbers of traces."""
+
+    def one(a):
+        carry, (_, values) = trajectory(declared(name, side, a, dim, dtype))
+        return carry.state, values
+
+    run = Counted(jax.vmap(one))
+    values = jnp.asarray(SYSTEMS[name].values, dtype)
+    out = run(values)
+    twins = run(jnp.full_like(values, values[1]))
+    for twin, other in zip(jax.tree.leaves(twins), jax.tree.leaves(out), strict=True):
+        np.testing.assert_array_equal(twin[0], twin[2])
+        np.testing.assert_allclose(twin[0], other[1], rtol=1e-5, atol=1e-6)
+    assert run.traces == 1
+    return out
+
+
+def check(name, side, dim, dtype):
+    state, values = swept(name, side, dim, dtype)
+    flow = declared(name, side, SYSTEMS[name].values[0], dim, dtype).flow
+    assert (values["status"] == status.OK).all()
+    assert {leaf.dtype for leaf in jax.tree.leaves((state.measure, values["energy"]))} == {jnp.dtype(dtype)}
+    energy, mass = np.asarray(values["energy"]), np.asarray(values["mass"])
+    assert len(set(energy[:, -1].tolist())) == 3, "the number has no effect"
+    assert np.all(values["min_weight"] >= 0)
+    rounding = 1e-5 if dtype == "float32" else 1e-11
+    if not isinstance(flow, W.WassersteinFisherRao) or flow.balanced:
+        np.testing.assert_allclose(mass, 1, rtol=rounding)
+    noisy = (flow.stochastic and side == "particles") or name == "birth and death"
+    if flow.monotone and not noisy:
+        assert np.all(np.diff(energy, axis=1) <= rounding * np.abs(energy[:, :1])), energy
+    return energy, noisy
+
+
+@rows(lambda system, stepper: not isinstance(stepper, str))
+def test_one_dimension(name, side):
+    double, noisy = check(name, side, 1, "float64")
+    single, _ = check(name, side, 1, "float32")
+    if not noisy:
+        moved = np.max(np.abs(double - double[:, :1]))
+        np.testing.assert_allclose(single, double, rtol=1e-5, atol=0.02 * moved)
+
+
+@rows(lambda system, stepper: not isinstance(stepper, str) and system.plane is None)
+def test_two_torus(name, side):
+    check(name, side, 2, "float64")
+
+
+@pytest.mark.wrong_calls
+@rows(lambda system, stepper: isinstance(stepper, str))
+def test_a_side_that_is_forbidden_says_why(name, side):
+    system, other = SYSTEMS[name], SIDES[1 - SIDES.index(side)]
+    with pytest.raises(ValueError, match=getattr(system, side)):
+        flow = system.flow(0.5, mf.domains.Torus(1), jnp.dtype("float64"))
+        mf.Simulation(
+            flow, measure(flow, side, "float64"), stepper=getattr(system, other), t1=END, key=jr.key(0)
+        )
+
+
+@pytest.mark.parametrize("name", [name for name, system in SYSTEMS.items() if system.plane])
+def test_one_dimension_only(name):
+    with pytest.raises(ValueError, match=SYSTEMS[name].plane):
+        declared(name, "particles", 0.1, 2, "float64")
