@@ -14,7 +14,8 @@ class Evaluation(eqx.Module):
 
     `energy` F; `dissipation` -dF/dt along the tangent, >= 0 if the flow is monotone; `residual` of the
     inner solve and its `status`; `carry` for the next one; `max_step`, the longest stable explicit transport
-    step (flow time; infinite on particles).
+    step (flow time; infinite on particles); `potential` (K,) in the cells of a grid, the first variation of
+    the terms that transport, from which implicit steps start, else `None`.
     """
 
     tangent: Tangent
@@ -24,9 +25,21 @@ class Evaluation(eqx.Module):
     status: Int[Array, ""]
     max_step: Float[Array, ""]
     carry: Any = None
+    potential: Float[Array, " K"] | None = None
 
 
-def evaluation(tangent, energy, dissipation, dtype, *, residual=0.0, status=0, max_step=jnp.inf, carry=None):
+def evaluation(
+    tangent,
+    energy,
+    dissipation,
+    dtype,
+    *,
+    residual=0.0,
+    status=0,
+    max_step=jnp.inf,
+    carry=None,
+    potential=None,
+):
     """An `Evaluation` whose numbers are arrays of `dtype`, so that loops see one structure."""
     number = lambda v: jnp.asarray(v, dtype)
     return Evaluation(
@@ -37,4 +50,5 @@ def evaluation(tangent, energy, dissipation, dtype, *, residual=0.0, status=0, m
         jnp.asarray(status, jnp.int32),
         number(max_step),
         carry,
+        potential,
     )

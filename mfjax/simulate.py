@@ -69,7 +69,7 @@ def record(sim: Simulation, carry: Carry) -> tuple[Any, dict[str, Any]]:
 
     Observables of a failed run are NaN, its measure is the last good one.
     """
-    mu = carry.state.measure
+    mu, flow = carry.state.measure, sim.flow.at(carry.state)
     values = {
         "energy": carry.evaluation.energy,
         "dissipation": carry.evaluation.dissipation,
@@ -78,7 +78,7 @@ def record(sim: Simulation, carry: Carry) -> tuple[Any, dict[str, Any]]:
         "mass": mu.mass,
         "min_weight": jnp.min(mu.weights),
     }
-    values |= {name: observe(mu, sim.flow) for name, observe in sim.observables.items()}
+    values |= {name: observe(mu, flow) for name, observe in sim.observables.items()}
     failed = carry.status > 0
 
     def mask(value):

@@ -11,9 +11,7 @@ from jaxtyping import Array, Float, Key, ScalarLike
 
 from mfjax._arrays import as_floats, count, finite, is_traced, scalar
 from mfjax.flows.base import Flow
-from mfjax.flows.wasserstein import Wasserstein
-from mfjax.grids import FiniteVolume, internal_parts
-from mfjax.measures import Grid, Measure, Particles
+from mfjax.measures import Measure, Particles
 from mfjax.run import is_reserved
 from mfjax.steppers import Adaptive, Rosenbrock, RosenbrockW, Stepper
 from mfjax.steppers.rosenbrock import linearised_exactly
@@ -84,11 +82,8 @@ def default_stepper(flow: Flow, measure: Measure) -> Stepper:
             "a flow with noise (temperature > 0) has no adaptive default: pass "
             "stepper=steppers.EulerMaruyama(dt)"
         )
-    volumes = (
-        isinstance(measure, Grid) and isinstance(flow, Wasserstein) and isinstance(flow.space, FiniteVolume)
-    )
-    if volumes and internal_parts(flow.energy):
-        return Rosenbrock() if linearised_exactly(flow.energy) else RosenbrockW()
+    if flow.at().diffusion(measure):
+        return Rosenbrock() if linearised_exactly(flow, measure) else RosenbrockW()
     return Adaptive()
 
 

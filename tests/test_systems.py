@@ -131,8 +131,19 @@ SYSTEMS = {
     "propagation of chaos, heat": System(
         lambda a, m, d: W.PropagationOfChaos(pairs(m, d, 0.1) + a * HEAT(), m),
         LAMS,
-        EulerMaruyama(END / 8),
+        "a particle that noise moves would take its H elsewhere",
+    ),
+    "propagation of chaos, spacings": System(
+        lambda a, m, d: W.PropagationOfChaos(pairs(m, d, 0.1) + a * E.Spacings(HEAT(), m), m),
+        LAMS,
         RK4(END / 40),
+        "there use Entropy itself",
+        plane="neighbours need",
+    ),
+    "annealed Langevin": System(
+        lambda a, m, d: W.Scheduled(lambda t: W.Wasserstein(network(m, d) + a * jnp.exp(-t) * HEAT(), m)),
+        LAMS,
+        StochasticHeun(END / 8),
     ),
     "mean-field Langevin": System(
         wasserstein(lambda a, m, d: network(m, d) + a * HEAT() + a * E.Potential(wave)),

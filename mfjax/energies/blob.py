@@ -7,13 +7,13 @@ from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._arrays import inner, scalar
 from mfjax.domains import Box, Domain, Euclidean, Torus
-from mfjax.energies.base import Energy, Solution
+from mfjax.energies.base import Solution
 from mfjax.energies.convolution import convolution
-from mfjax.energies.internal import InternalEnergy
+from mfjax.energies.internal import DensityEstimate, InternalEnergy
 from mfjax.measures import Measure, Particles
 
 
-class Blob(Energy):
+class Blob(DensityEstimate):
     """F(mu) = int f(rho, x) dmu, f = U / rho, rho = K * mu, K the Gaussian of standard deviation `width`.
 
     The internal energy int U(rho, x) dx of a density estimate, half of it: one factor stays the measure. Its

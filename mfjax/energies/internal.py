@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from typing import ClassVar, Literal
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -63,6 +64,12 @@ class InternalEnergy(Energy):
         self.validate(mu)
         value = mu.volume * jnp.sum(self.integrand(mu.density, mu.points))
         return Solution(value, jax.tree_util.Partial(_nearest_cell, self, mu))
+
+
+class DensityEstimate(Energy):
+    """An internal energy of particles, by an estimate of the density of their points."""
+
+    energy: eqx.AbstractVar[InternalEnergy]
 
 
 def _nearest_cell(energy: InternalEnergy, mu: Grid, point: Array) -> Array:

@@ -7,12 +7,12 @@ from jaxtyping import Array, Float
 
 from mfjax._arrays import is_traced
 from mfjax.domains import Box, Domain, Euclidean, Torus
-from mfjax.energies.base import Energy, Solution
-from mfjax.energies.internal import InternalEnergy
+from mfjax.energies.base import Solution
+from mfjax.energies.internal import DensityEstimate, InternalEnergy
 from mfjax.measures import Measure, Particles
 
 
-class Spacings(Energy):
+class Spacings(DensityEstimate):
     """F(mu) = sum over gaps g of U(rho_g, x_g) |g| for particles in one dimension, rho_g the mass over |g|.
 
     A gap joins neighbours and holds half of the mass of each; at the ends of a line, all of the outer one.

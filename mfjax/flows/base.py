@@ -11,6 +11,8 @@ from mfjax.domains import Domain
 from mfjax.energies.base import Energy
 from mfjax.evaluation import Evaluation as Evaluation
 from mfjax.evaluation import evaluation as evaluation
+from mfjax.grids.diffusion import Part
+from mfjax.grids.rates import Pairs
 from mfjax.measures import Measure, Tangent
 
 
@@ -36,6 +38,18 @@ class Flow(eqx.Module):
     domain: eqx.AbstractVar[Domain]
     # Whether the energy never increases; where it may, the certificate `largest_increase` says by how much.
     monotone: ClassVar[bool] = True
+    # Whether the rate is a function of the measure alone, and not of the time too.
+    autonomous: ClassVar[bool] = True
+
+    def __check_init__(self):
+        if not isinstance(self.energy, Energy):
+            raise ValueError(f"energy must be an Energy, got {type(self.energy).__name__}")
+        if not isinstance(self.domain, Domain):
+            raise ValueError(f"domain must be a Domain, got {type(self.domain).__name__}")
+
+    def at(self, state: State | None = None) -> "Flow":
+        """The flow with its numbers as they are at the time of `state`, at the start unless given."""
+        return self
 
     def lift(self, mu: Measure) -> Measure:
         """The measure that the energy is a function of: `mu`, unless marks are coordinates of its points."""
@@ -56,6 +70,14 @@ class Flow(eqx.Module):
     @abstractmethod
     def evaluate(self, state: State) -> Evaluation:
         """The rate of the whole state, with energy, dissipation and solve diagnostics."""
+
+    def diffusion(self, mu: Measure) -> tuple[Part, ...]:
+        """The internal energies (coefficient, energy) whose fluxes `linearise` holds; none on particles."""
+        return ()
+
+    def linearise(self, state: State, now: Evaluation) -> Pairs:
+        """The stiff fluxes of mass at `state`, where the flow is `now`, linear in the masses of the cells."""
+        raise NotImplementedError(f"{type(self).__name__} has no implicit steps")
 
     def rate(self, state: State) -> Tangent:
         """The rate of the whole state."""

@@ -11,7 +11,10 @@ from mfjax import grids
 from mfjax._arrays import scalar
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy
-from mfjax.flows.base import Evaluation, Flow, State, evaluation
+from mfjax.flows.base import Evaluation, Flow, State
+from mfjax.flows.wasserstein import check_space, descent
+from mfjax.grids.diffusion import Part
+from mfjax.grids.rates import Pairs
 from mfjax.measures import Grid, Measure, Tangent
 
 
@@ -70,13 +73,7 @@ class WassersteinFisherRao(Flow):
         space: grids.Discretisation | None = None,
     ):
         self.space = grids.FiniteVolume() if space is None else space
-        for name, value, kind, what in (
-            ("energy", energy, Energy, "an Energy"),
-            ("domain", domain, Domain, "a Domain"),
-            ("space", self.space, grids.Discretisation, "an mf.grids.Discretisation"),
-        ):
-            if not isinstance(value, kind):
-                raise ValueError(f"{name} must be {what}, got {type(value).__name__}")
+        check_space(self.space)
         self.energy, self.domain, self.balanced = energy, domain, bool(balanced)
         self.transport = scalar(transport, "transport", minimum=0)
         self.reaction = scalar(reaction, "reaction", minimum=0)
@@ -111,20 +108,7 @@ class WassersteinFisherRao(Flow):
 
     def _on_particles(self, mu: Measure, carry: Any) -> tuple[Evaluation, Array]:
         """The transport, and V at the particles."""
-        solution = self.energy.solve(mu, carry)
-        gradient = self.energy.gradient_field(mu, solution)
-        alpha = self.transport.astype(mu.dtype)
-        velocity = jax.vmap(self.domain.velocity)(mu.points, -alpha * gradient)
-        slope = jax.vmap(self.domain.project)(mu.points, gradient)
-        now = evaluation(
-            Tangent(points=velocity),
-            solution.value,
-            -mu.integrate(jnp.sum(slope * velocity, axis=-1)),
-            mu.dtype,
-            residual=solution.residual,
-            status=solution.status,
-            carry=solution.carry,
-        )
+        now, solution = descent(self.energy, self.domain, mu, carry, self.transport.astype(mu.dtype))
         return now, self.energy.first_variation(mu, solution)
 
     def _on_grid(self, mu: Grid, carry: Any) -> tuple[Evaluation, Array]:
@@ -134,7 +118,16 @@ class WassersteinFisherRao(Flow):
         longest = jnp.where(alpha > 0, now.max_step / jnp.where(alpha > 0, alpha, 1), jnp.inf)
         where = lambda e: (e.tangent.weights, e.dissipation, e.max_step)
         scaled = (alpha * now.tangent.weights, alpha * now.dissipation, longest.astype(mu.dtype))
-        return eqx.tree_at(where, now, scaled), grids.first_variation(self.energy, mu, carry)
+        return eqx.tree_at(where, now, scaled), grids.first_variation(self.energy, mu, now)
+
+    def diffusion(self, mu: Measure) -> tuple[Part, ...]:
+        return self.space.diffusion(self.energy) if isinstance(mu, Grid) else ()
+
+    def linearise(self, state: State, now: Evaluation) -> Pairs:
+        """The transport; the reaction is not stiff."""
+        mu = state.measure
+        pairs = self.space.linearise(self.energy, mu, now.potential)
+        return jax.tree.map(lambda rates: self.transport.astype(mu.dtype) * rates, pairs)
 
     def move(self, state: State, tangent: Tangent, time: Any, noise: Any = None) -> State:
         moved = super().move(state, tangent, time, noise)

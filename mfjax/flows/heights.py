@@ -1,6 +1,7 @@
 """What the three (rho, H) systems share: a network whose outer weight is a height over each feature."""
 
 from abc import abstractmethod
+from itertools import filterfalse
 from typing import Any, ClassVar
 
 import jax
@@ -10,9 +11,12 @@ from jaxtyping import Array, Float
 from mfjax import grids
 from mfjax._arrays import inner
 from mfjax.domains import Domain
-from mfjax.energies.base import Energy
+from mfjax.energies.base import Energy, Sum
+from mfjax.energies.internal import DensityEstimate
 from mfjax.flows.base import Evaluation, Flow, State, evaluation
 from mfjax.flows.wasserstein import smooth_part
+from mfjax.grids.diffusion import Part
+from mfjax.grids.rates import Pairs
 from mfjax.measures import Grid, Measure, Particles, Tangent
 
 
@@ -31,21 +35,17 @@ class HeightFlow(Flow):
 
     On a torus lam |theta|^2 is no potential: take lam = 0 there, and lam/2 H^2 as a `Potential` on a grid.
 
-    On a `Grid` internal energies move the mass too, by grad U', and where H rides it goes with the whole
-    velocity: this is the gradient flow of the regularised G, and keeps its balance. On `Particles` an entropy
-    is noise in theta under a height that stays with its particle.
+    Internal energies regularise rho (survey, Remark 4.1): they move the mass too, by grad U', and where H
+    rides it goes with the whole velocity. This is the gradient flow of the regularised G and keeps its
+    balance; the survey adds the diffusion of rho alone and leaves the equation of H. On `Particles`, too,
+    `Spacings` and `Blob` act on rho. An entropy is noise in theta where H is a field; where H rides, noise
+    would be another system, and is refused.
     """
 
     energy: Energy
     domain: Domain
     held: ClassVar[bool]
     rides: ClassVar[bool]
-
-    def __check_init__(self):
-        if not isinstance(self.energy, Energy):
-            raise ValueError(f"energy must be an Energy, got {type(self.energy).__name__}")
-        if not isinstance(self.domain, Domain):
-            raise ValueError(f"domain must be a Domain, got {type(self.domain).__name__}")
 
     @abstractmethod
     def slope_of_height(self, state: State) -> Float[Array, "K d"] | None:
@@ -72,26 +72,46 @@ class HeightFlow(Flow):
         self.domain.validate(mu.points)
         if isinstance(mu, Grid):
             grids.validate(mu, self.domain)
-        self._potential_part(mu).validate(self.lift(mu))
+        elif self.rides and self.stochastic:
+            raise ValueError(
+                f"{type(self).__name__} + Entropy carries H along with the whole velocity of rho, diffusion "
+                "included, and a particle that noise moves would take its H elsewhere: use a Grid, or "
+                "take energies.Spacings(Entropy(), domain) or energies.Blob(Entropy(), width, domain)"
+            )
+        of_pairs, of_rho = self._parts(mu)
+        of_pairs.validate(self.lift(mu))
+        of_rho.validate(mu, self.domain)
 
     def init(self, mu: Measure) -> State:
         self.validate(mu)
-        return State(mu, self._potential_part(mu).init(self.lift(mu)))
+        of_pairs, of_rho = self._parts(mu)
+        return State(mu, (of_pairs.init(self.lift(mu)), of_rho.init(mu)))
 
-    def _potential_part(self, mu: Measure) -> Energy:
-        """The terms of the energy that have a potential of xi."""
-        return grids.transport_part(self.energy) if isinstance(mu, Grid) else smooth_part(self.energy)
+    def _parts(self, mu: Measure) -> tuple[Energy, Energy]:
+        """The terms that have a potential of xi, and those of the density of rho that particles estimate."""
+        smooth = grids.transport_part(self.energy) if isinstance(mu, Grid) else smooth_part(self.energy)
+        estimates = lambda part: isinstance(part[1], DensityEstimate)
+        return Sum(tuple(filterfalse(estimates, smooth.parts()))), Sum(
+            tuple(filter(estimates, smooth.parts()))
+        )
 
     def evaluate(self, state: State) -> Evaluation:
         mu = state.measure
-        energy, lifted = self._potential_part(mu), self.lift(mu)
-        solution = energy.solve(lifted, state.carry)
+        (energy, of_rho), lifted = self._parts(mu), self.lift(mu)
+        before, before_of_rho = (None, None) if state.carry is None else state.carry
+        solution = energy.solve(lifted, before)
         gradient = energy.gradient_field(lifted, solution)
         by_height, by_point = gradient[:, 0], gradient[:, 1:]
+        potential, value, carry = None, solution.value, before_of_rho
         if isinstance(mu, Grid):
-            moving = self._on_grid(mu, energy.first_variation(lifted, solution), by_height, solution.value)
+            potential = energy.first_variation(lifted, solution)
+            moving = self._on_grid(mu, potential, by_height, value)
         else:
-            moving = self._on_particles(state, by_height, by_point, solution.value)
+            if of_rho.parts():
+                estimated = of_rho.solve(mu, before_of_rho)
+                value, carry = value + estimated.value, estimated.carry
+                by_point = by_point + of_rho.gradient_field(mu, estimated)
+            moving = self._on_particles(state, by_height, by_point, value)
         tangent, value, dissipation, max_step = moving
         return evaluation(
             tangent,
@@ -101,8 +121,18 @@ class HeightFlow(Flow):
             residual=solution.residual,
             status=solution.status,
             max_step=max_step,
-            carry=solution.carry,
+            carry=(solution.carry, carry),
+            potential=potential,
         )
+
+    def diffusion(self, mu: Measure) -> tuple[Part, ...]:
+        return grids.internal_parts(self.energy) if isinstance(mu, Grid) else ()
+
+    def linearise(self, state: State, now: Evaluation) -> Pairs:
+        """The diffusion of mass; its drift too, where it is a gradient."""
+        mu = state.measure
+        drift = None if self.held or now.potential is None else grids.slopes(now.potential, mu)
+        return grids.linearised(mu, drift, self.diffusion(mu))
 
     def _on_particles(self, state: State, by_height, by_point, value) -> tuple[Tangent, Any, Any, Any]:
         mu, slope = state.measure, self.slope_of_height(state)
@@ -121,10 +151,8 @@ class HeightFlow(Flow):
             drift = grids.partial_slopes(variation, by_height, height, mu)
         else:
             drift = grids.slopes(variation, mu)
-        for coefficient, term in parts:
-            coefficient = jnp.asarray(coefficient).astype(mu.dtype)
-            value = value + coefficient * term.solve(mu).value
-            variation = variation + coefficient * term.first_variation(mu)
+        of_density, varied = grids.internal_energy(parts, mu)
+        value, variation = value + of_density, variation + varied
         rate, max_step = grids.mass_rate(mu, drift, parts)
         rising = -by_height
         if self.rides:

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from mfjax._arrays import inner
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy
+from mfjax.energies.internal import DensityEstimate, InternalEnergy
 from mfjax.energies.risk import Risk
 from mfjax.features import Weighted
 from mfjax.flows.base import Evaluation, State
 from mfjax.flows.heights import HeightFlow
-from mfjax.grids import internal_parts
 from mfjax.measures import Measure, Particles, Tangent
 
 
@@ -85,8 +85,8 @@ class SeparatedVariables(HeightFlow):
 
     def _risk(self) -> tuple[Any, Risk]:
         """(coefficient, risk), the one term beside internal energies, which the closed form is for."""
-        internal = [id(term) for _, term in internal_parts(self.energy)]
-        rest = [part for part in self.energy.parts() if id(part[1]) not in internal]
+        apart = (InternalEnergy, DensityEstimate)
+        rest = [part for part in self.energy.parts() if not isinstance(part[1], apart)]
         if len(rest) == 1 and isinstance(rest[0][1], Risk) and isinstance(rest[0][1].features, Weighted):
             return rest[0]
         names = ", ".join(type(term).__name__ for _, term in rest)

@@ -38,8 +38,6 @@ class TwoTimescale(Flow):
     def __init__(self, energy: ReducedRisk, domain: Domain, rate: ScalarLike):
         if not isinstance(energy, ReducedRisk):
             raise ValueError(f"TwoTimescale needs a ReducedRisk, got {type(energy).__name__}")
-        if not isinstance(domain, Domain):
-            raise ValueError(f"domain must be a Domain, got {type(domain).__name__}")
         self.energy = energy
         self.domain = domain
         self.gamma = scalar(rate, "rate", above=0)

@@ -1,14 +1,17 @@
 """The Wasserstein gradient flow of an energy, on particles and on a grid."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from mfjax import grids
 from mfjax.domains import Domain
-from mfjax.energies.base import Energy, Sum
+from mfjax.energies.base import Energy, Solution
 from mfjax.energies.entropy import Entropy
-from mfjax.energies.internal import InternalEnergy
 from mfjax.flows.base import Evaluation, Flow, State, evaluation
+from mfjax.grids.diffusion import Part
+from mfjax.grids.rates import Pairs
 from mfjax.measures import Grid, Measure, Particles, Tangent
 
 
@@ -29,12 +32,7 @@ class Wasserstein(Flow):
     space: grids.Discretisation = grids.FiniteVolume()
 
     def __check_init__(self):
-        if not isinstance(self.energy, Energy):
-            raise ValueError(f"energy must be an Energy, got {type(self.energy).__name__}")
-        if not isinstance(self.domain, Domain):
-            raise ValueError(f"domain must be a Domain, got {type(self.domain).__name__}")
-        if not isinstance(self.space, grids.Discretisation):
-            raise ValueError(f"space must be an mf.grids.Discretisation, got {type(self.space).__name__}")
+        check_space(self.space)
 
     def validate(self, mu: Measure) -> None:
         if not isinstance(mu, Measure):
@@ -58,34 +56,47 @@ class Wasserstein(Flow):
         mu = state.measure
         if isinstance(mu, Grid):
             return self.space.evaluate(self.energy, mu, state.carry)
-        smooth = self._seen(mu)
-        solution = smooth.solve(mu, state.carry)
-        gradient = smooth.gradient_field(mu, solution)
-        velocity = jax.vmap(self.domain.velocity)(mu.points, -gradient)
-        slope = jax.vmap(self.domain.project)(mu.points, gradient)
-        return evaluation(
-            Tangent(points=velocity),
-            solution.value,
-            -mu.integrate(jnp.sum(slope * velocity, axis=-1)),
-            mu.dtype,
-            residual=solution.residual,
-            status=solution.status,
-            carry=solution.carry,
-        )
+        return descent(self._seen(mu), self.domain, mu, state.carry)[0]
+
+    def diffusion(self, mu: Measure) -> tuple[Part, ...]:
+        return self.space.diffusion(self.energy) if isinstance(mu, Grid) else ()
+
+    def linearise(self, state: State, now: Evaluation) -> Pairs:
+        return self.space.linearise(self.energy, state.measure, now.potential)
+
+
+def check_space(space: Any) -> None:
+    """**Raises** `ValueError` unless `space` is a discretisation."""
+    if not isinstance(space, grids.Discretisation):
+        raise ValueError(f"space must be an mf.grids.Discretisation, got {type(space).__name__}")
+
+
+def descent(
+    energy: Energy, domain: Domain, mu: Particles, carry: Any, mobility: Any = 1.0
+) -> tuple[Evaluation, Solution]:
+    """x_i' = -mobility grad V(x_i), tangent to `domain`, and the solution of the energy behind it."""
+    solution = energy.solve(mu, carry)
+    gradient = energy.gradient_field(mu, solution)
+    velocity = jax.vmap(domain.velocity)(mu.points, -mobility * gradient)
+    slope = jax.vmap(domain.project)(mu.points, gradient)
+    now = evaluation(
+        Tangent(points=velocity),
+        solution.value,
+        -mu.integrate(jnp.sum(slope * velocity, axis=-1)),
+        mu.dtype,
+        residual=solution.residual,
+        status=solution.status,
+        carry=solution.carry,
+    )
+    return now, solution
 
 
 def smooth_part(energy: Energy) -> Energy:
     """The energy without its entropies. **Raises** for other internal energies."""
-    smooth = []
-    for coefficient, term in energy.parts():
-        if isinstance(term, Entropy):
-            continue
-        if isinstance(term, InternalEnergy):
+    for _, term in grids.internal_parts(energy):
+        if not isinstance(term, Entropy):
             raise ValueError(
                 f"{type(term).__name__} is a function of the density, which particles do not have: run this "
                 "flow on a Grid, or take energies.Blob(energy, width, domain), or Spacings in one dimension"
             )
-        smooth.append((coefficient, term))
-    if len(smooth) == 1 and energy is smooth[0][1]:
-        return energy
-    return Sum(tuple(smooth))
+    return grids.transport_part(energy)

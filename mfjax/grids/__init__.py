@@ -7,6 +7,7 @@ kinds: those with a potential move mass by transport (`transport`), internal ene
 
 from mfjax.grids.base import Discretisation as Discretisation
 from mfjax.grids.base import first_variation as first_variation
+from mfjax.grids.base import internal_energy as internal_energy
 from mfjax.grids.base import internal_parts as internal_parts
 from mfjax.grids.base import transport_part as transport_part
 from mfjax.grids.base import validate as validate
@@ -14,6 +15,7 @@ from mfjax.grids.diffusion import diffusion_rate as diffusion_rate
 from mfjax.grids.faces import slopes as slopes
 from mfjax.grids.finite_volume import FiniteVolume as FiniteVolume
 from mfjax.grids.linear import ShiftedFluxes as ShiftedFluxes
+from mfjax.grids.rates import linearised as linearised
 from mfjax.grids.rates import mass_rate as mass_rate
 from mfjax.grids.riding import partial_slopes as partial_slopes
 from mfjax.grids.riding import riding_rate as riding_rate

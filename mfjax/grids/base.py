@@ -15,6 +15,7 @@ from mfjax.energies.base import Energy, Sum
 from mfjax.energies.internal import InternalEnergy
 from mfjax.evaluation import Evaluation
 from mfjax.grids.diffusion import Part
+from mfjax.grids.rates import Pairs
 from mfjax.measures import Grid, Measure
 
 
@@ -33,6 +34,14 @@ class Discretisation(eqx.Module):
         """The `carry` of the first evaluation."""
         return transport_part(energy).init(mu)
 
+    def diffusion(self, energy: Energy) -> tuple[Part, ...]:
+        """The internal energies whose fluxes `linearise` holds; none where implicit steps have no form."""
+        return ()
+
+    def linearise(self, energy: Energy, mu: Grid, potential: Float[Array, " K"] | None) -> Pairs:
+        """The stiff fluxes, linear in the masses, at the frozen `potential` of an `Evaluation`."""
+        raise NotImplementedError(f"{type(self).__name__} has no implicit steps")
+
 
 def internal_parts(energy: Energy) -> tuple[Part, ...]:
     """The terms (coefficient, internal energy) of `energy`, which diffuse."""
@@ -47,12 +56,20 @@ def transport_part(energy: Energy) -> Energy:
     return Sum(rest)
 
 
-def first_variation(energy: Energy, mu: Grid, carry: Any = None) -> Float[Array, " K"]:
-    """V in the cells of `mu`, internal energies included."""
-    rest, total = transport_part(energy), jnp.zeros((mu.size,), mu.dtype)
-    for coefficient, term in internal_parts(energy):
-        total = total + jnp.asarray(coefficient).astype(mu.dtype) * term.first_variation(mu)
-    return total + rest.first_variation(mu, rest.solve(mu, carry)) if rest.parts() else total
+def internal_energy(parts: tuple[Part, ...], mu: Grid) -> tuple[Float[Array, ""], Float[Array, " K"]]:
+    """(value, first variation in the cells) of sum_k c_k F_k over the internal energies of `parts`."""
+    value, variation = jnp.zeros((), mu.dtype), jnp.zeros((mu.size,), mu.dtype)
+    for coefficient, term in parts:
+        coefficient = jnp.asarray(coefficient).astype(mu.dtype)
+        value = value + coefficient * term.solve(mu).value
+        variation = variation + coefficient * term.first_variation(mu)
+    return value, variation
+
+
+def first_variation(energy: Energy, mu: Grid, now: Evaluation) -> Float[Array, " K"]:
+    """V in the cells of `mu`, internal energies included, from the evaluation `now` there."""
+    variation = internal_energy(internal_parts(energy), mu)[1]
+    return variation if now.potential is None else variation + now.potential
 
 
 def validate(mu: Measure, domain: Domain) -> None:

@@ -2,13 +2,14 @@
 
 from typing import Any
 
-import jax.numpy as jnp
+from jaxtyping import Array
 
 from mfjax._arrays import inner
 from mfjax.energies.base import Energy
 from mfjax.evaluation import Evaluation, evaluation
-from mfjax.grids.base import Discretisation, internal_parts, transport_part
-from mfjax.grids.faces import Faces, slopes
+from mfjax.grids.base import Discretisation, internal_energy, internal_parts, transport_part
+from mfjax.grids.diffusion import Part
+from mfjax.grids.faces import slopes
 from mfjax.grids.rates import Pairs, linearised, mass_rate
 from mfjax.measures import Grid, Tangent
 
@@ -34,32 +35,27 @@ class FiniteVolume(Discretisation):
     def evaluate(self, energy: Energy, mu: Grid, carry: Any = None) -> Evaluation:
         parts, rest = internal_parts(energy), transport_part(energy)
         solution = rest.solve(mu, carry)
-        value, variation = solution.value, jnp.zeros((mu.size,), mu.dtype)
-        for coefficient, term in parts:
-            coefficient = jnp.asarray(coefficient).astype(mu.dtype)
-            value = value + coefficient * term.solve(mu).value
-            variation = variation + coefficient * term.first_variation(mu)
-        drift = None
+        value, variation = internal_energy(parts, mu)
+        potential = drift = None
         if rest.parts():
             potential = rest.first_variation(mu, solution)
             drift, variation = slopes(potential, mu), variation + potential
         rate, max_step = mass_rate(mu, drift, parts)
         return evaluation(
             Tangent(weights=rate),
-            value,
+            solution.value + value,
             -inner(variation, rate),
             mu.dtype,
             residual=solution.residual,
             status=solution.status,
             max_step=max_step,
             carry=solution.carry,
+            potential=potential,
         )
 
-    def linearise(self, energy: Energy, mu: Grid, carry: Any = None) -> Pairs:
-        """What implicit schemes solve with: the fluxes at frozen potential, linear in the masses."""
-        return linearised(mu, self.drift(energy, mu, carry), internal_parts(energy))
+    def diffusion(self, energy: Energy) -> tuple[Part, ...]:
+        return internal_parts(energy)
 
-    def drift(self, energy: Energy, mu: Grid, carry: Any = None) -> Faces | None:
-        """The slope at every face of the potential that transports, `None` for internal energies alone."""
-        rest = transport_part(energy)
-        return slopes(rest.first_variation(mu, rest.solve(mu, carry)), mu) if rest.parts() else None
+    def linearise(self, energy: Energy, mu: Grid, potential: Array | None) -> Pairs:
+        drift = None if potential is None else slopes(potential, mu)
+        return linearised(mu, drift, internal_parts(energy))

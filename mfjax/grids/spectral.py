@@ -12,7 +12,7 @@ from mfjax._arrays import inner
 from mfjax.energies.base import Energy
 from mfjax.energies.entropy import Entropy
 from mfjax.evaluation import Evaluation, evaluation
-from mfjax.grids.base import Discretisation, internal_parts, transport_part
+from mfjax.grids.base import Discretisation, internal_energy, internal_parts, transport_part
 from mfjax.measures import Grid, Tangent
 
 
@@ -53,8 +53,9 @@ class Spectral(Discretisation):
     def validate(self, energy, mu, domain):
         super().validate(energy, mu, domain)
         if not all(mu.periodic):
+            why = "is of two species" if mu.frozen else "has walls"
             raise ValueError(
-                f"Spectral needs a periodic grid, and {domain!r} has walls: use grids.FiniteVolume()"
+                f"Spectral needs a periodic grid, and {domain!r} {why}: use grids.FiniteVolume()"
             )
         for _, term in internal_parts(energy):
             if not isinstance(term, Entropy):
@@ -65,36 +66,36 @@ class Spectral(Discretisation):
     def evaluate(self, energy: Energy, mu: Grid, carry: Any = None) -> Evaluation:
         parts, rest = internal_parts(energy), transport_part(energy)
         solution = rest.solve(mu, carry)
-        value, variation = solution.value, jnp.zeros((mu.size,), mu.dtype)
+        value, variation = internal_energy(parts, mu)
+        potential = None
         fine = tuple(ceil(n / self.dealias - 1e-9) for n in mu.shape)
         waves = _wave_numbers(mu)
         density = jnp.fft.rfftn(mu.density.reshape(mu.shape))
         rate, turnover = jnp.zeros_like(density), jnp.zeros((), mu.dtype)
         if rest.parts():
-            variation = rest.first_variation(mu, solution)
-            potential = jnp.fft.rfftn(variation.reshape(mu.shape))
+            potential = rest.first_variation(mu, solution)
+            variation, modes = variation + potential, jnp.fft.rfftn(potential.reshape(mu.shape))
             carried = _resampled(density, mu.shape, fine)
             for axis, k in enumerate(waves):
-                gradient = _resampled(1j * k * potential, mu.shape, fine)
+                gradient = _resampled(1j * k * modes, mu.shape, fine)
                 rate = rate + 1j * k * _modes(carried * gradient, mu.shape)
                 turnover = turnover + jnp.max(jnp.abs(gradient)) / (0.5 * mu.spacing[axis])
-        for coefficient, term in parts:
+        for coefficient, _ in parts:
             coefficient = jnp.asarray(coefficient).astype(mu.dtype)
-            value = value + coefficient * term.solve(mu).value
-            variation = variation + coefficient * term.first_variation(mu)
             rate = rate - coefficient * sum(k * k for k in waves) * density
             turnover = turnover + 0.5 * coefficient * jnp.sum((np.pi / mu.spacing) ** 2)
         rate = mu.volume * jnp.fft.irfftn(rate, mu.shape).ravel()
         moving = turnover > 0
         return evaluation(
             Tangent(weights=rate),
-            value,
+            solution.value + value,
             -inner(variation, rate),
             mu.dtype,
             residual=solution.residual,
             status=solution.status,
             max_step=jnp.where(moving, 1 / jnp.where(moving, turnover, 1), jnp.inf),
             carry=solution.carry,
+            potential=potential,
         )
 
 

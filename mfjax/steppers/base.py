@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from mfjax._arrays import scalar
 from mfjax.flows.base import Evaluation, Flow, State
-from mfjax.measures import Measure, Particles
+from mfjax.measures import Measure, Particles, Tangent
 
 
 class Step(eqx.Module):
@@ -83,6 +83,11 @@ class Stepper(eqx.Module):
 def step_size(dt: Any) -> Array:
     """A step in flow time. **Raises** `ValueError` unless it is a positive number."""
     return scalar(dt, "dt", above=0)
+
+
+def with_clock(flow: Flow, state: State, evaluation: Evaluation, dt: Array) -> State:
+    """`state` with its fields moved, for schemes that move the measure in their own way."""
+    return flow.move(state, Tangent(fields=evaluation.tangent.fields), dt)
 
 
 def settle(flow: Flow, state: State, memory: Any = None, *, error=0.0, status=0) -> Step:

@@ -11,11 +11,11 @@ from jaxtyping import Array, Float, Int, ScalarLike
 from mfjax import status as codes
 from mfjax._arrays import count, scalar
 from mfjax.energies.base import Energy
-from mfjax.flows.wasserstein import Wasserstein
-from mfjax.grids import internal_parts, transport_part
+from mfjax.grids import internal_parts
 from mfjax.grids.rates import sorted_parts
 from mfjax.measures import Grid
-from mfjax.steppers.base import State, Step, Stepper, settle, step_size
+from mfjax.steppers.base import State, Step, Stepper, settle, step_size, with_clock
+from mfjax.steppers.implicit import require_wasserstein
 
 NEWTON = 30
 
@@ -73,20 +73,14 @@ class EntropicProximal(Stepper):
             raise ValueError(
                 f"EntropicProximal moves the masses of a Grid, got {type(mu).__name__}: use steppers.Proximal"
             )
-        if not isinstance(flow, Wasserstein):
-            raise ValueError(
-                f"EntropicProximal is a scheme for the Wasserstein flow, got {type(flow).__name__}"
-            )
+        require_wasserstein(self, flow, "stepper=None")
 
     def step(self, flow, state, evaluation, dt, key, memory) -> Step:
         mu = state.measure
         default = 1e-8 if mu.dtype == jnp.float64 else 1e-5
         tolerance = jnp.asarray(default if self.rtol is None else self.rtol, mu.dtype)
-        rest = transport_part(flow.energy)
-        potential = jnp.zeros_like(mu.weights)
-        if rest.parts():
-            potential = rest.first_variation(mu, rest.solve(mu, evaluation.carry))
-        problem = _Problem(flow.energy, potential, mu, dt, self.blur.astype(mu.dtype) ** 2)
+        potential = jnp.zeros_like(mu.weights) if evaluation.potential is None else evaluation.potential
+        problem = _Problem(flow.at(state).energy, potential, mu, dt, self.blur.astype(mu.dtype) ** 2)
 
         def running(loop):
             return (loop.change > tolerance) & (loop.count < self.max_iterations)
@@ -98,7 +92,8 @@ class EntropicProximal(Stepper):
         end = jax.lax.while_loop(running, lambda loop: problem.improve(loop, total), start)
         moved = mu.with_weights(end.weights * (total / jnp.sum(end.weights)))
         status = jnp.where(end.change <= tolerance, codes.OK, codes.NOT_CONVERGED)
-        return settle(flow, State(moved, evaluation.carry, state.fields), memory, status=status)
+        fields = with_clock(flow, state, evaluation, dt).fields
+        return settle(flow, State(moved, evaluation.carry, fields), memory, status=status)
 
 
 class _Iterate(NamedTuple):

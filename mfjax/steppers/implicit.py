@@ -11,13 +11,13 @@ from jaxtyping import Array, Float, Int, ScalarLike
 from mfjax import status as codes
 from mfjax.flows.base import Flow, State
 from mfjax.flows.wasserstein import Wasserstein
-from mfjax.grids import FiniteVolume, internal_parts, transport_part
+from mfjax.grids import FiniteVolume, slopes
 from mfjax.grids.diffusion import Part, conductance, diffusion_rate, stiffness
 from mfjax.grids.fitting import fitted
 from mfjax.grids.linear import ShiftedFluxes
 from mfjax.grids.rates import Pairs, added, pressure_and_slope, pressure_pairs, sorted_parts, through
 from mfjax.measures import Grid, Measure
-from mfjax.steppers.base import Step, Stepper, settle, step_size
+from mfjax.steppers.base import Step, Stepper, settle, step_size, with_clock
 
 ITERATIONS = 50
 # Newton steps taken, with derivatives, after the loop: each one squares the error and doubles the order
@@ -26,18 +26,23 @@ POLISH = 2
 
 
 def require_diffusion(stepper: Stepper, flow: Flow, mu: Measure) -> None:
-    """**Raises** `ValueError` unless `flow` is a Wasserstein flow with an internal energy, on a grid."""
-    name = type(stepper).__name__
+    """**Raises** `ValueError` unless masses of `flow` diffuse on a grid, by fluxes with a linear form."""
+    name, flow = type(stepper).__name__, flow.at()
     if not isinstance(mu, Grid):
         raise ValueError(f"{name} is a scheme for diffusion on a Grid, got {type(mu).__name__}")
-    if not isinstance(flow, Wasserstein):
-        raise ValueError(f"{name} linearises the diffusion of flows.Wasserstein, got {type(flow).__name__}")
-    if not isinstance(flow.space, FiniteVolume):
-        raise ValueError(
-            f"{name} solves with finite volumes, got {type(flow.space).__name__}: use stepper=None"
-        )
-    if not internal_parts(flow.energy):
+    space = getattr(flow, "space", FiniteVolume())
+    if not isinstance(space, FiniteVolume):
+        raise ValueError(f"{name} solves with finite volumes, got {type(space).__name__}: use stepper=None")
+    if not flow.diffusion(mu):
         raise ValueError(f"{name} needs an internal energy (diffusion), and there is none: use stepper=None")
+
+
+def require_wasserstein(stepper: Stepper, flow: Flow, instead: str) -> None:
+    """**Raises** `ValueError` unless nothing but the masses or points of a Wasserstein flow move."""
+    flow = flow.at()
+    if not isinstance(flow, Wasserstein):
+        name, other = type(stepper).__name__, type(flow).__name__
+        raise ValueError(f"{name} is a scheme for flows.Wasserstein, got {other}: use {instead}")
 
 
 class ImplicitEuler(Stepper):
@@ -87,7 +92,8 @@ class ImplicitEuler(Stepper):
 
     def validate(self, flow, mu):
         require_diffusion(self, flow, mu)
-        for _, energy in internal_parts(flow.energy):
+        require_wasserstein(self, flow, "stepper=None")
+        for _, energy in flow.at().diffusion(mu):
             if energy.flux == "upwind":
                 raise ValueError(
                     f"ImplicitEuler has no limited fluxes, which {type(energy).__name__} needs at its front: "
@@ -95,19 +101,19 @@ class ImplicitEuler(Stepper):
                 )
 
     def step(self, flow, state, evaluation, dt, key, memory) -> Step:
-        mu = state.measure
-        temperature, _, diffusing = sorted_parts(internal_parts(flow.energy), mu)
+        mu, now = state.measure, flow.at(state)
+        temperature, _, diffusing = sorted_parts(now.diffusion(mu), mu)
         explicit, linear, status = mu, None, jnp.zeros((), jnp.int32)
         if temperature is not None:
-            drift = flow.space.drift(flow.energy, mu, evaluation.carry)
+            drift = None if evaluation.potential is None else slopes(evaluation.potential, mu)
             linear = fitted(mu, drift, temperature)
-        elif transport_part(flow.energy).parts():
+        elif evaluation.potential is not None:
             rate = evaluation.tangent.weights - diffusion_rate(diffusing, mu)
             explicit = mu.with_weights(mu.weights + dt * rate)
             status = jnp.where(dt > evaluation.max_step * (1 + 1e-6), codes.CFL, codes.OK)
         moved, solved = implicit_diffusion(diffusing, explicit, dt, linear)
-        state = State(moved, evaluation.carry, state.fields)
-        return settle(flow, state, status=jnp.maximum(status, solved))
+        fields = with_clock(flow, state, evaluation, dt).fields
+        return settle(flow, State(moved, evaluation.carry, fields), status=jnp.maximum(status, solved))
 
 
 def implicit_diffusion(

@@ -20,6 +20,7 @@ class EulerMaruyama(Stepper):
 
     order: ClassVar[int] = 1
     noisy: ClassVar[bool] = True
+    single_stage: ClassVar[bool] = True
     dt: Float[Array, ""]
 
     def __init__(self, dt: ScalarLike):
@@ -27,7 +28,8 @@ class EulerMaruyama(Stepper):
 
     def validate(self, flow, mu):
         require_particles(type(self).__name__, mu)
+        super().validate(flow, mu)
 
     def step(self, flow, state, evaluation, dt, key, memory) -> Step:
-        noise = brownian(flow, state.measure, dt, key) if flow.stochastic else None
+        noise = brownian(flow, state, evaluation, dt, key) if flow.stochastic else None
         return settle(flow, flow.move(state, evaluation.tangent, dt, noise))

@@ -6,19 +6,25 @@ import jax.random as jr
 from jaxtyping import Array, Float, Key
 
 from mfjax._arrays import safe_sqrt
-from mfjax.flows.base import Flow
+from mfjax.flows.base import Evaluation, Flow, State
 from mfjax.measures import Measure, Particles
+from mfjax.steppers.base import with_clock
 
 
-def brownian(flow: Flow, mu: Measure, dt: Array, key: Key[Array, ""]) -> Float[Array, "K d"]:
+def brownian(
+    flow: Flow, state: State, evaluation: Evaluation, dt: Array, key: Key[Array, ""]
+) -> Float[Array, "K d"]:
     """sqrt(2 T dt) xi at the particles, T the temperature of the flow, xi standard normal and tangent.
+
+    T is that of half a step later: its integral over the step to third order, where it depends on time.
 
     Particle i draws from (key, i) alone, and `simulate` gives each step its own key: padding changes no
     particle's noise, and two runs with one key and one step size are coupled synchronously.
     """
+    mu, halfway = state.measure, with_clock(flow, state, evaluation, 0.5 * dt)
     keys = jax.vmap(lambda i: jr.fold_in(key, i))(jnp.arange(mu.size))
     xi = jax.vmap(lambda k: jr.normal(k, mu.points.shape[1:], mu.dtype))(keys)
-    temperature = jnp.asarray(flow.temperature).astype(mu.dtype)
+    temperature = jnp.asarray(flow.at(halfway).temperature).astype(mu.dtype)
     return safe_sqrt(2 * temperature * dt) * jax.vmap(flow.domain.project)(mu.points, xi)
 
 

@@ -79,6 +79,8 @@ class Optax(Stepper):
         super().validate(flow, mu)
         if not isinstance(mu, Particles):
             raise ValueError(f"Optax moves particles, got a {type(mu).__name__}: use stepper=None")
+        if not flow.autonomous:
+            raise ValueError(f"Optax has no flow time, on which {type(flow).__name__} depends")
         tangent = eqx.filter_eval_shape(lambda nu: flow.rate(flow.init(nu)), mu)
         if tangent.weights is not None or tangent.growth is not None:
             raise ValueError(

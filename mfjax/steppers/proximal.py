@@ -13,9 +13,9 @@ from mfjax import status as codes
 from mfjax._arrays import count, scalar
 from mfjax.domains import Box, Domain
 from mfjax.energies.base import Energy
-from mfjax.flows.wasserstein import Wasserstein
 from mfjax.measures import Particles, Tangent
-from mfjax.steppers.base import Step, Stepper, settle, step_size
+from mfjax.steppers.base import Step, Stepper, settle, step_size, with_clock
+from mfjax.steppers.implicit import require_wasserstein
 
 Displacements = Float[Array, "M d"]
 
@@ -79,15 +79,14 @@ class Proximal(Stepper):
 
     def validate(self, flow, mu):
         super().validate(flow, mu)
-        if not isinstance(flow, Wasserstein):
-            raise ValueError(f"Proximal is a scheme for the Wasserstein flow, got {type(flow).__name__}")
+        require_wasserstein(self, flow, "stepper=None")
         if not isinstance(mu, Particles):
             raise ValueError(f"Proximal moves particles, got a {type(mu).__name__}: use ImplicitEuler")
 
     def step(self, flow, state, evaluation, dt, key, memory) -> Step:
         mu = state.measure
         eps = float(jnp.finfo(mu.dtype).eps)
-        task = _Task(flow.energy, flow.domain, mu, evaluation.carry, dt)
+        task = _Task(flow.at(state).energy, flow.domain, mu, evaluation.carry, dt)
         frozen = jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_inexact_array(x) else x, task)
         problem = _Problem(frozen.objective, frozen.admissible, frozen.masses / jnp.sum(frozen.masses))
         rtol = jnp.asarray(eps**0.5 if self.rtol is None else self.rtol, mu.dtype)
@@ -95,7 +94,8 @@ class Proximal(Stepper):
         start = jnp.zeros_like(mu.points)
         v, converged = _newton(problem, start, rtol, floor, self.max_iterations, self.krylov)
         v = _differentiable(task, frozen, jax.lax.stop_gradient(v), 10 * self.krylov)
-        done = settle(flow, flow.move(state, Tangent(points=v), 1.0))
+        moved = flow.move(with_clock(flow, state, evaluation, dt), Tangent(points=v), 1.0)
+        done = settle(flow, moved)
         before, after = evaluation.energy, done.evaluation.energy
         transport = jnp.sum(task.masses * v * v) / (2 * dt)
         decreased = after + transport <= before + 100 * eps * (jnp.abs(before) + jnp.abs(after))

@@ -10,14 +10,14 @@ from jaxtyping import Array, Float, ScalarLike
 
 from mfjax import status as codes
 from mfjax._arrays import inner
-from mfjax.energies.base import Energy
-from mfjax.flows.base import State
-from mfjax.grids import internal_parts, transport_part
+from mfjax.flows.base import Flow, State
+from mfjax.flows.wasserstein import Wasserstein
+from mfjax.grids import transport_part
 from mfjax.grids.linear import ShiftedFluxes, with_sum_of
-from mfjax.measures import Tangent
+from mfjax.measures import Grid, Measure, Tangent
 from mfjax.steppers.base import Step, Stepper, settle
 from mfjax.steppers.explicit import checked_tolerances, scaled_error
-from mfjax.steppers.implicit import require_diffusion
+from mfjax.steppers.implicit import require_diffusion, require_wasserstein
 
 
 class Coefficients(NamedTuple):
@@ -103,38 +103,75 @@ class _LinearlyImplicit(Stepper):
 
     def step(self, flow, state, evaluation, dt, key, memory) -> Step:
         stages, carry, status = self._stages(flow, state, evaluation, dt)
-        mu = state.measure
-        increment = inner(jnp.asarray(self.coefficients.m, mu.dtype), stages)
-        # Zero up to the rounding of the stages, which would add up over a long run in single precision.
-        weights, clipped = _without_negative(mu.weights + with_sum_of(increment, 0.0))
-        defect = jnp.abs(inner(jnp.asarray(self.coefficients.e, mu.dtype), stages)) + clipped
-        moved = State(mu.with_weights(weights), carry, state.fields)
+        mu, table = state.measure, self.coefficients
+        increment = _combined(jnp.asarray(table.m, mu.dtype), stages)
+        if evaluation.tangent.growth is None:
+            # Zero up to the rounding of the stages, which would add up over a long run in single precision.
+            increment = eqx.tree_at(lambda t: t.weights, increment, with_sum_of(increment.weights, 0.0))
+        weights, clipped = _without_negative(mu.weights + increment.weights)
+        moved = _moved(state.with_carry(carry), increment, weights)
+        defect = _combined(jnp.asarray(table.e, mu.dtype), stages)
+        defect = eqx.tree_at(lambda t: t.weights, defect, jnp.abs(defect.weights) + clipped)
         one = jnp.ones((), mu.dtype)
-        error = scaled_error(state, moved, Tangent(weights=defect), one, self.rtol, self.atol)
+        error = scaled_error(state, moved, defect, one, self.rtol, self.atol)
         return settle(flow, moved, error=error, status=status)
 
     def _stages(self, flow, state, evaluation, dt):
         mu, table = state.measure, self.coefficients
-        pairs = flow.space.linearise(flow.energy, mu, evaluation.carry)
-        matrix = ShiftedFluxes(pairs, table.gamma * dt, mu.periodic)
-        right = table.gamma * dt * evaluation.tangent.weights
-        first = matrix.solve(right)
-        status = jnp.where(matrix.failed(first, right), codes.NOT_CONVERGED, codes.OK)
-        stages = jnp.zeros((len(table.m), mu.size), mu.dtype).at[0].set(first)
+        matrix = ShiftedFluxes(flow.at(state).linearise(state, evaluation), table.gamma * dt, mu.periodic)
+
+        def solved(right):
+            """(u, whether it failed) of (I - gamma h J) u = gamma right; only masses have a J."""
+            right = jax.tree.map(lambda r: table.gamma * r, right)
+            weights = matrix.solve(right.weights)
+            return eqx.tree_at(lambda t: t.weights, right, weights), matrix.failed(weights, right.weights)
+
+        first, failed = solved(jax.tree.map(lambda r: dt * r, _rates(mu, evaluation.tangent)))
+        zeros = jax.tree.map(lambda u: jnp.zeros((len(table.m), *u.shape), u.dtype), first)
+        put = lambda stages, u, index: jax.tree.map(lambda all, one: all.at[index].set(one), stages, u)
 
         def stage(loop, row):
-            stages, carry = loop
+            stages, carry, failed = loop
             index, a, c = row
+            along = _combined(a, stages)
             # Below zero there is no state: singular pressures become NaN there, and the step is rejected.
-            weights = jnp.maximum(mu.weights + inner(a, stages), 0)
-            evaluated = flow.evaluate(State(mu.with_weights(weights), carry, state.fields))
-            right = dt * evaluated.tangent.weights + inner(c, stages)
-            return (stages.at[index].set(matrix.solve(table.gamma * right)), evaluated.carry), None
+            there = _moved(state.with_carry(carry), along, jnp.maximum(mu.weights + along.weights, 0))
+            evaluated = flow.evaluate(there)
+            rates = _rates(there.measure, evaluated.tangent)
+            u, missed = solved(jax.tree.map(lambda r, s: dt * r + s, rates, _combined(c, stages)))
+            return (put(stages, u, index), evaluated.carry, failed | missed), None
 
         # A scan, so that the flow is compiled once and not once a stage.
         rows = (jnp.arange(1, len(table.m)), _square(table.a, mu.dtype), _square(table.c, mu.dtype))
-        (stages, carry), _ = jax.lax.scan(stage, (stages, evaluation.carry), rows)
-        return stages, carry, status
+        start = (put(zeros, first, 0), evaluation.carry, failed)
+        (stages, carry, failed), _ = jax.lax.scan(stage, start, rows)
+        return stages, carry, jnp.where(failed, codes.NOT_CONVERGED, codes.OK)
+
+
+def _rates(mu: Grid, tangent: Tangent) -> Tangent:
+    """The rates of all that moves; those of the logarithms of masses as rates of masses."""
+    weights = jnp.zeros_like(mu.weights) if tangent.weights is None else tangent.weights
+    if tangent.growth is not None:
+        full = mu.weights > 0
+        weights = weights + jnp.where(full, mu.weights * jnp.where(full, tangent.growth, 0), 0)
+    return Tangent(weights=weights, marks=tangent.marks, fields=tangent.fields)
+
+
+def _combined(factors: Float[Array, " s"], stages: Tangent) -> Tangent:
+    """sum_i factors_i stages_i, of arrays (s, ...)."""
+    flat = lambda leaf: inner(factors, leaf.reshape(leaf.shape[0], -1)).reshape(leaf.shape[1:])
+    return jax.tree.map(flat, stages)
+
+
+def _moved(state: State, increment: Tangent, weights: Float[Array, " K"]) -> State:
+    """The state with these masses, and marks and fields that moved by `increment`."""
+    marks = {**state.measure.marks}
+    for name, change in (increment.marks or {}).items():
+        marks[name] = marks[name] + change
+    fields = {**state.fields}
+    for name, change in (increment.fields or {}).items():
+        fields[name] = fields[name] + change
+    return State(state.measure.with_weights(weights).with_marks(**marks), state.carry, fields)
 
 
 class Rosenbrock(_LinearlyImplicit):
@@ -145,7 +182,7 @@ class Rosenbrock(_LinearlyImplicit):
 
     L-stable and stiffly accurate, so the step follows accuracy alone: rtol |m| + atol mean(m) in each
     cell, in root mean square. One matrix per step, six solves of cost O(K) in one dimension; several
-    dimensions use conjugate gradients (relative residual 1e-10 in float64, 1e-5 in float32).
+    dimensions use BiCGStab (relative residual 1e-10 in float64, 1e-5 in float32).
 
     Mass is conserved to rounding and masses are never negative: negative values within the tolerance (at
     a front, or beside empty cells) become zero at the expense of the others and count as error, larger
@@ -175,7 +212,8 @@ class Rosenbrock(_LinearlyImplicit):
 
     def validate(self, flow, mu):
         super().validate(flow, mu)
-        if not linearised_exactly(flow.energy):
+        require_wasserstein(self, flow, "steppers.RosenbrockW")
+        if not linearised_exactly(flow, mu):
             raise ValueError(
                 "Rosenbrock needs the exact derivative, and has none of limited or non-local fluxes: use "
                 "steppers.RosenbrockW, or stepper=None, for an energy that also transports or has fronts"
@@ -186,12 +224,20 @@ class RosenbrockW(_LinearlyImplicit):
     """Four-stage W-method of order 3 with an embedded solution of order 2, for diffusion with transport.
 
     The scheme of `Rosenbrock` with J the derivative of the fluxes at frozen potential
-    (`mfjax.grids.FiniteVolume.linearise`): a W-method keeps its order with any J. Drift beside an entropy
+    (`Flow.linearise`): a W-method keeps its order with any J. Drift beside an entropy
     is part of J and sets no limit. Limited transport enters as in an explicit Runge-Kutta scheme, and steps
-    stay below its limit. L-stable and stiffly accurate in the diffusion. Mass and positivity as for
-    `Rosenbrock`.
+    stay below its limit; so do reactions, heights, and the time of a schedule, which have no part in J.
+    L-stable and stiffly accurate in the diffusion. Mass and positivity as for `Rosenbrock`.
 
-    **Raises** `ValueError` for particles, and for energies without internal part.
+    **Raises** `ValueError` for particles, and for flows whose masses do not diffuse.
+
+    >>> import mfjax as mf
+    >>> circle = mf.domains.Torus(1)
+    >>> hill = mf.energies.Potential(lambda x: jnp.cos(2 * jnp.pi * x[0]))
+    >>> flow = mf.flows.Wasserstein(hill + mf.energies.Entropy(), circle)
+    >>> run = mf.simulate(flow, mf.measures.Grid.uniform(circle, 4), stepper=RosenbrockW(), t1=2.0)
+    >>> [round(float(w), 3) for w in run.final.weights]
+    [0.098, 0.402, 0.402, 0.098]
 
     Source: ROS34PW2 of J. Rang and L. Angermann, BIT Numerical Mathematics 45 (2005) 761-787.
     """
@@ -200,9 +246,11 @@ class RosenbrockW(_LinearlyImplicit):
     coefficients: ClassVar[Coefficients] = ROS34PW2
 
 
-def linearised_exactly(energy: Energy) -> bool:
-    """Whether the fluxes of `energy` have their exact derivative in `FiniteVolume.linearise`."""
-    return not transport_part(energy).parts() and all(e.flux != "upwind" for _, e in internal_parts(energy))
+def linearised_exactly(flow: Flow, mu: Measure) -> bool:
+    """Whether `flow.linearise` is the exact derivative of the rate: diffusion of masses and nothing else."""
+    diffuses = all(energy.flux != "upwind" for _, energy in flow.at().diffusion(mu))
+    alone = isinstance(flow, Wasserstein) and not transport_part(flow.energy).parts()
+    return alone and diffuses
 
 
 def _square(rows: tuple[tuple[float, ...], ...], dtype) -> Array:

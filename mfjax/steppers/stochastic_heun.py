@@ -48,13 +48,12 @@ class StochasticHeun(Stepper):
 
     def validate(self, flow, mu):
         require_particles(type(self).__name__, mu)
-        if not getattr(flow.domain, "tangent", True):
-            super().validate(flow, mu)
+        super().validate(flow, mu)
 
     def step(self, flow, state, evaluation, dt, key, memory) -> Step:
         if not flow.stochastic:
             return settle(flow, runge_kutta(HEUN, flow, state, evaluation, dt)[0])
-        noise = brownian(flow, state.measure, dt, key)
+        noise = brownian(flow, state, evaluation, dt, key)
         predicted = flow.move(state, evaluation.tangent, dt, noise)
         there = flow.evaluate(predicted.with_carry(evaluation.carry))
         mean = combine(HEUN.b, [evaluation.tangent, there.tangent])

@@ -1,0 +1,93 @@
+"""A flow whose numbers depend on time: annealed noise, a schedule of the regularisation."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from mfjax.domains import Domain
+from mfjax.energies.base import Energy
+from mfjax.flows.base import Evaluation, Flow, State
+from mfjax.measures import Measure, Tangent
+
+
+class Scheduled(Flow):
+    """d_t mu = the rate of `make(t)` at mu: a flow of one structure whose numbers depend on flow time t.
+
+    `make(t) = Wasserstein(F + T(t) * Entropy(), domain)` is Langevin dynamics annealed by T(t), on particles
+    and as a density; `make(t) = Wasserstein(ReducedRisk(..., lam=lam(t)), domain)` a schedule of lam. The
+    state carries t, as the field "time".
+
+    - `make`: from a number t () to a `Flow`. It is traced: schedules are written with `jnp`, and what
+      `make` builds may differ in numbers alone. An `equinox.Module` may carry swept numbers as leaves.
+
+    The recorded energy is that of `make(t)` at time t and changes with the schedule as well as along the
+    flow, dE/dt = d_t E_t(mu) - int |grad V|^2 dmu: the recorded `dissipation` is -dE/dt, and the energy may
+    rise. Observables are given the flow of their time.
+
+    Explicit steppers keep their order, `StochasticHeun` its weak order, `RosenbrockW` its order 3; schemes
+    of order 1 take the numbers at the beginning of a step. **Fails** where make(t) does, at negative
+    temperatures say.
+
+    **Raises** `ValueError` unless `make` is a function that returns a flow.
+
+    Source: annealing of mean-field Langevin dynamics, L. Chizat, TMLR 2022, with T(t) = c / log t.
+
+    >>> import mfjax as mf
+    >>> line = mf.domains.Euclidean(1)
+    >>> well = mf.energies.Potential(lambda x: 0.5 * jnp.sum(x**2))
+    >>> flow = Scheduled(lambda t: mf.flows.Wasserstein((1 + t) * well, line))
+    >>> run = mf.simulate(flow, mf.measures.Particles(jnp.array([[1.0]])), t1=1.0)
+    >>> bool(abs(run.final.points[0, 0] - jnp.exp(-1.5)) < 1e-3)
+    True
+    """
+
+    make: Callable[[Any], Flow]
+    monotone: ClassVar[bool] = False
+    autonomous: ClassVar[bool] = False
+
+    def __check_init__(self):
+        if not callable(self.make):
+            raise ValueError(f"make must be a function from time to a flow, got {self.make!r}")
+        flow = self.at()
+        if not isinstance(flow, Flow):
+            raise ValueError(f"make must return a Flow, got {type(flow).__name__}")
+
+    def at(self, state: State | None = None) -> Flow:
+        return self.make(jnp.zeros(()) if state is None else state.fields["time"])
+
+    @property
+    def energy(self) -> Energy:
+        """The energy at t = 0."""
+        return self.at().energy
+
+    @property
+    def domain(self) -> Domain:
+        """The domain, the same at all times."""
+        return self.at().domain
+
+    def validate(self, mu: Measure) -> None:
+        self.at().validate(mu)
+
+    def init(self, mu: Measure) -> State:
+        state = self.at().init(mu)
+        return State(state.measure, state.carry, {**state.fields, "time": jnp.zeros((), mu.dtype)})
+
+    def evaluate(self, state: State) -> Evaluation:
+        now, time = self.at(state).evaluate(state), state.fields["time"]
+        one = jnp.ones_like(time)
+        _, drift = jax.jvp(lambda t: self.make(t).evaluate(state).energy, (time,), (one,))
+        fields = {**(now.tangent.fields or {}), "time": one}
+        where = lambda e: (e.tangent.fields, e.dissipation)
+        return eqx.tree_at(where, now, (fields, now.dissipation - drift), is_leaf=lambda leaf: leaf is None)
+
+    def lift(self, mu: Measure) -> Measure:
+        return self.at().lift(mu)
+
+    def outer_weights(self, mu: Measure):
+        return self.at().outer_weights(mu)
+
+    def move(self, state: State, tangent: Tangent, time: Any, noise: Any = None) -> State:
+        return self.at(state).move(state, tangent, time, noise)
