@@ -9,7 +9,7 @@ from mfjax._arrays import inner, scalar
 from mfjax.domains import Box, Domain, Euclidean, Torus
 from mfjax.energies.base import Energy, Solution
 from mfjax.energies.convolution import convolution
-from mfjax.energies.internal import InternalEnergy
+from mfjax.energies.internal import InternalEnergy, check_domain
 from mfjax.measures import Measure, Particles
 
 
@@ -29,7 +29,8 @@ class Blob(Energy):
     widths above a tenth of the period, since only the nearest image counts. In one dimension `Spacings` needs
     no width.
 
-    **Raises** `ValueError` for other domains, and for a `Grid`, which has a density.
+    **Raises** `ValueError` for other domains, for a flow on another one, and for a `Grid`, which has a
+    density.
 
     Source: J. Carrillo, K. Craig, F. Patacchini, Calc. Var. 58 (2019) 53.
 
@@ -58,6 +59,7 @@ class Blob(Energy):
             raise ValueError(f"Blob is for Particles, got {type(mu).__name__}: there use {name} itself")
         if mu.points.shape[-1] != self.domain.ambient:
             raise ValueError(f"points must have {self.domain.ambient} coordinates, got {mu.points.shape[-1]}")
+        check_domain(self, domain)
 
     def kernel(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:
         """K(x - y), of integral one."""

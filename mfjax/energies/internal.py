@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mfjax.domains import Domain
 from mfjax.energies.base import Energy, Solution
 from mfjax.measures import Grid, Measure
 
@@ -63,6 +64,15 @@ class InternalEnergy(Energy):
         self.validate(mu)
         value = mu.volume * jnp.sum(self.integrand(mu.density, mu.points))
         return Solution(value, jax.tree_util.Partial(_nearest_cell, self, mu))
+
+
+def check_domain(energy: Energy, domain: Domain | None) -> None:
+    """**Raises** `ValueError` unless distances on `energy.domain` are those of `domain`."""
+    if domain is not None and not energy.domain.agrees(domain):
+        name = type(energy).__name__
+        raise ValueError(
+            f"this {name} lives on {energy.domain!r} and the measure moves on {domain!r}: pass that to {name}"
+        )
 
 
 def _nearest_cell(energy: InternalEnergy, mu: Grid, point: Array) -> Array:
