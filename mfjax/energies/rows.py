@@ -3,14 +3,14 @@
 from collections.abc import Callable
 
 import jax
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 # Numbers of a dense table of rows that are held at once. Below it one batch is faster than a loop.
 HELD = 2**20
 
 
-def over_rows(function: Callable, points: Array, width: int) -> Array:
-    """`function` at each of `points` (M, ...), where one value passes through `width` numbers.
+def over_rows(function: Callable, points: Array, width: int) -> PyTree[Array]:
+    """`function`, of any arrays, at each of `points` (M, ...), each of which passes through `width` numbers.
 
     All at once while the table of M * width numbers is small, beyond it in blocks of rows: memory is
     O(M + 2^20), in reverse mode too, where blocks are evaluated again instead of being stored.
