@@ -10,8 +10,9 @@ from jaxtyping import Array, Complex, Float, ScalarLike
 from mfjax._arrays import count, is_traced, scalar
 from mfjax.domains import Torus
 from mfjax.energies.base import Energy, Solution
-from mfjax.energies.convolution import convolution, convolution_at
+from mfjax.energies.convolution import convolution
 from mfjax.energies.fourier import Series, cell_values, grid_waves, half_space
+from mfjax.energies.torus_potential import CellPotential, ClosedPotential
 from mfjax.energies.torus_target import TorusTarget
 from mfjax.kernels import Sobolev as SobolevKernel
 from mfjax.measures import Grid, Particles
@@ -140,26 +141,3 @@ class Sobolev(Energy):
     def first_variation(self, mu, solution=None):
         solution = self.solve(mu) if solution is None else solution
         return solution.potential.values if isinstance(mu, Grid) else super().first_variation(mu, solution)
-
-
-class CellPotential(eqx.Module):
-    """A Fourier series of the modes of a grid, and its `values` (K,) in the cells."""
-
-    series: Series
-    values: Float[Array, " K"]
-
-    def __call__(self, point):
-        return self.series(point)
-
-
-class ClosedPotential(eqx.Module):
-    """x -> int K(x, y) d(mu - atoms)(y) + series(x)."""
-
-    kernel: SobolevKernel
-    mu: Particles
-    atoms: Particles | None
-    series: Series
-
-    def __call__(self, point):
-        value = convolution_at(self.kernel, self.mu, point) + self.series(point)
-        return value if self.atoms is None else value - convolution_at(self.kernel, self.atoms, point)
