@@ -97,6 +97,18 @@ class RBF(FeatureMap):
 
     `profile` is "laplace", exp(-r), or "gaussian", exp(-r^2 / 2). Thesis (III.50) is
     `RBF(Torus(2, 4.0), scale=2.0, amplitude=8.0)`; the public code uses scale 0.5.
+
+    - omega, x (dim,) on `torus`; `scale` > 0 and `amplitude` are leaves, which may be swept.
+    - Good values: a scale of a few spacings of the inputs, at most a tenth of the period.
+
+    **Fails** to be smooth at half a period from omega, where the nearest image changes: the slope jumps by a
+    factor e^{-period / (2 scale)} of its largest for "laplace". The "laplace" gradient is 0 at omega = x.
+
+    **Raises** `ValueError` for other profiles and scale <= 0.
+
+    >>> rbf = RBF(Torus(1), scale=0.2)
+    >>> round(float(rbf(jnp.array([0.9]), jnp.array([0.1]))), 4)  # exp(-0.2 / 0.2)
+    0.3679
     """
 
     torus: Torus
@@ -142,7 +154,15 @@ class Function(FeatureMap):
 
 
 class Weighted(FeatureMap):
-    """Phi((w, omega), x) = w phi(omega, x): a neuron whose outer weight is its first coordinate."""
+    """Phi((w, omega), x) = w phi(omega, x): a neuron whose outer weight is its first coordinate.
+
+    `features` is phi, on points omega (d,); this map is on points (w, omega) (1 + d,), for `energies.Risk` on
+    a Euclidean domain of that dimension. Outer weights of size one at the start are a good choice; at w = 0
+    omega feels no force, and where all w are 0 only they move.
+
+    >>> float(Weighted(ReLU())(jnp.array([2.0, 1.0, 0.0]), jnp.array([3.0, 5.0])))
+    6.0
+    """
 
     features: FeatureMap
 

@@ -15,8 +15,8 @@ from mfjax._arrays import is_traced, scalar
 class Loss(eqx.Module):
     """l(f, y), convex in the prediction f, elementwise on arrays of one shape.
 
-    A new loss is a subclass with `__call__`; derivative and curvature follow from it by differentiation, or
-    are overridden by closed forms.
+    A new loss is a subclass with `__call__`; its derivative follows by differentiation, or is overridden by
+    a closed form.
 
     >>> class Pseudo(Loss):
     ...     def __call__(self, prediction, target):
@@ -32,10 +32,6 @@ class Loss(eqx.Module):
     def derivative(self, prediction: Float[Array, "*shape"], target: Float[Array, "*shape"]) -> Array:
         """dl/df."""
         return jnp.vectorize(jax.grad(self))(prediction, target)
-
-    def curvature(self, prediction: Float[Array, "*shape"], target: Float[Array, "*shape"]) -> Array:
-        """d^2 l/df^2 >= 0."""
-        return jnp.vectorize(jax.grad(jax.grad(self)))(prediction, target)
 
     def validate(self, target: Float[Array, " N"]) -> None:
         """**Raises** `ValueError` for targets that this loss does not take."""
@@ -54,9 +50,6 @@ class Square(Loss):
     def derivative(self, prediction, target):
         return prediction - target
 
-    def curvature(self, prediction, target):
-        return jnp.ones_like(prediction)
-
 
 class Logistic(Loss):
     """l(f, y) = log(1 + e^{-y f}) for labels y of -1 and +1.
@@ -72,10 +65,6 @@ class Logistic(Loss):
 
     def derivative(self, prediction, target):
         return -target * jax.nn.sigmoid(-target * prediction)
-
-    def curvature(self, prediction, target):
-        z = target * prediction
-        return target**2 * jax.nn.sigmoid(z) * jax.nn.sigmoid(-z)
 
     def validate(self, target):
         if not is_traced(target):
@@ -107,10 +96,6 @@ class Huber(Loss):
         delta = self.delta.astype(prediction.dtype)
         return jnp.clip(prediction - target, -delta, delta)
 
-    def curvature(self, prediction, target):
-        inside = jnp.abs(prediction - target) <= self.delta.astype(prediction.dtype)
-        return inside.astype(prediction.dtype)
-
 
 class Convex(Loss):
     """Any function l(f, y) of two numbers, convex and differentiable in f, written in `jax.numpy`.
@@ -120,8 +105,8 @@ class Convex(Loss):
     **Raises** `ValueError` if `function` is not callable or does not return one number.
 
     >>> loss = Convex(lambda f, y: jnp.cosh(f - y) - 1)
-    >>> float(loss.curvature(jnp.array(2.0), jnp.array(2.0)))
-    1.0
+    >>> float(loss(jnp.array(2.0), jnp.array(2.0)))
+    0.0
     """
 
     function: Callable

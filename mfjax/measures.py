@@ -66,7 +66,10 @@ class Measure(eqx.Module):
         if tangent.weights is not None:
             weights = weights + time * tangent.weights
         if tangent.growth is not None:
-            weights = weights * jnp.exp(time * tangent.growth)
+            exponent = time * tangent.growth
+            # Nothing grows from nothing, not even by an infinite factor: 0 * inf would be NaN.
+            bounded = exponent < float(jnp.log(jnp.finfo(weights.dtype).max))
+            weights = weights * jnp.exp(jnp.where((weights == 0) & ~bounded, 0, exponent))
         for name, rate in (tangent.marks or {}).items():
             marks[name] = marks[name] + time * rate
         return weights, marks
@@ -180,6 +183,19 @@ class Grid(Measure):
     axis, `spacing` (dim,) their side lengths (arc length on the circle), `periodic` the topology. Nothing
     flows along the first `frozen` axes, which number species (`domains.Signed`).
     `marks` are further values of each cell (a height `H`), a mapping from names to arrays (K, ...).
+
+    `Grid(domain, n, weights)`: `n` >= 4 cells per axis, one number or one for each, of `Sphere(1)`, a
+    torus, an interval or a box; K is the product of n. `weights` are masses, not densities, uniform of total
+    mass one unless given; from a density by `Grid.from_density`. Good values: 8 cells or more across the
+    finest feature; memory is O(n^dim), which is for dim <= 3.
+
+    **Raises** `ValueError` for domains without a uniform grid, n < 4, wrong shapes, and negative or
+    non-finite weights.
+
+    >>> from mfjax.domains import Interval
+    >>> grid = Grid(Interval(0.0, 2.0), 4, [0.1, 0.4, 0.4, 0.1])
+    >>> grid.points[:, 0].tolist(), float(grid.volume), grid.density.round(2).tolist()
+    ([0.25, 0.75, 1.25, 1.75], 0.5, [0.2..., 0.8..., 0.8..., 0.2...])
     """
 
     points: Float[Array, "K d"]

@@ -15,6 +15,7 @@ from mfjax.regularizers import Quadratic
 from mfjax.testing import check_energy, check_traces
 
 CIRCLE, TORUS = mf.domains.Sphere(1), mf.domains.Torus(2, 4.0)
+OTHER = mf.domains.Torus(1, 3.0)
 TANH = Ridge(jnp.tanh)
 MASSES = jnp.array([0.1, 0.3, 0.2, 0.15, 0.25])
 
@@ -194,6 +195,58 @@ def test_sums():
         nested.potential(mu)(point), f.potential(mu)(point) + 0.1 * g.potential(mu)(point)
     )
     np.testing.assert_allclose((f + reduced()).outer_weights(mu), reduced().outer_weights(mu))
+
+
+def test_outer_weights_of_two_terms_are_ambiguous():
+    both = reduced() + 0.5 * reduced(lam=0.1)
+    assert both.solve(particles()).outer_weights is None
+    with pytest.raises(ValueError, match="several terms with their own: ReducedRisk, ReducedRisk"):
+        both.outer_weights(particles())
+    with pytest.raises(ValueError, match="no term that has any"):
+        (well() + well()).outer_weights(particles())
+
+
+FLAT, SEAM = mf.domains.Euclidean(1), mf.domains.Torus(1)
+GAUSS, PERIODIC = mf.kernels.Gaussian(0.1), mf.kernels.Gaussian(0.1, SEAM)
+
+
+@pytest.mark.parametrize("energy", [lambda k: MMD(k, Particles([[0.95]])), mf.energies.Interaction], ids=repr)
+def test_kernels_know_the_domain_of_the_flow(energy):
+    """Across the seam of a torus a kernel of flat space gives no force at all."""
+    mu = Particles([[0.05]])
+    wrong = [GAUSS, mf.kernels.Gaussian(0.1, mf.domains.Torus(1, 2.0)), mf.kernels.Sobolev(1.5, domain=OTHER)]
+    for kernel in wrong:
+        with pytest.raises(ValueError, match="pass domain= to the kernel"):
+            mf.flows.Wasserstein(0.5 * energy(kernel) + well(), SEAM).init(mu)
+    for kernel in (PERIODIC, mf.kernels.Sobolev(1.5), lambda x, y: jnp.cos(2 * jnp.pi * (x - y)[0])):
+        mf.flows.Wasserstein(energy(kernel), SEAM).init(mu)
+        mf.flows.Wasserstein(energy(kernel), FLAT).init(mu)
+    # The period may be a swept number.
+    jax.jit(lambda L: energy(PERIODIC).validate(mu, mf.domains.Torus(1, L)))(1.0)
+
+
+def test_signed_kernels_know_the_domain_of_the_flow():
+    pair, mu = mf.domains.Signed(SEAM), Particles([[1.0, 0.05]])
+    with pytest.raises(ValueError, match="pass domain= to the kernel"):
+        MMD(mf.kernels.Signed(GAUSS), mu).validate(mu, pair)
+    MMD(mf.kernels.Signed(PERIODIC), mu).validate(mu, pair)
+    MMD(mf.kernels.Signed(GAUSS), mu).validate(mu, mf.domains.Signed(FLAT))
+
+
+@pytest.mark.optimised
+def test_memory_of_large_measures_is_linear():
+    """At M = 4096 a dense table holds 64 MiB; rates, forces and their reverse mode hold a block of rows."""
+    energy = MMD(mf.kernels.Gaussian(0.5), Particles(jr.normal(jr.key(0), (64, 2), "float32")))
+    points = jr.normal(jr.key(1), (4096, 2), "float32")
+    field = lambda x: energy.gradient_field(Particles(x))
+    slope = jax.grad(lambda x: jnp.sum(field(x) ** 2))
+    for function in (field, lambda x: energy.first_variation(Particles(x)), slope):
+        compiled = jax.jit(function).lower(points).compile()
+        assert compiled.memory_analysis().temp_size_in_bytes < 40 * 2**20
+    # Blocks and one batch agree, the last block incomplete.
+    some = Particles(points[:1100])
+    batch = jax.vmap(jax.grad(energy.solve(some).potential))(some.points)
+    np.testing.assert_allclose(energy.gradient_field(some), batch, rtol=1e-4, atol=1e-6)
 
 
 def test_a_coefficient_can_be_traced():

@@ -83,6 +83,26 @@ def test_forces_are_the_slope_of_the_value(domain, inner, dtype):
         np.testing.assert_allclose((ahead - behind) / 2e-6, jnp.sum(by_points * along), rtol=1e-6)
 
 
+@pytest.mark.parametrize("domain", [LINE, INTERVAL, TORUS], ids=["line", "interval", "torus"])
+def test_padding_cuts_no_spacings(domain):
+    """Particles of zero mass, known or traced, between the others, beyond them or on one of them."""
+    energy = Spacings(PowerDivergence(lambda x: 1 + 0.5 * x[0] ** 2), domain)
+    points = jnp.array([[0.7], [0.1], [0.35], [0.9]])
+    extra = jnp.array([[0.2], [0.99], [0.0], [0.7]])
+    mu = Particles(points, [0.1, 0.2, 0.4, 0.3])
+    padded = Particles(jnp.concatenate([extra, points]), jnp.append(jnp.zeros(4), mu.weights))
+    all_of = lambda mu: (energy(mu), energy.gradient_field(mu), energy.first_variation(mu))
+    at = jax.vmap(energy.potential(mu))(extra)
+    np.testing.assert_allclose(jax.vmap(energy.potential(padded))(extra), at, rtol=1e-12)
+    expected = all_of(mu)
+    for value, gradient, variation in (all_of(padded), jax.jit(all_of)(padded)):
+        np.testing.assert_allclose(value, expected[0], rtol=1e-12)
+        np.testing.assert_allclose(gradient[4:], expected[1], rtol=1e-12)
+        np.testing.assert_allclose(variation[4:], expected[2], rtol=1e-12)
+        np.testing.assert_array_equal(gradient[:4], 0)
+        assert np.all(np.isfinite(variation))
+
+
 def test_heat_on_the_torus_is_second_order_in_the_number_of_particles():
     """Quantiles of 1 + a e^{-4 pi^2 t} cos(2 pi x), without noise."""
     errors = []
@@ -225,6 +245,7 @@ def test_heat_on_the_two_dimensional_torus(dtype):
 def test_bad_input():
     grid, three = Grid.uniform(INTERVAL, 8), Particles(jnp.array([[0.0], [0.5], [1.0]]))
     padded = Particles(three.points, [0.5, 0.5, 0.0])
+    on_torus = lambda energy: mf.flows.Wasserstein(energy, TORUS).init(Particles(three.points[:2]))
     flow = mf.flows.Wasserstein(WELL, INTERVAL)
     for wrong, message in [
         (lambda: Spacings(WELL, LINE), "must be an InternalEnergy"),
@@ -233,7 +254,10 @@ def test_bad_input():
             lambda: mf.flows.Wasserstein(Spacings(Entropy(), INTERVAL), INTERVAL).init(grid),
             "use Entropy itself",
         ),
-        (lambda: slow_diffusion().init(padded), "drop the padding"),
+        (lambda: slow_diffusion().init(padded), "three particles or more of positive mass"),
+        (lambda: on_torus(Blob(Entropy(), 0.1, LINE)), "this Blob lives on Euclidean"),
+        (lambda: Spacings(Entropy(), LINE).validate(three, TORUS), "this Spacings lives on Euclidean"),
+        (lambda: Spacings(Entropy(), TORUS).validate(three, mf.domains.Torus(1, 2.0)), "measure moves on"),
         (lambda: Blob(Entropy(), 0.1, mf.domains.Sphere(1)), "flat domain"),
         (
             lambda: mf.flows.Wasserstein(Blob(Entropy(), 0.1, INTERVAL), INTERVAL).init(grid),

@@ -108,6 +108,18 @@ def test_grid_moves_its_masses_only():
     np.testing.assert_array_equal(moved.points, grid.points)
 
 
+def test_nothing_grows_from_nothing(dtype):
+    """An empty cell stays empty under a rate whose exponential overflows; its slope in the mass is kept."""
+    growth = jnp.array([1e4, jnp.inf, -1e4, 1.0], dtype)
+    grid = Grid(CIRCLE, 4, [0.0, 0.0, 0.5, 0.5], dtype=dtype)
+    moved = lambda weights: grid.with_weights(weights).move(CIRCLE, Tangent(growth=growth), 1.0).weights
+    np.testing.assert_allclose(moved(grid.weights), [0, 0, 0, 0.5 * np.e], rtol=1e-6)
+    assert np.all(np.isfinite(jax.jacobian(moved)(grid.weights)))
+    ordinary = lambda m: Grid(CIRCLE, 4, dtype=dtype).with_weights(m).move(CIRCLE, Tangent(growth=m + 1), 1.0)
+    slope = jax.jacobian(lambda m: ordinary(m).weights)(jnp.zeros(4, dtype))
+    np.testing.assert_allclose(slope, np.e * np.eye(4), rtol=1e-6)
+
+
 @pytest.mark.wrong_calls
 @pytest.mark.parametrize(
     ("make", "message"),

@@ -75,6 +75,21 @@ class Domain(eqx.Module):
         """Coordinates in a Euclidean space in which chordal distances are negative definite."""
         return x
 
+    @property
+    def flat(self) -> bool:
+        """Whether `embed` leaves points as they are, so that distances need no domain."""
+        return type(self).embed is Domain.embed
+
+    def agrees(self, other: "Domain") -> bool:
+        """Whether distances are the same on both, as far as their numbers are known."""
+        if self.flat or other.flat:
+            return self.flat and other.flat
+        same = jax.tree.structure(self) == jax.tree.structure(other)
+        if not same or is_traced((self, other)):
+            return same
+        leaves = zip(jax.tree.leaves(self), jax.tree.leaves(other), strict=True)
+        return all(np.allclose(a, b, rtol=1e-6) for a, b in leaves)
+
     def cells(self, n: int | tuple[int, ...]) -> Cells:
         """`n` uniform cells per axis (arc length or volume), as cell centres.
 

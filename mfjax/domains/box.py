@@ -14,6 +14,17 @@ class Box(Domain):
 
     Deterministic motion stops at a face (the velocity is projected onto the admissible cone); noisy
     motion is reflected, the weakly first-order scheme for reflected diffusions.
+
+    - `lower`, `upper` (dim,): two opposite corners; numbers in one dimension, as in `Interval`.
+
+    `cells(n)` gives n cells per axis, which need not be square. Good values: wide enough that nothing
+    gathers at a wall which is there for the computation only.
+
+    **Raises** `ValueError` unless lower < upper on every axis.
+
+    >>> box = Box([0.0, -1.0], [2.0, 1.0])
+    >>> box.dim, box.retract(jnp.array([1.5, 0.0]), jnp.array([1.0, 0.25])).tolist()
+    (2, [2.0, 0.25])
     """
 
     lower: Float[Array, " dim"]

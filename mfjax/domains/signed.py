@@ -66,6 +66,10 @@ class Signed(Domain):
     def embed(self, x):
         return _joined(x[0], self.domain.embed(x[1:]))
 
+    @property
+    def flat(self) -> bool:
+        return self.domain.flat
+
     def cells(self, n):
         one = self.domain.cells(n)
         signs = jnp.repeat(jnp.array([-1.0, 1.0], one.points.dtype), len(one.points))

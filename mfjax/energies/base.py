@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from mfjax import status as codes
 from mfjax._arrays import is_traced, scalar
 from mfjax.energies.dual import Combined, Dual
+from mfjax.energies.rows import over_rows
 from mfjax.measures import Measure
 
 
@@ -68,12 +69,12 @@ class Energy(eqx.Module):
     def first_variation(self, mu: Measure, solution: Solution | None = None) -> Float[Array, " K"]:
         """The potential at the support of `mu`."""
         solution = self.solve(mu) if solution is None else solution
-        return jax.vmap(solution.potential)(mu.points)
+        return over_rows(solution.potential, mu.points, mu.size)
 
     def gradient_field(self, mu: Measure, solution: Solution | None = None) -> Float[Array, "K d"]:
         """grad V at the support of `mu`, in ambient coordinates; nothing divides by weights."""
         solution = self.solve(mu) if solution is None else solution
-        return jax.vmap(jax.grad(solution.potential))(mu.points)
+        return over_rows(jax.grad(solution.potential), mu.points, mu.size)
 
     def __call__(self, mu: Measure) -> Float[Array, ""]:
         """F(mu). **Raises** `RuntimeError` if the inner problem could not be solved."""
@@ -187,12 +188,23 @@ class Sum(Energy):
         return Solution(
             value=value,
             potential=_WeightedPotential(coefficients, tuple(s.potential for s in solutions)),
-            outer_weights=weights[0] if weights else None,
+            # Of two terms with inner problems, neither's weights are those of the sum.
+            outer_weights=weights[0] if len(weights) == 1 else None,
             residual=residual,
             status=status,
             carry=tuple(s.carry for s in solutions),
             terms=tuple(solutions),
         )
+
+    def outer_weights(self, mu):
+        solution = self._solved(mu)
+        owners = [
+            type(e).__name__ for (_, e), s in self._solved_terms(solution) if s.outer_weights is not None
+        ]
+        if len(owners) != 1:
+            found = f"several terms with their own: {', '.join(owners)}" if owners else "no term that has any"
+            raise ValueError(f"no outer weights of this sum: it has {found}")
+        return solution.outer_weights
 
     def dual(self, mu):
         duals = [term.dual(mu) for _, term in self.terms]

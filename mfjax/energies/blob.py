@@ -10,7 +10,7 @@ from mfjax.domains import Box, Domain, Euclidean, Torus
 from mfjax.energies.base import Solution
 from mfjax.energies.convolution import convolution
 from mfjax.energies.internal import DensityEstimate, InternalEnergy
-from mfjax.measures import Measure, Particles
+from mfjax.measures import Measure
 
 
 class Blob(DensityEstimate):
@@ -29,7 +29,8 @@ class Blob(DensityEstimate):
     widths above a tenth of the period, since only the nearest image counts. In one dimension `Spacings` needs
     no width.
 
-    **Raises** `ValueError` for other domains, and for a `Grid`, which has a density.
+    **Raises** `ValueError` for other domains, for a flow on another one, and for a `Grid`, which has a
+    density.
 
     Source: J. Carrillo, K. Craig, F. Patacchini, Calc. Var. 58 (2019) 53.
 
@@ -51,13 +52,6 @@ class Blob(DensityEstimate):
             raise ValueError(f"blobs need a flat domain, Euclidean, a box or a torus, got {domain!r}")
         self.energy, self.domain = energy, domain
         self.width = scalar(width, "width", above=0)
-
-    def validate(self, mu, domain=None):
-        if not isinstance(mu, Particles):
-            name = type(self.energy).__name__
-            raise ValueError(f"Blob is for Particles, got {type(mu).__name__}: there use {name} itself")
-        if mu.points.shape[-1] != self.domain.ambient:
-            raise ValueError(f"points must have {self.domain.ambient} coordinates, got {mu.points.shape[-1]}")
 
     def kernel(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:
         """K(x - y), of integral one."""

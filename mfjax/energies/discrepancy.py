@@ -6,17 +6,36 @@ import equinox as eqx
 from jaxtyping import Array, Float
 
 from mfjax.energies.base import Energy, Solution
-from mfjax.energies.convolution import convolution, convolution_at
+from mfjax.energies.convolution import check_kernel, convolution, convolution_at
 from mfjax.measures import Measure
 
 
 class MMD(Energy):
     """F(mu) = 1/2 int int k(x, y) d(mu - nu)(x) d(mu - nu)(y), half the squared discrepancy to `target` nu.
 
-    `kernel(x, y)` is a symmetric, conditionally positive definite function of two points, such as an
-    `mf.kernels` object; `target` any measure. First variation V = int k(., y) d(mu - nu)(y), so the
-    velocity is minus its gradient (VarPro paper (37); thesis (III.49) is the root of twice this; arXiv
-    2603.01977).
+    First variation V = int k(., y) d(mu - nu)(y), so that the velocity is minus its gradient. The cost is
+    O(M (M + K)) for M particles and a target of K; rows are taken in blocks, so that memory is not.
+
+    - `kernel(x, y)`: a symmetric, conditionally positive definite function of two points (d,), such as an
+      `mf.kernels` object; one with a scale comparable to the spread of the measures is a good start. On a
+      torus it needs `domain=`.
+    - `target` nu: any measure, points (K, d), of the mass of mu where the kernel is only conditionally
+      positive definite (`Energy`, `Riesz`).
+
+    **Fails** quietly where particles lie farther from the target than the kernel reaches: forces are nil
+    there. Values near the minimum 0 are differences of numbers of size k: their absolute error is about
+    max|k| times the machine precision (1e-7 in single precision), so that they may be negative by as much;
+    forces do not suffer from it.
+
+    **Raises** `ValueError` for a target that is no measure or of another dimension, and for a kernel that
+    takes distances on another domain than the flow.
+
+    Source: VarPro paper (37); thesis (III.49) is the root of twice this; arXiv 2603.01977.
+
+    >>> import jax.numpy as jnp, mfjax as mf
+    >>> mu, nu = (mf.measures.Particles(jnp.array([[x]])) for x in (0.0, 2.0))
+    >>> float(MMD(mf.kernels.Energy(), nu)(mu))
+    2.0
     """
 
     kernel: Callable[[Array, Array], Array]
@@ -33,6 +52,7 @@ class MMD(Energy):
         self.self_energy = target.integrate(convolution(kernel, target, target.points))
 
     def validate(self, mu, domain=None):
+        check_kernel(self.kernel, domain)
         if mu.points.shape[-1] != self.target.points.shape[-1]:
             raise ValueError(
                 f"the target has points of dimension {self.target.points.shape[-1]} and the measure "

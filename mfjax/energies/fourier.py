@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Complex, Float
 
 from mfjax._arrays import inner
+from mfjax.energies.rows import over_rows
 from mfjax.measures import Grid, Measure
 
 
@@ -27,16 +28,17 @@ class Waves(NamedTuple):
         moving = square > 0
         return jnp.where(moving, jnp.where(moving, square, 1.0) ** -order, 0.0)
 
-    def phases(self, x: Float[Array, " d"], period: Float[Array, ""]) -> Float[Array, " n"]:
-        """2 pi k . x / L."""
-        return 2 * np.pi * inner(jnp.asarray(self.k, x.dtype), x / period)
-
     def transform(
         self, mu: Measure, period: Float[Array, ""], origin: Float[Array, " d"] | float = 0.0
     ) -> Complex[Array, " n"]:
-        """int e^{-2 pi i k . (x - origin) / L} dmu by direct sums, O(n K)."""
-        phases = jax.vmap(lambda x: self.phases(x - origin, period))(mu.points)
-        return jax.lax.complex(inner(mu.weights, jnp.cos(phases)), -inner(mu.weights, jnp.sin(phases)))
+        """int e^{-2 pi i k . (x - origin) / L} dmu by direct sums: time O(n K), memory O(n + K)."""
+        turns = (mu.points - origin) / period
+
+        def at_wave(k):
+            phases = 2 * np.pi * inner(turns, k)
+            return inner(mu.weights, jnp.cos(phases)), -inner(mu.weights, jnp.sin(phases))
+
+        return jax.lax.complex(*over_rows(at_wave, jnp.asarray(self.k, mu.dtype), mu.size))
 
     def energy(self, coefficients: Complex[Array, " n"], symbol: Float[Array, " n"]) -> Float[Array, ""]:
         """sum_k symbol_k |c_k|^2 over all of Z^d."""

@@ -6,7 +6,7 @@ import equinox as eqx
 from jaxtyping import Array
 
 from mfjax.energies.base import Energy, Solution
-from mfjax.energies.convolution import convolution, convolution_at
+from mfjax.energies.convolution import check_kernel, convolution, convolution_at
 from mfjax.measures import Measure
 
 
@@ -16,6 +16,8 @@ class Interaction(Energy):
     `kernel(x, y)` is a symmetric function W of two points, such as an `mf.kernels` object or a function of
     |x - y|; attraction where it grows with distance. Particles also act on themselves: W(x, x) should be
     constant, and finite. An unsymmetric W has another first variation, which this is not.
+
+    **Raises** `ValueError` for a kernel of `mf.kernels` that takes distances on another domain than the flow.
 
     >>> import jax.numpy as jnp, mfjax as mf
     >>> mu = mf.measures.Particles(jnp.array([[0.0], [2.0]]))
@@ -29,6 +31,9 @@ class Interaction(Energy):
         if not callable(kernel):
             raise ValueError(f"kernel must be callable on two points, got {kernel!r}")
         self.kernel = kernel
+
+    def validate(self, mu, domain=None):
+        check_kernel(self.kernel, domain)
 
     def solve(self, mu, carry=None):
         value = 0.5 * mu.integrate(convolution(self.kernel, mu, mu.points))

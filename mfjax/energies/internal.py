@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mfjax.domains import Domain
 from mfjax.energies.base import Energy, Solution
-from mfjax.measures import Grid, Measure
+from mfjax.measures import Grid, Measure, Particles
 
 
 class InternalEnergy(Energy):
@@ -70,6 +71,19 @@ class DensityEstimate(Energy):
     """An internal energy of particles, by an estimate of the density of their points."""
 
     energy: eqx.AbstractVar[InternalEnergy]
+    domain: eqx.AbstractVar[Domain]
+
+    def validate(self, mu: Measure, domain: Domain | None = None) -> None:
+        name = type(self).__name__
+        if not isinstance(mu, Particles):
+            own = type(self.energy).__name__
+            raise ValueError(f"{name} is for Particles, got {type(mu).__name__}: there use {own} itself")
+        if mu.points.shape[-1] != self.domain.ambient:
+            raise ValueError(f"points must have {self.domain.ambient} coordinates, got {mu.points.shape[-1]}")
+        if domain is not None and not self.domain.agrees(domain):
+            raise ValueError(
+                f"this {name} lives on {self.domain!r} and the measure moves on {domain!r}: give it that one"
+            )
 
 
 def _nearest_cell(energy: InternalEnergy, mu: Grid, point: Array) -> Array:

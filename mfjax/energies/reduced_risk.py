@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, ScalarLike
 from mfjax._arrays import inner, is_traced, scalar
 from mfjax.energies.base import Energy, Solution
 from mfjax.energies.data import Data
-from mfjax.energies.dual import Dual
+from mfjax.energies.reduced_dual import ReducedDual
 from mfjax.features import FeatureMap, check_features
 from mfjax.outer import Cholesky, MinimumNorm, Newton, OuterSolver
 from mfjax.outer.base import OuterProblem
@@ -131,28 +131,6 @@ class DualPotential(eqx.Module):
 
     def __call__(self, point):
         return -self.regularizer.conjugate(self.score(point))
-
-
-class ReducedDual(Dual):
-    """The unknowns are alpha of the outer problem: V = -f*(s), F* = lam/2 |alpha|^2 - alpha . y."""
-
-    start: Float[Array, " N"]
-    problem: OuterProblem
-
-    def _score(self, unknowns):
-        return inner(unknowns, self.problem.operator)
-
-    def potential(self, unknowns):
-        return -self.problem.regularizer.conjugate(self._score(unknowns))
-
-    def conjugate(self, unknowns):
-        p = self.problem
-        return 0.5 * p.lam * inner(unknowns, unknowns) - inner(unknowns, p.target)
-
-    def defect(self, unknowns, weights):
-        p = self.problem
-        u = p.regularizer.conjugate_derivative(self._score(unknowns))
-        return p.lam * unknowns + inner(p.operator, weights * u) - p.target
 
 
 def default_outer(lam: Array, regularizer: Regularizer) -> OuterSolver:

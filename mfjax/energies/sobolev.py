@@ -10,8 +10,9 @@ from jaxtyping import Array, Complex, Float, ScalarLike
 from mfjax._arrays import count, is_traced, scalar
 from mfjax.domains import Torus
 from mfjax.energies.base import Energy, Solution
-from mfjax.energies.convolution import convolution, convolution_at
+from mfjax.energies.convolution import convolution
 from mfjax.energies.fourier import Series, cell_values, grid_waves, half_space
+from mfjax.energies.torus_potential import CellPotential, ClosedPotential
 from mfjax.energies.torus_target import TorusTarget
 from mfjax.kernels import Sobolev as SobolevKernel
 from mfjax.measures import Grid, Particles
@@ -34,8 +35,11 @@ class Sobolev(Energy):
       an order known in advance.
 
     On a `Grid`: all modes of the cells, by FFT, any dimension, order and target; a `Grid` as target has the
-    same cells. On particles O(M^2) a step without `modes`. Forces are continuous for s > d/2 + 1; at
-    s = 1, d = 1 they jump where two particles meet, and adaptive steps shrink there.
+    same cells. On particles O(M^2) a step without `modes`. K_s is |x|^{2s - d} about 0, to a smooth
+    function (times log|x| where 2s - d is even), so forces are continuous for s > (d + 1)/2 and C^1 for
+    s > d/2 + 1; at s = 1, d = 1 they jump where two particles meet, and adaptive steps shrink there.
+    The modes of a target that is a density (one FFT) or particles (O(K) direct sums for each) are found anew
+    at every evaluation on a `Grid`: for long runs against many particles bin them to a `Grid` first.
 
     With nu uniform the mode k decays at the linear rate (2 pi k / L)^{2 - 2s}, and data in dot-H^r give
     E = O(t^{-(r+s)/(s-1)}), s > 1; at s = 1 the energy has the rate 2 min nu, in 1-D for any nu.
@@ -137,26 +141,3 @@ class Sobolev(Energy):
     def first_variation(self, mu, solution=None):
         solution = self.solve(mu) if solution is None else solution
         return solution.potential.values if isinstance(mu, Grid) else super().first_variation(mu, solution)
-
-
-class CellPotential(eqx.Module):
-    """A Fourier series of the modes of a grid, and its `values` (K,) in the cells."""
-
-    series: Series
-    values: Float[Array, " K"]
-
-    def __call__(self, point):
-        return self.series(point)
-
-
-class ClosedPotential(eqx.Module):
-    """x -> int K(x, y) d(mu - atoms)(y) + series(x)."""
-
-    kernel: SobolevKernel
-    mu: Particles
-    atoms: Particles | None
-    series: Series
-
-    def __call__(self, point):
-        value = convolution_at(self.kernel, self.mu, point) + self.series(point)
-        return value if self.atoms is None else value - convolution_at(self.kernel, self.atoms, point)

@@ -3,13 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mfjax._arrays import is_traced
 from mfjax.domains import Box, Domain, Euclidean, Torus
 from mfjax.energies.base import Solution
 from mfjax.energies.internal import DensityEstimate, InternalEnergy
-from mfjax.measures import Measure, Particles
+from mfjax.measures import Measure
 
 
 class Spacings(DensityEstimate):
@@ -26,8 +26,10 @@ class Spacings(DensityEstimate):
     First order in the spacing at free ends, second order inside and on a circle. The potential is U' in the
     gap that holds a point: constant there, so that forces are the derivative of F in the positions.
 
-    **Raises** `ValueError` in several dimensions, for a `Grid`, and for particles of zero mass (padding),
-    which would cut gaps in two. **Fails** (NON_FINITE) where particles meet.
+    Particles of zero mass (padding) have no neighbours and feel no force, whatever lies around them.
+
+    **Raises** `ValueError` in several dimensions, on another domain than the flow's, for a `Grid`, and for
+    fewer than three particles of positive mass. **Fails** (NON_FINITE) where particles meet.
 
     Source: L. Gosse, G. Toscani, SIAM J. Numer. Anal. 43 (2006) 2590-2606.
 
@@ -49,11 +51,9 @@ class Spacings(DensityEstimate):
         self.energy, self.domain = energy, domain
 
     def validate(self, mu, domain=None):
-        if not isinstance(mu, Particles):
-            name = type(self.energy).__name__
-            raise ValueError(f"Spacings is for Particles, got {type(mu).__name__}: there use {name} itself")
-        if mu.size < 3 or (not is_traced(mu.weights) and np.any(np.asarray(mu.weights) == 0)):
-            raise ValueError("Spacings needs three particles or more, all of positive mass: drop the padding")
+        super().validate(mu, domain)
+        if mu.size < 3 or (not is_traced(mu.weights) and np.sum(np.asarray(mu.weights) > 0) < 3):
+            raise ValueError("Spacings needs three particles or more of positive mass")
 
     def solve(self, mu, carry=None):
         value = self._value(mu.points, mu.weights)
@@ -63,31 +63,39 @@ class Spacings(DensityEstimate):
         return jax.grad(self._value, argnums=1)(mu.points, mu.weights)
 
     def gradient_field(self, mu, solution=None):
-        return jax.grad(self._value)(mu.points, mu.weights) / mu.weights[:, None]
+        # No gap depends on padding, whose slope is zero already.
+        masses = jnp.where(mu.weights > 0, mu.weights, 1)
+        return jax.grad(self._value)(mu.points, mu.weights) / masses[:, None]
 
     def gaps(
         self, points: Float[Array, "K 1"], weights: Float[Array, " K"]
-    ) -> tuple[Float[Array, " G"], Float[Array, " G"], Float[Array, "G 1"]]:
-        """(lengths, masses, middles) of the gaps, from left to right."""
-        order = jnp.argsort(points[:, 0])
-        x, m = points[order, 0], weights[order]
+    ) -> tuple[Bool[Array, " G"], Float[Array, " G"], Float[Array, " G"], Float[Array, "G 1"]]:
+        """(which are gaps, lengths, masses, middles) from left to right; length and mass 1 for no gaps."""
+        massive = weights > 0
+        # Padding comes last, after all particles, so that gaps join neighbours of positive mass.
+        order = jnp.argsort(jnp.where(massive, points[:, 0], jnp.inf))
+        x, m, massive = points[order, 0], weights[order], massive[order]
+        last = massive & ~jnp.append(massive[1:], False)
         if isinstance(self.domain, Torus):
-            period = self.domain.period.astype(x.dtype)
-            lengths = jnp.append(jnp.diff(x), x[0] + period - x[-1])
+            period, real = self.domain.period.astype(x.dtype), massive
+            lengths = jnp.where(last, x[0] + period, jnp.roll(x, -1)) - x
+            masses = 0.5 * (m + jnp.where(last, m[0], jnp.roll(m, -1)))
+            lengths = jnp.where(real, lengths, 1)
             middles = jax.vmap(self.domain.retract)(x[:, None], 0.5 * lengths[:, None])
-            return lengths, 0.5 * (m + jnp.roll(m, -1)), middles
-        masses = 0.5 * (m[1:] + m[:-1])
-        masses = masses.at[0].add(0.5 * m[0]).at[-1].add(0.5 * m[-1])
-        return jnp.diff(x), masses, (0.5 * (x[1:] + x[:-1]))[:, None]
+        else:
+            real, lengths, middles = massive[1:], jnp.diff(x), (0.5 * (x[1:] + x[:-1]))[:, None]
+            masses = 0.5 * (m[1:] + m[:-1]) + 0.5 * jnp.where(last[1:], m[1:], 0)
+            masses = masses.at[0].add(0.5 * m[0])
+        return real, jnp.where(real, lengths, 1), jnp.where(real, masses, 1), middles
 
     def _value(self, points: Array, weights: Array) -> Array:
-        lengths, masses, middles = self.gaps(points, weights)
-        return jnp.sum(lengths * self.energy.integrand(masses / lengths, middles))
+        real, lengths, masses, middles = self.gaps(points, weights)
+        return jnp.sum(jnp.where(real, lengths * self.energy.integrand(masses / lengths, middles), 0))
 
 
 def _in_its_gap(spacings: Spacings, mu: Measure, point: Array) -> Array:
     """U' in the gap around `point`; in the outer gap beyond the ends of a line."""
-    lengths, masses, middles = spacings.gaps(mu.points, mu.weights)
+    real, lengths, masses, middles = spacings.gaps(mu.points, mu.weights)
     values = spacings.energy.derivative(masses / lengths, middles)
     distance = jnp.abs(jax.vmap(spacings.domain.displacement, (0, None))(middles, point)[:, 0])
-    return values[jnp.argmin(distance - 0.5 * lengths)]
+    return values[jnp.argmin(jnp.where(real, distance - 0.5 * lengths, jnp.inf))]

@@ -5,6 +5,8 @@ from abc import abstractmethod
 import equinox as eqx
 from jaxtyping import Array, Float
 
+from mfjax.domains import Domain
+
 
 class Kernel(eqx.Module):
     """A symmetric function of two points, conditionally positive definite.
@@ -16,3 +18,19 @@ class Kernel(eqx.Module):
     @abstractmethod
     def __call__(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:
         """k(x, y)."""
+
+    def validate(self, domain: Domain) -> None:
+        """**Raises** `ValueError` if this is no kernel on `domain`, where points are to move."""
+
+    def check_place(self, own: Domain | None, domain: Domain) -> None:
+        """**Raises** `ValueError` unless distances taken on `own` are those of `domain`.
+
+        `None` is flat space. On a flat domain every kernel is a function, a periodic one too; elsewhere a
+        foreign distance jumps where points are identified, and forces across that seam are wrong.
+        """
+        if not (domain.flat or (own is not None and own.agrees(domain))):
+            place = "flat space" if own is None else repr(own)
+            raise ValueError(
+                f"kernels.{type(self).__name__} takes distances in {place} and the measure moves on "
+                f"{domain!r}: pass domain= to the kernel"
+            )

@@ -17,6 +17,9 @@ class _Radial(Kernel):
         self.scale = scalar(scale, "scale", above=0)
         self.domain = domain
 
+    def validate(self, domain):
+        self.check_place(self.domain, domain)
+
     def _difference(self, x, y):
         if self.domain is not None:
             x, y = self.domain.embed(x), self.domain.embed(y)
@@ -24,7 +27,22 @@ class _Radial(Kernel):
 
 
 class Gaussian(_Radial):
-    """exp(-|x - y|^2 / (2 scale^2))."""
+    """k(x, y) = exp(-|x - y|^2 / (2 scale^2)).
+
+    - `scale` > 0: the distance over which points feel each other. Good values: the spread of the measures
+      to begin with, down to a few spacings of the particles; it may be swept.
+    - `domain`: where distances are taken, chordally, as `Domain.embed` says; flat space unless given. A
+      flow on a torus needs it.
+
+    Smooth, and characteristic: the discrepancy vanishes for equal measures only. **Fails** to attract from
+    afar: forces at distance r are of size (r / scale^2) e^{-r^2 / (2 scale^2)}, nil beyond 13 scales in
+    single precision; `Energy` and `Riesz` reach everywhere.
+
+    >>> import mfjax as mf
+    >>> x, y = jnp.array([0.0]), jnp.array([1.0])
+    >>> round(float(Gaussian(1.0)(x, y)), 4), float(Gaussian(0.1, mf.domains.Torus(1))(x, y))
+    (0.6065, 1.0)
+    """
 
     def __call__(self, x, y):
         z = self._difference(x, y)
@@ -32,7 +50,18 @@ class Gaussian(_Radial):
 
 
 class Laplace(_Radial):
-    """exp(-|x - y| / scale)."""
+    """k(x, y) = exp(-|x - y| / scale).
+
+    - `scale` > 0: the distance over which points feel each other; good values as for `Gaussian`.
+    - `domain`: where distances are taken, chordally; flat space unless given. A flow on a torus needs it.
+
+    Characteristic, and sharper than `Gaussian`: the force jumps by 2 / scale where two points meet, and is
+    taken as 0 there. So **explicit steps rattle** about a target of atoms with an amplitude of a step;
+    `Matern(1.5)` has the same tails and Lipschitz forces.
+
+    >>> round(float(Laplace(2.0)(jnp.array([0.0]), jnp.array([2.0]))), 4)
+    0.3679
+    """
 
     def __call__(self, x, y):
         return jnp.exp(-safe_norm(self._difference(x, y)))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from jaxtyping import Array, Float
 
+from mfjax.domains import Signed as SignedDomain
 from mfjax.kernels.base import Kernel
 
 
@@ -26,6 +27,10 @@ class Signed(Kernel):
         if not callable(kernel):
             raise ValueError(f"kernel must be callable on two points, got {kernel!r}")
         self.kernel = kernel
+
+    def validate(self, domain):
+        if isinstance(self.kernel, Kernel):
+            self.kernel.validate(domain.domain if isinstance(domain, SignedDomain) else domain)
 
     def __call__(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:
         return x[0] * y[0] * self.kernel(x[1:], y[1:])

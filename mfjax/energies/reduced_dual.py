@@ -1,0 +1,29 @@
+"""The reduced risk as a supremum of linear energies, for minimisers with an entropy."""
+
+from jaxtyping import Array, Float
+
+from mfjax._arrays import inner
+from mfjax.energies.dual import Dual
+from mfjax.outer.base import OuterProblem
+
+
+class ReducedDual(Dual):
+    """The unknowns are alpha of the outer problem: V = -f*(s), F* = lam/2 |alpha|^2 - alpha . y."""
+
+    start: Float[Array, " N"]
+    problem: OuterProblem
+
+    def _score(self, unknowns):
+        return inner(unknowns, self.problem.operator)
+
+    def potential(self, unknowns):
+        return -self.problem.regularizer.conjugate(self._score(unknowns))
+
+    def conjugate(self, unknowns):
+        p = self.problem
+        return 0.5 * p.lam * inner(unknowns, unknowns) - inner(unknowns, p.target)
+
+    def defect(self, unknowns, weights):
+        p = self.problem
+        u = p.regularizer.conjugate_derivative(self._score(unknowns))
+        return p.lam * unknowns + inner(p.operator, weights * u) - p.target
