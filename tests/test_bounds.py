@@ -357,12 +357,45 @@ def test_log_sobolev_constants():
     )
     assert float(constant(domain=mf.domains.Sphere(3))) == 3.0
     assert float(constant(domain=mf.domains.Box([0.0, 0.0], [1.0, 2.0]))) == pytest.approx(np.pi**2 / 4)
-    # The better of the two.
-    assert float(constant(domain=mf.domains.Sphere(1), convexity=5.0)) == 5.0
-    with pytest.raises(ValueError, match="no log-Sobolev constant"):
-        constant(convexity=-1.0)
+    # A convex U on a box: its own constant, not that of the uniform law.
+    assert float(constant(domain=LINE, convexity=0.1)) == pytest.approx(0.1)
+    traced = jax.jit(lambda c, domain=None: constant(convexity=c, domain=domain))
+    assert float(traced(2.0)) == 2.0 and np.isnan(traced(-1.0)) and float(traced(0.0)) == 0
+    assert np.isnan(eqx.filter_jit(traced)(2.0, CIRCLE)) and float(eqx.filter_jit(traced)(0.0, CIRCLE)) == 1
+    for domain in (None, LINE, CIRCLE):
+        with pytest.raises(ValueError, match="no log-Sobolev constant from a convexity of -1"):
+            constant(convexity=-1.0, domain=domain)
+    for domain in (CIRCLE, mf.domains.Torus(2)):
+        with pytest.raises(ValueError, match="no smooth potential is convex on"):
+            constant(convexity=1.0, domain=domain)
     with pytest.raises(ValueError, match="no log-Sobolev constant"):
         constant(oscillation=1.0, domain=mf.domains.Euclidean(1))
+
+
+WIDE = mf.domains.Interval(-3.0, 3.0)
+POTENTIALS = {
+    "uniform": (WIDE, lambda x: 0.0 * x[0], {"domain": WIDE}),
+    "well": (WIDE, lambda x: 0.5 * x[0] ** 2, {"convexity": 1.0, "domain": WIDE}),
+    "shallow well": (WIDE, lambda x: 0.05 * x[0] ** 2, {"convexity": 0.1, "domain": WIDE}),
+    "hill": (WIDE, lambda x: -0.5 * x[0] ** 2, {"oscillation": 4.5, "domain": WIDE}),
+    "double well": (WIDE, lambda x: 2 * jnp.cos(2 * x[0]), {"oscillation": 4.0, "domain": WIDE}),
+    "rough well": (WIDE, lambda x: x[0] ** 2 + jnp.sin(5 * x[0]), {"convexity": 2.0, "oscillation": 2.0}),
+    "circle": (CIRCLE, lambda x: x[0] * x[1], {"oscillation": 1.0, "domain": CIRCLE}),
+    "dipole": (CIRCLE, lambda x: 2 * x[0], {"oscillation": 4.0, "domain": CIRCLE}),
+}
+
+
+@pytest.mark.parametrize("name", POTENTIALS)
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_no_log_sobolev_constant_exceeds_the_spectral_gap(name, temperature):
+    """The Poincare inequality follows from log-Sobolev, so that rho <= gap of e^{-U/T}, whatever is known."""
+    domain, potential, known = POTENTIALS[name]
+    law = Grid.from_density(domain, 128, lambda x: jnp.exp(-potential(x) / temperature))
+    constant = float(bounds.log_sobolev(temperature=temperature, **known))
+    gap = float(bounds.spectral_gap(law))
+    print(f"{name}, T = {temperature:g}: log-Sobolev {constant:.3e}, gap {gap:.3e}")
+    # The gap of the cells is second order in their size.
+    assert 0 < constant <= gap * (1 + 1e-3)
 
 
 def test_precision_follows_the_measure(dtype):

@@ -37,15 +37,19 @@ def log_sobolev(
 ) -> Float[Array, ""]:
     """rho with KL(m | m*) <= I(m | m*) / (2 rho) for m* proportional to e^{-(U + B) / T}.
 
-    I = int |grad log(m / m*)|^2 dm, and rho = max(convexity / T, rho_0) e^{-oscillation / T}.
+    I = int |grad log(m / m*)|^2 dm, and rho = rho_0 e^{-oscillation / T}, where e^{-U / T} has rho_0.
 
-    - `convexity`: a lower bound of the Hessian of U (Bakry, Emery), on flat space or a convex domain.
+    - `convexity`: a lower bound of the Hessian of U, positive, on flat space or a box: rho_0 =
+      convexity / T (Bakry, Emery). At 0 there is no U: the whole potential is in B.
     - `oscillation`: sup B - inf B (Holley, Stroock).
-    - `domain`: where compact, rho_0 of its uniform law counts too: (2 pi / period)^2 on a torus, dim on a
-      sphere, (pi / longest side)^2 on a box with no-flux walls. Otherwise rho_0 = 0. On a sphere, where
-      curvature enters, pass convexity 0 and put the whole potential into B.
+    - `domain`: at convexity 0, where compact, rho_0 is that of its uniform law: (2 pi / period)^2 on a torus,
+      dim on a sphere, (pi / longest side)^2 on a box with no-flux walls.
 
-    **Raises** `ValueError` where nothing gives a positive constant.
+    No compact domain makes up for a U that is not convex: for a potential without positive convexity take
+    convexity 0 and its own oscillation over the domain. The constant is at most the spectral gap of m*.
+
+    **Raises** `ValueError` where nothing gives a positive constant, for a negative convexity, and for any
+    convexity on a sphere or torus. Traced, the constant is then 0 or, for a wrong convexity, NaN.
 
     Source: D. Bakry, I. Gentil, M. Ledoux, "Analysis and Geometry of Markov Diffusion Operators" (2014),
     chapter 5.
@@ -54,14 +58,31 @@ def log_sobolev(
     4.0
     """
     temperature = scalar(temperature, "temperature", above=0)
-    convex = scalar(convexity, "convexity") / temperature
-    best = jnp.maximum(convex, _uniform(domain))
+    convexity = scalar(convexity, "convexity")
+    if not is_traced(convexity):
+        _check_convexity(float(convexity), domain)
+    elif isinstance(domain, (Sphere, Torus)):
+        convexity = jnp.where(convexity == 0, 0, jnp.nan)
+    best = jnp.where(convexity == 0, _uniform(domain), convexity / temperature)
+    best = jnp.where(best >= 0, best, jnp.nan)
     if not is_traced(best) and not float(best) > 0:
         raise ValueError(
             "no log-Sobolev constant: pass a positive convexity, or the compact domain and the oscillation "
             "of the potential"
         )
     return best * jnp.exp(-scalar(oscillation, "oscillation", minimum=0) / temperature)
+
+
+def _check_convexity(convexity: float, domain: Domain | None) -> None:
+    if convexity < 0:
+        raise ValueError(
+            f"no log-Sobolev constant from a convexity of {convexity:g}: pass the compact domain, "
+            "convexity 0 and the oscillation of the whole potential"
+        )
+    if convexity > 0 and isinstance(domain, (Sphere, Torus)):
+        raise ValueError(
+            f"no smooth potential is convex on {domain!r}: pass convexity 0 and its oscillation instead"
+        )
 
 
 def _uniform(domain: Domain | None) -> Array:
