@@ -5,7 +5,6 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from mfjax._arrays import is_traced
@@ -62,6 +61,9 @@ def linearize(flow: Flow, mu_star: Measure, *, tolerance: float | None = 1e-3) -
     Near any teacher, ultra-fast diffusion `PowerDivergence(target, order, scale)` has order * scale times
     the eigenvalues of h -> -div(target grad h) / target, the least of which is the spectral gap.
 
+    Particles without mass follow the others and move none: the rates are those without them and, for each,
+    those of -Hess V at its place (its block of the matrix; the modes of the others leave it where it is).
+
     Evenly spaced particles have exactly these rates for |k| < M / 2 if kappa has no mode beyond M / 2; other
     modes alias, k with k + M. A grid of n cells has k replaced by sin(pi k / n) n / pi: second order.
 
@@ -92,10 +94,8 @@ def linearize(flow: Flow, mu_star: Measure, *, tolerance: float | None = 1e-3) -
         raise ValueError(
             "a flow with noise (temperature > 0) has no stationary particles: linearise it on a Grid"
         )
-    # A gradient flow of points is symmetric in the mass-weighted product; padding has no mass, so
-    # only particles that all have some are symmetrised.
+    # A gradient flow of points is symmetric in the mass-weighted product.
     symmetric = isinstance(flow, Wasserstein) and isinstance(mu, Particles)
-    symmetric = symmetric and (is_traced(mu.weights) or bool(np.all(np.asarray(mu.weights) > 0)))
     rates, frequencies, modes, speed = _decompose(flow, state, symmetric)
     _check_stationary(speed, rates, tolerance)
     if isinstance(flow, WassersteinFisherRao):
@@ -114,14 +114,27 @@ def _decompose(flow: Flow, state: State, symmetric: bool):
     zero = jnp.zeros((size,), mu.dtype)
     at_rest, jacobian = rate(zero), jax.jacfwd(rate)(zero)
     if symmetric:
-        root = jnp.repeat(jnp.sqrt(mu.weights), size // mu.size)
-        values, vectors = jnp.linalg.eigh(_symmetric(root[:, None] * jacobian / root))
+        each = size // mu.size
+        real = jnp.repeat(mu.weights > 0, each)
+        root = jnp.sqrt(jnp.where(real, jnp.repeat(mu.weights, each), 1))
+        # A particle without mass follows the others and moves none: the matrix is triangular, and its
+        # eigenvalues are those of the particles with mass and of each one without.
+        own = jnp.repeat(jnp.arange(mu.size), each)
+        kept = (real[:, None] & real) | (own[:, None] == own)
+        values, vectors = jnp.linalg.eigh(_symmetric(jnp.where(kept, root[:, None] * jacobian / root, 0)))
         rates, frequencies, vectors = -values, jnp.zeros_like(values), vectors / root[:, None]
     else:
         values, vectors = jnp.linalg.eig(jacobian)
         rates, frequencies, vectors = -values.real, values.imag, vectors.real
     order = jnp.argsort(rates)
-    speed = jnp.max(jnp.abs(at_rest)) * (mu.size if on_grid else 1)
+    if on_grid:
+        speed = jnp.max(jnp.abs(at_rest)) * mu.size
+    else:
+        # Where a particle without mass is, and how fast, is no property of the measure.
+        moved = flow.domain.dim * mu.size
+        still = jnp.repeat(mu.weights == 0, flow.domain.dim)
+        at_rest = at_rest.at[:moved].set(jnp.where(still, 0, at_rest[:moved]))
+        speed = jnp.max(jnp.abs(at_rest))
     return rates[order], frequencies[order], jax.vmap(embed)(vectors.T[order]), speed
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from mfjax._arrays import is_traced
 from mfjax.energies.reduced_risk import DualPotential, ReducedRisk
 from mfjax.measures import Grid
 from mfjax.regularizers import Power, Quadratic
@@ -25,9 +26,9 @@ class Minimum(eqx.Module):
     - `potential`: the first variation of L at mu, minus f*(Phi^T alpha), as a function of any point.
     """
 
-    value: float = eqx.field(static=True)
-    gap: float = eqx.field(static=True)
-    variation: float = eqx.field(static=True)
+    value: Float[np.ndarray, ""]
+    gap: Float[np.ndarray, ""]
+    variation: Float[np.ndarray, ""]
     measure: Grid
     signed: Float[np.ndarray, " K"]
     weights: Float[np.ndarray, " K"]
@@ -46,7 +47,7 @@ class Minimum(eqx.Module):
     def gap_over(self, points: Float[Array | np.ndarray, "M d"]) -> float:
         """The duality gap where mu may charge `points` too: how far the grid is from the continuum."""
         least = lambda support: float(jnp.min(jax.vmap(self.potential)(support)))
-        return self.gap + max(0.0, least(self.measure.points) - least(points))
+        return float(self.gap) + max(0.0, least(self.measure.points) - least(points))
 
 
 def minimize_reduced_risk(
@@ -72,8 +73,11 @@ def minimize_reduced_risk(
     - `tolerance`: of the duality gap, relative to the greater of L and |nu|_TV^2.
     - `max_atoms`: 4 N + 100 additions unless given.
 
-    **Raises** `ValueError` for lam = 0 and for f other than `Quadratic` and `Power`, `RuntimeError` if the
-    gap stays above 1e4 times the tolerance. The optimum between cells is lower by O(spacing^2).
+    Runs on the host: over several lam or data call it in a Python loop, not in `jit` or `mf.sweep`.
+
+    **Raises** `ValueError` where traced, for lam = 0 and for f other than `Quadratic` and `Power`,
+    `RuntimeError` if the gap stays above 1e4 times the tolerance. The optimum between cells is lower by
+    O(spacing^2).
 
     Source: VarPro paper, Lemma 3.2 for f = |t|^r; other centres are derived here.
 
@@ -81,9 +85,14 @@ def minimize_reduced_risk(
     >>> x, y = jnp.eye(2), jnp.array([1.0, 0.0])
     >>> energy = ReducedRisk(mf.features.ReLU(), x, y, lam=1.0)
     >>> found = minimize_reduced_risk(energy, Grid.uniform(mf.domains.Sphere(1), 64))
-    >>> found.gap < 1e-8, round(found.value, 2)
+    >>> bool(found.gap < 1e-8), round(float(found.value), 2)
     (True, 0.17)
     """
+    if is_traced((energy, grid)):
+        raise ValueError(
+            "minimize_reduced_risk runs on the host, and its energy or grid is traced: call it outside jit, "
+            "vmap and mf.sweep, in a Python loop over the values"
+        )
     task = _Programme(energy, grid)
     signed = task.solve(tolerance, max_atoms)
     alpha, weights, gap = task.certificate(signed)
@@ -100,6 +109,7 @@ def minimize_reduced_risk(
     measure = grid.with_weights(jnp.asarray(np.abs(signed) / variation, dtype))
     dual = jnp.asarray(np.asarray(energy.data.weights, float) * alpha, dtype)
     potential = DualPotential(energy.features, energy.data.x, dual, energy.regularizer)
+    value, gap, variation = (np.asarray(number, float) for number in (value, gap, variation))
     return Minimum(value, gap, variation, measure, signed, weights, potential)
 
 

@@ -16,7 +16,7 @@ from mfjax.measures import Grid, Measure
 RECORDED = {
     "energy": "energy of the flow (its smooth part where noise acts)",
     "dissipation": "minus the rate of the energy along the flow [energy / flow time]",
-    "dissipated": "integral of the dissipation since t = 0 (trapezoidal) [energy]",
+    "dissipated": "integral of the dissipation since t = 0 (trapezoidal), NaN where noise acts [energy]",
     "residual": "relative residual of the outer solve",
     "mass": "total mass",
     "min_weight": "smallest mass of a particle or cell",

@@ -302,6 +302,32 @@ def test_implicit_steps_contract(step):
     assert bound.check(sim.times, mirrored(values["chi"])) < 0
 
 
+@pytest.mark.parametrize("blur", [1 / 12, 1 / 24])
+def test_entropic_minimising_movements_contract(blur):
+    """Lemma 4.3 on minimising movements themselves, by Sinkhorn: within its bound."""
+    box, dt, steps = mf.domains.Interval(0.0, 1.0), 0.005, 10
+    target = Grid.from_density(box, 48, lambda x: 1 + 0.4 * jnp.cos(2 * jnp.pi * x[0]))
+    energy = mf.energies.PowerDivergence(target, 2.0, 0.5)
+    start = Grid.from_density(box, 48, lambda x: 1 - 0.3 * jnp.cos(jnp.pi * x[0]))
+    stepper = mf.steppers.EntropicProximal(dt, blur=blur)
+    sim = mf.Simulation(
+        mf.flows.Wasserstein(energy, box),
+        start,
+        stepper=stepper,
+        steps=steps,
+        observables={"chi": ChiSquare(target)},
+    )
+    status, _, values = record(sim)
+    assert int(status) == 0
+    bound = bounds.proximal_contraction(energy, start, dt)
+    margin = bound.check(sim.times, values["chi"])
+    print(
+        f"blur {blur:.3f}: chi^2 {np.asarray(values['chi'])}, bound {np.asarray(bound(sim.times))}, {margin}"
+    )
+    assert margin > 0
+    assert bound.check(sim.times, mirrored(values["chi"])) < 0
+
+
 def test_langevin_in_a_quadratic_well():
     """The Gaussian case, where the rate 2 A is exact: a wide start at twice the stationary variance."""
     stiffness, temperature = 1.5, 0.4
@@ -350,6 +376,47 @@ def test_mean_field_langevin_on_a_circle():
     assert margin > 0 and bound.check(times, mirrored(gap)) < 0
 
 
+def test_an_integrated_rate_is_exact_where_it_is_constant_and_below_elsewhere():
+    bound = bounds.Integrated(2.0, [0.0, 1.0, 3.0], [1.0, 3.0, 2.0])
+    # int r: 1 per unit up to 1, then 2 per unit, for ever.
+    times = np.array([0.0, 0.5, 1.0, 2.0, 3.0, 4.0])
+    np.testing.assert_allclose(bound(times), 2 * np.exp(-np.array([0, 0.5, 1, 3, 5, 7])), rtol=1e-14)
+    constant = bounds.Integrated(2.0, [0.0, 1.0, 3.0], [1.5, 1.5, 1.5])
+    np.testing.assert_allclose(constant(times), bounds.Exponential(2.0, 1.5)(times), rtol=1e-14)
+    with pytest.raises(ValueError, match="times must increase from 0"):
+        bounds.Integrated(1.0, [0.1, 1.0], [1.0, 1.0])
+    with pytest.raises(ValueError, match=r"must be \(S,\) alike"):
+        bounds.Integrated(1.0, [0.0, 1.0], [1.0, 1.0, 1.0])
+
+
+def test_log_sobolev_along_a_run_is_sharper_than_in_advance():
+    """The circle again: |V| <= 1 in advance, the oscillation that the run meets, at every saved time."""
+    torus, temperature = mf.domains.Torus(1, 4.0), 1.0
+    target = Grid.from_density(torus, 32, lambda x: jnp.exp(2 * jnp.cos(jnp.pi * x[0] / 2)))
+    smooth = mf.energies.MMD(mf.kernels.Gaussian(0.5, torus), target)
+    start = Grid.from_density(torus, 32, lambda x: jnp.exp(3 * jnp.sin(jnp.pi * x[0] / 2)))
+    flow = mf.flows.Wasserstein(smooth + temperature * mf.energies.Entropy(), torus)
+    run = mf.simulate(flow, start, save_at=np.linspace(0.05, 1.0, 20))
+    gap = np.asarray(run.observables["energy"]) - float(mf.gibbs(flow.energy, start).value)
+    along = bounds.entropy_decay_along(gap[0], temperature, run.times, run.measures, smooth, domain=torus)
+    advance = bounds.entropy_decay(
+        gap[0], temperature, bounds.log_sobolev(temperature=temperature, oscillation=2.0, domain=torus)
+    )
+    # The oscillation by hand, at two of the saved times.
+    for k in (0, 20):
+        mu = jax.tree.map(jnp.asarray, run.measure(k))
+        v = np.asarray(smooth.first_variation(mu))
+        assert float(along.rates[k]) == pytest.approx(2 * (np.pi / 2) ** 2 * np.exp(-np.ptp(v)), rel=1e-12)
+    margins = [bound.check(run.times, gap) for bound in (advance, along)]
+    print(f"margins in advance and along the run: {margins}")
+    assert np.all(np.asarray(along(run.times))[1:] < np.asarray(advance(run.times))[1:])
+    assert 0 < margins[1] < margins[0] and along.check(run.times, mirrored(gap)) < 0
+    flipped = eqx.tree_at(lambda b: b.rates, along, -along.rates)
+    assert flipped.check(run.times, mirrored(gap)) > along.check(run.times, mirrored(gap))
+    with pytest.raises(ValueError, match="those of a run on a grid"):
+        bounds.entropy_decay_along(1.0, 1.0, run.times, start, smooth, domain=torus)
+
+
 def test_log_sobolev_constants():
     constant = bounds.log_sobolev
     assert float(constant(convexity=3.0, oscillation=0.5, temperature=2.0)) == pytest.approx(
@@ -357,12 +424,45 @@ def test_log_sobolev_constants():
     )
     assert float(constant(domain=mf.domains.Sphere(3))) == 3.0
     assert float(constant(domain=mf.domains.Box([0.0, 0.0], [1.0, 2.0]))) == pytest.approx(np.pi**2 / 4)
-    # The better of the two.
-    assert float(constant(domain=mf.domains.Sphere(1), convexity=5.0)) == 5.0
-    with pytest.raises(ValueError, match="no log-Sobolev constant"):
-        constant(convexity=-1.0)
+    # A convex U on a box: its own constant, not that of the uniform law.
+    assert float(constant(domain=LINE, convexity=0.1)) == pytest.approx(0.1)
+    traced = jax.jit(lambda c, domain=None: constant(convexity=c, domain=domain))
+    assert float(traced(2.0)) == 2.0 and np.isnan(traced(-1.0)) and float(traced(0.0)) == 0
+    assert np.isnan(eqx.filter_jit(traced)(2.0, CIRCLE)) and float(eqx.filter_jit(traced)(0.0, CIRCLE)) == 1
+    for domain in (None, LINE, CIRCLE):
+        with pytest.raises(ValueError, match="no log-Sobolev constant from a convexity of -1"):
+            constant(convexity=-1.0, domain=domain)
+    for domain in (CIRCLE, mf.domains.Torus(2)):
+        with pytest.raises(ValueError, match="no smooth potential is convex on"):
+            constant(convexity=1.0, domain=domain)
     with pytest.raises(ValueError, match="no log-Sobolev constant"):
         constant(oscillation=1.0, domain=mf.domains.Euclidean(1))
+
+
+WIDE = mf.domains.Interval(-3.0, 3.0)
+POTENTIALS = {
+    "uniform": (WIDE, lambda x: 0.0 * x[0], {"domain": WIDE}),
+    "well": (WIDE, lambda x: 0.5 * x[0] ** 2, {"convexity": 1.0, "domain": WIDE}),
+    "shallow well": (WIDE, lambda x: 0.05 * x[0] ** 2, {"convexity": 0.1, "domain": WIDE}),
+    "hill": (WIDE, lambda x: -0.5 * x[0] ** 2, {"oscillation": 4.5, "domain": WIDE}),
+    "double well": (WIDE, lambda x: 2 * jnp.cos(2 * x[0]), {"oscillation": 4.0, "domain": WIDE}),
+    "rough well": (WIDE, lambda x: x[0] ** 2 + jnp.sin(5 * x[0]), {"convexity": 2.0, "oscillation": 2.0}),
+    "circle": (CIRCLE, lambda x: x[0] * x[1], {"oscillation": 1.0, "domain": CIRCLE}),
+    "dipole": (CIRCLE, lambda x: 2 * x[0], {"oscillation": 4.0, "domain": CIRCLE}),
+}
+
+
+@pytest.mark.parametrize("name", POTENTIALS)
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_no_log_sobolev_constant_exceeds_the_spectral_gap(name, temperature):
+    """The Poincare inequality follows from log-Sobolev, so that rho <= gap of e^{-U/T}, whatever is known."""
+    domain, potential, known = POTENTIALS[name]
+    law = Grid.from_density(domain, 128, lambda x: jnp.exp(-potential(x) / temperature))
+    constant = float(bounds.log_sobolev(temperature=temperature, **known))
+    gap = float(bounds.spectral_gap(law))
+    print(f"{name}, T = {temperature:g}: log-Sobolev {constant:.3e}, gap {gap:.3e}")
+    # The gap of the cells is second order in their size.
+    assert 0 < constant <= gap * (1 + 1e-3)
 
 
 def test_precision_follows_the_measure(dtype):

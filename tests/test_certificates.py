@@ -80,6 +80,23 @@ def test_a_broken_run_is_certified_up_to_its_fault(run):
     assert table["saves"] == 0 and np.isnan(table["balance_defect"])
 
 
+@pytest.mark.parametrize("kind", ["brownian", "births", "no noise"])
+def test_noise_leaves_no_balance_to_certify(kind):
+    """NaN rather than a number that says nothing; mass, sign and residual are certified as ever."""
+    line, well = mf.domains.Euclidean(1), mf.energies.Potential(lambda x: 0.5 * x[0] ** 2)
+    mu = mf.measures.Particles(jnp.array([[1.0], [2.0], [-1.0], [0.5]]), jnp.array([0.5, 0.25, 0.25, 0.0]))
+    flow = mf.flows.WassersteinFisherRao(well, line) if kind == "births" else mf.flows.Wasserstein(well, line)
+    if kind == "brownian":
+        flow = mf.flows.Wasserstein(well + 0.1 * mf.energies.Entropy(), line)
+    stepper = mf.steppers.BirthDeath(0.01) if kind == "births" else mf.steppers.EulerMaruyama(0.01)
+    run = mf.simulate(flow, mu, stepper=stepper, steps=4, save_every=2, key=jax.random.key(0))
+    table = run.certificates
+    noisy = kind != "no noise"
+    assert np.isnan(table["balance_defect"]) == noisy and np.isnan(table["largest_increase"]) == noisy
+    assert table["status"] == 0 and table["saves"] == 3 and table["residual"] == 0
+    assert np.all(np.isfinite(run.observables["dissipation"]))
+
+
 def test_a_run_at_rest_has_no_defect(run):
     rest = {k: np.asarray(v).copy() for k, v in run.items()}
     rest["energy"][:], rest["dissipated"][:] = 1.0, 0.0

@@ -201,6 +201,7 @@ def test_the_energy_of_a_sample_is_off_by_one_over_n():
     assert abs(values.mean() - variance / (2 * np.sqrt(n))) > 10 * error
 
 
+@pytest.mark.slow
 def test_the_least_energy_of_n_particles_is_off_by_at_most_one_over_n():
     """Samples of the minimiser bound inf F_N: the mean reduced risk of N of them falls like N^-1."""
     problem = problems.circle_population(3.0, bias=0.5, degree=8)

@@ -67,6 +67,18 @@ def lift(pair):
     return pair[0] * mean + pair[1] * rest
 
 
+def step_matrices(stepper):
+    """(R, S) of `affine` on the library's step: R by its columns, S from independent increments."""
+    r, shift, noise = affine(stepper)
+    shifts, noises = [shift], [noise]
+    for i in range(N - 1):
+        key = jr.key(100 + i)
+        shifts.append(np.asarray(one_step(FLOW, stepper, Particles(jnp.zeros((N, 1))), key)))
+        noises.append(np.asarray(brownian(FLOW, START, stepper.dt, key)[:, 0]))
+    # N increments span the space: S is what maps them to the shifts.
+    return r, np.linalg.solve(np.stack(noises), np.stack(shifts)).T
+
+
 def moments(r, s, h, steps):
     """E[X] (N,) and Cov[X] (N, N) after so many steps of x <- R x + S B."""
     m, cov = np.asarray(START.points[:, 0]), np.zeros((N, N))
@@ -99,12 +111,11 @@ def test_weak_order_from_the_exact_moment_recursion(name):
     error t c h^p e^{-a t} in the mean.
     """
     order = SCHEMES[name].order
-    # R and S come from the library's step, on paper in the coarsest case only, where they agree to 1e-13.
     steps = np.array([16, 32, 64, 128, 256, 512])
     errors = []
     for n in steps:
         h = T1 / n
-        r, s = map(lift, coefficients(name, h))
+        r, s = step_matrices(SCHEMES[name](h))
         m, cov = moments(r, s, h, n)
         mean, covariance = exact_moments(T1)
         errors.append([np.abs(m - mean).max(), np.abs(cov - covariance).max()])
@@ -154,22 +165,76 @@ def test_strong_order_is_one(name):
 
     Over a step the solution gains I = int e^{-a(h-s)} dW sqrt(2 T); E[I B], E[I^2] and E[B^2] are known.
     """
-    rate, errors, counts = A, [], np.array([16, 32, 64, 128])
+    errors, counts = [], np.array([16, 32, 64, 128])
+    # In the difference of two particles, on which the mean does not act, the solution is one-dimensional.
+    rate, along = A, np.array([1.0, -1.0, 0, 0]) / np.sqrt(2)
     for n in counts:
         h = T1 / n
-        r, s = (pair[1] for pair in coefficients(name, h))
+        full_r, full_s = step_matrices(SCHEMES[name](h))
+        r, s = along @ full_r @ along, along @ full_s @ along
+        np.testing.assert_allclose(full_r @ along, r * along, atol=1e-12)
+        np.testing.assert_allclose(full_s @ along, s * along, atol=1e-12)
         decay = np.exp(-rate * h)
         joint = 2 * T * np.array([[(1 - decay**2) / (2 * rate), (1 - decay) / rate], [0, h]])
         joint[1, 0] = joint[0, 1]
         step, gain = np.diag([decay, r]), np.diag([1.0, s])
-        mean, second = np.ones(2), np.ones((2, 2))
+        second = np.ones((2, 2))
         for _ in range(n):
-            mean = step @ mean
             second = step @ second @ step + gain @ joint @ gain
         errors.append(np.sqrt(second[0, 0] - 2 * second[0, 1] + second[1, 1]))
     slope = -np.polyfit(np.log(counts), np.log(errors), 1)[0]
     print(f"{name}: strong order {slope:.3f}")
     assert abs(slope - 1) < 0.05
+
+
+BENT = Wasserstein(
+    Risk(Function(lambda xi, x: jnp.tanh(xi[0] * x[0])), [[1.0], [2.0]], [0.5, -0.3], lam=0.5)
+    + Potential(lambda x: 2 * jnp.log(jnp.cosh(x[0])))
+    + T * Entropy(),
+    LINE,
+)
+
+
+def ends_on_one_path(scheme, counts, increments):
+    """Particles at time T1 / 2 on every path, for each number of steps of the library's scheme."""
+
+    def end(path, n):
+        h, steps = 0.5 * T1 / n, path.reshape(n, -1, N).sum(axis=1)
+
+        def step(mu, db):
+            state = BENT.init(mu)
+            evaluation = BENT.evaluate(state)
+            stepper = scheme(h)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(f"{scheme.__module__}.brownian", lambda *_: db[:, None])
+                moved = stepper.step(BENT, state, evaluation, stepper.dt, jr.key(0), None)
+            return moved.state.measure, None
+
+        return jax.lax.scan(step, START, steps)[0].points[:, 0]
+
+    return [jax.jit(jax.vmap(lambda path, n=n: end(path, n)))(increments) for n in counts]
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_weak_order_of_nonlinear_interaction(name):
+    """tanh neurons, a well that is not quadratic: E mean(x) at h, h/2, h/4, whose differences fall by 2^p.
+
+    The three step sizes share their Brownian paths, so that the standard error of a difference is far below
+    it: at least 15 times.
+    """
+    scheme, paths, fine = SCHEMES[name], 40_000, 16
+    order, counts = scheme.order, (4, 8, 16)
+    draws = jr.normal(jr.key(8), (paths, fine, N))
+    ends = ends_on_one_path(scheme, counts, np.sqrt(T * T1 / fine) * draws)
+    values = [np.asarray(jnp.mean(x, axis=1)) for x in ends]
+    first, second = values[0] - values[1], values[1] - values[2]
+    z = [np.sqrt(paths) * d.mean() / d.std() for d in (first, second)]
+    observed = np.log2(first.mean() / second.mean())
+    # Of log2 of the ratio, the two differences taken as independent.
+    error = np.hypot(1 / z[0], 1 / z[1]) / np.log(2)
+    print(f"{name}: weak order {observed:.3f}, standard error {error:.3f}, z of the differences {z}")
+    assert min(np.abs(z)) > 15
+    assert abs(observed - order) < 0.15 + 3 * error
 
 
 @pytest.mark.parametrize("name", SCHEMES)

@@ -13,7 +13,7 @@ import mfjax as mf
 import mfjax.observables
 from mfjax import problems
 from mfjax.linearize import linearize
-from mfjax.measures import Grid, Particles
+from mfjax.measures import Grid, Particles, padded_weights
 from mfjax.regularizers import Quadratic
 from mfjax.simulate import trajectory
 
@@ -207,6 +207,26 @@ def test_ambient_options_and_padding_do_not_change_the_rates():
     weights = jnp.concatenate([jnp.full((m,), 1 / m), jnp.zeros(2)])
     padded = np.asarray(linearize(flow, Particles(points, weights)).rates)
     np.testing.assert_allclose(padded, np.sort(np.append(expected, [0, 0])), atol=1e-8)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_padding_adds_its_own_rates_eagerly_and_traced(width, dtype):
+    """A mean that attracts (interaction) and a well: padding elsewhere, steeper and not at rest."""
+    x, y = jnp.ones((1, 1), dtype), jnp.zeros((1,), dtype)
+    risk = mf.energies.Risk(mf.features.Function(lambda xi, x: xi[0] * x[0]), x, y, lam=0.0)
+    well = mf.energies.Potential(lambda x: jnp.sum(1.5 * x * x + x**4 / 12))
+    flow, points = mf.flows.Wasserstein(risk + well, mf.domains.Euclidean(1)), jnp.zeros((3, 1), dtype)
+    points = points.at[width:].set(2.0)
+    spectrum = lambda w, p: linearize(flow, Particles(p, w), tolerance=None)
+    weights = padded_weights(width, 3).astype(dtype)
+    # Curvature 3 of the well at 0, and 1 more for the mean; 3 + x^2 at the padding.
+    expected = np.sort([3.0] * (width - 1) + [4.0] + [7.0] * (3 - width))
+    eager, traced = linearize(flow, Particles(points, weights)), jax.jit(spectrum)(weights, points)
+    for found in (eager, traced):
+        np.testing.assert_allclose(found.rates, expected, rtol=1e-5 if dtype == "float32" else 1e-12)
+        assert found.speed == 0 and bool(jnp.all(jnp.isfinite(found.modes.points)))
+    alone = linearize(flow, Particles(points[:width]))
+    np.testing.assert_allclose(alone.rates, expected[:width], rtol=1e-5)
 
 
 def test_two_timescale_tends_to_varpro():

@@ -14,6 +14,7 @@ from mfjax.minimizer import minimize_reduced_risk
 from mfjax.observables import FourierModes
 from mfjax.regularizers import Convex, Power, Quadratic
 from mfjax.simulate import trajectory
+from mfjax.testing import check_traces
 
 CIRCLE = mf.domains.Sphere(1)
 TEACHER = problems.CircleTeacher(1.0)
@@ -235,3 +236,21 @@ def test_data_in_single_precision():
     assert found.measure.dtype == jnp.float32 and found.gap <= 1e-8
     exact = minimize_reduced_risk(mf.energies.ReducedRisk(mf.features.ReLU(0.5), INPUTS, SIGNAL, 0.1), GRID)
     assert found.value == pytest.approx(exact.value, rel=1e-5)
+
+
+def test_another_value_compiles_nothing_anew():
+    """value, gap and variation are leaves: a function of a minimum is compiled once for all lam."""
+    found = [minimize_reduced_risk(population(lam), GRID) for lam in (0.1, 0.2)]
+    assert found[0].value > found[1].value and found[0].value.shape == ()
+    total = lambda minimum: minimum.value + minimum.gap + minimum.variation * minimum.measure.mass
+    check_traces(total, [(minimum,) for minimum in found])
+
+
+@pytest.mark.wrong_calls
+@pytest.mark.parametrize("transform", [jax.jit, jax.grad, lambda fn: lambda lam: jax.vmap(fn)(lam[None])])
+def test_traced_calls_are_named(transform):
+    least = lambda lam: jnp.asarray(minimize_reduced_risk(population(lam), GRID).value)
+    with pytest.raises(ValueError, match=r"minimize_reduced_risk runs on the host.*outside jit"):
+        transform(least)(jnp.asarray(0.1))
+    with pytest.raises(ValueError, match=r"outside jit, vmap and mf\.sweep"):
+        mf.sweep(lambda lam: {"value": least(lam)}, lam=[0.1, 0.2])

@@ -780,3 +780,50 @@ def test_prediction_checks_the_shape_of_its_inputs(network):
         obs.Prediction(jnp.ones((4, 3)))(mu, mf.flows.Wasserstein(energy, CIRCLE))
     with pytest.raises(ValueError, match="mark 'u'"):
         obs.Prediction(jnp.ones((4, 2)))(mu, mf.flows.TwoTimescale(energy, CIRCLE, rate=1.0))
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_cells_spread_evenly_have_exact_distances(order, dtype):
+    """Uniform laws on unions of cells, of other meshes and against atoms, in closed form."""
+    box = mf.domains.Interval(0.0, 4.0)
+    law = lambda n, lo, hi: mf.measures.Grid.from_density(
+        box, n, lambda x: jnp.where((x[0] > lo) & (x[0] < hi), 1.0, 0.0), dtype=dtype
+    )
+    distance = lambda mu, nu: float(mf.observables.Wasserstein1D(nu, order, box, spread=True)(mu))
+    rtol = 1e-5 if dtype == "float32" else 1e-12
+    # Uniform on (0, 1) and on (1, 3): quantiles s and 1 + 2 s, a gap of 1 + s.
+    expected = {1: 1.5, 2: np.sqrt(7 / 3)}[order]
+    for n, m in ((4, 4), (8, 4), (16, 64)):
+        assert distance(law(n, 0, 1), law(m, 1, 3)) == pytest.approx(expected, rel=rtol)
+        assert distance(law(n, 0, 1), law(m, 0, 1)) == pytest.approx(0, abs=3 * rtol)
+    # Uniform on (0, 4) and on (1, 3): the gap 4 s - 1 - 2 s changes sign at s = 1/2.
+    expected = {1: 0.5, 2: np.sqrt(1 / 3)}[order]
+    assert distance(law(8, 0, 4), law(4, 1, 3)) == pytest.approx(expected, rel=rtol)
+    # Uniform on (0, 2) and an atom at 1.
+    atom = mf.measures.Particles(jnp.ones((1, 1), dtype))
+    expected = {1: 0.5, 2: np.sqrt(1 / 3)}[order]
+    assert distance(law(8, 0, 2), atom) == pytest.approx(expected, rel=rtol)
+    assert distance(atom, law(8, 0, 2)) == pytest.approx(expected, rel=rtol)
+    with pytest.raises(ValueError, match="spread is for a line"):
+        mf.observables.Wasserstein1D(mf.measures.Grid.uniform(mf.domains.Sphere(1), 8), spread=True)
+
+
+def test_spread_cells_meet_gaussians_to_second_order():
+    """W_2 of N(0, 1) and N(1, 1.5^2) is (1 + 0.25)^(1/2); a shift below a cell costs itself."""
+    box = mf.domains.Interval(-9.0, 11.0)
+    normal = lambda n, mean, sd: mf.measures.Grid.from_density(
+        box, n, lambda x: jnp.exp(-0.5 * ((x[0] - mean) / sd) ** 2)
+    )
+    errors, small = [], []
+    for n in (40, 80, 160):
+        first, second = normal(n, 0.0, 1.0), normal(n, 1.0, 1.5)
+        spread = mf.observables.Wasserstein1D(second, 2, box, spread=True)
+        errors.append(abs(float(spread(first)) - np.sqrt(1.25)))
+        moved = normal(n, 1e-3, 1.0)
+        small.append(
+            [float(mf.observables.Wasserstein1D(moved, 2, box, spread=s)(first)) for s in (True, False)]
+        )
+    orders = np.log2(np.divide(errors[:-1], errors[1:]))
+    print(f"spread cells: W2 errors {errors}, orders {orders}; a shift of 1e-3: {small}")
+    assert np.all(np.abs(orders - 2) < 0.2)
+    assert abs(small[-1][0] - 1e-3) < 1e-5 and small[-1][1] > 5e-3

@@ -1,4 +1,4 @@
-"""The abstract bound, and the three shapes that the theorems have."""
+"""The abstract bound, and the shapes that the theorems have."""
 
 from abc import abstractmethod
 from typing import Any
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._arrays import as_floats, scalar
+from mfjax._arrays import as_floats, finite, is_traced, scalar
 
 Times = Float[Array, "*times"]
 
@@ -120,3 +120,43 @@ class Geometric(Bound):
 
     def curve(self, times):
         return self.initial * jnp.exp(-jnp.log1p(self.rate * self.step) * times / self.step)
+
+
+class Integrated(Bound):
+    """B(t) = initial e^{-int_0^t r}, with a rate r known at times of a run, the lesser of two between them.
+
+    - `times` (S,) increasing from 0, `rates` (S,): r there. Beyond the last time its rate goes on.
+
+    A bound a posteriori, between the times up to how fast r can dip there: save often enough that r
+    changes little from one time to the next.
+
+    **Raises** `ValueError` for times that do not begin with 0 or do not increase, and shapes that differ.
+
+    >>> bound = Integrated(1.0, [0.0, 1.0, 3.0], [1.0, 2.0, 4.0])
+    >>> round(float(-jnp.log(bound(2.0))), 6)
+    3.0
+    """
+
+    initial: Float[Array, ""]
+    times: Float[Array, " S"]
+    rates: Float[Array, " S"]
+    name: str = eqx.field(static=True)
+
+    def __init__(self, initial: ScalarLike, times: Any, rates: Any, name: str = "integrated decay"):
+        self.initial = scalar(initial, "initial", minimum=0)
+        self.times, self.rates = as_floats(times, "times"), finite(as_floats(rates, "rates"), "rates")
+        if self.times.ndim != 1 or self.times.size < 2 or self.rates.shape != self.times.shape:
+            raise ValueError(
+                f"times and rates must be (S,) alike, S > 1, got {self.times.shape} and {self.rates.shape}"
+            )
+        if not is_traced(self.times):
+            known = np.asarray(self.times)
+            if known[0] != 0 or not np.all(np.diff(known) > 0):
+                raise ValueError(f"times must increase from 0, got {known.tolist()}")
+        self.name = name
+
+    def curve(self, times):
+        lesser = jnp.append(jnp.minimum(self.rates[1:], self.rates[:-1]), self.rates[-1])
+        exponents = jnp.append(0, jnp.cumsum(jnp.diff(self.times) * lesser[:-1]))
+        before = jnp.clip(jnp.searchsorted(self.times, times, side="right") - 1, 0, self.times.size - 1)
+        return self.initial * jnp.exp(-exponents[before] - lesser[before] * (times - self.times[before]))

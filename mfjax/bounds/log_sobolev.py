@@ -1,11 +1,17 @@
 """Exponential decay of the free energy along Langevin dynamics, from a log-Sobolev inequality."""
 
+from typing import Any
+
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._arrays import is_traced, scalar
-from mfjax.bounds.base import Exponential
+from mfjax.bounds.base import Exponential, Integrated
 from mfjax.domains import Box, Domain, Sphere, Torus
+from mfjax.energies.base import Energy
+from mfjax.measures import Grid
 
 
 def entropy_decay(initial: ScalarLike, temperature: ScalarLike, constant: ScalarLike) -> Exponential:
@@ -28,6 +34,60 @@ def entropy_decay(initial: ScalarLike, temperature: ScalarLike, constant: Scalar
     return Exponential(initial, 2 * temperature * scalar(constant, "constant", minimum=0), "log-Sobolev")
 
 
+def entropy_decay_along(
+    initial: ScalarLike,
+    temperature: ScalarLike,
+    times: Any,
+    measures: Grid,
+    bounded: Energy,
+    *,
+    convexity: ScalarLike = 0.0,
+    domain: Domain | None = None,
+) -> Integrated:
+    """`entropy_decay` with the log-Sobolev constants of e^{-V / T} at the measures of a run.
+
+    F(m_t) - F(m*) <= e^{-2 T int rho_s ds} (F(m_0) - F(m*)), V = U + B the first variation of F_0 at m_s:
+    an oscillation known in advance bounds that of every measure, one along the run that of the few it meets.
+
+    - `times` (S,) from 0 and `measures`, as a run has them: a grid whose weights are (S, K).
+    - `bounded`: the part of F_0 whose first variation is B; its oscillation over the cells is measured.
+      `convexity` of the rest U, and `domain`, as for `log_sobolev`.
+
+    A bound a posteriori, and on the cells: between two saved times the lesser constant counts.
+
+    **Raises** `ValueError` as `log_sobolev` does, and for measures that are not those of a run on a grid.
+
+    Source: as for `entropy_decay`.
+
+    >>> import mfjax as mf
+    >>> box = mf.domains.Interval(-1.0, 1.0)
+    >>> rest, tilt = 0.5 * mf.energies.Entropy(), mf.energies.Potential(lambda x: x[0])
+    >>> flow = mf.flows.Wasserstein(rest + tilt, box)
+    >>> run = mf.simulate(flow, Grid.uniform(box, 32), save_at=[0.1, 0.2])
+    >>> bound = entropy_decay_along(1.0, 0.5, run.times, run.measures, tilt, domain=box)
+    >>> bool(bound.check(run.times, run.observables["energy"] - run.observables["energy"][-1]) > 0)
+    True
+    """
+    if not isinstance(measures, Grid) or measures.weights.ndim != 2:
+        raise ValueError("measures must be those of a run on a grid, run.measures, with weights (S, K)")
+    temperature = scalar(temperature, "temperature", above=0)
+    # What is known without the run, checked before anything is computed.
+    rho = log_sobolev(temperature=temperature, convexity=convexity, domain=domain)
+    rates = 2 * temperature * rho * jnp.exp(-oscillations(bounded, measures) / temperature)
+    return Integrated(initial, times, rates, "log-Sobolev along the run")
+
+
+@eqx.filter_jit
+def oscillations(energy: Energy, measures: Grid) -> Float[Array, " S"]:
+    """sup - inf over the cells of the first variation of `energy`, at each measure of a run."""
+
+    def one(saved):
+        seen = energy.first_variation(eqx.tree_at(lambda mu: (mu.weights, mu.marks), measures, saved))
+        return jnp.max(seen) - jnp.min(seen)
+
+    return jax.lax.map(one, (measures.weights, measures.marks))
+
+
 def log_sobolev(
     *,
     temperature: ScalarLike = 1.0,
@@ -37,15 +97,19 @@ def log_sobolev(
 ) -> Float[Array, ""]:
     """rho with KL(m | m*) <= I(m | m*) / (2 rho) for m* proportional to e^{-(U + B) / T}.
 
-    I = int |grad log(m / m*)|^2 dm, and rho = max(convexity / T, rho_0) e^{-oscillation / T}.
+    I = int |grad log(m / m*)|^2 dm, and rho = rho_0 e^{-oscillation / T}, where e^{-U / T} has rho_0.
 
-    - `convexity`: a lower bound of the Hessian of U (Bakry, Emery), on flat space or a convex domain.
+    - `convexity`: a lower bound of the Hessian of U, positive, on flat space or a box: rho_0 =
+      convexity / T (Bakry, Emery). At 0 there is no U: the whole potential is in B.
     - `oscillation`: sup B - inf B (Holley, Stroock).
-    - `domain`: where compact, rho_0 of its uniform law counts too: (2 pi / period)^2 on a torus, dim on a
-      sphere, (pi / longest side)^2 on a box with no-flux walls. Otherwise rho_0 = 0. On a sphere, where
-      curvature enters, pass convexity 0 and put the whole potential into B.
+    - `domain`: at convexity 0, where compact, rho_0 is that of its uniform law: (2 pi / period)^2 on a torus,
+      dim on a sphere, (pi / longest side)^2 on a box with no-flux walls.
 
-    **Raises** `ValueError` where nothing gives a positive constant.
+    No compact domain makes up for a U that is not convex: for a potential without positive convexity take
+    convexity 0 and its own oscillation over the domain. The constant is at most the spectral gap of m*.
+
+    **Raises** `ValueError` where nothing gives a positive constant, for a negative convexity, and for any
+    convexity on a sphere or torus. Traced, the constant is then 0 or, for a wrong convexity, NaN.
 
     Source: D. Bakry, I. Gentil, M. Ledoux, "Analysis and Geometry of Markov Diffusion Operators" (2014),
     chapter 5.
@@ -54,14 +118,31 @@ def log_sobolev(
     4.0
     """
     temperature = scalar(temperature, "temperature", above=0)
-    convex = scalar(convexity, "convexity") / temperature
-    best = jnp.maximum(convex, _uniform(domain))
+    convexity = scalar(convexity, "convexity")
+    if not is_traced(convexity):
+        _check_convexity(float(convexity), domain)
+    elif isinstance(domain, (Sphere, Torus)):
+        convexity = jnp.where(convexity == 0, 0, jnp.nan)
+    best = jnp.where(convexity == 0, _uniform(domain), convexity / temperature)
+    best = jnp.where(best >= 0, best, jnp.nan)
     if not is_traced(best) and not float(best) > 0:
         raise ValueError(
             "no log-Sobolev constant: pass a positive convexity, or the compact domain and the oscillation "
             "of the potential"
         )
     return best * jnp.exp(-scalar(oscillation, "oscillation", minimum=0) / temperature)
+
+
+def _check_convexity(convexity: float, domain: Domain | None) -> None:
+    if convexity < 0:
+        raise ValueError(
+            f"no log-Sobolev constant from a convexity of {convexity:g}: pass the compact domain, "
+            "convexity 0 and the oscillation of the whole potential"
+        )
+    if convexity > 0 and isinstance(domain, (Sphere, Torus)):
+        raise ValueError(
+            f"no smooth potential is convex on {domain!r}: pass convexity 0 and its oscillation instead"
+        )
 
 
 def _uniform(domain: Domain | None) -> Array:
