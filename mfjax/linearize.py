@@ -56,7 +56,8 @@ def linearize(flow: Flow, mu_star: Measure, *, tolerance: float | None = 1e-3) -
     - k^2 c_k / (c_k + lam) for the reduced risk with f = (t - 1)^2 / 2, times (c_0 / (c_0 + lam))^2 with
       f = t^2 / 2: between ultra-fast diffusion (k^2) at small and the MMD flow (k^2 c_k / lam) at large lam;
     - k^2 c_k for `MMD(kappa, target)`, the half squared discrepancy, and (alpha k^2 + beta) c_k by
-      `WassersteinFisherRao`; there particles have two coordinates each and as many rates 0.
+      `WassersteinFisherRao`; M particles have 2 M coordinates there, and a rate 0 for
+      each beyond the modes that the kernel sees.
 
     Near any teacher, ultra-fast diffusion `PowerDivergence(target, order, scale)` has order * scale times
     the eigenvalues of h -> -div(target grad h) / target, the least of which is the spectral gap.
@@ -65,7 +66,9 @@ def linearize(flow: Flow, mu_star: Measure, *, tolerance: float | None = 1e-3) -
     those of -Hess V at its place (its block of the matrix; the modes of the others leave it where it is).
 
     Evenly spaced particles have exactly these rates for |k| < M / 2 if kappa has no mode beyond M / 2; other
-    modes alias, k with k + M. A grid of n cells has k replaced by sin(pi k / n) n / pi: second order.
+    modes alias, k with k + M. A grid of n cells has k replaced by sin(pi k / n) n / pi, and other flows on
+    grids have their rates to second order in the cells as well: those of the Ornstein-Uhlenbeck flow of
+    stiffness a at temperature T are low by a h^2 / (6 T), relatively.
 
     - `tolerance`: `mu_star` is refused if its largest velocity exceeds this many (in units of the
       domain; for a grid, of the mean cell mass) times the fastest rate; `None` accepts anything.

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._arrays import as_floats, finite, is_traced, scalar
+from mfjax.measures import Measure
 
 Times = Float[Array, "*times"]
 
@@ -56,6 +57,12 @@ class Bound(eqx.Module):
     def row(self, times: Any, values: Any, *, resolution: float | None = None) -> dict[str, float]:
         """The margin of `check` as a column of the table of certificates."""
         return {f"margin of {self.name}": self.check(times, values, resolution=resolution)}
+
+
+def check_probability(mu: Measure, name: str) -> None:
+    """**Raises** `ValueError` unless the mass of `mu` is one, to a thousandth."""
+    if not is_traced(mu.weights) and abs(float(mu.mass) - 1) > 1e-3:
+        raise ValueError(f"{name} must be a probability measure, got one of mass {float(mu.mass):g}")
 
 
 class Algebraic(Bound):

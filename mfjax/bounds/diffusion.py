@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._arrays import is_traced
-from mfjax.bounds.base import Exponential, Geometric
+from mfjax.bounds.base import Exponential, Geometric, check_probability
 from mfjax.energies.power_divergence import PowerDivergence
 from mfjax.grids.diffusion import conductance, stiffness
 from mfjax.measures import Grid
@@ -15,15 +15,15 @@ from mfjax.observables.divergences import ChiSquare
 def diffusion_decay(energy: PowerDivergence, mu: Grid) -> Exponential:
     """chi^2(target | mu_t) <= e^{-4 scale a^2 gap t} chi^2(target | mu) along the flow of `energy` from `mu`.
 
-    a = min target / mu <= 1 at the start, which never falls along the flow; gap is `spectral_gap` of the
-    target. With g = target / mu the dissipation is 4 scale^2 int g |g'|^2 dtarget, at least
-    4 scale^2 a gap Var(g), and chi^2 = Var of g under mu <= Var(g) under the target / a. As a tends to 1
+    mu is a probability measure and a = min target / mu <= 1 at the start, which never falls along the flow;
+    gap is `spectral_gap` of the target. With g = target / mu the dissipation is 4 scale^2 int g |g'|^2
+    dtarget, at least 4 scale^2 a gap Var(g), and chi^2 = Var of g under mu <= Var(g) under the target / a. As a tends to 1
     this is the rate of the linearised flow, 4 scale gap: 2 gap for f = t^2 / 2.
 
     It holds for the finite-volume scheme too, with the gap of its own grid. The paper compares densities with
     the uniform law instead and gets e^{-6 |log|} in place of a^2.
 
-    **Raises** `ValueError` for an order other than 2.
+    **Raises** `ValueError` for an order other than 2, and for a measure of another mass than one.
 
     Source: VarPro paper, Theorem 4.3 for r = 2 and the proof of Lemma 4.3 (where |nu|_TV^2 should be
     |nu|_TV^4).
@@ -39,7 +39,7 @@ def proximal_contraction(energy: PowerDivergence, mu: Grid, step: ScalarLike) ->
     mu_{k+1} is only compared with mu_k. Implicit Euler on a grid obeys it with twice the C, its energy
     being convex in mu.
 
-    **Raises** `ValueError` for an order other than 2, and step <= 0.
+    **Raises** `ValueError` as `diffusion_decay` does, and for step <= 0.
 
     Source: VarPro paper, Lemma 4.3.
     """
@@ -51,10 +51,11 @@ def _chi_square_and_rate(energy: PowerDivergence, mu: Grid) -> tuple[Array, Arra
     """chi^2 at `mu`, and 2 scale a^2 gap."""
     if not is_traced(energy.order) and float(energy.order) != 2:
         raise ValueError(f"the bound is known for order 2, got {float(energy.order):g}")
+    check_probability(mu, "mu")
     masses = energy.target_density(mu.points) * mu.volume
     total = jnp.sum(masses)
     target = mu.with_weights(masses / total)
-    a = jnp.min(target.weights / (mu.weights / mu.mass))
+    a = jnp.min(target.weights / mu.weights)
     return ChiSquare(target)(mu), 2 * energy.scale * total**2 * a**2 * spectral_gap(target)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import ScalarLike
 
 from mfjax._arrays import as_floats, is_traced, scalar
-from mfjax.bounds.base import Algebraic
+from mfjax.bounds.base import Algebraic, check_probability
 from mfjax.energies.reduced_risk import ReducedRisk
 from mfjax.measures import Measure
 
@@ -22,7 +22,8 @@ def algebraic_decay(energy: ReducedRisk, mu: Measure, norms: Any, *, mass: Scala
       with its derivative: 1 for `Quadratic(center=1)`.
 
     From L <= int f*(s) d(teacher / mass - mu), the convexity of f*, and dL/dt = -int |grad f*(s)|^2 dmu
-    follows dL/dt <= -(L / norm)^2. C does not depend on lam, and the bound is far from sharp: L falls
+    follows dL/dt <= -(L / norm)^2, mu being a probability measure. Between two saved times the norm is not
+    seen: save often where it changes. C does not depend on lam, and the bound is far from sharp: L falls
     exponentially in the end.
 
     **Raises** `ValueError` for a regulariser whose minimum is not zero at `mass`, such as f_b.
@@ -43,6 +44,7 @@ def algebraic_decay(energy: ReducedRisk, mu: Measure, norms: Any, *, mass: Scala
             f"f and f' must vanish at the mass {float(mass):g} of the teacher, got {float(value):g} and "
             f"{float(slope):g}: this bound is for Quadratic(center={float(mass):g}) and the like"
         )
+    check_probability(mu, "mu")
     norms = as_floats(norms, "norms")
     if not is_traced(norms) and not np.all(np.asarray(norms) >= 0):
         raise ValueError("norms must be non-negative; a run that failed has none")

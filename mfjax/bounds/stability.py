@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._arrays import inner, is_traced, scalar
-from mfjax.bounds.base import Exponential
+from mfjax.bounds.base import Exponential, check_probability
 from mfjax.domains import Domain
 from mfjax.energies.reduced_risk import ReducedRisk
 from mfjax.measures import Measure
@@ -19,10 +19,15 @@ def stability(
 ) -> Exponential:
     """W_2(mu_t, nu_t) <= e^{Ct} W_2(mu, nu) for two flows of `energy` on a line or a circle.
 
-    C is `semiconvexity` at the greater of the two initial values of the energy, which only fall.
+    C is `semiconvexity` at the greater of the two initial values of the energy, which only fall. The masses
+    of mu and nu are one.
+
+    **Raises** `ValueError` for other masses, and as `semiconvexity` does.
 
     Source: VarPro paper, Theorem 4.1, whose constant is not given.
     """
+    check_probability(mu, "mu")
+    check_probability(nu, "nu")
     level = jnp.maximum(energy(mu), energy(nu))
     constant = semiconvexity(energy, domain, level, n=n)
     return Exponential(Wasserstein1D(nu, order=2, domain=domain)(mu), -constant, "Theorem 4.1")
@@ -39,7 +44,8 @@ def semiconvexity(
 
     C = R k_2 (|c| + R k_0) + R^2 k_1^2 for f = (t - c)^2 / 2, with R = sqrt(2 level / lam) and k_j the
     greatest norm in L^2(data) of the j-th derivative of phi(omega, .) over `n` cells per axis (256, or 32 in
-    two dimensions). For V = -(c s + s^2 / 2), s = int phi alpha, and lam |alpha|^2 / 2 <= L at the optimum.
+    two dimensions): over the centres of the cells of size h, below the suprema by O(h^2). For
+    V = -(c s + s^2 / 2), s = int phi alpha, and lam |alpha|^2 / 2 <= L at the optimum.
 
     The paper bounds |alpha| by sqrt(|y|^2 + lam f(0)) / lam for every mu; lam f(0) should be 2 lam f(0),
     and the level of the run is sharper. C still grows like 1 / lam.

@@ -16,7 +16,7 @@ from mfjax.measures import Measure
 class Blob(DensityEstimate):
     """F(mu) = int f(rho, x) dmu, f = U / rho, rho = K * mu, K the Gaussian of standard deviation `width`.
 
-    The internal energy int U(rho, x) dx of a density estimate, half of it: one factor stays the measure. Its
+    The internal energy int U(mu, x) dx = int (U / mu)(mu, x) dmu with an estimate for the inner mu. Its
     first variation V(x) = f(rho(x), x) + int K(x - y) d_rho f(rho(y), y) dmu(y) is smooth, so that particles
     diffuse without noise, in any dimension: T * Blob(PorousMedium(), width, domain). For order 2 this is the
     interaction energy with K.

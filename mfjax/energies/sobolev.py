@@ -41,7 +41,7 @@ class Sobolev(Energy):
     The modes of a target that is a density (one FFT) or particles (O(K) direct sums for each) are found anew
     at every evaluation on a `Grid`: for long runs against many particles bin them to a `Grid` first.
 
-    With nu uniform the mode k decays at the linear rate (2 pi k / L)^{2 - 2s}, and data in dot-H^r give
+    Near nu uniform the mode k decays at the rate (2 pi k / L)^{2 - 2s}, and data in dot-H^r give
     E = O(t^{-(r+s)/(s-1)}), s > 1; at s = 1 the energy has the rate 2 min nu, in 1-D for any nu.
 
     **Raises** `ValueError` on particles for s <= d/2, whose self-energy is infinite, and without `modes` for

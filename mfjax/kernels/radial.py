@@ -81,7 +81,7 @@ class Energy(_Radial):
 class Riesz(_Radial):
     """-|z|^q, z = (x - y) / scale, for an exponent 0 < q < 2: conditionally positive definite.
 
-    q = 1 is `Energy`. The force q |z|^{q-1} / scale is bounded for q >= 1 and infinite at coincident points
+    q = 1 is `Energy`. The force q |z|^{q-1} / scale is finite at coincident points for q >= 1 and infinite
     for q < 1; there it is taken as 0, and explicit steps of particles that meet are then inaccurate.
 
     **Raises** `ValueError` for q outside (0, 2): at q = 2 the discrepancy sees nothing but means.
@@ -109,8 +109,8 @@ class Riesz(_Radial):
 class Matern(_Radial):
     """p(r) e^{-r}, r = sqrt(2 smoothness) |x - y| / scale, for smoothness 1/2, 3/2 and 5/2.
 
-    p = 1, 1 + r, 1 + r + r^2/3. Smoothness 1/2 is `Laplace`; 3/2 has Lipschitz forces, 5/2 is twice
-    differentiable with Lipschitz second derivative.
+    p = 1, 1 + r, 1 + r + r^2/3. Smoothness 1/2 is `Laplace`; 3/2 has Lipschitz forces, and second
+    derivatives; 5/2 is four times continuously differentiable.
 
     **Raises** `ValueError` for other values of smoothness, which decides the formula: it is not swept.
 

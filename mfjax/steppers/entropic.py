@@ -1,5 +1,7 @@
 """The minimising movement (JKO) scheme on a grid, its optimal transport solved by Sinkhorn's iteration."""
 
+from collections.abc import Callable
+from math import log
 from typing import ClassVar, NamedTuple
 
 import equinox as eqx
@@ -17,7 +19,8 @@ from mfjax.measures import Grid
 from mfjax.steppers.base import State, Step, Stepper, settle, step_size, with_clock
 from mfjax.steppers.implicit import require_wasserstein
 
-NEWTON = 30
+# Enough to halve the range of logarithms down to rounding.
+NEWTON = 100
 
 
 class EntropicProximal(Stepper):
@@ -116,7 +119,7 @@ class _Problem(NamedTuple):
         empty = jnp.finfo(self.mu.dtype).tiny
         f = jnp.log(jnp.maximum(self.mu.weights, empty)) - self.smoothed(now.g)
         s = self.smoothed(f)
-        log_q, damping = self.balanced(s)
+        log_q, damping = self.balanced(s, now.weights)
         weights = jnp.exp(log_q)
         change = jnp.sum(jnp.abs(weights - now.weights)) / total
         g = now.g + damping * (log_q - s - now.g)
@@ -136,8 +139,8 @@ class _Problem(NamedTuple):
             values = jnp.moveaxis(along, -1, axis)
         return values.ravel()
 
-    def balanced(self, s: Float[Array, " K"]) -> tuple[Array, Array]:
-        """log q (K,) from the stationarity of each cell, and how far to follow it."""
+    def balanced(self, s: Float[Array, " K"], before: Float[Array, " K"]) -> tuple[Array, Array]:
+        """log q (K,) from the stationarity of each cell, near the q `before`, and how far to follow it."""
         mu = self.mu
         temperature, upwinded, diffusing = sorted_parts(internal_parts(self.energy), mu)
         force = 2 * self.squared * s - 2 * self.dt * self.potential
@@ -157,10 +160,47 @@ class _Problem(NamedTuple):
         if not (upwinded or diffusing):
             return log_q, damping
 
-        def newton(_, log_q):
+        def equation(log_q):
             value, slope = jax.jvp(others, (log_q,), (jnp.ones_like(log_q),))
-            return log_q - (linear * log_q + value - force) / (linear + slope)
+            return linear * log_q + value - force, linear + slope
 
-        # From the root without them: increasing, and convex or concave on the side of the solution, so that
-        # Newton's iteration is monotone.
-        return jax.lax.fori_loop(0, NEWTON, newton, log_q), damping
+        return increasing_root(equation, jnp.log(jnp.maximum(before, jnp.finfo(mu.dtype).tiny))), damping
+
+
+class _Bracket(NamedTuple):
+    x: Float[Array, " K"]
+    low: Float[Array, " K"]
+    high: Float[Array, " K"]
+    step: Float[Array, " K"]
+    count: Int[Array, ""]
+
+
+def increasing_root(
+    equation: Callable[[Array], tuple[Array, Array]], start: Float[Array, " K"]
+) -> Float[Array, " K"]:
+    """Where the increasing functions of `equation`, value and slope at x (K,), vanish.
+
+    Newton's iteration within a bracket that is halved where a step leaves it or does not shrink: pressures of
+    logarithms of densities are exponentials, on which steps from afar have a constant length.
+
+    >>> [round(float(x), 3) for x in increasing_root(lambda x: (jnp.exp(x) - 1e9, jnp.exp(x)), jnp.zeros(1))]
+    [20.723]
+    """
+    eps, limit = float(jnp.finfo(start.dtype).eps), 0.95 * log(float(jnp.finfo(start.dtype).max))
+
+    def running(now):
+        return (now.count < NEWTON) & jnp.any(jnp.abs(now.step) > 4 * eps * (1 + jnp.abs(now.x)))
+
+    def improve(now):
+        value, slope = equation(now.x)
+        low = jnp.where(value < 0, now.x, now.low)
+        high = jnp.where(value > 0, now.x, now.high)
+        new = now.x - value / slope
+        # Written so that a NaN is halved.
+        good = (new >= low) & (new <= high) & (jnp.abs(new - now.x) <= 0.5 * jnp.abs(now.step))
+        new = jnp.where(value == 0, now.x, jnp.where(good, new, 0.5 * (low + high)))
+        return _Bracket(new, low, high, new - now.x, now.count + 1)
+
+    whole = jnp.full_like(start, limit)
+    begin = _Bracket(jnp.clip(start, -limit, limit), -whole, whole, 2 * whole, jnp.zeros((), jnp.int32))
+    return jax.lax.while_loop(running, improve, begin).x
