@@ -5,7 +5,6 @@ Small by default (all figures within two minutes on two cores); `--preset paper`
 
 from dataclasses import dataclass, replace
 
-from common.options import Settings
 from common.program import run
 
 # Names of the figures, and of the methods that draw them.
@@ -96,12 +95,5 @@ TINY = replace(
 PRESETS = {"small": SMALL, "paper": PAPER, "tiny": TINY}
 
 
-def work(settings: Settings) -> None:
-    """Compute what the chosen figures need, each series once, and draw them."""
-    from neurons.figures import NeuronFigures
-
-    NeuronFigures(settings).draw(FIGURES)
-
-
 if __name__ == "__main__":
-    run("fisher_rao", __doc__.splitlines()[0], PRESETS, FIGURES, work)
+    run("fisher_rao", __doc__.splitlines()[0], PRESETS, FIGURES, "neurons.figures:NeuronFigures")

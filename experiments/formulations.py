@@ -5,7 +5,6 @@ Small by default (all figures within two minutes on two cores); `--preset paper`
 
 from dataclasses import dataclass, replace
 
-from common.options import Settings
 from common.program import run
 
 # Names of the figures, and of the methods that draw them.
@@ -84,12 +83,5 @@ TINY = replace(
 PRESETS = {"small": SMALL, "paper": PAPER, "tiny": TINY}
 
 
-def work(settings: Settings) -> None:
-    """Compute what the chosen figures need, each series once, and draw them."""
-    from pairs.figures import PairFigures
-
-    PairFigures(settings).draw(FIGURES)
-
-
 if __name__ == "__main__":
-    run("formulations", __doc__.splitlines()[0], PRESETS, FIGURES, work)
+    run("formulations", __doc__.splitlines()[0], PRESETS, FIGURES, "pairs.figures:PairFigures")

@@ -7,7 +7,6 @@ data. Rates, limits and bounds are computed in float64 whatever `--precision` sa
 
 from dataclasses import dataclass, replace
 
-from common.options import Settings
 from common.program import run
 
 # Names of the figures, and of the methods that draw them.
@@ -110,12 +109,5 @@ TINY = replace(
 PRESETS = {"small": SMALL, "paper": PAPER, "tiny": TINY}
 
 
-def work(settings: Settings) -> None:
-    """Compute what the chosen figures need, each series once, and draw them."""
-    from regime.figures import RegimeFigures
-
-    RegimeFigures(settings).draw(FIGURES)
-
-
 if __name__ == "__main__":
-    run("regimes", __doc__.splitlines()[0], PRESETS, FIGURES, work)
+    run("regimes", __doc__.splitlines()[0], PRESETS, FIGURES, "regime.figures:RegimeFigures")

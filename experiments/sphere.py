@@ -5,7 +5,6 @@ Small by default (all figures within two minutes on two cores); `--preset paper`
 
 from dataclasses import dataclass, replace
 
-from common.options import Settings
 from common.program import run
 from common.series import BIASED, GAMMA, LAM, UNBIASED, Series, Sizes
 
@@ -125,13 +124,5 @@ TINY = replace(
 PRESETS = {"small": SMALL, "paper": PAPER, "tiny": TINY}
 
 
-def work(settings: Settings) -> None:
-    """Compute what the chosen figures need, each series once, and draw them."""
-    from circle.figures import CircleFigures
-    from circle.runs import Circle
-
-    CircleFigures(Circle(settings)).draw(FIGURES)
-
-
 if __name__ == "__main__":
-    run("sphere", __doc__.splitlines()[0], PRESETS, FIGURES, work)
+    run("sphere", __doc__.splitlines()[0], PRESETS, FIGURES, "circle.figures:CircleFigures")

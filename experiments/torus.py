@@ -7,7 +7,6 @@ The kernel is the thesis' 8 exp(-|z| / 2); distances are chordal, whose square c
 from dataclasses import dataclass, replace
 from math import inf
 
-from common.options import Settings
 from common.program import run
 from common.series import BIASED, GAMMA, LAM, UNBIASED, Series, Sizes
 
@@ -70,13 +69,5 @@ TINY = replace(
 PRESETS = {"small": SMALL, "paper": PAPER, "tiny": TINY}
 
 
-def work(settings: Settings) -> None:
-    """Compute what the chosen figures need, each series once, and draw them."""
-    from flat_torus.figures import FlatTorusFigures
-    from flat_torus.runs import FlatTorus
-
-    FlatTorusFigures(FlatTorus(settings)).draw(FIGURES)
-
-
 if __name__ == "__main__":
-    run("torus", __doc__.splitlines()[0], PRESETS, FIGURES, work)
+    run("torus", __doc__.splitlines()[0], PRESETS, FIGURES, "flat_torus.figures:FlatTorusFigures")

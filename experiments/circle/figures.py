@@ -3,9 +3,11 @@
 import jax
 import numpy as np
 from common.figures import Figures, Line, lam_is
+from common.runs import times_of
 from common.series import GAMMA, UNBIASED
 
 from circle.population import KNOWN, TIME, population
+from circle.runs import Circle
 from mfjax import plot
 from mfjax.observables import KernelDensity
 from mfjax.problems import CircleTeacher
@@ -18,6 +20,7 @@ BIASES = {0.0: "ReLU, no bias", 0.5: "ReLU, bias 1/2"}
 class CircleFigures(Figures):
     """The figures of the circle."""
 
+    laboratory_type = Circle
     distances = Figures.distances | {"mmd_squared_diffusion": "MMD to diffusion"}
 
     def teachers(self):
@@ -162,7 +165,7 @@ class CircleFigures(Figures):
                 label = f"{bias} {lam}"
                 curves[label] = data.mmd_squared_diffusion.sel(bias=bias, lam=lam).values[1:]
                 colors[label], styles[label] = plot.color(i), dashes[lam]
-        times = np.asarray(data.times.values).reshape(-1, data.sizes["save"])[0]
+        times = times_of(data)
         options = {"log_time": False, "colors": colors, "styles": styles}
         plot.distances(ax, times[1:], curves, ylabel="MMD² to the diffusion", **options)
         entries = [(lam_is(lam), {"linestyle": dash}) for lam, dash in dashes.items()]

@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from common.identifiability import relu_on_circle
 from common.laboratory import Laboratory
-from common.options import Settings
-from common.runtime import double_precision
+from common.records import Records
 from common.series import GAMMA
 
 import mfjax as mf
@@ -22,8 +22,8 @@ class Circle(Laboratory):
 
     recorded = "angle"
 
-    def __init__(self, settings: Settings):
-        super().__init__(settings)
+    def __init__(self, records: Records):
+        super().__init__(records)
         self.domain, self.features = mf.domains.Sphere(1), ReLU()
 
     def problem(self, key, gamma):
@@ -84,10 +84,4 @@ class Circle(Laboratory):
 
     def identifiability(self):
         """Which modes of the teacher ReLU cannot see, with and without bias."""
-        with double_precision():
-            x, masses = problems.gaussian_quadrature(16, 64)
-            options = {"data_weights": masses, "teacher": problems.CircleTeacher(GAMMA), "n": 64}
-            return {
-                f"ReLU(bias={bias:g})": mf.certificates.identifiability(ReLU(bias), x, self.domain, **options)
-                for bias in KNOWN
-            }
+        return relu_on_circle(KNOWN, GAMMA)

@@ -8,6 +8,7 @@ import numpy as np
 
 from common.gallery import Gallery
 from common.laboratory import Laboratory
+from common.options import Settings
 from common.series import BIASED, GAMMA, LAM, UNBIASED
 from mfjax import plot, problems
 from mfjax.measures import Particles
@@ -31,15 +32,16 @@ class Figures(Gallery):
     # Recorded distances and what they are called.
     distances: ClassVar[dict[str, str]] = {"mmd_squared": "MMD to teacher"}
 
-    def __init__(self, laboratory: Laboratory):
-        super().__init__(laboratory.settings, laboratory.records)
-        self.laboratory = laboratory
+    # The runs behind the figures.
+    laboratory_type: ClassVar[type[Laboratory]]
 
-    def report(self) -> None:
-        """What the features cannot see."""
-        for features, found in self.laboratory.identifiability().items():
-            lines = "; ".join(found.report().splitlines())
-            print(f"identifiability of {features}, gamma = {GAMMA:g}: {lines}")
+    def __init__(self, settings: Settings):
+        super().__init__(settings)
+        self.laboratory = self.laboratory_type(self.records)
+
+    def identify(self):
+        """What the features of the laboratory cannot see."""
+        return self.laboratory.identifiability()
 
     @property
     def width_entries(self) -> list[tuple[str, dict[str, Any]]]:

@@ -1,19 +1,21 @@
 """The figures of an experiment, drawn in order, with the certificates of all runs behind them."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 from common.options import Settings
 from common.records import Records
 from mfjax import plot
+from mfjax.certificates import Identifiability
 
 
-class Gallery:
+class Gallery(ABC):
     """Draws the figures of one experiment: each is a method that returns it and what to look for."""
 
-    def __init__(self, settings: Settings, records: Records | None = None):
+    def __init__(self, settings: Settings):
         self.settings, self.preset = settings, settings.preset
-        self.records = Records(settings) if records is None else records
+        self.records = Records(settings)
 
     def draw(self, methods: Mapping[str, str]) -> None:
         """Draw the chosen figures, by the methods of these names, and report on all runs behind them."""
@@ -24,8 +26,15 @@ class Gallery:
             plot.save(fig, stem)
             print(f"{name} ({time.perf_counter() - started:.1f} s, {stem}.png): {look_for}")
         self.report()
+        for features, found in self.identify().items():
+            print(f"identifiability of {features}: {'; '.join(found.report().splitlines())}")
         if self.records.certificates:
             self.records.write_certificates()
 
+    @abstractmethod
+    def identify(self) -> dict[str, Identifiability]:
+        """What each feature map or kernel of the experiment cannot see of a measure, by its name."""
+
     def report(self) -> None:
-        """What is printed after the figures, before the certificates."""
+        """Print what else there is to say after the figures."""
+        return

@@ -11,8 +11,8 @@ import jax.random as jr
 import numpy as np
 
 import mfjax as mf
-from common.options import Settings
 from common.records import Records
+from common.runs import Runs
 from mfjax.certificates import Identifiability
 from mfjax.problems import Problem
 
@@ -26,8 +26,8 @@ class Data(NamedTuple):
     starts: Any
 
 
-class Laboratory(ABC):
-    """The series of runs behind the figures, each computed once.
+class Laboratory(Runs, ABC):
+    """The series of runs of a teacher-student experiment.
 
     An experiment names `domain`, `features` and `recorded`, and says how a problem is drawn and how points
     are recorded.
@@ -38,10 +38,8 @@ class Laboratory(ABC):
     # What the coordinates of particles are called in the results.
     recorded: ClassVar[str]
 
-    def __init__(self, settings: Settings):
-        self.settings, self.preset = settings, settings.preset
-        self.records = Records(settings)
-        self.dtype = jnp.dtype(settings.precision)
+    def __init__(self, records: Records):
+        super().__init__(records)
         self.series = {series.name: series for series in self.preset.series}
         self.gammas = sorted({gamma for series in self.series.values() for gamma in series.gammas})
         self.capacity = max(width for series in self.series.values() for width in series.widths)

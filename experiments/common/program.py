@@ -4,7 +4,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Iterable, Mapping
+from importlib import import_module
 from typing import Any, NoReturn
 
 from common.directory import open_directory, write_configuration
@@ -16,10 +17,13 @@ def run(
     experiment: str,
     description: str,
     presets: dict[str, Any],
-    figures: Collection[str],
-    work: Callable[[Settings], None],
+    figures: Mapping[str, str],
+    gallery: str,
 ) -> None:
-    """Parse, check, run `work`; every expected fault is one line, exit status 2."""
+    """Draw the chosen figures by the gallery "module:Class"; every expected fault is one line, exit status 2.
+
+    The module is imported after the options are checked and JAX is set up: it needs both.
+    """
     settings = parse(experiment, description, presets, figures)
     program = f"{experiment}.py"
     signal.signal(signal.SIGINT, lambda *_: _stopped(program, settings, 130))
@@ -34,7 +38,8 @@ def run(
 
     try:
         write_configuration(settings)
-        work(settings)
+        module, name = gallery.split(":")
+        getattr(import_module(module), name)(settings).draw(figures)
     except (RunDirectoryError, Refused) as error:
         refuse(program, error)
     except BrokenPipeError:

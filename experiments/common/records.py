@@ -12,6 +12,7 @@ import numpy as np
 
 import mfjax as mf
 from common.options import Settings
+from mfjax.bounds import Bound
 from mfjax.certificates import REQUIRED, certificates, format_table
 from mfjax.io import write_atomically, write_dataset
 
@@ -67,6 +68,14 @@ class Records:
             self.certificates[f"{name} {' '.join(cell)}"] = certificates(
                 {key: data[key].transpose(*axes, "save").values[index] for key in REQUIRED}
             )
+
+    def bound(
+        self, run: str, bound: Bound, times: Any, values: Any, resolution: float | None = None
+    ) -> float:
+        """The margin of a curve below its bound, kept with the certificates of its run."""
+        row = bound.row(times, values, resolution=resolution)
+        self.certificates[run] |= row
+        return next(iter(row.values()))
 
     def write_certificates(self) -> None:
         """certificates.csv with a row per run, and a printed line per series with its worst values."""

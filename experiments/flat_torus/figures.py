@@ -3,11 +3,14 @@
 from common.figures import Figures
 from common.series import GAMMA, LAM
 
+from flat_torus.runs import FlatTorus
 from mfjax import plot
 
 
 class FlatTorusFigures(Figures):
     """The figures of the torus."""
+
+    laboratory_type = FlatTorus
 
     def teachers(self):
         """III.10: the neurons of the teacher and its signal."""

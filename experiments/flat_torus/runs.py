@@ -2,7 +2,7 @@
 
 import numpy as np
 from common.laboratory import Laboratory
-from common.options import Settings
+from common.records import Records
 from common.runtime import double_precision
 from common.series import GAMMA
 
@@ -15,8 +15,8 @@ class FlatTorus(Laboratory):
 
     recorded = "position"
 
-    def __init__(self, settings: Settings):
-        super().__init__(settings)
+    def __init__(self, records: Records):
+        super().__init__(records)
         self.domain = problems.TorusTeacher(GAMMA).domain
         self.kernel = {"scale": self.preset.scale, "amplitude": self.preset.amplitude}
         self.features = mf.features.RBF(self.domain, **self.kernel)
@@ -42,4 +42,4 @@ class FlatTorus(Laboratory):
         with double_precision():
             x, teacher = np.asarray(self.data.x[0], np.float64), problems.TorusTeacher(GAMMA)
             found = mf.certificates.identifiability(self.features, x, self.domain, teacher=teacher, n=16)
-        return {"the RBF": found}
+        return {f"the RBF, gamma = {GAMMA:g}": found}

@@ -3,7 +3,8 @@
 import numpy as np
 from common.gallery import Gallery
 
-from mean_discrepancy.runs import KERNELS, ORDERS, PAIRS, SHAPES, Runs, two_bumps
+import mfjax as mf
+from mean_discrepancy.runs import FAMILIES, KERNELS, ORDERS, PAIRS, SHAPES, Discrepancies, two_bumps
 from mfjax import plot
 from mfjax.plot.canvas import colorbar
 
@@ -15,8 +16,8 @@ class DiscrepancyFigures(Gallery):
     """Decay on the circle, measured rates, the 2-torus, and kernels that stick."""
 
     def __init__(self, settings):
-        self.runs = Runs(settings)
-        super().__init__(settings, self.runs.records)
+        super().__init__(settings)
+        self.runs = Discrepancies(self.records)
 
     def _panels(self, ylabel):
         fig, axes = plot.figure(2, 3, height=4.3, sharex="col")
@@ -139,12 +140,35 @@ class DiscrepancyFigures(Gallery):
         plot.legend(ax, loc="lower left", fontsize=7)
         return fig, "short Gaussians lose sight of far clusters and stop; Riesz kernels pull from everywhere"
 
+    def identify(self):
+        """What the kernels of the runs cannot see, sections k(x, .) taken as features."""
+        found, find = {}, mf.certificates.identifiability
+        modes, circle = np.arange(1, 33), mf.domains.Sphere(1)
+        for order in ORDERS:
+            # The coefficients of the Sobolev kernel, with none for the mean, which all laws share.
+            seen = mf.features.CircleModes(np.append(0.0, (2 * np.pi * modes) ** (-2 * order)))
+            found[f"the Sobolev kernel, {S_IS[order]}"] = find(seen, seen.inputs(), circle, n=64)
+        box = mf.domains.Box([-0.9, -0.8], [4.0, 2.6])
+        x = mf.measures.Grid.uniform(box, 12).points
+        for name, family, number in KERNELS:
+            found[name] = find(Section(FAMILIES[family](number)), x, box, n=12)
+        return found
+
     def report(self):
         """Rates of the linearised flow beside the predicted ones."""
         for order, rates in self.runs.linear_rates().items():
             exact = (2 * np.pi * np.arange(1, 4)) ** (2 - 2 * order)
             shown = ", ".join(f"{rate:.6g} ({value:.6g})" for rate, value in zip(rates, exact, strict=True))
             print(f"{S_IS[order]}: linear rates of modes 1, 2, 3 at the uniform measure (predicted): {shown}")
+
+
+class Section(mf.features.FeatureMap):
+    """phi(omega, x) = k(omega, x): what a discrepancy sees of a measure is its potential."""
+
+    kernel: mf.kernels.Kernel
+
+    def __call__(self, omega, x):
+        return self.kernel(omega, x)
 
 
 GUIDE = {"color": "0.3", "linestyle": ":", "linewidth": 1.1}
@@ -155,7 +179,7 @@ def predicted(pair, order, runs):
     """The rate (s = 1) or exponent (s > 1) of the energy, or `None` where no power law is known."""
     first, last = PAIRS[pair]
     if order == 1:
-        return 2.0 if last is None else 2 * float(runs.masses[last].min()) * runs.preset.cells
+        return runs.rate(pair)
     # Proved for nu uniform; the same exponent is drawn where nu is the rough one.
     roughness = SHAPES[first if last is None else last].roughness
     return (roughness + order) / (order - 1) if np.isfinite(roughness) else None

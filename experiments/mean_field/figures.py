@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from common.gallery import Gallery
 from common.options import Settings
+from common.runs import times_of
 
 import mfjax as mf
 from mean_field.network import TEACHER
 from mean_field.runs import Langevin
 from mfjax import plot
 from mfjax.observables import fit_rate
+from mfjax.plot.canvas import colorbar
 
 LINEARISED, BOUND = {"linestyle": ":", "color": "0.2"}, {"linestyle": "--"}
 
@@ -22,9 +24,19 @@ class LangevinFigures(Gallery):
     """The figures; `rates` collects what the decay figure fits."""
 
     def __init__(self, settings: Settings):
-        self.runs = Langevin(settings)
-        super().__init__(settings, self.runs.records)
+        super().__init__(settings)
+        self.runs = Langevin(self.records)
         self.rates: list[dict[str, Any]] = []
+
+    def identify(self):
+        """What the inner features of both networks cannot see with their inputs."""
+        find = mf.certificates.identifiability
+        line, plane = (self.runs.networks[name] for name in ("one neuron", "two layers"))
+        inner, axis = mf.features.Ridge(jnp.tanh), mf.domains.Interval(-4.0, 4.0)
+        return {
+            "one tanh neuron": find(line.features, line.x, line.domain, n=64),
+            "two layers, tanh(θ x) without its outer weight": find(inner, plane.x, axis, n=64),
+        }
 
     def decay(self):
         """The excess of V^sigma over its minimum, with the rates of theory."""
@@ -34,11 +46,13 @@ class LangevinFigures(Gallery):
         for ax, (gain, label) in zip(axes[0], gains.items(), strict=False):
             for sigma in preset.sigmas:
                 runs = data.sel(gain=gain, sigma=sigma, start=preset.start)
-                self._draw_decay(ax, label, "one neuron", sigma, gain, runs)
+                run = f"fokker-planck gain={gain:g} sigma={sigma:g} start={preset.start:g}"
+                self._draw_decay(ax, label, "one neuron", sigma, gain, runs, run)
             plot.title(ax, label)
         for sigma in preset.plane_sigmas:
             runs = self.runs.plane().sel(sigma=sigma)
-            self._draw_decay(axes[0, 2], "two layers", "two layers", sigma, None, runs)
+            run = f"fokker-planck-plane sigma={sigma:g}"
+            self._draw_decay(axes[0, 2], "two layers", "two layers", sigma, None, runs, run)
         plot.title(axes[0, 2], "two layers")
         for ax in axes[0]:
             plot.legend(ax, loc="lower left")
@@ -55,7 +69,7 @@ class LangevinFigures(Gallery):
             "straight lines of the linearised slope; sharp log-Sobolev bound only in the Gaussian case",
         )
 
-    def _draw_decay(self, ax, label, name, sigma, gain, runs) -> None:
+    def _draw_decay(self, ax, label, name, sigma, gain, runs, run) -> None:
         """One curve with its fit, the slope of the linearised flow and the log-Sobolev bound of the run."""
         network, grid = self.runs.network(name, gain), self.runs.grid(name)
         linearised = self.runs.spectrum(name, sigma, gain)
@@ -65,24 +79,26 @@ class LangevinFigures(Gallery):
         floor = 1e-13 * abs(excess[0])
         try:
             fit = fit_rate(times, excess, transient=1e-2, floor=floor)
+            rate, middle = f"{fit.rate:.2g}", 0.5 * sum(fit.window)
         except ValueError:
-            fit = fit_rate(times, excess, window=(0.5 * times[-1], times[-1]))
+            rate, middle = "not resolved", 0.75 * times[-1]
         color = self.color(sigma)
-        ax.plot(times, shown, color=color, label=f"σ = {sigma:g}: rate {fit.rate:.2g}")
-        bound = excess[0] * np.exp(-log_sobolev_exponent(network, grid, sigma, times, runs.masses.values))
-        ax.plot(times, bound, color=color, **BOUND)
-        anchor = np.searchsorted(times, 0.5 * (fit.window[0] + fit.window[1]))
+        ax.plot(times, shown, color=color, label=f"σ = {sigma:g}: rate {rate}")
+        exponent = log_sobolev_exponent(network, grid, sigma, times, runs.masses.values)
+        bound = TimeDependent(excess[0], times, exponent, "log-Sobolev")
+        ax.plot(times, np.asarray(bound(times)), color=color, **BOUND)
+        margin = self.records.bound(run, bound, times, excess, 100 * floor)
+        anchor = min(np.searchsorted(times, middle), times.size - 1)
         slope = excess[anchor] * np.exp(-linearised * (times - times[anchor]))
         ax.plot(times, 3 * slope, **LINEARISED, linewidth=0.9)
-        margin = np.min(1 - (excess[1:] - floor * 100) / bound[1:])
         self.rates.append(
             {
                 "network": label,
                 "sigma": sigma,
-                "fitted": fit.rate,
-                "linearised": linearised,
-                "log-Sobolev, end": float(np.diff(-np.log(bound))[-1] / np.diff(times)[-1]),
-                "margin": float(margin),
+                "fitted": rate,
+                "linearised": f"{linearised:.2g}",
+                "log-Sobolev, end": f"{np.diff(exponent)[-1] / np.diff(times)[-1]:.2g}",
+                "margin": f"{margin:.2g}",
             }
         )
 
@@ -96,7 +112,7 @@ class LangevinFigures(Gallery):
         data, particles = self.runs.densities(), self.runs.particles()
         fig, axes = plot.figure(1, len(preset.sigmas), height=2.5)
         x, volume = np.asarray(grid.points[:, 0]), float(grid.volume)
-        times = np.asarray(data.times.values).reshape(-1, data.sizes["save"])[0]
+        times = times_of(data)
         early = int(np.searchsorted(times, 1.0))
         for ax, sigma in zip(axes[0], preset.sigmas, strict=True):
             masses = data.masses.sel(gain=preset.gain, sigma=sigma, start=preset.start).values
@@ -115,7 +131,7 @@ class LangevinFigures(Gallery):
             ax.set_ylim(bottom=0)
             ax.set_xlabel("neuron parameter θ")
             plot.title(ax, f"σ = {sigma:g}")
-        axes[0, 0].set_ylabel("density")
+        axes[0, 0].set_ylabel("density [1 / unit of θ]")
         plot.legend(axes[0, -1], loc="upper left")
         return fig, "bars (particles) follow lines (Fokker-Planck), which end on the dotted Gibbs measure"
 
@@ -124,7 +140,7 @@ class LangevinFigures(Gallery):
         preset, grid = self.preset, self.runs.grid("one neuron")
         data, particles = self.runs.densities(), self.runs.particles()
         fig, axes = plot.figure(1, len(preset.sigmas), height=2.5, sharey=True)
-        times = np.asarray(data.times.values).reshape(-1, data.sizes["save"])[0]
+        times = times_of(data)
         for ax, sigma in zip(axes[0], preset.sigmas, strict=True):
             masses = data.masses.sel(gain=preset.gain, sigma=sigma)
             pair = [masses.sel(start=start).values for start in self.runs.starts]
@@ -182,7 +198,7 @@ class LangevinFigures(Gallery):
         ax.set_ylim(1e-3, 100 * density.max())
         ax.set_xlim(-4, 4)
         ax.set_xlabel("neuron parameter θ")
-        ax.set_ylabel("Gibbs density (one neuron)")
+        ax.set_ylabel("Gibbs density [1 / unit of θ]")
         plot.legend(ax, loc="upper center", ncols=2)
         return fig, "F falls to its infimum like σ² (up to a logarithm); the Gibbs measure concentrates"
 
@@ -191,7 +207,7 @@ class LangevinFigures(Gallery):
         preset, data = self.preset, self.runs.chaos().sel(sigma=self.preset.chaos_sigma)
         fig, axes = plot.figure(1, 2, height=2.6)
         widths = np.asarray(preset.chaos_widths, float)
-        times = np.asarray(data.times.values).reshape(-1, data.sizes["save"])[0]
+        times = times_of(data)
         squares = data.mmd_squared.transpose("width", "seed", "save").values
         ax = axes[0, 0]
         late = times >= 0.5 * times[-1]
@@ -209,6 +225,8 @@ class LangevinFigures(Gallery):
         ax.set_yscale("log")
         ax.set_xticks(widths, [f"{w:g}" for w in widths])
         ax.minorticks_off()
+        # Room for the legend.
+        ax.set_ylim(top=10 * squares[0].mean(0).max())
         ax.set_xlabel("number of particles N")
         ax.set_ylabel("MMD² to the density")
         plot.legend(ax)
@@ -235,16 +253,26 @@ class LangevinFigures(Gallery):
         panels = {"Fokker-Planck": density.masses.values[-1] / float(grid.volume), "Gibbs $m^*$": star}
         w, theta = (np.unique(np.asarray(grid.points[:, k])) for k in (0, 1))
         for ax, (label, values) in zip(axes[0], panels.items(), strict=False):
-            ax.pcolormesh(
+            mesh = ax.pcolormesh(
                 theta, w, values.reshape(grid.shape), cmap="cividis", vmin=0, vmax=star.max(), rasterized=True
             )
             ax.scatter(
-                [t[1] for t in TEACHER], [t[0] for t in TEACHER], marker="*", s=45, color="w", edgecolor="k"
+                [t[1] for t in TEACHER],
+                [t[0] for t in TEACHER],
+                marker="*",
+                s=45,
+                color="w",
+                edgecolor="k",
+                label="teacher",
             )
             ax.set_xlabel("inner weight θ")
             plot.title(ax, f"{label}, σ = {sigma:g}")
         cloud = particles.position.isel(seed=0).values[-1]
-        axes[0, 0].scatter(cloud[:, 1], cloud[:, 0], s=2, color="w", alpha=0.7, linewidth=0)
+        axes[0, 0].scatter(
+            cloud[:, 1], cloud[:, 0], s=2, color="w", alpha=0.7, linewidth=0, label="particles"
+        )
+        plot.legend(axes[0, 0], loc="lower left", labelcolor="w", handletextpad=0.2)
+        colorbar(axes[0, 1], mesh, "density [1 / unit of (w, θ)]")
         axes[0, 0].set_ylabel("outer weight w")
         ax, x = axes[0, 2], np.asarray(network.x[:, 0])
         ax.plot(x, network.y, color="0.1", linestyle="", marker="*", markersize=4, label="teacher")
@@ -269,13 +297,25 @@ class LangevinFigures(Gallery):
             print(f"{len(found)} Gibbs measures: residual <= {worst:.1e}, at most {most:g} Newton iterations")
         if self.rates:
             print(
-                "\nrates of V^sigma: fitted, of the linearised flow, and guaranteed at the end; the margin of"
+                "\nrates of V^sigma: fitted, linearised, guaranteed at the end, and the margin of that bound"
             )
-            print(
-                "the bound, sharp in the Gaussian case, falls below zero there on a mesh that is too coarse"
-            )
-            table = {f"{row.pop('network')}, sigma = {row.pop('sigma'):g}": row for row in self.rates}
-            print(mf.certificates.format_table(table), end="\n\n")
+            for row in self.rates:
+                name = f"{row.pop('network')}, sigma = {row.pop('sigma'):g}"
+                print(f"{name}: {', '.join(f'{key} {value}' for key, value in row.items())}")
+            print()
+
+
+class TimeDependent(mf.bounds.Bound):
+    """B(t) = initial e^{-exponent(t)}, the exponent linear between the times at which it is known."""
+
+    initial: float
+    times: np.ndarray
+    exponent: np.ndarray
+    name: str = eqx.field(static=True)
+
+    def curve(self, times):
+        """The bound at flow times within those known."""
+        return self.initial * jnp.exp(-jnp.interp(times, self.times, self.exponent))
 
 
 def wasserstein(grid, first, second):

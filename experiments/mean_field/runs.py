@@ -7,21 +7,19 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from common.options import Settings
 from common.records import Records
+from common.runs import Runs
 
 import mfjax as mf
 from mean_field.network import Network, one_neuron, two_layer, with_noise
 from mfjax.measures import Grid, Particles
 
 
-class Langevin:
+class Langevin(Runs):
     """The series of runs, each computed once. Masses are recorded of grids, positions of particles."""
 
-    def __init__(self, settings: Settings):
-        self.settings, self.preset = settings, settings.preset
-        self.records = Records(settings)
-        self.dtype = jnp.dtype(settings.precision)
+    def __init__(self, records: Records):
+        super().__init__(records)
         lam = self.preset.lam
         self.networks = {"one neuron": one_neuron(self.preset.gain, lam, self.dtype)}
         self.networks["two layers"] = two_layer(self.preset.plane_lam, self.dtype)

@@ -5,13 +5,12 @@ from typing import Any
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from common.options import Settings
 from common.records import Records
-from common.runtime import double_precision
+from common.runs import Runs, times_of
 
 import mfjax as mf
 from mfjax.measures import Grid, Particles
-from mfjax.problems import CircleTeacher, gaussian_quadrature, relu_coefficients
+from mfjax.problems import CircleTeacher, relu_coefficients
 from neurons.gradient_flow import neurons
 
 # (alpha, beta) of trained outer weights, and of those bound to the length of the inner ones.
@@ -57,12 +56,21 @@ def sphere_coefficients():
     return 0.5 * (weight * kappa) @ np.asarray(legendre(jnp.asarray(node), SHOWN))
 
 
-class Runs:
-    """Every series, computed once."""
+def growth_decay(energy, masses, target, beta):
+    """F(mu_t) <= 1 / (1 / F(mu_0) + 4 beta t / max chi^2) for a quadratic F that vanishes at the target.
 
-    def __init__(self, settings: Settings, records: Records):
-        self.settings, self.preset, self.records = settings, settings.preset, records
-        self.dtype = jnp.dtype(settings.precision)
+    2 F = int V d(mu - nu) <= |V| |1 - dnu/dmu| in L^2(mu), and dF/dt <= -beta |V|^2, by growth alone. What
+    is measured along the run is chi^2 = |1 - dnu/dmu|^2, so the bound is one a posteriori.
+    """
+    worst = np.max(np.sum((masses - target) ** 2 / masses, axis=-1))
+    return mf.bounds.Algebraic(energy[0], 4 * beta / worst, "decay by growth")
+
+
+class Neurons(Runs):
+    """Measures of neurons on spheres, by modes, masses and places."""
+
+    def __init__(self, records: Records):
+        super().__init__(records)
         self.circle = mf.domains.Sphere(1)
         self.features = mf.features.CircleModes(relu_coefficients(0.0, self.preset.degree, dtype=self.dtype))
         # Before any sweep: a tracer would not leave the cell that first asked for them.
@@ -137,7 +145,13 @@ class Runs:
             flow = mf.flows.WassersteinFisherRao(self.teacher_risk, self.circle, 1.0, beta)
             return self.simulation(flow, grid, self.preset.teacher_time, modes=modes, masses=masses)
 
-        return self.records.sweep("teacher", cell, {"beta": BETAS})
+        data = self.records.sweep("teacher", cell, {"beta": BETAS})
+        target = np.asarray(Grid.from_density(self.circle, self.preset.cells, CircleTeacher(GAMMA)).weights)
+        for beta in BETAS:
+            run = data.sel(beta=beta)
+            bound = growth_decay(run.energy.values, run.masses.values, target, beta)
+            self.records.bound(f"teacher beta={beta:g}", bound, times_of(data), run.energy.values)
+        return data
 
     def neuron_series(self) -> Any:
         """Particles on S^1 and, integrated by themselves, the neurons that they stand for."""
@@ -157,7 +171,7 @@ class Runs:
             return self.simulation(flow, Particles(circle_points(angle), masses), end, stepper, **records)
 
         def compare(data):
-            times, axes = np.array([0.0, *self.preset.times(end)]), data.place.dims
+            times, axes = times_of(data), data.place.dims
             start = np.sqrt(np.asarray(masses))[:, None] * np.asarray(circle_points(angle))
             b, gap = np.zeros(data.place.shape), np.zeros(data.energy.shape)
             for i, beta in enumerate(BETAS):
@@ -227,12 +241,3 @@ class Runs:
             )
 
         return self.records.sweep("masses", cell, {"beta": BETAS[:1]})
-
-    def identifiability(self) -> dict[str, Any]:
-        """What ReLU cannot see of a measure on the circle, with and without bias."""
-        with double_precision():
-            x, p = gaussian_quadrature(16, 64)
-            options = {"data_weights": p, "teacher": CircleTeacher(GAMMA), "n": 64}
-            maps = {f"ReLU(bias={bias:g})": mf.features.ReLU(bias) for bias in (0.0, 0.5)}
-            find = mf.certificates.identifiability
-            return {name: find(features, x, self.circle, **options) for name, features in maps.items()}

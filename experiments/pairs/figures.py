@@ -3,9 +3,11 @@
 import numpy as np
 from common.gallery import Gallery
 from common.options import Settings
+from common.runs import times_of
 
+import mfjax as mf
 from mfjax import plot
-from pairs.runs import SYSTEMS, Pairs, times_of
+from pairs.runs import SYSTEMS, Pairs
 
 DASHES = {"separated": "-", "transported": "--", "chaos": "-."}
 COLORS = {name: plot.color(i) for i, name in enumerate(SYSTEMS)}
@@ -16,7 +18,20 @@ class PairFigures(Gallery):
 
     def __init__(self, settings: Settings):
         super().__init__(settings)
-        self.pairs = Pairs(settings, self.records)
+        self.pairs = Pairs(self.records)
+
+    def identify(self):
+        """What the neurons of height one cannot see."""
+        pairs = self.pairs
+        find = mf.certificates.identifiability
+        return {"tanh(θ x + 1/2)": find(pairs.features, pairs.x, pairs.domain, n=64)}
+
+    def report(self):
+        """What theory says of the energies."""
+        print(
+            "bounds: the energies of (3.19) and (3.23) never rise; (3.21) has no bound above |∇H| = 2; "
+            "no rate of decay is known for any of the three"
+        )
 
     def line(self, name):
         """How a system is drawn."""
@@ -47,8 +62,8 @@ class PairFigures(Gallery):
         rho.plot(centres, start.density, color="0.7")
         support = np.asarray(start.density) > 1e-3
         heights.plot(centres[support], start.marks["H"][support], color="0.7")
-        energy.set(xlabel="flow time", ylabel="energy G", ylim=(0, None))
-        rho.set(xlabel="feature θ", ylabel="density ρ", xlim=(-3, 3))
+        energy.set(xlabel="flow time t", ylabel="energy G", ylim=(0, None))
+        rho.set(xlabel="feature θ", ylabel="density ρ [1 / unit of θ]", xlim=(-3, 3))
         heights.set(xlabel="feature θ", ylabel="height H on the support")
         _legend_below(fig, energy)
         plot.title(rho, f"at t = {self.preset.time:g} (grey: t = 0)")
@@ -63,7 +78,7 @@ class PairFigures(Gallery):
         gap = np.max(np.abs(ours - path), axis=(1, 2))
         row[0].semilogy(times_of(data)[1:], np.maximum(gap[1:], 1e-17), color=COLORS["chaos"])
         row[0].axhline(1e-10, color="0.6", linestyle=":")
-        row[0].set(xlabel="flow time", ylabel="largest difference of (θ, H)", ylim=(1e-17, 1e-9))
+        row[0].set(xlabel="flow time t", ylabel="largest difference of (θ, H)", ylim=(1e-17, 1e-9))
         plot.title(row[0], "particles of (3.23) less gradient descent")
         meshes = np.array(self.preset.meshes)
         errors = self.pairs.convergence()
@@ -71,7 +86,7 @@ class PairFigures(Gallery):
         row[1].loglog(meshes, 0.3 * errors[0] * (meshes[0] / meshes) ** 2, color="0.6", label="slope −2")
         row[1].set_xticks(meshes, [str(n) for n in meshes])
         row[1].minorticks_off()
-        row[1].set(xlabel="cells", ylabel="largest error of a moment")
+        row[1].set(xlabel="cells", ylabel="largest error of a moment (absolute)")
         plot.title(row[1], "grids of (3.23) against particles")
         plot.legend(row[1])
         return fig, "the difference is rounding, far below the dotted 1e-10; grids converge at second order"
@@ -87,7 +102,7 @@ class PairFigures(Gallery):
             rate = -data.dissipation.isel(save=0) / data.energy.isel(save=0)
             row[1].plot(slope, rate, marker="o", markersize=4, **self.line(name))
         early = self.preset.time / 10
-        row[0].set(xlabel="flow time", ylabel="energy, relative to t = 0", xlim=(0, early), ylim=(0.2, 1.1))
+        row[0].set(xlabel="flow time t", ylabel="energy, relative to t = 0", xlim=(0, early), ylim=(0.2, 1.1))
         row[0].axhline(1, color="0.6", linewidth=0.8)
         rise = self.pairs.systems("transported").isel(steepness=-1)
         inset = row[0].inset_axes([0.55, 0.52, 0.43, 0.36])
@@ -125,7 +140,7 @@ class PairFigures(Gallery):
                 row[0].plot(centres, last.masses / width, label=f"τ = {tau:g}", **_shaded(i, taus, "-"))
                 exact = _stationary(kind, tau, last.potential.values, last.masses.values / width, width)
                 row[0].plot(centres, exact, "k.", markersize=2.5)
-            row[0].set_ylabel("stationary density ρ")
+            row[0].set_ylabel("stationary ρ [1 / unit of θ]")
             row[1].set_ylabel("spread of δG/δρ")
             words = {
                 "heat": "entropy: ρ = exp(−V/τ)/Z (dots)",
@@ -133,7 +148,7 @@ class PairFigures(Gallery):
             }
             plot.title(row[0], words[kind])
         axes[1, 0].set_xlabel("feature θ")
-        axes[1, 1].set_xlabel("flow time")
+        axes[1, 1].set_xlabel("flow time t")
         plot.legend(axes[0, 0])
         lines = [(SYSTEMS[name][1], {"linestyle": DASHES[name]}) for name in self.preset.regularised_systems]
         plot.legend(axes[0, 1], lines)

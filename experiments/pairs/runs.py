@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common.options import Settings
 from common.records import Records
+from common.runs import Runs, times_of
 
 import mfjax as mf
 from mfjax.energies import Entropy, PorousMedium
@@ -19,6 +19,8 @@ SYSTEMS = {
     "transported": (Transported, "transported (3.21)"),
     "chaos": (PropagationOfChaos, "propagation of chaos (3.23)"),
 }
+# The energy falls from every start; that of (3.21) may rise where |grad H| > 2.
+DESCENDING = ("separated", "chaos")
 EXTRAS = {"heat": Entropy, "porous": PorousMedium}
 BIAS, LAM = 0.5, 0.01
 # Under a strong regulariser only a strong signal keeps the network from going out.
@@ -35,11 +37,11 @@ def height(theta, steepness):
     return 2 + 3 * jnp.tanh(steepness * (theta[0] + 1))
 
 
-class Pairs:
+class Pairs(Runs):
     """Regression of sin(2x) on [-2, 2] by neurons H tanh(theta x + 1/2), theta in [-3, 3]."""
 
-    def __init__(self, settings: Settings, records: Records):
-        self.preset, self.records = settings.preset, records
+    def __init__(self, records: Records):
+        super().__init__(records)
         self.domain = mf.domains.Interval(-3.0, 3.0)
         self.features = mf.features.Ridge(jnp.tanh, BIAS)
         self.x = jnp.linspace(-2, 2, 32)[:, None]
@@ -79,7 +81,14 @@ class Pairs:
             mu = self.grid(self.preset.cells, steepness)
             return mf.Simulation(flow, mu, save_at=self.times, observables=seen, save_measures=False)
 
-        return self.records.sweep(f"grid-{name}", cell, {"steepness": self.preset.steepness})
+        data = self.records.sweep(f"grid-{name}", cell, {"steepness": self.preset.steepness})
+        if name in DESCENDING:
+            for value in self.preset.steepness:
+                energy = data.energy.sel(steepness=value).values
+                bound = mf.bounds.Exponential(energy[0], 0.0, "no rise")
+                run = f"grid-{name} steepness={value:g}"
+                self.records.bound(run, bound, times_of(data), energy)
+        return data
 
     def particles(self) -> Any:
         """(3.23) on particles by explicit Euler, which is gradient descent."""
@@ -157,11 +166,6 @@ class Pairs:
             return mf.Simulation(flow, mu, save_at=times, observables=seen, save_measures=False)
 
         return self.records.sweep(f"{kind}-{name}", cell, {"temperature": self.preset.temperatures})
-
-
-def times_of(data: Any) -> np.ndarray:
-    """The saved times (S,), which all cells of a series share."""
-    return np.asarray(data.times.values).reshape(-1, data.sizes["save"])[0]
 
 
 def _masses(mu, flow):

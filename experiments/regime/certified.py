@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common.records import Records
+from common.runs import Runs, times_of
 
 import mfjax as mf
 from mfjax import bounds
@@ -28,15 +28,11 @@ class Certified(NamedTuple):
     margin: float
 
 
-class CertifiedRuns:
+class CertifiedRuns(Runs):
     """The series, each computed once, and their bounds."""
 
-    def __init__(self, records: Records):
-        self.records, self.preset = records, records.settings.preset
-
     def _certify(self, name: str, label: str, cell: str, times, values, bound, resolution=None) -> Certified:
-        margin = bound.check(times, values, resolution=resolution)
-        self.records.certificates[f"{name} {cell}"] |= {f"margin of {bound.name}": margin}
+        margin = self.records.bound(f"{name} {cell}", bound, times, values, resolution)
         return Certified(label, np.asarray(times), np.asarray(values), bound, margin)
 
     def reduced_risk(self) -> list[Certified]:
@@ -60,7 +56,7 @@ class CertifiedRuns:
     def diffusion(self) -> list[Certified]:
         """Theorem 4.3 and Lemma 4.3: chi^2 along ultra-fast diffusion, and by implicit steps of two sizes."""
         data, rows = diffusion(self.records), []
-        times, cells = data.times.values.ravel()[1 : data.sizes["save"]], 4 * self.preset.cells
+        times, cells = times_of(data)[1:], 4 * self.preset.cells
         start, target = Grid.uniform(CIRCLE, cells), Grid.from_density(CIRCLE, cells, TEACHER)
         energy = mf.energies.PowerDivergence(target, 2.0, 0.5)
         flow, chi = mf.flows.Wasserstein(energy, CIRCLE), {"chi": ChiSquare(target)}

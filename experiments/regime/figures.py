@@ -7,15 +7,18 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from common.gallery import Gallery
+from common.identifiability import relu_on_circle
 from common.options import Settings
+from common.runs import times_of
 from common.runtime import double_precision
 
+import mfjax as mf
 from mfjax import plot
 from mfjax.plot.canvas import colorbar
 from regime.certified import CertifiedRuns
 from regime.limits import TIMESCALE_LAM, Limits
-from regime.minimum import LAM, SPIKES, SPIKES_LAM, TORUS, Minima
-from regime.network import BIASES
+from regime.minimum import GAUSSIAN, LAM, SPIKES, SPIKES_LAM, TORUS, Minima, spike_inputs
+from regime.network import BIASES, GAMMA
 from regime.rates import DEGREE, MODES, coefficients, predicted, timescale_rates, varpro_rates
 
 NAMES = {0.0: "no bias", 0.5: "bias 1/2"}
@@ -34,6 +37,11 @@ class RegimeFigures(Gallery):
     def draw(self, methods) -> None:
         with double_precision():
             super().draw(methods)
+
+    def identify(self):
+        """What ReLU cannot see of a teacher on the circle, and a Gaussian of spikes on the 2-torus."""
+        found = mf.certificates.identifiability(GAUSSIAN, spike_inputs(), TORUS, n=12)
+        return relu_on_circle(BIASES, GAMMA) | {"Gaussians on the 2-torus": found}
 
     def regimes(self):
         """One diagram over lam, gamma, M and the bias."""
@@ -199,7 +207,7 @@ class RegimeFigures(Gallery):
         if bias == 0:
             _label(ax, low * 20, 2e5, "invisible modes")
         _log(ax, "regularisation λ", "particles M")
-        plot.title(ax, f"MMD² to the diffusion at t = 0.5, {NAMES[bias]}")
+        plot.title(ax, f"MMD² to the diffusion, {NAMES[bias]}; dots measured")
         colorbar(ax, mesh, "log₁₀ MMD²")
 
     def _draw_small_lam(self, ax) -> None:
@@ -223,6 +231,8 @@ class RegimeFigures(Gallery):
         _log(ax, "particles M", "MMD²")
         ax.set_xticks(sizes, [str(m) for m in sizes])
         ax.minorticks_off()
+        # Room for the legend.
+        ax.set_ylim(top=3 * ax.get_ylim()[1])
 
     def _draw_bounds(self, ax, rows, label, log_time) -> None:
         for i, row in enumerate(rows):
@@ -260,7 +270,7 @@ class RegimeFigures(Gallery):
 
     def _draw_spikes(self, left, right) -> None:
         data, found = self.minima.spikes()
-        times, risk = data.times.values.ravel()[: data.sizes["save"]], data.energy.values[0]
+        times, risk = times_of(data), data.energy.values[0]
         n = self.preset.spikes_cells
         certificate = (found.weights / found.variation).reshape(n, n).T
         edges = np.linspace(0, 4, n + 1)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from common.records import Records
+from common.runs import Runs
 
 import mfjax as mf
 from mfjax.measures import Grid, Particles, padded_weights
@@ -28,11 +29,8 @@ MODES = FourierModes(48, CIRCLE)
 TIMESCALE_LAM = 0.1
 
 
-class Limits:
+class Limits(Runs):
     """The series, each computed once, and the distances between them."""
-
-    def __init__(self, records: Records):
-        self.records, self.preset = records, records.settings.preset
 
     def _run(self, flow: Any, mu: Any, time: Any, stepper: Any) -> mf.Simulation:
         return mf.Simulation(
@@ -88,10 +86,12 @@ class Limits:
     def timescales(self) -> Any:
         """The two-timescale flow at `TIMESCALE_LAM` over gamma: `mmd_squared` to the fastest of them."""
         preset, lam = self.preset, TIMESCALE_LAM
+        c = coefficients(preset.degree)[0.5]
 
         def cell(gamma):
             flow = mf.flows.TwoTimescale(risk(lam, 0.5, preset.degree), CIRCLE, rate=gamma)
-            dt = 2 / (gamma * (0.52 + lam) / lam + 10)
+            # Where explicit steps are stable.
+            dt = 2 / (gamma * (c[0] + lam) / lam + 10)
             return self._run(flow, lattice(preset.lattice), TIME, mf.steppers.RK4(dt))
 
         def derive(data):
@@ -105,7 +105,7 @@ class Limits:
 
         Starts are random for the seeds, and last a lattice.
         """
-        preset, seeds, most = self.preset, self.records.settings.seeds, max(self.preset.widths)
+        preset, seeds, most = self.preset, self.settings.seeds, max(self.preset.widths)
         keys = jax.vmap(jax.random.key)(jnp.asarray(seeds))
         points = jax.jit(jax.vmap(lambda key: CIRCLE.sample(key, most)))(keys)
         slot = jnp.arange(most)

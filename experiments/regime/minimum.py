@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common.records import Records
+from common.runs import Runs
 
 import mfjax as mf
 from mfjax.measures import Grid, Particles, padded_weights
@@ -23,11 +23,8 @@ SPIKES = Particles(
 )
 
 
-class Minima:
+class Minima(Runs):
     """The flows and the minima that they tend to, each computed once."""
-
-    def __init__(self, records: Records):
-        self.records, self.preset = records, records.settings.preset
 
     def circle(self) -> tuple[Any, mf.Minimum]:
         """Variable projection of a signed teacher over the number of particles, and the minimum."""
@@ -49,10 +46,10 @@ class Minima:
     def spikes(self) -> tuple[Any, mf.Minimum]:
         """Sparse deconvolution on the 2-torus: the flow, and the minimum on a grid."""
         preset = self.preset
-        x = Grid.uniform(TORUS, 12).points
+        x = spike_inputs()
         energy = mf.energies.ReducedRisk(GAUSSIAN, x, signal(GAUSSIAN, SPIKES, x), SPIKES_LAM)
         with jax.ensure_compile_time_eval():
-            start = TORUS.sample(jax.random.key(self.records.settings.seed), preset.spikes_width)
+            start = TORUS.sample(jax.random.key(self.settings.seed), preset.spikes_width)
 
         def cell(lam):
             flow = mf.flows.Wasserstein(with_lam(energy, lam), TORUS)
@@ -65,6 +62,11 @@ class Minima:
         data = self.records.sweep("spikes", cell, {"lam": (SPIKES_LAM,)})
         coarse = mf.minimize_reduced_risk(energy, Grid.uniform(TORUS, preset.spikes_cells))
         return data, coarse
+
+
+def spike_inputs() -> Any:
+    """Where the signal of the spikes is seen: a lattice on the 2-torus."""
+    return Grid.uniform(TORUS, 12).points
 
 
 def with_lam(energy: Any, lam: Any) -> Any:

@@ -13,7 +13,8 @@ from mfjax import problems
 
 CIRCLE = mf.domains.Sphere(1)
 BIASES = (0.0, 0.5)
-TEACHER = problems.CircleTeacher(3.0)
+GAMMA = 3.0
+TEACHER = problems.CircleTeacher(GAMMA)
 
 
 def decades(axis: Sequence[int]) -> tuple[float, ...]:

@@ -7,6 +7,7 @@ import numpy as np
 from common.records import Records
 
 import mfjax as mf
+from mfjax.observables import fit_rate
 from mfjax.problems import CircleTeacher
 from regime.network import BIASES, CIRCLE, coefficients, decades, lattice, risk, turns
 
@@ -16,25 +17,26 @@ MODES = (1, 2, 3, 4)
 UNIFORM = CircleTeacher(0.0)
 
 
-def predicted(bias: float, k: Any, lam: Any, gamma: Any = np.inf) -> Any:
-    """The rate of mode k: k^2 c_k / (c_k + lam), and at finite gamma the slower of the two rates.
+def predicted(bias: float, k: Any, lam: Any, gamma: Any = None) -> Any:
+    """The rate of mode k: k^2 c_k / (c_k + lam), and with a timescale gamma the slower of the two rates.
 
     With a the mode of the density and b that of u: a' = -(k^2 c_k / lam) (a + b),
     b' = -(gamma / lam) (c_k (a + b) + lam b).
     """
     c = coefficients(DEGREE)[bias][k]
-    if np.all(np.isinf(gamma)):
+    if gamma is None:
         return k**2 * c / (c + lam)
     trace = k**2 * c / lam + gamma * (c + lam) / lam
     determinant = gamma * k**2 * c / lam
-    return 2 * determinant / (trace + np.sqrt(trace**2 - 4 * determinant))
+    # A power instead of np.sqrt: lam and gamma may be traced.
+    return 2 * determinant / (trace + (trace**2 - 4 * determinant) ** 0.5)
 
 
 def fitted(times: np.ndarray, amplitude: np.ndarray) -> float:
     """The slope of -log(amplitude) where it has fallen by less than 1e5, in the later half of that."""
     there = np.flatnonzero(amplitude > 1e-5 * amplitude[0])
-    there = there[len(there) // 2 :] if len(there) >= 6 else there[-2:]
-    return -np.polyfit(times[there], np.log(amplitude[there]), 1)[0]
+    there = times[there[min(len(there) // 2, len(there) - 3) :]]
+    return fit_rate(times, amplitude, window=(there[0], there[-1])).rate
 
 
 def perturbed(modes: Any) -> Any:
@@ -45,7 +47,7 @@ def perturbed(modes: Any) -> Any:
 
 def varpro_rates(records: Records) -> Any:
     """The dataset of variable projection over bias and lam, with `rate` (bias, lam, mode)."""
-    lams, c1 = decades(records.settings.preset.rate_lams), 0.2
+    lams, c1 = decades(records.settings.preset.rate_lams), coefficients(DEGREE)[0.5][1]
 
     def cell(bias, lam):
         # The slow rates fall like 1 / lam: so many steps cover as much of the decay at every lam.
@@ -67,12 +69,12 @@ def varpro_rates(records: Records) -> Any:
 
 def timescale_rates(records: Records) -> Any:
     """The dataset of the two-timescale flow with bias 1/2 over lam and gamma, with `rate` of mode 1."""
-    preset, c0 = records.settings.preset, 0.52
+    preset, (c0, c1) = records.settings.preset, coefficients(DEGREE)[0.5][:2]
 
     def cell(lam, gamma):
-        slow = predicted_traced(lam, gamma)
+        slow = predicted(0.5, 1, lam, gamma)
         # Where explicit steps are stable.
-        dt = 2 / (gamma * (c0 + lam) / lam + 0.3 / lam)
+        dt = 2 / (gamma * (c0 + lam) / lam + c1 / lam)
         # The other rate may be near: late times tell them apart.
         time = 9 / slow
         return mf.Simulation(
@@ -89,13 +91,6 @@ def timescale_rates(records: Records) -> Any:
 
     axes = {"lam": decades(preset.map_lams), "gamma": decades(preset.map_gammas)}
     return records.sweep("timescales", cell, axes, derive=add_rates)
-
-
-def predicted_traced(lam: Any, gamma: Any) -> Any:
-    """`predicted` of mode 1 for traced numbers: only to choose how long a run is."""
-    c = coefficients(DEGREE)[0.5][1]
-    trace, determinant = c / lam + gamma * (c + lam) / lam, gamma * c / lam
-    return 2 * determinant / (trace + jnp.sqrt(trace**2 - 4 * determinant))
 
 
 def _rates(data: Any, modes: Any) -> np.ndarray:
