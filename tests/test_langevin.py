@@ -35,10 +35,16 @@ def one_step(flow, stepper, mu, key):
     return moved.state.measure.points[:, 0]
 
 
+def increment(stepper, key):
+    """sqrt(2 T dt) xi (N,) of a step."""
+    state = FLOW.init(START)
+    return brownian(FLOW, state, FLOW.evaluate(state), stepper.dt, key)[:, 0]
+
+
 def affine(stepper):
     """(R, S): a step of the library is x <- R x + S B, B the Brownian increment; both (N, N)."""
     key = jr.key(3)
-    noise = brownian(FLOW, START, stepper.dt, key)[:, 0]
+    noise = increment(stepper, key)
     place = lambda x: Particles(x[:, None])
     step = lambda x: one_step(FLOW, stepper, place(x), key)
     shift = step(jnp.zeros(N))
@@ -74,7 +80,7 @@ def step_matrices(stepper):
     for i in range(N - 1):
         key = jr.key(100 + i)
         shifts.append(np.asarray(one_step(FLOW, stepper, Particles(jnp.zeros((N, 1))), key)))
-        noises.append(np.asarray(brownian(FLOW, START, stepper.dt, key)[:, 0]))
+        noises.append(np.asarray(increment(stepper, key)))
     # N increments span the space: S is what maps them to the shifts.
     return r, np.linalg.solve(np.stack(noises), np.stack(shifts)).T
 

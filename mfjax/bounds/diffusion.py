@@ -17,8 +17,8 @@ def diffusion_decay(energy: PowerDivergence, mu: Grid) -> Exponential:
 
     mu is a probability measure and a = min target / mu <= 1 at the start, which never falls along the flow;
     gap is `spectral_gap` of the target. With g = target / mu the dissipation is 4 scale^2 int g |g'|^2
-    dtarget, at least 4 scale^2 a gap Var(g), and chi^2 = Var of g under mu <= Var(g) under the target / a. As a tends to 1
-    this is the rate of the linearised flow, 4 scale gap: 2 gap for f = t^2 / 2.
+    dtarget, at least 4 scale^2 a gap Var(g), and chi^2 = Var of g under mu <= Var(g) under the target / a.
+    As a tends to 1 this is the rate of the linearised flow, 4 scale gap: 2 gap for f = t^2 / 2.
 
     It holds for the finite-volume scheme too, with the gap of its own grid. The paper compares densities with
     the uniform law instead and gets e^{-6 |log|} in place of a^2.
