@@ -210,7 +210,7 @@ FLAT, SEAM = mf.domains.Euclidean(1), mf.domains.Torus(1)
 GAUSS, PERIODIC = mf.kernels.Gaussian(0.1), mf.kernels.Gaussian(0.1, SEAM)
 
 
-@pytest.mark.parametrize("energy", [lambda k: MMD(k, Particles([[0.95]])), mf.energies.Interaction], ids=repr)
+@pytest.mark.parametrize("energy", [lambda k: MMD(k, Particles([[0.95]])), mf.energies.Interaction], ids=["mmd", "interaction"])
 def test_kernels_know_the_domain_of_the_flow(energy):
     """Across the seam of a torus a kernel of flat space gives no force at all."""
     mu = Particles([[0.05]])
