@@ -44,6 +44,8 @@ class Preset:
     plane_time: float
     # Cells per axis at which the flow of two layers is linearised, a dense problem.
     plane_linear_cells: int
+    # Flow times in which the noise of annealed runs halves; 1e9: it stays.
+    halvings: tuple[float, ...]
     # Noises that vanish, and cells per axis of two layers for them.
     noises: tuple[float, ...]
     noise_cells: int
@@ -84,6 +86,7 @@ PAPER = Preset(
     plane_cells=96,
     plane_time=60.0,
     plane_linear_cells=32,
+    halvings=(2.0, 4.0, 8.0, 1e9),
     noises=tuple(10 ** (-i / 12) for i in range(25)),
     noise_cells=384,
     precision="float64",
@@ -102,6 +105,7 @@ SMALL = replace(
     plane_cells=40,
     plane_time=32.0,
     plane_linear_cells=20,
+    halvings=(3.0, 6.0, 1e9),
     noises=tuple(10 ** (-i / 6) for i in range(13)),
     noise_cells=128,
 )
@@ -118,6 +122,7 @@ TINY = replace(
     plane_cells=12,
     plane_time=4.0,
     plane_linear_cells=8,
+    halvings=(3.0, 1e9),
     noises=(1.0, 0.3, 0.1),
     noise_cells=24,
 )

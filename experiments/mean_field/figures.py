@@ -84,8 +84,7 @@ class LangevinFigures(Gallery):
             rate, middle = "not resolved", 0.75 * times[-1]
         color = self.color(sigma)
         ax.plot(times, shown, color=color, label=f"σ = {sigma:g}: rate {rate}")
-        exponent = log_sobolev_exponent(network, grid, sigma, times, runs.masses.values)
-        bound = TimeDependent(excess[0], times, exponent, "log-Sobolev")
+        bound = log_sobolev_bound(network, grid, sigma, excess[0], times, runs.masses.values)
         ax.plot(times, np.asarray(bound(times)), color=color, **BOUND)
         margin = self.records.bound(run, bound, times, excess, 100 * floor)
         anchor = min(np.searchsorted(times, middle), times.size - 1)
@@ -97,7 +96,7 @@ class LangevinFigures(Gallery):
                 "sigma": sigma,
                 "fitted": rate,
                 "linearised": f"{linearised:.2g}",
-                "log-Sobolev, end": f"{np.diff(exponent)[-1] / np.diff(times)[-1]:.2g}",
+                "log-Sobolev, end": f"{float(bound.rates[-1]):.2g}",
                 "margin": f"{margin:.2g}",
             }
         )
@@ -144,7 +143,7 @@ class LangevinFigures(Gallery):
         for ax, sigma in zip(axes[0], preset.sigmas, strict=True):
             masses = data.masses.sel(gain=preset.gain, sigma=sigma)
             pair = [masses.sel(start=start).values for start in self.runs.starts]
-            w2 = wasserstein(grid, *pair)
+            w2 = np.asarray(wasserstein(grid, *pair))
             both = [particles.position.sel(sigma=sigma, start=s).values[..., 0] for s in self.runs.starts]
             coupled = np.sqrt(np.mean((both[0] - both[1]) ** 2, axis=-1))
             clouds = np.sqrt(np.mean((np.sort(both[0], -1) - np.sort(both[1], -1)) ** 2, axis=-1))
@@ -169,7 +168,7 @@ class LangevinFigures(Gallery):
     def vanishing_noise(self):
         """F at the Gibbs measure as sigma vanishes, and where the measures concentrate."""
         preset = self.preset
-        fig, axes = plot.figure(1, 2, height=2.6)
+        fig, axes = plot.figure(1, 3, height=2.6)
         ax, noises = axes[0, 0], np.asarray(preset.noises)
         for k, (name, marker) in enumerate({"one neuron": "o", "two layers": "s"}.items()):
             cells = preset.noise_cells if name == "two layers" else None
@@ -200,7 +199,27 @@ class LangevinFigures(Gallery):
         ax.set_xlabel("neuron parameter θ")
         ax.set_ylabel("Gibbs density [1 / unit of θ]")
         plot.legend(ax, loc="upper center", ncols=2)
-        return fig, "F falls to its infimum like σ² (up to a logarithm); the Gibbs measure concentrates"
+        self._draw_annealing(axes[0, 2])
+        return (
+            fig,
+            "F falls to its infimum like σ² (up to a logarithm); the Gibbs measure concentrates; a run "
+            "under falling noise stays close to the minimum of its time",
+        )
+
+    def _draw_annealing(self, ax) -> None:
+        """F along densities whose noise stays, and along one whose noise falls, over the bound of inf F."""
+        data, sigmas = self.runs.annealed(), self.preset.sigmas
+        least = max(float(self.runs.gibbs("one neuron", sigma).least) for sigma in self.preset.noises)
+        times = times_of(data)
+        for name, run in data.groupby("halving"):
+            falls = name < 10 * times[-1]
+            label = f"σ = {sigmas[0]:g}, halved in {name:g} t" if falls else f"σ = {sigmas[0]:g} throughout"
+            ax.plot(times, run.risk.values.ravel() - least, label=label)
+        ax.set_yscale("log")
+        ax.set_xlabel("flow time t")
+        ax.set_ylabel("$F(m_t) - $ lower bound of inf F")
+        plot.title(ax, "annealing, one neuron")
+        plot.legend(ax)
 
     def chaos(self):
         """Squared distance of N particles to the density: slope in N, constant in time."""
@@ -305,54 +324,25 @@ class LangevinFigures(Gallery):
             print()
 
 
-class TimeDependent(mf.bounds.Bound):
-    """B(t) = initial e^{-exponent(t)}, the exponent linear between the times at which it is known."""
-
-    initial: float
-    times: np.ndarray
-    exponent: np.ndarray
-    name: str = eqx.field(static=True)
-
-    def curve(self, times):
-        """The bound at flow times within those known."""
-        return self.initial * jnp.exp(-jnp.interp(times, self.times, self.exponent))
-
-
+@eqx.filter_jit
 def wasserstein(grid, first, second):
     """W2 between two series of masses (S, K) on the cells of a line, spread evenly within each cell.
 
     With atoms at the centres a change below a cell would cost the root of itself.
     """
-    centres, half = np.asarray(grid.points[:, 0]), 0.5 * float(grid.spacing[0])
-    faces = np.append(centres - half, centres[-1] + half)
-    levels = (np.arange(8192) + 0.5) / 8192
-    quantiles = lambda masses: np.interp(levels, np.append(0, np.cumsum(masses) / np.sum(masses)), faces)
-    pairs = zip(first, second, strict=True)
-    return np.array([np.sqrt(np.mean((quantiles(a) - quantiles(b)) ** 2)) for a, b in pairs])
+
+    def one(pair):
+        distance = mf.observables.Wasserstein1D(grid.with_weights(pair[1]), order=2, spread=True)
+        return distance(grid.with_weights(pair[0]))
+
+    return jax.lax.map(one, (jnp.asarray(first), jnp.asarray(second)))
 
 
-@eqx.filter_jit
-def oscillations(smooth, lam, grid, masses):
-    """sup - inf over the cells of the first variation of F without lam |xi|^2 / 2, at masses (S, K)."""
-    squares = 0.5 * lam * (grid.points**2).sum(-1)
-
-    def one(weights):
-        seen = smooth.first_variation(grid.with_weights(weights)) - squares
-        return seen.max() - seen.min()
-
-    return jax.lax.map(one, masses)
-
-
-def log_sobolev_exponent(network, grid, sigma, times, masses):
-    """int_0^t 2 T rho ds (S,), rho the log-Sobolev constant of e^{-V/T} at the measures of a run.
-
-    V is lam |xi|^2 / 2 plus the part that sees the data, whose oscillation over the cells is known at every
-    saved time. Between two of them the smaller constant counts.
-    """
-    temperature = 0.5 * sigma**2
-    rho = [
-        mf.bounds.log_sobolev(temperature=temperature, convexity=network.lam, oscillation=float(osc))
-        for osc in oscillations(network.smooth(), network.lam, grid, jnp.asarray(masses))
-    ]
-    rates = 2 * temperature * np.asarray(rho)
-    return np.concatenate([[0], np.cumsum(np.diff(times) * np.minimum(rates[1:], rates[:-1]))])
+def log_sobolev_bound(network, grid, sigma, excess, times, masses):
+    """The decay that the measures of a run guarantee: V is lam |xi|^2 / 2 plus a part that sees the data."""
+    measures = grid.with_weights(jnp.asarray(masses))
+    smooth = network.smooth()
+    data = eqx.tree_at(lambda risk: risk.lam, smooth, jnp.zeros_like(smooth.lam))
+    return mf.bounds.entropy_decay_along(
+        excess, 0.5 * sigma**2, times, measures, data, convexity=network.lam, domain=network.domain
+    )

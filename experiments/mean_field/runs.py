@@ -58,6 +58,24 @@ class Langevin(Runs):
         axes = {"gain": (0.0, preset.gain), "sigma": preset.sigmas, "start": self.starts}
         return self.records.sweep("fokker-planck", cell, axes)
 
+    def annealed(self) -> Any:
+        """Fokker-Planck of one neuron under noise that halves in so much time: F (halving, save)."""
+        preset, network = self.preset, self.networks["one neuron"]
+        smooth = network.smooth()
+
+        def cell(halving):
+            noise = lambda t: preset.sigmas[0] * 2 ** (-t / halving)
+            return mf.Simulation(
+                mf.flows.Scheduled(lambda t: network.flow(noise(t))),
+                network.density(preset.start, preset.cells, self.dtype),
+                stepper=mf.steppers.RosenbrockW(*preset.tolerances),
+                save_at=preset.times,
+                observables={"risk": lambda mu, flow: smooth.solve(mu).value},
+                save_measures=False,
+            )
+
+        return self.records.sweep("annealed", cell, {"halving": preset.halvings})
+
     def plane(self) -> Any:
         """Fokker-Planck of two layers: masses (sigma, save, cell)."""
         preset, network = self.preset, self.networks["two layers"]
