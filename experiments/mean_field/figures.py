@@ -211,10 +211,10 @@ class LangevinFigures(Gallery):
         data, sigmas = self.runs.annealed(), self.preset.sigmas
         least = max(float(self.runs.gibbs("one neuron", sigma).least) for sigma in self.preset.noises)
         times = times_of(data)
-        for name, run in data.groupby("halving"):
+        for k, (name, run) in enumerate(data.groupby("halving")):
             falls = name < 10 * times[-1]
             label = f"σ = {sigmas[0]:g}, halved in {name:g} t" if falls else f"σ = {sigmas[0]:g} throughout"
-            ax.plot(times, run.risk.values.ravel() - least, label=label)
+            ax.plot(times, run.risk.values.ravel() - least, color=plot.color(k), label=label)
         ax.set_yscale("log")
         ax.set_xlabel("flow time t")
         ax.set_ylabel("$F(m_t) - $ lower bound of inf F")
