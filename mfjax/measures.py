@@ -68,7 +68,7 @@ class Measure(eqx.Module):
         if tangent.growth is not None:
             exponent = time * tangent.growth
             # Nothing grows from nothing, not even by an infinite factor: 0 * inf would be NaN.
-            bounded = exponent < float(jnp.log(jnp.finfo(weights.dtype).max))
+            bounded = exponent < float(np.log(float(jnp.finfo(weights.dtype).max)))
             weights = weights * jnp.exp(jnp.where((weights == 0) & ~bounded, 0, exponent))
         for name, rate in (tangent.marks or {}).items():
             marks[name] = marks[name] + time * rate

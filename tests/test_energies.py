@@ -164,6 +164,21 @@ def test_mmd_against_numpy():
         assert abs(float(MMD(kernel, nu)(nu))) < 1e-15
 
 
+def test_a_signed_target_moves_a_measure_of_one_sign():
+    """1/2 |mu - nu|^2 with nu of both signs against numpy; the particles keep their sign."""
+    nu = Particles(jnp.array([[1.0, 0.2], [-1.0, 0.9]]), [0.7, 0.3])
+    mu = Particles(jnp.array([[1.0, 0.0], [1.0, 0.4]]))
+    energy = MMD(mf.kernels.Signed(mf.kernels.Gaussian(0.5)), nu)
+    z, w = np.array([0.0, 0.4, 0.2, 0.9]), np.array([0.5, 0.5, -0.7, 0.3])
+    expected = 0.5 * w @ np.exp(-2 * (z[:, None] - z) ** 2) @ w
+    np.testing.assert_allclose(energy(mu), expected, rtol=1e-14)
+    flow = mf.flows.Wasserstein(energy, mf.domains.Signed(mf.domains.Euclidean(1)))
+    now = flow.evaluate(flow.init(mu))
+    np.testing.assert_array_equal(now.tangent.points[:, 0], 0)
+    # Away from the negative atom on the right.
+    assert np.all(now.tangent.points[:, 1] < 0)
+
+
 def test_risk_of_weighted_features_is_the_risk_of_the_network():
     x, y = data()
     u, mu = jnp.array([1.0, -2.0, 0.5, 0.0, 1.5]), particles()
@@ -210,7 +225,9 @@ FLAT, SEAM = mf.domains.Euclidean(1), mf.domains.Torus(1)
 GAUSS, PERIODIC = mf.kernels.Gaussian(0.1), mf.kernels.Gaussian(0.1, SEAM)
 
 
-@pytest.mark.parametrize("energy", [lambda k: MMD(k, Particles([[0.95]])), mf.energies.Interaction], ids=["mmd", "interaction"])
+@pytest.mark.parametrize(
+    "energy", [lambda k: MMD(k, Particles([[0.95]])), mf.energies.Interaction], ids=["mmd", "interaction"]
+)
 def test_kernels_know_the_domain_of_the_flow(energy):
     """Across the seam of a torus a kernel of flat space gives no force at all."""
     mu = Particles([[0.05]])

@@ -7,6 +7,7 @@ precisions; where the mathematics forbids a side, the error says why.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -196,6 +197,11 @@ SYSTEMS = {
     "Wasserstein-Fisher-Rao, balanced": System(
         lambda a, m, d: W.WassersteinFisherRao(network(m, d), m, 0.1, a, balanced=True), RATES
     ),
+    "Wasserstein-Fisher-Rao, entropy": System(
+        lambda a, m, d: W.WassersteinFisherRao(network(m, d) + a * HEAT(), m, 1.0, 0.5),
+        LAMS,
+        "makes masses grow by a function of the density",
+    ),
     "birth and death": System(
         lambda a, m, d: W.WassersteinFisherRao(network(m, d), m, 0.1, 10 * a),
         RATES,
@@ -305,6 +311,31 @@ def test_one_dimension(name, side):
 @rows(lambda system, stepper: not isinstance(stepper, str) and system.plane is None)
 def test_two_torus(name, side):
     check(name, side, 2, "float64")
+
+
+finished = eqx.filter_jit(lambda sim: trajectory(sim)[0].state.measure)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "propagation of chaos, heat",
+        "Wasserstein-Fisher-Rao, entropy",
+        "annealed Langevin",
+        "mean-field Langevin",
+    ],
+)
+def test_implicit_steps_agree_with_many_explicit_ones(name):
+    """Whatever moves beside the diffusion of masses: growth, heights that ride along, the time of a schedule."""
+    ends = {}
+    for stepper in (RK4(END / 400), None):
+        sim = declared(name, "density", SYSTEMS[name].values[1], 1, "float64")
+        sim = mf.Simulation(sim.flow, sim.measure, stepper=stepper, t1=END)
+        ends[type(sim.stepper)] = finished(sim)
+    exact, found = ends[RK4], ends[RosenbrockW]
+    moved = float(jnp.sum(jnp.abs(exact.weights - measure(sim.flow, "density", "float64").weights)))
+    assert float(jnp.sum(jnp.abs(found.weights - exact.weights))) < 1e-4 * moved
+    np.testing.assert_allclose(found.marks["H"], exact.marks["H"], atol=1e-5)
 
 
 @pytest.mark.wrong_calls

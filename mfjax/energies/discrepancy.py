@@ -20,7 +20,8 @@ class MMD(Energy):
       `mf.kernels` object; one with a scale comparable to the spread of the measures is a good start. On a
       torus it needs `domain=`.
     - `target` nu: any measure, points (K, d), of the mass of mu where the kernel is only conditionally
-      positive definite (`Energy`, `Riesz`).
+      positive definite (`Energy`, `Riesz`). A signed one lies on `domains.Signed` and is seen by
+      `kernels.Signed`; a mu that is not negative has the sign +1 alone there.
 
     **Fails** quietly where particles lie farther from the target than the kernel reaches: forces are nil
     there. Values near the minimum 0 are differences of numbers of size k: their absolute error is about
