@@ -326,7 +326,7 @@ finished = eqx.filter_jit(lambda sim: trajectory(sim)[0].state.measure)
     ],
 )
 def test_implicit_steps_agree_with_many_explicit_ones(name):
-    """Whatever moves beside the diffusion of masses: growth, heights that ride along, the time of a schedule."""
+    """Whatever moves beside the diffusion of masses: growth, heights that ride along, the time."""
     ends = {}
     for stepper in (RK4(END / 400), None):
         sim = declared(name, "density", SYSTEMS[name].values[1], 1, "float64")
