@@ -7,6 +7,8 @@ either the old file or the new one.
 import json
 import os
 import platform
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,8 +78,7 @@ def read_arrays(path: Path, like: Any) -> Any:
     """
     leaves, structure = jax.tree.flatten(like)
     try:
-        with np.load(path) as file:
-            stored = [file[name] for name in sorted(file.files)]
+        stored = _loaded(path)
     except FileNotFoundError as error:
         raise RunDirectoryError(f"{path} is missing: restore it, or start the run again elsewhere") from error
     except Exception as error:
@@ -91,6 +92,24 @@ def read_arrays(path: Path, like: Any) -> Any:
     return jax.tree.unflatten(
         structure, [_from_numpy(s, leaf, path) for s, leaf in zip(stored, leaves, strict=True)]
     )
+
+
+# Headers of arrays are parsed as Python, and CPython 3.11 counts the depth of that for all threads together:
+# beside another one it fails now and then with a SystemError (python/cpython#106905).
+_PARSING, ATTEMPTS = threading.Lock(), 10
+
+
+def _loaded(path: Path) -> list[np.ndarray]:
+    left = ATTEMPTS
+    while True:
+        left -= 1
+        try:
+            with _PARSING, np.load(path) as file:
+                return [file[name] for name in sorted(file.files)]
+        except SystemError:
+            if not left:
+                raise
+        time.sleep(0.01)
 
 
 def _is_key(leaf: Any) -> bool:
