@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfjax.energies.base import Energy, Sum
+from mfjax.energies.base import Energy
 from mfjax.energies.entropy import Entropy
-from mfjax.energies.internal import InternalEnergy
+from mfjax.grids import internal_parts, transport_part
 from mfjax.measures import Grid
 
 
@@ -63,14 +63,9 @@ def problem(energy: Energy, grid: Grid) -> Problem:
 
     **Raises** `ValueError` without an entropy, and for other internal energies.
     """
-    smooth, temperature = [], 0.0
-    for coefficient, term in energy.parts():
-        if isinstance(term, Entropy):
-            temperature = temperature + coefficient
-        elif isinstance(term, InternalEnergy):
+    for _, term in internal_parts(energy):
+        if not isinstance(term, Entropy):
             raise ValueError(
                 f"{type(term).__name__} has no Gibbs measure: run its flow on a grid to its end instead"
             )
-        else:
-            smooth.append((coefficient, term))
-    return Problem(Sum(tuple(smooth)), jnp.asarray(temperature).astype(grid.dtype), grid)
+    return Problem(transport_part(energy), jnp.asarray(energy.temperature).astype(grid.dtype), grid)

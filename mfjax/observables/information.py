@@ -9,9 +9,9 @@ from jaxtyping import Array, Float
 
 from mfjax._arrays import count, is_traced
 from mfjax.domains import Euclidean
-from mfjax.energies.base import Energy, Sum
-from mfjax.energies.entropy import Entropy
+from mfjax.energies.base import Energy
 from mfjax.flows.base import Flow
+from mfjax.flows.wasserstein import smooth_part
 from mfjax.grids.faces import above, cells, slopes
 from mfjax.grids.fitting import fitted
 from mfjax.measures import Measure, Particles
@@ -93,7 +93,7 @@ class FreeEnergy(Observable):
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
         if not isinstance(mu, Particles):
             return self.energy.solve(mu, self.energy.init(mu)).value
-        smooth = Sum(tuple(part for part in self.energy.parts() if not isinstance(part[1], Entropy)))
+        smooth = smooth_part(self.energy)
         value = smooth.solve(mu, smooth.init(mu)).value
         temperature = jnp.asarray(self.energy.temperature).astype(mu.dtype)
         domain = Euclidean(mu.points.shape[1]) if flow is None else flow.domain
