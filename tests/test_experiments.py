@@ -350,8 +350,9 @@ def test_interrupt_tells_how_to_go_on(environment, tmp_path):
 
 
 FISHER_RAO = {
-    "neurons,births": ("neurons", "births", "masses"),
-    "modes,invisible,signed": (
+    "neurons": ("neurons",),
+    "modes,invisible,signed,births": (
+        *("births", "masses"),
         *("circle-particles", "circle-density", "sphere-particles", "teacher"),
         *("signed-density", "signed-particles"),
     ),
@@ -360,7 +361,7 @@ FISHER_RAO = {
 
 @pytest.mark.parametrize(
     "figures",
-    ["neurons,births", pytest.param("modes,invisible,signed", marks=pytest.mark.slow)],
+    ["neurons", pytest.param("modes,invisible,signed,births", marks=pytest.mark.slow)],
 )
 def test_fisher_rao(environment, figures, tmp_path):
     import xarray as xr

@@ -19,7 +19,6 @@ from mfjax.problems import relu_coefficients
 from mfjax.simulate import trajectory
 from mfjax.steppers import RK4, Adaptive, BirthDeath, Euler, Heun
 from mfjax.testing import check_flow, check_stepper_order
-from mfjax.testing.base import Counted
 
 CIRCLE = mf.domains.Sphere(1)
 PAIR = mf.domains.Signed(CIRCLE)
@@ -354,23 +353,6 @@ def test_transport_keeps_the_mass_of_each_sign():
             float(jnp.sum(mu.weights[species])), 1e-13
         )
     assert float(jnp.max(jnp.abs(end.weights - mu.weights))) > 1e-3
-
-
-def test_rates_are_swept_in_one_trace():
-    mu = particles()
-
-    def weights(pair, energy):
-        flow = WassersteinFisherRao(energy, CIRCLE, *pair)
-        sim = mf.Simulation(flow, mu, stepper=Heun(0.1), steps=3, save_every=3)
-        return trajectory(sim)[0].state.measure.weights
-
-    swept = Counted(lambda pairs, energy: jax.vmap(lambda pair: weights(pair, energy))(pairs))
-    pairs = jnp.array([[1.0, 2.0], [1.0, 4.0], [0.0, 1.0]])
-    ends = swept(pairs, population())
-    swept(2 * pairs, population({1: 0.1}))
-    assert swept.traces == 1
-    alone = ended(WassersteinFisherRao(population(), CIRCLE, 1.0, 4.0), mu, Heun(0.1), 3)
-    np.testing.assert_allclose(ends[1], alone.weights, rtol=1e-13)
 
 
 def test_single_precision_follows_double_precision():

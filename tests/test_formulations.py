@@ -403,37 +403,6 @@ def test_noise_on_particles_is_diffusion_on_the_grid():
 # --- Sweeps and precision
 
 
-@pytest.mark.parametrize("name", ["separated", "transported", "chaos"])
-def test_one_trace_for_a_sweep(name):
-    """lam and tau under jit(vmap), a cell equal to its own run; particles with lam alone."""
-    traces = []
-
-    def last(lam, tau):
-        traces.append(name)
-        flow = systems(risk(lam) + tau * Entropy())[name]
-        run = mf.Simulation(flow, on_grid(16), stepper=Euler(1 / 50), steps=3)
-        return trajectory(run)[0].evaluation.energy
-
-    lam, tau = jnp.array([0.1, 0.2, 0.5]), jnp.array([0.05, 0.1, 0.2])
-    swept = jax.jit(jax.vmap(last))
-    values = swept(lam, tau)
-    swept(2 * lam, tau)
-    assert len(traces) == 1
-    alone = swept(jnp.full(3, 0.2), jnp.full(3, 0.1))
-    np.testing.assert_array_equal(alone, jnp.full(3, values[1]))
-    assert len(set(np.asarray(values).tolist())) == 3
-
-    def particles(lam):
-        flow = systems(risk(lam), labels=(8,))[name]
-        run = mf.Simulation(flow, on_labels(8), stepper=Euler(1 / 50), steps=3)
-        return trajectory(run)[0].evaluation.energy
-
-    swept = jax.jit(jax.vmap(particles))
-    values = swept(lam)
-    np.testing.assert_array_equal(swept(jnp.full(3, 0.5)), jnp.full(3, values[2]))
-    assert len(set(np.asarray(values).tolist())) == 3
-
-
 def test_single_precision():
     single, double = (
         end(systems(risk(dtype=d))["chaos"], on_grid(40, dtype=d), 1 / 50, 0.2)[0]

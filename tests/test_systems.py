@@ -308,6 +308,7 @@ def test_one_dimension(name, side):
         np.testing.assert_allclose(single, double, rtol=1e-5, atol=0.02 * moved)
 
 
+@pytest.mark.slow
 @rows(lambda system, stepper: not isinstance(stepper, str) and system.plane is None)
 def test_two_torus(name, side):
     check(name, side, 2, "float64")

@@ -35,7 +35,7 @@ class Blob(DensityEstimate):
     Source: J. Carrillo, K. Craig, F. Patacchini, Calc. Var. 58 (2019) 53.
 
     >>> import mfjax as mf
-    >>> mu = Particles(jnp.array([[0.0]]))
+    >>> mu = mf.measures.Particles(jnp.array([[0.0]]))
     >>> energy = Blob(mf.energies.PorousMedium(), 0.5, mf.domains.Euclidean(1))
     >>> round(float(energy(mu)), 4), round(0.5 / (2 * jnp.pi * 0.5**2) ** 0.5, 4)
     (0.3989, 0.3989)

@@ -35,7 +35,7 @@ class Spacings(DensityEstimate):
 
     >>> import mfjax as mf
     >>> line = mf.domains.Interval(0.0, 1.0)
-    >>> mu = Particles(jnp.array([[0.0], [0.5], [1.0]]))
+    >>> mu = mf.measures.Particles(jnp.array([[0.0], [0.5], [1.0]]))
     >>> float(Spacings(mf.energies.PorousMedium(), line)(mu))
     0.5
     """
