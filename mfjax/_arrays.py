@@ -13,6 +13,16 @@ def is_traced(tree: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
+def kind(value: Any) -> str:
+    """What a wrong argument is: its type, or the class that should have been called.
+
+    >>> kind(1.0), kind(int)
+    ('float', 'the class int: write int(...)')
+    """
+    name = getattr(value, "__name__", "")
+    return f"the class {name}: write {name}(...)" if isinstance(value, type) else type(value).__name__
+
+
 def as_floats(value: Any, name: str) -> Array:
     """Convert to a floating array, keeping a floating dtype and promoting integers and booleans.
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Key, ScalarLike
 
 from mfjax import status as codes
 from mfjax._arrays import is_traced
+from mfjax._closures import hides_tracer
 from mfjax.flows.base import Flow
 from mfjax.io import RunDirectory, environment, fingerprint, read_arrays, write_arrays
 from mfjax.measures import Measure
@@ -116,8 +117,8 @@ def simulate(
         sim = Simulation(flow, measure, **options)
     if resume and path is None:
         raise ValueError("resume=True needs path=, the directory of the run to continue")
-    started = None if is_traced(sim) else SOLO.begin(sim)
-    # A function that closes over a tracer hides it from the leaves of `sim`, not from the first evaluation.
+    started = None if is_traced(sim) or hides_tracer(sim) else SOLO.begin(sim)
+    # Whatever else hides a tracer from the leaves of `sim` shows it in the first evaluation.
     if started is None or is_traced(started):
         if path is not None:
             raise ValueError("path= needs a concrete run: inside jit, vmap or grad nothing can be written")

@@ -5,6 +5,7 @@ The base class batches: `features.matrix(points, inputs)` is the (N, M) matrix o
 
 from abc import abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, ScalarLike
 
-from mfjax._arrays import as_floats, finite, inner, is_traced, safe_norm, safe_sqrt, scalar
+from mfjax._arrays import as_floats, finite, inner, is_traced, kind, safe_norm, safe_sqrt, scalar
 from mfjax.domains import Torus
 
 
@@ -36,13 +37,18 @@ class FeatureMap(eqx.Module):
         return jax.vmap(over_points, in_axes=(None, 0))(points, inputs)
 
 
-def check_features(features: FeatureMap, points: Array, x: Array) -> None:
-    """**Raises** `ValueError` if `features` does not map one particle and one input to one number."""
+def require_features(features: Any) -> None:
+    """**Raises** `ValueError` unless `features` is a feature map."""
     if not isinstance(features, FeatureMap):
         raise ValueError(
-            f"features must be a FeatureMap, got {type(features).__name__}; "
-            "wrap a function in features.Function"
+            f"features must be a FeatureMap, got {kind(features)}; call what makes one, as in ReLU(), and "
+            "wrap a function of a particle and an input in features.Function"
         )
+
+
+def check_features(features: FeatureMap, points: Array, x: Array) -> None:
+    """**Raises** `ValueError` if `features` does not map one particle and one input to one number."""
+    require_features(features)
     try:
         out = jax.eval_shape(features, points[0], x[0])
     except (TypeError, ValueError) as error:

@@ -91,7 +91,8 @@ def linearize(flow: Flow, mu_star: Measure, *, tolerance: float | None = 1e-3) -
     if state.fields:
         raise ValueError(
             f"the state of {type(flow).__name__} also holds {', '.join(state.fields)}, "
-            "which are not at rest with the particles: linearise it on a Grid"
+            "which are not at rest with the measure: linearise "
+            + ("it on a Grid" if flow.autonomous else "the flow of one time, flow.at()")
         )
     if isinstance(mu, Particles) and flow.stochastic:
         raise ValueError(

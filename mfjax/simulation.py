@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, ScalarLike
 
-from mfjax._arrays import as_floats, count, finite, is_traced, scalar
+from mfjax._arrays import as_floats, count, finite, is_traced, kind, scalar
 from mfjax.flows.base import Flow
 from mfjax.measures import Measure, Particles
 from mfjax.run import is_reserved
@@ -51,12 +51,12 @@ class Simulation(eqx.Module):
         max_steps: int = 100_000,
     ):
         if not isinstance(flow, Flow):
-            raise ValueError(f"flow must be a Flow, got {type(flow).__name__}")
+            raise ValueError(f"flow must be a Flow, got {kind(flow)}")
         flow.validate(measure)
         self.flow, self.measure = flow, measure
         self.stepper = default_stepper(flow, measure) if stepper is None else stepper
         if not isinstance(self.stepper, Stepper):
-            raise ValueError(f"stepper must be a Stepper, got {type(stepper).__name__}")
+            raise ValueError(f"stepper must be a Stepper, got {kind(stepper)}")
         self.stepper.validate(flow, measure)
         self.observables = _checked_observables(observables)
         self.key = _checked_key(key, self.stepper.needs_key(flow))

@@ -228,6 +228,26 @@ CASES = {
     # Simulate
     "no measure": (lambda: mf.simulate(flow()), "needs an initial measure"),
     "an energy for a flow": (lambda: run(risk(), steps=1), "flow must be a Flow, got ReducedRisk"),
+    "a class for an energy": (
+        lambda: flow(E.Entropy, TORUS),
+        r"energy must be an Energy, got the class Entropy: write Entropy\(",
+    ),
+    "a function for features": (
+        lambda: E.ReducedRisk(mf.features.ReLU, X, Y, 0.1),
+        r"features must be a FeatureMap, got function; call what makes one, as in ReLU\(\)",
+    ),
+    "a Gibbs measure for a measure": (
+        lambda: flow(E.Entropy(), TORUS).init(mf.gibbs(E.Entropy(), G.uniform(TORUS, 8))),
+        "must be Particles or Grid, got GibbsMeasure; pass its .measure",
+    ),
+    "masses apart under a conditional kernel": (
+        lambda: run(flow(E.MMD(mf.kernels.Energy(), P(UNIT, [1.0, 1.0])), D.Euclidean(2)), t1=1.0),
+        "compares measures of one mass, got 1 and a target of 2",
+    ),
+    "points outside a box": (
+        lambda: run(flow(E.Potential(well), D.Box([0.0, 0.0], [0.5, 0.5])), t1=1.0),
+        r"does not lie on Box\(lower=\[0.0, 0.0\], upper=\[0.5, 0.5\]\): jax.vmap\(domain.retract\)",
+    ),
     "a number for a stepper": (lambda: run(stepper=0.1, steps=1), "stepper must be a Stepper, got float"),
     "no length": (lambda: euler(), "pass either steps= .* or t1="),
     "two lengths": (lambda: euler(steps=1, t1=1.0), "pass either steps= .* or t1="),

@@ -180,6 +180,19 @@ def test_numbers_of_a_schedule_are_swept_in_one_trace():
     assert check_traces(jax.vmap(last), [(rates,), (2 * rates,)]) == 1
 
 
+def test_derivatives_in_a_number_that_the_schedule_closes_over():
+    """Outside jit, where no leaf of the run shows that it is traced, and by differences."""
+    mu = Particles(jnp.array([[1.0], [0.2]]))
+
+    def last(c):
+        flow = Scheduled(lambda t: Wasserstein(Potential(well) + c / (1 + t) * Entropy(), LINE))
+        options = {"stepper": EulerMaruyama(0.1), "steps": 5, "save_every": 5, "key": jr.key(0)}
+        return mf.simulate(flow, mu, **options).observables["energy"][-1]
+
+    difference = (float(last(0.5 + 1e-6)) - float(last(0.5 - 1e-6))) / 2e-6
+    np.testing.assert_allclose(jax.grad(last)(0.5), difference, rtol=1e-7)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_dtype_follows_the_measure(dtype):
     run = mf.simulate(annealed(PLANE), gaussian(16, 1.5), t1=0.25)

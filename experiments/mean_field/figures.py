@@ -219,7 +219,9 @@ class LangevinFigures(Gallery):
         ax.set_xlabel("flow time t")
         ax.set_ylabel("$F(m_t) - $ lower bound of inf F")
         plot.title(ax, "annealing, one neuron")
-        plot.legend(ax)
+        # Room for the legend.
+        ax.set_ylim(top=30)
+        plot.legend(ax, loc="upper right")
 
     def chaos(self):
         """Squared distance of N particles to the density: slope in N, constant in time."""

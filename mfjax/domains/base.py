@@ -1,5 +1,6 @@
 """The abstract domain, written for one point, and its cells."""
 
+import dataclasses
 from abc import abstractmethod
 from typing import NamedTuple
 
@@ -63,6 +64,11 @@ class Domain(eqx.Module):
         """The admissible part of an ambient velocity `v`: tangent, and not pointing out of a face."""
         return self.project(x, v)
 
+    def __repr__(self) -> str:
+        numbers = lambda value: value if is_traced(value) or not eqx.is_array(value) else value.tolist()
+        fields = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
+        return f"{type(self).__name__}({', '.join(f'{name}={numbers(value)}' for name, value in fields)})"
+
     def retract(self, x: Point, v: Point) -> Point:
         """The point reached from `x` by the displacement `v`, to first order along a geodesic."""
         return x + v
@@ -115,7 +121,8 @@ class Domain(eqx.Module):
             if len(bad):
                 where = np.asarray(points[bad[0]]).tolist()
                 raise ValueError(
-                    f"{name}[{bad[0]}] = {where} does not lie on {self!r}; map it there with domain.retract"
+                    f"{name}[{bad[0]}] = {where} does not lie on {self!r}: jax.vmap(domain.retract)"
+                    "(points, jnp.zeros_like(points)) is what lies there"
                 )
 
 

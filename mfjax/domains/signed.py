@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array
 
+from mfjax._arrays import kind
 from mfjax.domains.base import Cells, Domain
 
 
@@ -26,7 +27,7 @@ class Signed(Domain):
 
     def __check_init__(self):
         if not isinstance(self.domain, Domain):
-            raise ValueError(f"domain must be a Domain, got {type(self.domain).__name__}")
+            raise ValueError(f"domain must be a Domain, got {kind(self.domain)}")
 
     @property
     def dim(self) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import equinox as eqx
 from jaxtyping import Array, Float
 
+from mfjax._arrays import is_traced
 from mfjax.energies.base import Energy, Solution
 from mfjax.energies.convolution import check_kernel, convolution, convolution_at
 from mfjax.measures import Measure
@@ -28,7 +29,8 @@ class MMD(Energy):
     max|k| times the machine precision (1e-7 in single precision), so that they may be negative by as much;
     forces do not suffer from it.
 
-    **Raises** `ValueError` for a target that is no measure or of another dimension, and for a kernel that
+    **Raises** `ValueError` for a target that is no measure, of another dimension, or of another mass where
+    the kernel is only conditionally positive definite, and for a kernel that
     takes distances on another domain than the flow.
 
     Source: VarPro paper (37); thesis (III.49) is the root of twice this; arXiv 2603.01977.
@@ -59,6 +61,13 @@ class MMD(Energy):
                 f"the target has points of dimension {self.target.points.shape[-1]} and the measure "
                 f"{mu.points.shape[-1]}"
             )
+        if getattr(self.kernel, "conditional", False) and not is_traced((mu.weights, self.target.weights)):
+            masses = float(mu.mass), float(self.target.mass)
+            if abs(masses[0] - masses[1]) > 1e-3 * max(masses):
+                raise ValueError(
+                    f"kernels.{type(self.kernel).__name__} compares measures of one mass, got "
+                    f"{masses[0]:g} and a target of {masses[1]:g}: scale one of them"
+                )
 
     def solve(self, mu, carry=None):
         at_mu = convolution(self.kernel, mu, mu.points) - 2 * convolution(self.kernel, self.target, mu.points)

@@ -12,7 +12,9 @@ from mfjax.energies.dual import Linear
 class Potential(Energy):
     """F(mu) = int V dmu for a function V of one point, with velocity -grad V.
 
-    `function` is any callable on one point; an `equinox.Module` may carry swept numbers as leaves.
+    `function` is any callable on one point (d,) that returns one number; an `equinox.Module` may carry swept
+    numbers as leaves. Compiled programs keep what else it reads: a plain object or a global that changes
+    afterwards is not seen again.
 
     >>> import jax.numpy as jnp, mfjax as mf
     >>> mu = mf.measures.Particles(jnp.array([[1.0], [3.0]]))

@@ -9,7 +9,7 @@ from mfjax._arrays import inner, is_traced, scalar
 from mfjax.energies.base import Energy, Solution
 from mfjax.energies.data import Data
 from mfjax.energies.reduced_dual import ReducedDual
-from mfjax.features import FeatureMap, check_features
+from mfjax.features import FeatureMap, check_features, require_features
 from mfjax.outer import Cholesky, MinimumNorm, Newton, OuterSolver
 from mfjax.outer.base import OuterProblem
 from mfjax.regularizers import Quadratic, Regularizer
@@ -56,6 +56,7 @@ class ReducedRisk(Energy):
         data_weights=None,
         outer: OuterSolver | None = None,
     ):
+        require_features(features)
         self.features = features
         self.data = Data(x, y, data_weights)
         lam = scalar(lam, "lam", minimum=0.0)

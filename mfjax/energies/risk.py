@@ -11,7 +11,7 @@ from mfjax._arrays import inner, scalar
 from mfjax.energies.base import Energy, Solution
 from mfjax.energies.data import Data
 from mfjax.energies.dual import Dual
-from mfjax.features import FeatureMap, check_features
+from mfjax.features import FeatureMap, check_features, require_features
 from mfjax.losses import Loss, as_loss
 
 
@@ -52,6 +52,7 @@ class Risk(Energy):
         *,
         data_weights=None,
     ):
+        require_features(features)
         self.features = features
         self.data = Data(x, y, data_weights)
         self.lam = scalar(lam, "lam", minimum=0.0)

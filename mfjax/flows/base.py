@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import equinox as eqx
 from jaxtyping import Array, Float
 
+from mfjax._arrays import kind
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy
 from mfjax.evaluation import Evaluation as Evaluation
@@ -31,6 +32,13 @@ class State(eqx.Module):
         return State(self.measure, carry, self.fields)
 
 
+def require_measure(mu: Any) -> None:
+    """**Raises** `ValueError` unless `mu` is a measure."""
+    if not isinstance(mu, Measure):
+        inside = "; pass its .measure" if isinstance(getattr(mu, "measure", None), Measure) else ""
+        raise ValueError(f"the measure must be Particles or Grid, got {kind(mu)}{inside}")
+
+
 class Flow(eqx.Module):
     """A rate of change of a state. A new flow is one subclass with `init` and `evaluate`."""
 
@@ -43,9 +51,9 @@ class Flow(eqx.Module):
 
     def __check_init__(self):
         if not isinstance(self.energy, Energy):
-            raise ValueError(f"energy must be an Energy, got {type(self.energy).__name__}")
+            raise ValueError(f"energy must be an Energy, got {kind(self.energy)}")
         if not isinstance(self.domain, Domain):
-            raise ValueError(f"domain must be a Domain, got {type(self.domain).__name__}")
+            raise ValueError(f"domain must be a Domain, got {kind(self.domain)}")
 
     def at(self, state: State | None = None) -> "Flow":
         """The flow with its numbers as they are at the time of `state`, at the start unless given."""

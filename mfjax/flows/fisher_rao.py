@@ -11,7 +11,7 @@ from mfjax import grids
 from mfjax._arrays import scalar
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy
-from mfjax.flows.base import Evaluation, Flow, State
+from mfjax.flows.base import Evaluation, Flow, State, require_measure
 from mfjax.flows.wasserstein import check_space, descent
 from mfjax.grids.diffusion import Part
 from mfjax.grids.rates import Pairs
@@ -80,8 +80,7 @@ class WassersteinFisherRao(Flow):
         self.reaction = scalar(reaction, "reaction", minimum=0)
 
     def validate(self, mu: Measure) -> None:
-        if not isinstance(mu, Measure):
-            raise ValueError(f"the initial measure must be Particles or Grid, got {type(mu).__name__}")
+        require_measure(mu)
         if isinstance(mu, Grid):
             self.space.validate(self.energy, mu, self.domain)
         elif internal := grids.internal_parts(self.energy):

@@ -13,7 +13,7 @@ from mfjax._arrays import inner
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy, Sum
 from mfjax.energies.internal import DensityEstimate
-from mfjax.flows.base import Evaluation, Flow, State, evaluation
+from mfjax.flows.base import Evaluation, Flow, State, evaluation, require_measure
 from mfjax.flows.wasserstein import smooth_part
 from mfjax.grids.diffusion import Part
 from mfjax.grids.rates import Pairs
@@ -67,8 +67,7 @@ class HeightFlow(Flow):
         return Particles(points, mu.weights)
 
     def validate(self, mu: Measure) -> None:
-        if not isinstance(mu, Measure):
-            raise ValueError(f"the initial measure must be Particles or Grid, got {type(mu).__name__}")
+        require_measure(mu)
         self.domain.validate(mu.points)
         if isinstance(mu, Grid):
             grids.validate(mu, self.domain)

@@ -20,7 +20,8 @@ class Scheduled(Flow):
     and as a density; `make(t) = Wasserstein(ReducedRisk(..., lam=lam(t)), domain)` a schedule of lam. The
     state carries t, as the field "time".
 
-    - `make`: from a number t () to a `Flow`. It is traced: schedules are written with `jnp`, and what
+    - `make`: from a number t () to a `Flow`. It is traced: schedules are written with `jnp` (`jnp.log`,
+      `jnp.where`; not `math.log`, nor `if t > 1`), and what
       `make` builds may differ in numbers alone. An `equinox.Module` may carry swept numbers as leaves.
 
     The recorded energy is that of `make(t)` at time t and changes with the schedule as well as along the

@@ -9,7 +9,7 @@ from mfjax import grids
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy, Solution
 from mfjax.energies.entropy import Entropy
-from mfjax.flows.base import Evaluation, Flow, State, evaluation
+from mfjax.flows.base import Evaluation, Flow, State, evaluation, require_measure
 from mfjax.grids.diffusion import Part
 from mfjax.grids.rates import Pairs
 from mfjax.measures import Grid, Measure, Particles, Tangent
@@ -35,8 +35,7 @@ class Wasserstein(Flow):
         check_space(self.space)
 
     def validate(self, mu: Measure) -> None:
-        if not isinstance(mu, Measure):
-            raise ValueError(f"the initial measure must be Particles or Grid, got {type(mu).__name__}")
+        require_measure(mu)
         self.domain.validate(mu.points)
         if isinstance(mu, Grid):
             self.space.validate(self.energy, mu, self.domain)

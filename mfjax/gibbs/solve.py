@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, ScalarLike
 
 from mfjax import status as codes
-from mfjax._arrays import count, is_traced, scalar
+from mfjax._arrays import count, is_traced, kind, scalar
 from mfjax.energies.base import Energy
 from mfjax.gibbs.fixed_point import fixed_point
 from mfjax.gibbs.newton import CellPotentials, Conjugate, newton
@@ -54,7 +54,7 @@ def gibbs(
       5 to 30 iterations), else the potential at the cells (K unknowns). "fixed point": damped iteration
       of the equation with adaptive damping, for any energy and size, hundreds to thousands of iterations at
       small T, where the undamped iteration diverges. By default Newton up to 1024 unknowns.
-    - `tolerance`: of the residual; 1e-10 in float64 and 1e-5 in float32 unless given.
+    - `tolerance`: of the residual; 1e-10 in float64 and 1e-4 in float32 unless given.
     - `iterations`: at most, 200 for Newton and 50 000 for the fixed point unless given.
 
     Compiled, batched and differentiated as any function of its numbers (lam, T, data): derivatives of the
@@ -76,7 +76,7 @@ def gibbs(
     0.25
     """
     if not isinstance(energy, Energy):
-        raise ValueError(f"energy must be an Energy, got {type(energy).__name__}")
+        raise ValueError(f"energy must be an Energy, got {kind(energy)}")
     if not isinstance(grid, Grid):
         raise ValueError(f"the Gibbs measure is computed on a Grid, got {type(grid).__name__}")
     energy.validate(grid)
@@ -90,14 +90,14 @@ def gibbs(
     default = 200 if method == "newton" else 50_000
     iterations = default if iterations is None else count(iterations, "iterations")
     if tolerance is None:
-        tolerance = 1e-10 if grid.dtype == jnp.float64 else 1e-5
+        tolerance = 1e-10 if grid.dtype == jnp.float64 else 1e-4
     found = _solve(task, method, scalar(tolerance, "tolerance", above=0).astype(grid.dtype), iterations)
     if not is_traced(found.status) and int(found.status) != codes.OK:
         other = "the other method" if method == "newton" else 'more iterations=, or method="newton"'
         raise SimulationError(
-            f"the Gibbs equation was left with a residual of {float(found.residual):.1e} after "
-            f"{int(found.iterations)} iterations of {method}: try {other}, float64, a higher temperature, "
-            "or a start nearer to the solution (the masses of the grid)",
+            f"the Gibbs equation was left with a residual of {float(found.residual):.1e}, above "
+            f"{float(tolerance):.0e}, after {int(found.iterations)} iterations of {method}: try {other}, "
+            "float64, a higher temperature, or a start nearer to the solution (the masses of the grid)",
             run=found,
         )
     return found

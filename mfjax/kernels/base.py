@@ -1,6 +1,7 @@
 """The abstract kernel."""
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import equinox as eqx
 from jaxtyping import Array, Float
@@ -14,6 +15,9 @@ class Kernel(eqx.Module):
     Distances are chordal: between `domain.embed` of the points (the wrapped distance of a torus is
     not negative definite).
     """
+
+    # Whether discrepancies are squares between measures of one mass alone.
+    conditional: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:

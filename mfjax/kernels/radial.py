@@ -1,5 +1,7 @@
 """Kernels of the distance of two points."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
@@ -74,6 +76,8 @@ class Energy(_Radial):
     -2.0
     """
 
+    conditional: ClassVar[bool] = True
+
     def __call__(self, x, y):
         return -safe_norm(self._difference(x, y))
 
@@ -90,6 +94,7 @@ class Riesz(_Radial):
     -2.0
     """
 
+    conditional: ClassVar[bool] = True
     exponent: Float[Array, ""]
 
     def __init__(self, exponent: ScalarLike, scale: ScalarLike = 1.0, domain: Domain | None = None):

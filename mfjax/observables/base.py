@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mfjax._arrays import as_floats, count, finite, is_traced
+from mfjax._arrays import as_floats, count, finite, is_traced, kind
 from mfjax.domains import Box, Domain, Euclidean, Sphere, Torus
 from mfjax.flows.base import Flow
 from mfjax.measures import Grid, Measure, Particles
@@ -34,7 +34,7 @@ CELLS = {1: 4096, 2: 64, 3: 16}
 def as_measure(target: Any, domain: Domain | None, cells: int | None) -> Measure:
     """A measure from a measure, from (M, d) points, or from a density of one point (on `cells` per axis)."""
     if domain is not None and not isinstance(domain, Domain):
-        raise ValueError(f"domain must be a Domain, got {type(domain).__name__}")
+        raise ValueError(f"domain must be a Domain, got {kind(domain)}")
     if isinstance(target, Measure):
         measure = target
     elif callable(target):

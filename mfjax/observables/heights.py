@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfjax._arrays import inner, safe_sqrt
+from mfjax._arrays import inner, kind, safe_sqrt
 from mfjax.domains import Domain
 from mfjax.flows.base import Flow
 from mfjax.measures import Measure
@@ -45,7 +45,7 @@ class HeightDistance(Observable):
         if not isinstance(target, Measure):
             raise ValueError(f"target must be a measure with the mark 'H', got {type(target).__name__}")
         if not isinstance(domain, Domain):
-            raise ValueError(f"domain must be a Domain, got {type(domain).__name__}")
+            raise ValueError(f"domain must be a Domain, got {kind(domain)}")
         domain.validate(target.points, "target")
         _height(target)
         self.target, self.domain = target, domain

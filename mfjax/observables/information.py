@@ -7,7 +7,7 @@ import numpy as np
 from jax.scipy.special import digamma, gammaln
 from jaxtyping import Array, Float
 
-from mfjax._arrays import count, is_traced
+from mfjax._arrays import count, is_traced, kind
 from mfjax.domains import Euclidean
 from mfjax.energies.base import Energy
 from mfjax.flows.base import Flow
@@ -87,7 +87,7 @@ class FreeEnergy(Observable):
 
     def __init__(self, energy: Energy, neighbours: int = 3):
         if not isinstance(energy, Energy):
-            raise ValueError(f"energy must be an Energy, got {type(energy).__name__}")
+            raise ValueError(f"energy must be an Energy, got {kind(energy)}")
         self.energy, self.neighbours = energy, count(neighbours, "neighbours")
 
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal, jaxpr_as_fun
 
+from mfjax._closures import opened
 from mfjax.run import RECORDED
 from mfjax.simulation import Simulation
-from mfjax.table.closures import opened
 
 
 class Traced:

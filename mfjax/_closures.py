@@ -22,6 +22,11 @@ class Closure(eqx.Module):
         return self.build(self.numbers)(*args, **kwargs)
 
 
+def hides_tracer(tree: Any) -> bool:
+    """Whether a function among the leaves of `tree` reaches a traced number, which no leaf shows."""
+    return any(isinstance(opened(leaf), Closure) for leaf in jax.tree.leaves(tree))
+
+
 def opened(leaf: Any) -> Any:
     """A function as a `Closure`, if it reaches traced numbers by its closure or defaults; else `leaf`."""
     if isinstance(leaf, jax.core.Tracer) or not callable(leaf):
