@@ -164,6 +164,16 @@ def test_mmd_against_numpy():
         assert abs(float(MMD(kernel, nu)(nu))) < 1e-15
 
 
+def test_masses_of_a_conditional_kernel_are_compared_inside_jit():
+    """Constants of a compiled function have values there, too; `target` has the mass of `particles`."""
+    energy, mu = MMD(mf.kernels.Energy(), target()), particles()
+    flow = mf.flows.Wasserstein(energy, CIRCLE)
+    jax.jit(lambda dt: flow.init(mu).measure.points * dt)(1.0)
+    heavy = Particles(mu.points, 2 * mu.weights)
+    with pytest.raises(ValueError, match="compares measures of one mass"):
+        jax.jit(lambda dt: flow.init(heavy).measure.points * dt)(1.0)
+
+
 def test_a_signed_target_moves_a_measure_of_one_sign():
     """1/2 |mu - nu|^2 with nu of both signs against numpy; the particles keep their sign."""
     nu = Particles(jnp.array([[1.0, 0.2], [-1.0, 0.9]]), [0.7, 0.3])

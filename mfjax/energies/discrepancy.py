@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import equinox as eqx
+import numpy as np
 from jaxtyping import Array, Float
 
 from mfjax._arrays import is_traced
@@ -62,7 +63,8 @@ class MMD(Energy):
                 f"{mu.points.shape[-1]}"
             )
         if getattr(self.kernel, "conditional", False) and not is_traced((mu.weights, self.target.weights)):
-            masses = float(mu.mass), float(self.target.mass)
+            # By numpy: inside jit a constant is no tracer, and its sum would be one.
+            masses = tuple(float(np.sum(np.asarray(nu.weights))) for nu in (mu, self.target))
             if abs(masses[0] - masses[1]) > 1e-3 * max(masses):
                 raise ValueError(
                     f"kernels.{type(self.kernel).__name__} compares measures of one mass, got "
