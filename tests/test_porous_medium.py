@@ -124,7 +124,7 @@ def test_in_two_dimensions():
 
 
 def test_parameters_are_batched_in_one_trace():
-    dtype = "float32"
+    dtype = "float64"
     mu = mf.measures.Grid(LINE, 40, barenblatt(np.linspace(-2, 2, 41), 0.8), dtype=dtype)
 
     @jax.vmap
@@ -140,7 +140,7 @@ def test_parameters_are_batched_in_one_trace():
     assert weights.dtype == dtype and not np.any(status)
     alone, ((solo, _), _) = run(mf.Simulation(flow_of(1.0, 0.5, 2.5), mu, t1=0.05))
     assert int(alone.status) == 0
-    np.testing.assert_allclose(weights[1], solo[-1], atol=1e-4)
+    np.testing.assert_allclose(weights[1], solo[-1], atol=1e-8)
 
 
 # --- fitted fluxes ----------------------------------------------------------------------------------------
