@@ -163,8 +163,9 @@ def test_neurons_by_gradient_flow(kind, beta, dim):
     start = size[:, None] * np.asarray(mu.points)
     a, b = neurons_at(t1, kind, size, start, np.asarray(nu.weights), np.asarray(nu.points))
     length = np.linalg.norm(b, axis=1)
-    np.testing.assert_allclose(end.weights, a * length, atol=1e-8)
-    np.testing.assert_allclose(end.points, b / length[:, None], atol=1e-8)
+    errors = [np.max(np.abs(end.weights - a * length)), np.max(np.abs(end.points - b / length[:, None]))]
+    print(f"(1, {beta:g}) on S^{dim}: masses to {errors[0]:.1e}, directions to {errors[1]:.1e}")
+    assert max(errors) < 1e-8
     # Far from where they began, so that the agreement says something.
     assert np.max(np.abs(end.weights - MASSES)) > 0.05
     assert np.max(np.abs(end.points - mu.points)) > 0.05
@@ -225,11 +226,14 @@ def test_linear_rates_of_seen_modes_and_invisible_odd_ones():
         rates = np.log(np.abs(values[0] - [1, 0, 0, 0, 0, 0]) / np.abs(values[-1] - [1, 0, 0, 0, 0, 0])) / 5
         predicted = (alpha * np.arange(6) ** 2 + beta) * coefficients
         seen = [0, 1, 2, 4]
+        print(f"({alpha}, {beta}): measured / predicted {rates[seen] / predicted[seen]} for k = {seen}")
         np.testing.assert_allclose(rates[seen], predicted[seen], rtol=0.01)
         for k in (3, 5):
             assert predicted[k] == 0
+            fall = change[2e-4][k] / change[1e-4][k]
+            print(f"mode {k}: its change falls {fall:.4f} times at half the amplitude")
             assert 1e-3 < change[1e-4][k] / 1e-4**2 < 1
-            assert change[2e-4][k] / change[1e-4][k] == pytest.approx(4, rel=0.02)
+            assert fall == pytest.approx(4, rel=0.02)
 
 
 def test_invisible_modes_alone_do_not_move():
@@ -252,7 +256,9 @@ def test_linearised_rates(alpha, beta):
         predicted = np.sort((alpha * symbol**2 + beta) * c)
         predicted = predicted[predicted > 0]
         rates = np.asarray(spectrum.rates)
-        np.testing.assert_allclose(rates[-len(predicted) :], predicted, rtol=1e-6)
+        error = np.max(np.abs(rates[-len(predicted) :] / predicted - 1))
+        print(f"({alpha}, {beta}) on {type(mu).__name__}: relative error {error:.1e}")
+        assert error < 1e-6
         np.testing.assert_allclose(rates[: -len(predicted)], 0, atol=1e-12)
     assert "cell masses" in spectrum.note and "fixed" not in spectrum.note
 

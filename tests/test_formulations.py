@@ -116,8 +116,9 @@ def test_propagation_of_chaos_is_plain_gradient_descent():
     mu = Particles(points, masses, marks={"H": height})
     flow = PropagationOfChaos(risk(lam), mf.domains.Euclidean(1))
     run = mf.simulate(flow, mu, stepper=Euler(dt), steps=200, save_every=200)
-    np.testing.assert_allclose(run.final.points, theta, rtol=0, atol=1e-10)
-    np.testing.assert_allclose(run.final.marks["H"], outer, rtol=0, atol=1e-10)
+    errors = [np.max(np.abs(run.final.points - theta)), np.max(np.abs(run.final.marks["H"] - outer))]
+    print(f"(3.23) against gradient descent, 200 steps: theta {errors[0]:.1e}, H {errors[1]:.1e}")
+    assert max(errors) < 1e-10
     np.testing.assert_allclose(run.observables["energy"][-1], loss((outer, theta)), rtol=1e-12)
     # And the mu-formulation, whose particles are (H_i, theta_i).
     lifted = Particles(jnp.column_stack([height, points]), masses)
@@ -273,6 +274,7 @@ def test_balance_holds_along_runs(name):
             systems(risk())[name], on_grid(40), stepper=RK4(dt), t1=1.0, save_at=[0.25, 0.5, 1.0]
         )
         defects.append(run.certificates["balance_defect"])
+    print(f"{name}: balance defects {defects}")
     assert defects[1] < 1e-4 and defects[0] / defects[1] > 3.5, defects
 
 
@@ -292,6 +294,7 @@ def test_dissipation_tends_to_that_of_the_density():
     for name, flow in flows.items():
         evaluate = eqx.filter_jit(lambda n, flow=flow: flow.evaluate(flow.init(on_grid(n))).dissipation)
         errors = [float(evaluate(n) / exact[name] - 1) for n in (160, 640)]
+        print(f"{name}: dissipation of 160 and 640 cells against the density's: {errors}")
         # Second order, once the edges of the bump are resolved.
         assert abs(errors[1]) < 1e-4 and errors[0] / errors[1] > 14, (name, errors)
 

@@ -57,6 +57,7 @@ def test_varpro_rates_on_particles(bias, center, lam):
     spectrum = linearize(flow, lattice(m))
     waves = np.arange(m)
     expected = np.sort(mode_rates(c, lam, center, np.minimum(waves, m - waves)))
+    print(f"bias {bias}, center {center}, lam {lam:g}: error {np.max(np.abs(spectrum.rates - expected)):.1e}")
     np.testing.assert_allclose(spectrum.rates, expected, atol=1e-9, rtol=1e-9)
     assert float(spectrum.speed) < 1e-12
     assert float(spectrum.gap()) == pytest.approx(np.min(expected[expected > 1e-6]), rel=1e-8)
@@ -125,7 +126,9 @@ def test_varpro_rates_on_a_grid(center):
         )
         assert np.max(np.abs(rates[: -2 * degree])) < 1e-8
         levels.append(seen)
-    np.testing.assert_allclose((4 * levels[1] - levels[0]) / 3, exact, atol=1e-6, rtol=0)
+    extrapolated = (4 * levels[1] - levels[0]) / 3
+    print(f"center {center}, from 128 and 256 cells: error {np.max(np.abs(extrapolated - exact)):.1e}")
+    np.testing.assert_allclose(extrapolated, exact, atol=1e-6, rtol=0)
 
 
 def galerkin_rates(gamma, degree, n):
@@ -161,6 +164,7 @@ def test_ultra_fast_diffusion_rates_on_a_grid(order, scale):
     once = [(4 * b - a) / 3 for a, b in itertools.pairwise(levels)]
     twice = (16 * once[1] - once[0]) / 15
     print("gap on 64, 128, 256 cells and extrapolated:", [float(v[0]) for v in [*levels, twice]], exact[0])
+    print(f"largest error of four rates: {np.max(np.abs(twice - exact)):.1e}")
     np.testing.assert_allclose(twice, exact, atol=1e-6)
     ratio = (levels[0] - levels[1]) / (levels[1] - levels[2])
     assert np.all((ratio > 3.5) & (ratio < 4.5))
