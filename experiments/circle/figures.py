@@ -92,7 +92,7 @@ class CircleFigures(Figures):
             plot.title(row[1], lam_is(lam))
         plot.legend(axes[0, 0], self.width_entries, loc="lower left")
         entries = [(method, {"linestyle": dash}) for method, dash in methods.items()]
-        plot.legend(axes[0, 2], entries, loc="upper right")
+        plot.legend(axes[0, 1], entries, loc="lower left")
         return fig, "two-timescale (dashed) follows VarPro at λ = 0.1 and 0.01 and falls behind at λ = 0.001"
 
     def identifiability(self):

@@ -131,7 +131,7 @@ class LangevinFigures(Gallery):
             ax.set_xlabel("neuron parameter θ")
             plot.title(ax, f"σ = {sigma:g}")
         axes[0, 0].set_ylabel("density [1 / unit of θ]")
-        plot.legend(axes[0, -1], loc="upper left")
+        plot.legend(axes[0, 0], loc="upper left", handlelength=1.0)
         return fig, "bars (particles) follow lines (Fokker-Planck), which end on the dotted Gibbs measure"
 
     def contraction(self):
@@ -198,7 +198,7 @@ class LangevinFigures(Gallery):
         ax.set_xlim(-4, 4)
         ax.set_xlabel("neuron parameter θ")
         ax.set_ylabel("Gibbs density [1 / unit of θ]")
-        plot.legend(ax, loc="upper center", ncols=2)
+        plot.legend(ax, loc="upper center", ncols=2, handlelength=0.9, columnspacing=0.6)
         self._draw_annealing(axes[0, 2])
         return (
             fig,

@@ -161,7 +161,8 @@ class NeuronFigures(Gallery):
             ("√m θ, flow", {"color": plot.color(0)}),
             ("b, neurons", {"color": plot.color(1)} | DOT),
         ]
-        plot.legend(axes[0, 1], entries, loc=(0.0, 0.38), handlelength=1.2)
+        below = {"loc": "upper left", "bbox_to_anchor": (0.0, -0.3), "ncols": 2}
+        plot.legend(axes[0, 0], entries, handlelength=1.2, **below)
         ax = axes[0, 2]
         for i, beta in enumerate(BETAS):
             gap = np.maximum(data.sel(beta=beta).gap.values[1:], 1e-17)

@@ -152,6 +152,8 @@ class RegimeFigures(Gallery):
         error = np.abs(slow.rate.values / predicted(0.5, 1, lam, gamma) - 1)
         ax.plot(lam.ravel(), error.ravel(), color="0.2", marker="+", markersize=5, linestyle="")
         _log(ax, "regularisation λ", "|measured / predicted - 1|")
+        # Room for the legend.
+        ax.set_ylim(top=ax.get_ylim()[1] * 1e2)
         kinds = (("VarPro, no bias", "o"), ("VarPro, bias 1/2", "s"), ("two-timescale", "+"))
         entries = [(name, {"marker": marker, "linestyle": "", "markersize": 4}) for name, marker in kinds]
         plot.legend(ax, entries)
