@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +22,12 @@ def kind(value: Any) -> str:
     """
     name = getattr(value, "__name__", "")
     return f"the class {name}: write {name}(...)" if isinstance(value, type) else type(value).__name__
+
+
+class Fixed(eqx.Module):
+    """A part of a run's state that never changes: loops keep it beside what they carry."""
+
+    value: Any
 
 
 def as_floats(value: Any, name: str) -> Array:

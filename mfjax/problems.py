@@ -168,7 +168,7 @@ def circle(
     for_inputs, for_teacher = jr.split(key)
     x = gaussian_inputs(for_inputs, inputs, dtype=dtype)
     return teacher_student(
-        CircleTeacher(gamma), ReLU(bias), for_teacher, x=x, width=width, stratified=stratified
+        CircleTeacher(gamma), ReLU(bias, circle=True), for_teacher, x=x, width=width, stratified=stratified
     )
 
 

@@ -23,6 +23,7 @@ ORDER = [
     "kernels",
     "measures",
     "evaluation",
+    "operators",
     "features",
     "regularizers",
     "losses",

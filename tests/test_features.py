@@ -22,7 +22,9 @@ def product(omega, x):
 
 # Each map beside one of other parameters, which must share its program.
 MAPS = {
-    "relu": (ReLU(), ReLU(0.5)),
+    "relu": (ReLU(0.0), ReLU(0.5)),
+    "relu, no bias": (ReLU(), ReLU()),
+    "relu, circle": (ReLU(0.1, circle=True), ReLU(0.5, circle=True)),
     "tanh": (Ridge(jnp.tanh, bias=0.1), Ridge(jnp.tanh, bias=-0.1)),
     "gelu": (Ridge(jax.nn.gelu), Ridge(jax.nn.gelu, 1.0)),
     "laplace": (RBF(TORUS, scale=2.0, amplitude=8.0), RBF(TORUS, scale=0.5)),

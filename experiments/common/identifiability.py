@@ -15,6 +15,6 @@ def relu_on_circle(biases: Iterable[float], gamma: float) -> dict[str, Identifia
         options = {"data_weights": p, "teacher": CircleTeacher(gamma), "n": 64}
         circle, find = mf.domains.Sphere(1), mf.certificates.identifiability
         return {
-            f"ReLU(bias={bias:g}), gamma = {gamma:g}": find(mf.features.ReLU(bias), x, circle, **options)
+            f"ReLU(bias={bias:g}), gamma = {gamma:g}": find(mf.features.ReLU(bias, circle=True), x, circle, **options)
             for bias in biases
         }

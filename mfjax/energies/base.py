@@ -93,7 +93,7 @@ class Energy(eqx.Module):
 
     def _solved(self, mu: Measure) -> Solution:
         self.validate(mu)
-        solution = self.solve(mu, self.init(mu))
+        solution = self.solve(mu)
         if not is_traced(solution.status) and int(solution.status) != codes.OK:
             raise RuntimeError(
                 f"{type(self).__name__} could not be evaluated: {codes.describe(int(solution.status))} "

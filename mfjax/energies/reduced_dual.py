@@ -14,7 +14,7 @@ class ReducedDual(Dual):
     problem: OuterProblem
 
     def _score(self, unknowns):
-        return inner(unknowns, self.problem.operator)
+        return self.problem.scores(unknowns)
 
     def potential(self, unknowns):
         return -self.problem.regularizer.conjugate(self._score(unknowns))
@@ -26,4 +26,4 @@ class ReducedDual(Dual):
     def defect(self, unknowns, weights):
         p = self.problem
         u = p.regularizer.conjugate_derivative(self._score(unknowns))
-        return p.lam * unknowns + inner(p.operator, weights * u) - p.target
+        return p.lam * unknowns + p.operator.output(weights * u) - p.target

@@ -1,16 +1,18 @@
 """The reduced risk of variable projection: the risk after the outer weights are optimised away."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._arrays import inner, is_traced, scalar
+from mfjax._arrays import Fixed, inner, is_traced, scalar
 from mfjax.energies.base import Energy, Solution
 from mfjax.energies.data import Data
 from mfjax.energies.reduced_dual import ReducedDual
 from mfjax.features import FeatureMap, check_features, require_features
-from mfjax.outer import Cholesky, MinimumNorm, Newton, OuterSolver
+from mfjax.outer import Automatic, MinimumNorm, Newton, OuterSolver
 from mfjax.outer.base import OuterProblem
 from mfjax.regularizers import Quadratic, Regularizer
 
@@ -27,7 +29,11 @@ class ReducedRisk(Energy):
     - `lam`: regularisation strength, 1e-4 to 1e-1 for features of unit size; `lam=0.0` is the
       interpolant of least int f(u) dmu, an error where none exists.
     - `regularizer`: f, `Quadratic()` unless given.
-    - `outer`: an `mf.outer` solver, chosen from lam and f unless given.
+    - `outer`: an `mf.outer` solver. Unless given: `MinimumNorm` for lam = 0, `Newton` for an f that is not
+      quadratic, else `Automatic`, which goes by the size (`solver(mu)` says what it takes).
+
+    In a run each solve starts from the one before, and stops at the residual that the solver states; the
+    potential is that of the dual variable found, and the recorded value is a lower bound by its square.
 
     **Raises** `ValueError` for data that are empty, not finite or of mismatched shapes, and lam < 0.
 
@@ -72,44 +78,56 @@ class ReducedRisk(Energy):
         self.outer = outer
 
     def validate(self, mu, domain=None):
-        check_features(self.features, mu.points, self.data.x)
+        check_features(self.features, mu.points, self.data.x, domain)
 
     def init(self, mu):
-        shape = jax.eval_shape(lambda energy, mu: energy.problem(mu).target, self, mu)
-        return self.outer.init(shape.shape[0], shape.dtype)
+        # One program: op by op, what a solver prepares would be compiled piece by piece.
+        return _initial(self, mu)
 
-    def problem(self, mu) -> OuterProblem:
-        """The outer problem at `mu`."""
-        root = jnp.sqrt(self.data.weights)
-        operator = root[:, None] * self.features.matrix(mu.points, self.data.x)
-        dtype = operator.dtype
+    def problem(self, mu, prepared: Any = None) -> OuterProblem:
+        """The outer problem at `mu`; `prepared` is `features.prepare` of the data, if it is known."""
+        dtype = jnp.result_type(mu.points, self.data.x)
+        x, root = self.data.x.astype(dtype), jnp.sqrt(self.data.weights).astype(dtype)
         return OuterProblem(
-            operator,
-            (root * self.data.y).astype(dtype),
+            self.features.operator(mu.points.astype(dtype), x, root, prepared),
+            root * self.data.y.astype(dtype),
             mu.weights.astype(dtype),
             self.lam.astype(dtype),
             self.regularizer,
         )
 
+    def solver(self, mu) -> OuterSolver:
+        """The method that a run which starts at `mu` takes for its outer solves."""
+        choose = getattr(self.outer, "choose", lambda problem: self.outer)
+        return choose(self.problem(mu))
+
     def solve(self, mu, carry=None):
-        problem = self.problem(mu)
-        solved = self.outer.solve(problem, carry)
+        prepared, memory = (None, None) if carry is None else (carry.prepared.value, carry.memory)
+        problem = self.problem(mu, prepared)
+        solved = self.outer.solve(problem, memory)
         dual = jnp.sqrt(self.data.weights).astype(solved.alpha.dtype) * solved.alpha
         return Solution(
             value=problem.value(solved.alpha),
-            potential=DualPotential(self.features, self.data.x, dual, self.regularizer),
+            potential=DualPotential(self.features, self.data.x, dual, self.regularizer, prepared),
             outer_weights=problem.outer_weights(solved.alpha),
             residual=solved.residual,
             status=solved.status,
-            carry=solved.carry,
+            carry=Carried(Fixed(prepared), solved.carry),
         )
+
+    def first_variation(self, mu, solution=None):
+        solution = self.solve(mu) if solution is None else solution
+        return solution.potential.over(mu.points)
+
+    def gradient_field(self, mu, solution=None):
+        solution = self.solve(mu) if solution is None else solution
+        return jax.grad(lambda points: jnp.sum(solution.potential.over(points)))(mu.points)
 
     def dual(self, mu):
         problem = self.problem(mu)
         if not is_traced(self.lam) and float(self.lam) == 0:
             return None
-        alpha = self.outer.solve(problem, self.init(mu)).alpha
-        return ReducedDual(alpha, problem)
+        return ReducedDual(self.outer.solve(problem).alpha, problem)
 
     def predict(self, mu, x: Float[Array, "B k"]) -> Float[Array, " B"]:
         """The network F at new inputs, with the optimal outer weights at `mu`."""
@@ -117,13 +135,30 @@ class ReducedRisk(Energy):
         return inner(self.features.matrix(mu.points, x), mu.weights * u)
 
 
+class Carried(eqx.Module):
+    """What one solve hands to the next: what the features prepare, once a run, and the solver's memory."""
+
+    prepared: Fixed
+    memory: Any
+
+
+@eqx.filter_jit
+def _initial(energy: ReducedRisk, mu) -> Carried:
+    prepared = energy.features.prepare(energy.data.x.astype(jnp.result_type(mu.points, energy.data.x)))
+    return Carried(Fixed(prepared), energy.outer.init(energy.problem(mu, prepared)))
+
+
 class DualPotential(eqx.Module):
-    """omega -> -f*(s(omega)), s(omega) = sum_j dual_j phi(omega, x_j), dual = p alpha."""
+    """omega -> -f*(s(omega)), s(omega) = sum_j dual_j phi(omega, x_j), dual = p alpha.
+
+    What the features have `prepared` of the data is for `over`, the potential at many points at once.
+    """
 
     features: FeatureMap
     x: Float[Array, "N k"]
     dual: Float[Array, " N"]
     regularizer: Regularizer
+    prepared: Any = None
 
     def score(self, point: Float[Array, " d"]) -> Float[Array, ""]:
         """s at one point; (f*)'(s) is the outer weight a particle there would have."""
@@ -133,9 +168,16 @@ class DualPotential(eqx.Module):
     def __call__(self, point):
         return -self.regularizer.conjugate(self.score(point))
 
+    def over(self, points: Float[Array, "K d"]) -> Float[Array, " K"]:
+        """The potential at many points, by the products that the outer solve is made of."""
+        dtype = jnp.result_type(points, self.x)
+        x, one = self.x.astype(dtype), jnp.ones(len(self.x), dtype)
+        operator = self.features.operator(points.astype(dtype), x, one, self.prepared)
+        return -self.regularizer.conjugate(operator.scores(self.dual))
+
 
 def default_outer(lam: Array, regularizer: Regularizer) -> OuterSolver:
-    """Minimum norm for a known lam = 0, Cholesky for a quadratic f, Newton for the others."""
+    """Minimum norm for a known lam = 0, by size for a quadratic f, Newton for the others."""
     if not is_traced(lam) and float(lam) == 0.0:
         return MinimumNorm()
-    return Cholesky() if isinstance(regularizer, Quadratic) else Newton()
+    return Automatic() if isinstance(regularizer, Quadratic) else Newton()

@@ -97,7 +97,7 @@ class Flow(eqx.Module):
 
     def outer_weights(self, mu: Measure) -> Float[Array, " K"] | None:
         """The outer weights of the network at the support of `mu`: the optimal ones of the energy, if any."""
-        return self.energy.solve(mu, self.energy.init(mu)).outer_weights
+        return self.energy.solve(mu).outer_weights
 
     @property
     def temperature(self) -> Any:

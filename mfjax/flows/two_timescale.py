@@ -56,7 +56,7 @@ class TwoTimescale(Flow):
         self.validate(mu)
         if "u" in mu.marks:
             return State(mu, (jnp.zeros((), mu.dtype), jnp.asarray(codes.OK, jnp.int32)))
-        solution = self.energy.solve(mu, self.energy.init(mu))
+        solution = self.energy.solve(mu)
         start = jnp.asarray(solution.residual, mu.dtype), jnp.asarray(solution.status, jnp.int32)
         return State(mu.with_marks(u=solution.outer_weights.astype(mu.dtype)), start)
 

@@ -105,7 +105,7 @@ class KernelSpectrum(Observable):
 
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, " n"]:
         problem = _term(flow, (ReducedRisk,), self).problem(mu)
-        root = problem.operator * safe_sqrt(problem.masses)
+        root = problem.matrix * safe_sqrt(problem.masses)
         gram = inner(root.T, root) if root.shape[0] >= root.shape[1] else inner(root, root.T)
         values = jnp.linalg.eigvalsh(gram)[::-1][: self.n]
         return jnp.pad(jnp.maximum(values, 0), (0, self.n - values.shape[0]))

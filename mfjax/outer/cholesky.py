@@ -100,7 +100,7 @@ class Cholesky(OuterSolver):
             )
         # With v = u - c the problem is a plain ridge regression of the centred target.
         alpha = ridge_solve(
-            problem.operator,
+            problem.matrix,
             problem.masses,
             problem.lam,
             problem.centred_target,

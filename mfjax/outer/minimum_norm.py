@@ -67,7 +67,7 @@ class MinimumNorm(OuterSolver):
 
     def _span(self, problem: OuterProblem) -> tuple[Array, Array, Array]:
         """(U, S with 1 in place of cut values, which are kept)."""
-        weighted = problem.operator * safe_sqrt(problem.masses)[None, :]
+        weighted = problem.matrix * safe_sqrt(problem.masses)[None, :]
         basis, sizes, _ = jnp.linalg.svd(weighted, full_matrices=False)
         rank_tolerance = self.rank_tolerance
         if rank_tolerance is None:
@@ -76,7 +76,7 @@ class MinimumNorm(OuterSolver):
         return basis, jnp.where(kept, sizes, 1.0), kept
 
     def _newton(self, problem, whiten: Float[Array, "K N"], kept) -> Float[Array, " N"]:
-        operator = inner(whiten, problem.operator)
+        operator = inner(whiten, problem.matrix)
 
         def inverse(masses, b):
             gram = inner(operator * masses, operator.T) + jnp.diag(jnp.where(kept, 0.0, 1.0).astype(b.dtype))
@@ -105,7 +105,7 @@ class MinimumNorm(OuterSolver):
 
 def _least_squares(problem: OuterProblem, basis, inverse_squares) -> Float[Array, " N"]:
     def matvec(alpha):
-        return inner(problem.operator, problem.masses * problem.scores(alpha))
+        return problem.output(problem.scores(alpha))
 
     def apply(b):
         return inner(basis, inverse_squares * inner(b, basis))

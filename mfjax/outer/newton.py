@@ -60,15 +60,17 @@ class Newton(OuterSolver):
             raise ValueError(f"form must be 'primal', 'dual' or None, got {self.form!r}")
         count(self.max_iterations, "max_iterations")
 
-    def init(self, problem_size: int, dtype) -> Float[Array, " N"]:
+    def init(self, problem: OuterProblem) -> Float[Array, " N"]:
         """Zeros, which stand for no previous solution."""
-        return jnp.zeros((problem_size,), dtype)
+        return jnp.zeros_like(problem.target)
 
     # Compiled as one program also where the caller is not: op by op, each loop would compile by itself.
     @eqx.filter_jit
     def solve(self, problem: OuterProblem, carry: Any = None) -> OuterSolution:
+        matrix = problem.matrix
+
         def inverse(masses, b):
-            return ridge_solve(problem.operator, masses, problem.lam, b)
+            return ridge_solve(matrix, masses, problem.lam, b)
 
         def find(_, previous):
             u, alpha = ridge_start(problem, inverse(problem.masses, problem.centred_target))
@@ -142,7 +144,7 @@ def curvature_floor(problem: OuterProblem) -> Float[Array, " M"]:
     longer entry only spoils those of the other particles.
     """
     eps = float(jnp.finfo(problem.target.dtype).eps)
-    squares = jnp.einsum("ni,ni->i", problem.operator, problem.operator)
+    squares = jnp.sum(problem.matrix**2, axis=0)
     # No floor at lam = 0, where the system has no other scale.
     return eps**0.5 * problem.masses * squares / jnp.where(problem.lam > 0, problem.lam, jnp.inf)
 
@@ -195,7 +197,7 @@ def descend(
 def newton_direction(problem, inverse, weights, gap, lack) -> tuple[Array, Array]:
     """(dalpha, ds) of the linearised conditions; `gap` = s - f'(u), `lack` = b - A(m u) - lam alpha."""
     masses = problem.masses * weights
-    dalpha = inverse(masses, lack - inner(problem.operator, masses * gap))
+    dalpha = inverse(masses, lack - problem.operator.output(masses * gap))
     return dalpha, gap + problem.scores(dalpha)
 
 

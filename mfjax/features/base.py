@@ -1,0 +1,81 @@
+"""The abstract feature map phi(omega, x), written for one particle `omega` and one input `x`.
+
+The base class batches: `features.matrix(points, inputs)` is the (N, M) matrix of phi(omega_i, x_j).
+"""
+
+from abc import abstractmethod
+from typing import Any
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Float
+
+from mfjax._arrays import kind
+from mfjax.operators import Dense, Operator, Tiled
+
+# Bytes of a matrix of features that is stored; beyond it, of the block that is computed at a time.
+LARGEST, TILE = 2**29, 2**25
+
+
+class FeatureMap(eqx.Module):
+    """phi(omega, x) in R. A new map is one subclass with one method, written for one pair.
+
+    >>> import jax.numpy as jnp
+    >>> class Cosine(FeatureMap):
+    ...     def __call__(self, omega, x):
+    ...         return jnp.cos(omega @ x)
+    >>> Cosine().matrix(jnp.zeros((3, 2)), jnp.zeros((5, 2))).shape
+    (5, 3)
+    """
+
+    @abstractmethod
+    def __call__(self, omega: Float[Array, " d"], x: Float[Array, " k"]) -> Float[Array, ""]:
+        """The feature of particle `omega` at input `x`."""
+
+    def prepare(self, x: Float[Array, "N k"]) -> Any:
+        """What `operator` needs to know of the inputs that is worth computing once; `None` if nothing."""
+        return None
+
+    def operator(
+        self,
+        points: Float[Array, "M d"],
+        x: Float[Array, "N k"],
+        root: Float[Array, " N"],
+        prepared: Any = None,
+    ) -> Operator:
+        """The map A_ji = root_j phi(omega_i, x_j) of an outer problem: a matrix while that is small."""
+        if len(points) * len(x) * points.dtype.itemsize <= LARGEST:
+            return Dense(self.matrix(points, x), root)
+        return Tiled(self, points, x, root, block=max(1, TILE // (len(x) * points.dtype.itemsize)))
+
+    def validate(self, points: Array, domain: Any = None) -> None:
+        """**Raises** `ValueError` if this map is not meant for such particles."""
+
+    def matrix(self, points: Float[Array, "M d"], inputs: Float[Array, "N k"]) -> Float[Array, "N M"]:
+        """All features at once, inputs along rows."""
+        over_points = jax.vmap(self, in_axes=(0, None))
+        return jax.vmap(over_points, in_axes=(None, 0))(points, inputs)
+
+
+def require_features(features: Any) -> None:
+    """**Raises** `ValueError` unless `features` is a feature map."""
+    if not isinstance(features, FeatureMap):
+        raise ValueError(
+            f"features must be a FeatureMap, got {kind(features)}; call what makes one, as in ReLU(), and "
+            "wrap a function of a particle and an input in features.Function"
+        )
+
+
+def check_features(features: FeatureMap, points: Array, x: Array, domain: Any = None) -> None:
+    """**Raises** `ValueError` if `features` does not map one particle and one input to one number."""
+    require_features(features)
+    try:
+        out = jax.eval_shape(features, points[0], x[0])
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"features cannot be applied to a particle of shape {points.shape[1:]} and an input of shape "
+            f"{x.shape[1:]}: {str(error).splitlines()[0]}"
+        ) from error
+    if getattr(out, "shape", None) != ():
+        raise ValueError(f"features must return one number, got shape {getattr(out, 'shape', None)}")
+    features.validate(points, domain)

@@ -1,0 +1,25 @@
+"""Any function as a feature map."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+
+from mfjax.features.base import FeatureMap
+
+
+class Function(FeatureMap):
+    """Any function `phi(omega, x)` of one particle and one input, as a feature map.
+
+    >>> float(Function(lambda omega, x: omega[0] * x[0])(jnp.array([2.0]), jnp.array([3.0])))
+    6.0
+    """
+
+    function: Callable = eqx.field(static=True)
+
+    def __init__(self, function: Callable):
+        if not callable(function):
+            raise ValueError(f"function must be callable as phi(omega, x), got {function!r}")
+        self.function = function
+
+    def __call__(self, omega, x):
+        return self.function(omega, x)

@@ -1,0 +1,70 @@
+"""The rectified linear unit."""
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ScalarLike
+
+from mfjax._arrays import is_traced
+from mfjax.domains import Sphere
+from mfjax.features.ridge import Ridge
+from mfjax.operators import Arcs, Windows
+
+# Below so many features a matrix is faster than sorting.
+SMALLEST = 2**18
+
+
+def relu(z: Array) -> Array:
+    """max(z, 0), with derivative zero at the kink (as PyTorch has it)."""
+    return jnp.where(z > 0, z, 0)
+
+
+class ReLU(Ridge):
+    """phi(omega, x) = max(omega . x + bias, 0); without bias unless one is given.
+
+    On a sphere the bias-free map cannot see odd modes k >= 3 of a measure (relu(t) - relu(-t) = t);
+    `ReLU(bias=0.5)` on S^1 sees all of them.
+
+    For inputs in the plane products with all features take O(N + M), without a matrix (`operators.Windows`):
+    where no bias is given for any particles, and with one for particles of length one, which `circle=True`
+    promises. Kinks make the velocity of a particle jump where it passes a datum; derivatives are one-sided.
+
+    **Raises** `ValueError` for `circle=True` and particles elsewhere than on `Sphere(1)`.
+
+    >>> float(ReLU(bias=0.5)(jnp.array([1.0, 0.0]), jnp.array([-0.25, 3.0])))
+    0.25
+    """
+
+    circle: bool = eqx.field(static=True)
+    homogeneous: bool = eqx.field(static=True)
+
+    def __init__(self, bias: ScalarLike | None = None, *, circle: bool = False):
+        super().__init__(relu, 0.0 if bias is None else bias)
+        self.circle = circle
+        # Not whether it is zero: all numbers that may be swept have one structure.
+        self.homogeneous = bias is None
+
+    def _windows(self, x: Array) -> bool:
+        return x.shape[1] == 2 and (self.circle or self.homogeneous)
+
+    def prepare(self, x):
+        return Arcs(x, self.bias.astype(x.dtype)) if self._windows(x) else None
+
+    def operator(self, points, x, root, prepared=None):
+        if len(points) * len(x) <= SMALLEST or not self._windows(x):
+            return super().operator(points, x, root)
+        return Windows(points, x, root, self.bias.astype(x.dtype), prepared)
+
+    def validate(self, points: Array, domain: Any = None) -> None:
+        if not self.circle:
+            return
+        length = None if is_traced(points) else np.linalg.norm(np.asarray(points), axis=-1)
+        if (domain is not None and not (isinstance(domain, Sphere) and domain.dim == 1)) or (
+            length is not None and np.any(np.abs(length - 1) > 1e-3)
+        ):
+            raise ValueError(
+                f"ReLU(circle=True) is for unit vectors of the plane, got particles of shape {points.shape} "
+                f"on {domain!r}: leave circle=True out"
+            )

@@ -1,0 +1,30 @@
+"""Ridge functions of a particle and an input."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+from jaxtyping import Array, Float, ScalarLike
+
+from mfjax._arrays import inner, scalar
+from mfjax.features.base import FeatureMap
+
+
+class Ridge(FeatureMap):
+    """phi(omega, x) = sigma(omega . x + bias) for an activation `sigma` of one number.
+
+    >>> float(Ridge(jnp.tanh)(jnp.array([1.0, 0.0]), jnp.array([0.0, 2.0])))
+    0.0
+    """
+
+    sigma: Callable = eqx.field(static=True)
+    bias: Float[Array, ""]
+
+    def __init__(self, sigma: Callable, bias: ScalarLike = 0.0):
+        if not callable(sigma):
+            raise ValueError(f"sigma must be a function of one number, got {sigma!r}")
+        self.sigma = sigma
+        self.bias = scalar(bias, "bias")
+
+    def __call__(self, omega, x):
+        z = inner(omega, x)
+        return self.sigma(z + self.bias.astype(z.dtype))

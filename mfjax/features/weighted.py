@@ -1,0 +1,30 @@
+"""Neurons that carry their outer weight, or its sign."""
+
+from mfjax.features.base import FeatureMap
+
+
+class Weighted(FeatureMap):
+    """Phi((w, omega), x) = w phi(omega, x): a neuron whose outer weight is its first coordinate.
+
+    `features` is phi, on points omega (d,); this map is on points (w, omega) (1 + d,), for `energies.Risk` on
+    a Euclidean domain of that dimension. Outer weights of size one at the start are a good choice; at w = 0
+    omega feels no force, and where all w are 0 only they move.
+
+    >>> float(Weighted(ReLU())(jnp.array([2.0, 1.0, 0.0]), jnp.array([3.0, 5.0])))
+    6.0
+    """
+
+    features: FeatureMap
+
+    def __call__(self, omega, x):
+        return omega[0] * self.features(omega[1:], x)
+
+
+class Signed(Weighted):
+    """Phi((s, omega), x) = s phi(omega, x) of a particle of sign s on `domains.Signed`.
+
+    A network of positive masses then has the outer weights s_i m_i, and a potential s V(omega).
+
+    >>> float(Signed(ReLU())(jnp.array([-1.0, 2.0]), jnp.array([3.0])))
+    -6.0
+    """

@@ -1,0 +1,39 @@
+"""The abstract operator."""
+
+from abc import abstractmethod
+
+import equinox as eqx
+from jaxtyping import Array, Float, Int
+
+
+class Operator(eqx.Module):
+    """A (N, M), A_ji = sqrt(p_j) phi(omega_i, x_j), for data masses p_j: known by its products.
+
+    Solvers ask for no more than this, so that a feature map may replace the matrix by something faster.
+    Products are differentiable in everything the operator was made from.
+    """
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """(N, M)."""
+
+    @abstractmethod
+    def output(self, v: Float[Array, " M"]) -> Float[Array, " N"]:
+        """A v."""
+
+    @abstractmethod
+    def scores(self, alpha: Float[Array, " N"]) -> Float[Array, " M"]:
+        """A^T alpha."""
+
+    @abstractmethod
+    def rows(self, index: Int[Array, " J"]) -> Float[Array, "J M"]:
+        """Some rows of A: all particles at a few data."""
+
+    @abstractmethod
+    def columns(self, index: Int[Array, " C"]) -> Float[Array, "N C"]:
+        """Some columns of A: a few particles at all data."""
+
+    @abstractmethod
+    def matrix(self) -> Float[Array, "N M"]:
+        """A itself, for methods that factorise it."""

@@ -1,0 +1,257 @@
+"""Iterative outer solves against factorisations: values, derivatives, sequences of solves, what is chosen."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+import mfjax as mf
+from mfjax import operators, problems
+from mfjax import status as codes
+from mfjax.features import RBF, CircleModes, ReLU, Ridge
+from mfjax.outer import Automatic, Cholesky, ConjugateGradient
+from mfjax.outer.base import OuterProblem
+from mfjax.outer.conjugate_gradient import conjugate_gradient
+from mfjax.outer.subspace import Subspace, spread_rows
+from mfjax.regularizers import Quadratic
+from mfjax.simulate import trajectory
+
+CIRCLE, TORUS = mf.domains.Sphere(1), mf.domains.Torus(2)
+N, M = 600, 500  # N M above the size from which the circle goes without a matrix
+
+
+def setting(name, dtype="float64"):
+    """(features, domain, x, y)."""
+    x = jr.normal(jr.key(0), (N, 2))
+    features, domain = {
+        "circle": (ReLU(), CIRCLE),
+        "circle, bias": (ReLU(0.5, circle=True), CIRCLE),
+        "tanh": (Ridge(jnp.tanh), CIRCLE),
+        "torus": (RBF(TORUS, scale=0.3), TORUS),
+    }[name]
+    if domain is TORUS:
+        x = jr.uniform(jr.key(0), (N, 2))
+    y = jnp.mean(features.matrix(domain.sample(jr.key(1), 40), x), axis=1)
+    return features, domain, x.astype(dtype), y.astype(dtype)
+
+
+def energies(name, lam=1e-3, dtype="float64", **options):
+    features, domain, x, y = setting(name, dtype)
+    risk = lambda outer: mf.energies.ReducedRisk(features, x, y, lam, Quadratic(1.0), outer=outer)
+    return risk(ConjugateGradient(**options)), risk(Cholesky()), domain
+
+
+def measure(domain, m=M, dtype="float64"):
+    masses = jr.uniform(jr.key(3), (m,))
+    return mf.measures.Particles(
+        domain.sample(jr.key(2), m).astype(dtype), (masses / masses.sum()).astype(dtype)
+    )
+
+
+@eqx.filter_jit
+def everything(energy, mu, carry=None):
+    solution = energy.solve(mu, energy.init(mu) if carry is None else carry)
+    return solution, energy.first_variation(mu, solution), energy.gradient_field(mu, solution)
+
+
+@pytest.mark.parametrize("name", ["circle", "circle, bias", "tanh", "torus"])
+@pytest.mark.parametrize("lam", [1e-1, 1e-4])
+def test_it_finds_what_a_factorisation_finds(name, lam):
+    iterative, exact, domain = energies(name, lam)
+    mu = measure(domain)
+    (ours, values, slopes), (theirs, *other) = everything(iterative, mu), everything(exact, mu)
+    assert int(ours.status) == codes.OK and float(ours.residual) < 3e-11
+    np.testing.assert_allclose(ours.value, theirs.value, rtol=1e-10)
+    size = float(jnp.max(jnp.abs(other[1])))
+    np.testing.assert_allclose(ours.outer_weights, theirs.outer_weights, atol=1e-7)
+    np.testing.assert_allclose(values, other[0], atol=1e-7)
+    np.testing.assert_allclose(slopes, other[1], atol=1e-6 * max(size, 1))
+    # Point by point and all at once.
+    np.testing.assert_allclose(jax.vmap(ours.potential)(mu.points[:5]), values[:5], rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["circle", "torus"])
+def test_single_precision(name):
+    iterative, exact, domain = energies(name, 1e-3, "float32")
+    _, reference, _ = energies(name, 1e-3)
+    mu = measure(domain, dtype="float32")
+    solution = everything(iterative, mu)[0]
+    assert solution.value.dtype == "float32" and int(solution.status) == codes.OK
+    wide = mf.measures.Particles(mu.points.astype(float), mu.weights.astype(float))
+    value = float(everything(reference, wide)[0].value)
+    assert float(solution.residual) < 3e-6
+    np.testing.assert_allclose(solution.value, value, rtol=2e-5)
+    np.testing.assert_allclose(everything(exact, mu)[0].value, value, rtol=2e-5)
+
+
+def test_derivatives_are_those_of_the_solution():
+    """Of the risk at the optimum and of a function of the outer weights: reverse, forward, second."""
+    mu = measure(TORUS, 60)
+    direction = jr.normal(jr.key(5), mu.points.shape)
+
+    def functions(outer):
+        features, _, x, y = setting("torus")
+
+        def weights(s, scale, lam):
+            moved = eqx.tree_at(lambda m: m.points, mu, mu.points + s * direction)
+            maps = eqx.tree_at(lambda f: f.scale, features, scale)
+            energy = mf.energies.ReducedRisk(maps, x, y, lam, Quadratic(1.0), outer=outer)
+            solution = energy.solve(moved, energy.init(moved))
+            return jnp.sum(solution.outer_weights**2) + solution.value
+
+        where = (jnp.asarray(0.01), jnp.asarray(0.3), jnp.asarray(1e-2))
+        first = jax.jit(jax.grad(weights, argnums=(0, 1, 2)))
+        forward = jax.jit(lambda *a: jax.jvp(weights, a, jax.tree.map(jnp.ones_like, a))[1])
+        second = jax.jit(jax.jacfwd(jax.grad(weights, argnums=2), argnums=(0, 2)))
+        return [*first(*where), forward(*where), *second(*where)], jax.jit(weights), where
+
+    ours, weights, where = functions(ConjugateGradient(tolerance=1e-13, rank=60))
+    theirs = functions(Cholesky())[0]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    for i, h in enumerate((1e-5, 1e-5, 1e-6)):
+        shifted = lambda s, i=i: weights(*[w + s * (j == i) for j, w in enumerate(where)])
+        slope = (shifted(h) - shifted(-h)) / (2 * h)
+        np.testing.assert_allclose(ours[i], slope, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["circle", "torus"])
+def test_runs_follow_those_of_a_factorisation(name):
+    iterative, exact, domain = energies(name, 1e-3)
+    mu = measure(domain, 300)
+
+    @eqx.filter_jit
+    def end(energy):
+        flow = mf.flows.Wasserstein(energy, domain)
+        sim = mf.Simulation(flow, mu, stepper=mf.steppers.Heun(2**-6), steps=20, save_every=10)
+        carry, (_, values) = trajectory(sim)
+        return carry.state.measure.points, values["energy"], values["residual"], carry.status
+
+    ours, theirs = end(iterative), end(exact)
+    assert int(ours[3]) == codes.OK and float(ours[2].max()) < 3e-11
+    np.testing.assert_allclose(ours[0], theirs[0], atol=1e-8)
+    np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-9)
+
+
+def outer_problem(features, points, x, y, lam=1e-3):
+    root = jnp.full(len(x), len(x) ** -0.5)
+    masses = jnp.full(len(points), 1 / len(points))
+    operator = features.operator(points, x, root, features.prepare(x))
+    return OuterProblem(operator, root * y, masses, jnp.asarray(lam), Quadratic(1.0))
+
+
+def iterations(problem, subspace, start, tolerance=1e-6):
+    product = lambda a: problem.output(problem.scores(a)) + problem.lam * a
+    goal = tolerance * jnp.linalg.norm(problem.target)
+    lack = problem.centred_target - product(start)
+    x, k = conjugate_gradient(product, lack, subspace.inverse(problem), goal, 200)
+    assert float(jnp.linalg.norm(lack - product(x))) <= 1.01 * float(goal)
+    return start + x, int(k)
+
+
+def test_few_iterations_with_the_basis_of_the_first_particles():
+    """On the circle: for other particles too, concentrated ones included; fewer from a neighbouring one."""
+    features, _, x, y = setting("circle")
+    first = outer_problem(features, CIRCLE.sample(jr.key(4), M), x, y)
+    subspace = eqx.filter_jit(Subspace)(first, 32)
+    alpha, cold = iterations(first, subspace, jnp.zeros(N))
+    gathered = CIRCLE.sample(jr.key(5), M).at[:, 1].multiply(0.02)
+    gathered = gathered / jnp.linalg.norm(gathered, axis=1, keepdims=True)
+    _, other = iterations(outer_problem(features, gathered, x, y), subspace, jnp.zeros(N))
+    near = first.operator.points + 1e-3 * first.operator.points[:, ::-1]
+    near = near / jnp.linalg.norm(near, axis=1, keepdims=True)
+    _, warm = iterations(outer_problem(features, near, x, y), subspace, alpha)
+    plain = eqx.tree_at(lambda s: s.reader, subspace, jnp.zeros_like(subspace.reader))
+    _, without = iterations(first, plain, jnp.zeros(N))
+    print(f"iterations: cold {cold}, gathered {other}, warm {warm}, no preconditioner {without}")
+    assert cold <= 4 and other <= 6 and warm < cold and without > 3 * cold
+
+
+def test_the_basis_is_orthonormal_and_its_rows_are_well_conditioned():
+    problem = outer_problem(*[setting("torus")[0], TORUS.sample(jr.key(4), M)], *setting("torus")[2:])
+    subspace = Subspace(problem, 50)
+    q = subspace.basis.T
+    np.testing.assert_allclose(q.T @ q, np.eye(50), atol=1e-12)
+    assert len(set(np.asarray(subspace.data).tolist())) == 100
+    assert np.linalg.cond(np.asarray(q)[np.asarray(subspace.data)]) < 300
+    # Exactly r rows, of a matrix whose first r rows are the only ones that count.
+    known = jnp.concatenate([jnp.eye(5), 1e-9 * jnp.ones((20, 5))])
+    assert sorted(np.asarray(spread_rows(known, 5)).tolist()) == [0, 1, 2, 3, 4]
+    # Fewer particles, or data, than functions asked for.
+    assert Subspace(
+        outer_problem(Ridge(jnp.tanh), jnp.ones((3, 2)), *setting("tanh")[2:]), 50
+    ).basis.shape == (3, N)
+
+
+def test_sequences_batch_and_do_not_retrace():
+    features, _, x, y = setting("circle")
+    mu, traces = measure(CIRCLE, 500), []
+
+    @jax.jit
+    def value(lam):
+        traces.append(1)
+        return mf.energies.ReducedRisk(features, x, y, lam, outer=ConjugateGradient())(mu)
+
+    lams = jnp.array([1e-3, 1e-2, 1e-1])
+    alone = [value(lam) for lam in lams]
+    assert len(traces) == 1
+    np.testing.assert_allclose(jax.vmap(value)(lams), alone, rtol=1e-9)
+
+
+def test_what_is_chosen():
+    x, y = jnp.ones((4096, 2)), jnp.ones(4096)
+    energy = mf.energies.ReducedRisk(ReLU(), x, y, 1e-3)
+    at = lambda m: mf.measures.Particles(CIRCLE.sample(jr.key(0), m))
+    assert isinstance(energy.outer, Automatic)
+    assert isinstance(energy.solver(at(32)), Cholesky) and isinstance(
+        energy.solver(at(512)), ConjugateGradient
+    )
+    assert (
+        energy.solver(at(512)).rank
+        < mf.energies.ReducedRisk(Ridge(jnp.tanh), x, y, 1e-3).solver(at(512)).rank
+    )
+    explicit = mf.energies.ReducedRisk(ReLU(), x, y, 1e-3, outer=Cholesky())
+    assert explicit.solver(at(512)) is explicit.outer
+
+
+def test_a_solve_that_does_not_converge_says_so():
+    iterative, _, domain = energies("torus", 1e-6, rank=2, max_iterations=3)
+    solution = everything(iterative, measure(domain))[0]
+    assert int(solution.status) == codes.OUTER_SOLVE and float(solution.residual) > 1e-8
+    with pytest.raises(RuntimeError, match="outer"):
+        iterative(measure(domain))
+
+
+@pytest.mark.wrong_calls
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ConjugateGradient(rank=0), "rank must be at least 1"),
+        (lambda: ConjugateGradient(max_iterations=0), "max_iterations must be at least 1"),
+        (lambda: ConjugateGradient(tolerance=-1.0), "tolerance must be at least 0"),
+    ],
+)
+def test_bad_input(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_other_regularisers_are_refused():
+    features, _, x, y = setting("tanh")
+    energy = mf.energies.ReducedRisk(
+        features, x, y, 0.1, mf.regularizers.Power(3.0), outer=ConjugateGradient()
+    )
+    with pytest.raises(ValueError, match="needs the regularizer Quadratic, got Power; use Newton"):
+        energy(measure(CIRCLE, 5))
+
+
+def test_a_population_kernel_goes_through_it():
+    """Circle modes have 2 K + 1 "data": few, so that the default factorises them; both agree."""
+    c = problems.relu_coefficients(0.5, 60)
+    modes = CircleModes(c)
+    y = modes.image(problems.CircleTeacher(10.0).fourier(60))
+    mu = mf.measures.Particles(CIRCLE.sample(jr.key(0), 200))
+    risk = lambda outer: mf.energies.ReducedRisk(modes, modes.inputs(), y, 1e-3, outer=outer)
+    assert isinstance(modes.operator(mu.points, modes.inputs(), jnp.ones(121)), operators.Dense)
+    np.testing.assert_allclose(risk(ConjugateGradient())(mu), risk(None)(mu), rtol=1e-10)
