@@ -14,7 +14,8 @@ def relu_on_circle(biases: Iterable[float], gamma: float) -> dict[str, Identifia
         x, p = gaussian_quadrature(16, 64)
         options = {"data_weights": p, "teacher": CircleTeacher(gamma), "n": 64}
         circle, find = mf.domains.Sphere(1), mf.certificates.identifiability
+        relu = lambda bias: mf.features.ReLU(bias, circle=True)
         return {
-            f"ReLU(bias={bias:g}), gamma = {gamma:g}": find(mf.features.ReLU(bias, circle=True), x, circle, **options)
+            f"ReLU(bias={bias:g}), gamma = {gamma:g}": find(relu(bias), x, circle, **options)
             for bias in biases
         }

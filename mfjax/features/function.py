@@ -10,6 +10,7 @@ from mfjax.features.base import FeatureMap
 class Function(FeatureMap):
     """Any function `phi(omega, x)` of one particle and one input, as a feature map.
 
+    >>> import jax.numpy as jnp
     >>> float(Function(lambda omega, x: omega[0] * x[0])(jnp.array([2.0]), jnp.array([3.0])))
     6.0
     """

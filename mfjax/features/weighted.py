@@ -10,7 +10,8 @@ class Weighted(FeatureMap):
     a Euclidean domain of that dimension. Outer weights of size one at the start are a good choice; at w = 0
     omega feels no force, and where all w are 0 only they move.
 
-    >>> float(Weighted(ReLU())(jnp.array([2.0, 1.0, 0.0]), jnp.array([3.0, 5.0])))
+    >>> import jax.numpy as jnp, mfjax as mf
+    >>> float(Weighted(mf.features.ReLU())(jnp.array([2.0, 1.0, 0.0]), jnp.array([3.0, 5.0])))
     6.0
     """
 
@@ -25,6 +26,7 @@ class Signed(Weighted):
 
     A network of positive masses then has the outer weights s_i m_i, and a potential s V(omega).
 
-    >>> float(Signed(ReLU())(jnp.array([-1.0, 2.0]), jnp.array([3.0])))
+    >>> import jax.numpy as jnp, mfjax as mf
+    >>> float(Signed(mf.features.ReLU())(jnp.array([-1.0, 2.0]), jnp.array([3.0])))
     -6.0
     """
