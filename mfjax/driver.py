@@ -55,6 +55,7 @@ def simulate(
     key: Key[Array, ""] | None = None,
     save_measures: bool = True,
     max_steps: int = 100_000,
+    checkpoints: int | None = None,
     path: str | Path | None = None,
     resume: bool = False,
     progress: bool | None = None,
@@ -104,6 +105,7 @@ def simulate(
         "key": key,
         "save_measures": save_measures,
         "max_steps": max_steps,
+        "checkpoints": checkpoints,
     }
     if isinstance(flow, Simulation):
         sim = flow
