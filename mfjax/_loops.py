@@ -39,8 +39,8 @@ def loop(
         return new, y
 
     if bound == 1:
-        carry, y = alone(jnp.zeros((), jnp.int32), carry)
-        return carry, jax.tree.map(lambda leaf: leaf[None], y)
+        # Nothing to repeat, but a loop all the same: it brings the axis of a batch to the front.
+        return jax.lax.scan(lambda carry, i: alone(i, carry), carry, jnp.zeros(1, jnp.int32))
     depth = 1
     while checkpoints**depth < bound:
         depth += 1

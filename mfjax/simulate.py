@@ -316,34 +316,44 @@ def through_saves(run: Pieces, carry: Carry, saves: int) -> tuple[Carry, Any]:
     return jax.lax.scan(lambda c, _: reach(run, next_save(run, c)), carry, length=saves)
 
 
-def replay_saves(run: Pieces, carry: Carry, blank: Any) -> tuple[Carry, Any]:
-    """`through_saves` to the end, in a form with both modes of differentiation."""
+def replay_saves(run: Pieces, carry: Carry, first: Any) -> tuple[Carry, Any]:
+    """`whole` in a form with both modes of differentiation."""
     body = lambda _, c: reach(run, replay_save(run, c))
     saves = run.times.shape[0] - 1
-    return loop(body, carry, saves, saves, kept_carries(run), blank)
+    blank = jax.tree.map(jnp.zeros_like, first)
+    carry, rest = loop(body, carry, saves, saves, kept_carries(run), blank)
+    return carry, joined(first, rest)
 
 
 @eqx.filter_custom_jvp
 def whole(run: Pieces, carry: Carry, first: Any) -> tuple[Carry, Any]:
-    """From t = 0 to the end; `first` is the record at t = 0.
+    """(carry, all records) from t = 0, where the record is `first`, to the end.
 
     Only a differentiated run takes the loops that reverse mode can pass: they cost more, the more so in a
     batch of adaptive runs.
     """
-    return through_saves(run, carry, run.times.shape[0] - 1)
+    carry, rest = through_saves(run, carry, run.times.shape[0] - 1)
+    return carry, joined(first, rest)
 
 
 @whole.def_jvp
 def _(primals, tangents):
-    run, _, first = primals
+    run = primals[0]
     if not run.countable:
         raise ValueError(
             f"this run takes more than max_steps = {run.max_steps} steps of a fixed size between two saved "
             "times, and the loop of its derivative has that length: raise max_steps, or pass steps="
         )
-    blank = jax.tree.map(jnp.zeros_like, first)
-    tangents = (*tangents[:2], jax.tree.map(lambda _: None, first))
-    return eqx.filter_jvp(lambda run, carry, _: replay_saves(run, carry, blank), primals, tangents)
+    return eqx.filter_jvp(replay_saves, primals, tangents)
+
+
+def joined(first: Any, rest: Any) -> Any:
+    """The record at t = 0 and the stacked later ones as one.
+
+    Inside `whole`, where it also brings the axis of a batch to the front: JAX wants it in one place, whether
+    a run is differentiated or not.
+    """
+    return jax.tree.map(lambda a, b: jnp.concatenate([jnp.asarray(a)[None], b]), first, rest)
 
 
 def close(sim: Simulation, carry: Carry) -> tuple[Carry, Any]:
@@ -370,6 +380,4 @@ def begin(sim: Simulation) -> tuple[Carry, Any]:
 def trajectory(sim: Simulation) -> tuple[Carry, Any]:
     """The pure core: the whole run, t = 0 included, for use inside `jit`, `vmap` and `grad`."""
     carry, first = begin(sim)
-    carry, rest = whole(pieces(sim, carry), carry, first)
-    join = lambda a, b: jnp.concatenate([jnp.asarray(a)[None], b])
-    return carry, jax.tree.map(join, first, rest)
+    return whole(pieces(sim, carry), carry, first)
