@@ -164,12 +164,37 @@ class Pieces(eqx.Module):
     countable: bool = eqx.field(static=True)
 
 
+class RawKey(eqx.Module):
+    """The numbers of a random key."""
+
+    data: Array
+    kind: Any = eqx.field(static=True)
+
+
+class Keyless(eqx.Module):
+    """A function whose leaves are numbers: JAX cannot keep a random key for reverse mode inside a choice."""
+
+    function: Any
+
+    @staticmethod
+    def of(function: Callable) -> "Keyless":
+        """`function`, its keys taken apart."""
+        is_key = lambda x: eqx.is_array(x) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        apart = lambda x: RawKey(jr.key_data(x), jr.key_impl(x)) if is_key(x) else x
+        return Keyless(jax.tree.map(apart, function))
+
+    def __call__(self, *arguments):
+        is_raw = lambda x: isinstance(x, RawKey)
+        whole = lambda x: jr.wrap_key_data(x.data, impl=x.kind) if is_raw(x) else x
+        return jax.tree.map(whole, self.function, is_leaf=is_raw)(*arguments)
+
+
 def pieces(sim: Simulation, closed: Carry | None = None) -> Pieces:
     """The pieces of `sim`; with a carry, `closed`: whatever traced numbers they reach are leaves."""
     attempt, observe = eqx.Partial(one_step, sim), eqx.Partial(record, sim)
     if closed is not None:
-        attempt = eqx.filter_closure_convert(attempt, closed, closed.dt)
-        observe = eqx.filter_closure_convert(observe, closed)
+        attempt = Keyless.of(eqx.filter_closure_convert(attempt, closed, closed.dt))
+        observe = Keyless.of(eqx.filter_closure_convert(observe, closed))
     options = (sim.stepper.order, sim.save_every, sim.max_steps, sim.checkpoints, sim.countable)
     return Pieces(attempt, observe, sim.times, sim.stepper.dt, *options)
 
@@ -281,7 +306,7 @@ def replay_save(run: Pieces, carry: Carry) -> Carry:
     if run.dt is not None:
         n, dt = equal_steps(run, begin, end)
         moved = replay(run, carry, lambda i: dt, n, run.max_steps)
-        return select(n > run.max_steps, fail(carry, jnp.asarray(codes.STEP_BUDGET, jnp.int32)), moved)
+        return select(n > run.max_steps, fail(moved, jnp.asarray(codes.STEP_BUDGET, jnp.int32)), moved)
     frozen = constant((run, carry, begin, end))
     found, mesh = adaptive_interval(*frozen, jnp.zeros(run.max_steps, carry.dt.dtype))
     length = end - begin
@@ -295,6 +320,14 @@ def replay(run: Pieces, carry: Carry, size: Callable[[Array], Array], count: Any
     """`count` <= `bound` steps, number i of length `size(i)`."""
     body = lambda i, c: (fixed_step(run, c, size(i)), None)
     return loop(body, carry, count, bound, kept_carries(run))[0]
+
+
+def poisoned(carry: Carry) -> Carry:
+    """NaN if the run has failed: a choice of the last good state would have derivatives, of another run."""
+    factor = jnp.where(carry.status > 0, jnp.nan, 1.0)
+    spoil = lambda x: x * factor.astype(x.dtype) if eqx.is_inexact_array(x) else x
+    where = lambda c: (c.state, c.evaluation)
+    return eqx.tree_at(where, carry, jax.tree.map(spoil, where(carry)))
 
 
 def kept_carries(run: Pieces) -> int:
@@ -318,7 +351,7 @@ def through_saves(run: Pieces, carry: Carry, saves: int) -> tuple[Carry, Any]:
 
 def replay_saves(run: Pieces, carry: Carry, first: Any) -> tuple[Carry, Any]:
     """`whole` in a form with both modes of differentiation."""
-    body = lambda _, c: reach(run, replay_save(run, c))
+    body = lambda _, c: reach(run, poisoned(replay_save(run, c)))
     saves = run.times.shape[0] - 1
     blank = jax.tree.map(jnp.zeros_like, first)
     carry, rest = loop(body, carry, saves, saves, kept_carries(run), blank)
