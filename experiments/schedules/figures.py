@@ -70,9 +70,10 @@ class ScheduleFigures(Gallery):
         data, constants = ours.scheduled(), ours.constants().sel(seed=held_out)
         curves, colors, styles = {}, {}, {}
         lams = constants.lam.values
+        middling = lams[-1 - len(lams) // 4]
         for label, value, color, dash in (
-            (f"λ = {lams[0]:.0e}", lams[0], "0.55", ":"),
-            (f"λ = {lams[-1]:.0e}", lams[-1], "0.55", "-."),
+            (f"λ = {lams[-1]:.1g}", lams[-1], "0.55", "-."),
+            (f"λ = {middling:.1g}", middling, "0.55", ":"),
             (f"best constant, {lam:.1e}", lam, CONSTANT, "--"),
         ):
             squares = constants.sel(lam=value).mmd_squared.transpose("seed", "save").values
@@ -80,7 +81,7 @@ class ScheduleFigures(Gallery):
         squares = data.sel(seed=held_out).mmd_squared.transpose("seed", "save").values
         curves["learned"], colors["learned"] = np.sqrt(squares), LEARNED
         plot.distances(middle, times_of(data), curves, spread="deviation", colors=colors, styles=styles)
-        plot.title(middle, f"{len(held_out)} held-out seeds, band: one deviation")
+        plot.title(middle, f"{len(held_out)} held-out seeds")
         plot.legend(middle, loc="lower left", fontsize=6.5)
         for name, seeds, dash in (("training", ours.training, "--"), ("held out", ours.held_out, "-")):
             some = list(seeds)
