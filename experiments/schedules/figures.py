@@ -66,6 +66,8 @@ class ScheduleFigures(Gallery):
         left.loglog(ours.knots, np.exp(ours.best), "o", markersize=4, color=LEARNED)
         left.axhline(lam, color=CONSTANT, linestyle="--", label="best constant")
         left.set(xlabel="flow time t", ylabel="regularisation λ(t)")
+        for axis in (left.xaxis, left.yaxis):
+            plot.plain_log_ticks(axis)
         plot.legend(left)
         data, constants = ours.scheduled(), ours.constants().sel(seed=held_out)
         curves, colors, styles = {}, {}, {}
@@ -81,6 +83,7 @@ class ScheduleFigures(Gallery):
         squares = data.sel(seed=held_out).mmd_squared.transpose("seed", "save").values
         curves["learned"], colors["learned"] = np.sqrt(squares), LEARNED
         plot.distances(middle, times_of(data), curves, spread="deviation", colors=colors, styles=styles)
+        plot.plain_log_ticks(middle.xaxis)
         plot.title(middle, f"{len(held_out)} held-out seeds")
         plot.legend(middle, loc="lower left", fontsize=6.5)
         for name, seeds, dash in (("training", ours.training, "--"), ("held out", ours.held_out, "-")):
@@ -120,6 +123,7 @@ class ScheduleFigures(Gallery):
         right.semilogx(ours.knots, difference, "k.", markersize=7, label="central differences")
         right.semilogx(ours.knots, gradient, color=LEARNED, label="reverse mode")
         right.set(xlabel="time of the knot (flow time)", ylabel="d loss / d log λ at the knot")
+        plot.plain_log_ticks(right.xaxis)
         plot.title(right, "at the first iteration")
         plot.legend(right)
         return fig, "the loss falls on held-out seeds too; reverse mode agrees with differences"
