@@ -102,7 +102,10 @@ class ScheduleFigures(Gallery):
             ("training", {"linestyle": "--"}),
         ]
         plot.legend(right, entries, fontsize=6.5)
-        return fig, "the learned schedule (right, lines) against the lowest point of each scan over constants"
+        return (
+            fig,
+            "whether the learned schedule (right, lines) lies below the lowest point of the scan over constants",
+        )
 
     def learning(self):
         """The loss along Adam, and the gradient against differences."""
