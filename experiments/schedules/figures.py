@@ -104,7 +104,7 @@ class ScheduleFigures(Gallery):
         plot.legend(right, entries, fontsize=6.5)
         return (
             fig,
-            "whether the learned schedule (right, lines) lies below the lowest point of the scan over constants",
+            "whether the learned schedule (right, lines) lies below the lowest point of each scan",
         )
 
     def learning(self):
