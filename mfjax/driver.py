@@ -55,6 +55,7 @@ def simulate(
     key: Key[Array, ""] | None = None,
     save_measures: bool = True,
     max_steps: int = 100_000,
+    checkpoints: int | None = None,
     path: str | Path | None = None,
     resume: bool = False,
     progress: bool | None = None,
@@ -70,7 +71,8 @@ def simulate(
       the names that are taken.
     - `key`: `jax.random.key(seed)`, mandatory for a flow with noise.
     - `save_measures`: whether the measures are kept, or only the observables.
-    - `max_steps`: budget of an adaptive scheme between two saved times.
+    - `max_steps`: budget of an adaptive scheme between two saved times, and of derivatives there.
+    - `checkpoints`: how many states reverse mode keeps on one level, at least 2; see below.
     - `path`: a directory to which saved states are streamed, with a checkpoint; `resume=True` continues
       a run that was killed there, bit for bit on the same machine, versions and dtype, or starts it if there
       is none. There are about 10 to 30 checkpoints in a run that has so many steps. One to `t1` or through
@@ -80,11 +82,22 @@ def simulate(
     - `throw`: whether a failed run raises; otherwise look at `run.status`.
 
     Inside `jit`, `vmap` or `grad` (any input traced) only the pure core runs: no disk, no bar, no exception.
-    Reverse-mode derivatives go through `steps=` of a fixed stepper; the other form, whose number of steps
-    depends on values, has forward mode only.
+    Runs are differentiable in both modes, in every number that defines them: energy and data, initial
+    measure, step, saved times, temperature (at a fixed key). Reverse mode keeps at most c states on each of
+    its levels, c = `checkpoints`, and repeats the run once a level: two levels for the default, the square
+    root of the number of steps (of `steps`, else of `max_steps`), and one more for several saved times.
 
-    **Raises** `ValueError` for wrong arguments, `mf.SimulationError` (whose `run` holds all that was
-    computed) naming step and likely cause if the run fails.
+    - Through `t1` or `save_at`, the steps between two saved times are constants times the interval, those of
+      an adaptive scheme as it chose them, its accepted steps alone: what chooses a size has no derivative,
+      and the derivative is exact for the steps taken. `max_steps` bounds the loop: a lower one saves memory.
+    - At a kink (ReLU) a derivative is that of one side, zero slope at the kink itself. With finitely many
+      data the velocity jumps where a particle crosses the kink of a datum, and a run jumps by O(dt / N);
+      derivatives do not see jumps. Smooth features have none.
+    - Where a differentiated run fails, value and derivative are NaN, and `status` says why.
+
+    **Raises** `ValueError` for wrong arguments and for the derivative of a run through times that takes more
+    than `max_steps` steps of a fixed size between two of them; `mf.SimulationError` (whose `run` holds all
+    that was computed), naming step and likely cause, if the run fails.
 
     >>> import jax.numpy as jnp, mfjax as mf
     >>> energy = mf.energies.Potential(lambda x: 0.5 * jnp.sum(x * x))
@@ -104,6 +117,7 @@ def simulate(
         "key": key,
         "save_measures": save_measures,
         "max_steps": max_steps,
+        "checkpoints": checkpoints,
     }
     if isinstance(flow, Simulation):
         sim = flow

@@ -34,6 +34,9 @@ class Simulation(eqx.Module):
     save_every: int | None = eqx.field(static=True)
     save_measures: bool = eqx.field(static=True)
     max_steps: int = eqx.field(static=True)
+    checkpoints: int | None = eqx.field(static=True)
+    # Whether a run of fixed steps through times has, as far as is known, at most max_steps between two.
+    countable: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class Simulation(eqx.Module):
         key: Key[Array, ""] | None = None,
         save_measures: bool = True,
         max_steps: int = 100_000,
+        checkpoints: int | None = None,
     ):
         if not isinstance(flow, Flow):
             raise ValueError(f"flow must be a Flow, got {kind(flow)}")
@@ -62,9 +66,11 @@ class Simulation(eqx.Module):
         self.key = _checked_key(key, self.stepper.needs_key(flow))
         self.save_measures = bool(save_measures)
         self.max_steps = count(max_steps, "max_steps")
+        self.checkpoints = None if checkpoints is None else _checked_checkpoints(checkpoints)
         self.save_every, self.save_times = _schedule(
             self.stepper, steps, save_every, t1, save_at, measure.dtype
         )
+        self.countable = _is_countable(self.stepper, self.save_every, self.times, self.max_steps)
 
     @property
     def times(self) -> Float[Array, " S1"]:
@@ -144,6 +150,20 @@ def _schedule(stepper, steps, save_every, t1, save_at, dtype):
     if not stepper.adaptive and not is_traced((times, stepper.dt)):
         _check_step_count(float(times[-1]) / float(stepper.dt))
     return None, times
+
+
+def _checked_checkpoints(checkpoints) -> int:
+    number = count(checkpoints, "checkpoints")
+    if number < 2:
+        raise ValueError(f"checkpoints must be at least 2, got {number}: blocks of one step save nothing")
+    return number
+
+
+def _is_countable(stepper, save_every, times, max_steps: int) -> bool:
+    if stepper.adaptive or save_every is not None or is_traced((times, stepper.dt)):
+        return True
+    longest = float(np.max(np.diff(np.asarray(times))))
+    return longest <= max_steps * float(stepper.dt) * (1 + 1e-6)
 
 
 def _check_step_count(steps: int | float) -> None:

@@ -123,6 +123,11 @@ class AbsoluteDensity(eqx.Module):
         return jnp.abs(self.teacher(point)) / self.variation.astype(point.dtype)
 
 
+def _plain(numbers):
+    """Numbers as one array, unless they are traced: teachers may be differentiated."""
+    return numbers if is_traced(numbers) else np.asarray(numbers)
+
+
 def _mixture(masses, count_: int) -> Array:
     masses = jnp.atleast_1d(as_floats(masses, "masses"))
     if masses.shape != (count_,):
@@ -155,8 +160,8 @@ class CircleTeacher(Teacher):
 
     def __init__(self, gamma: ScalarLike = 100.0, *, centers=(0.0, 0.4 * np.pi), masses=(2 / 3, 1 / 3)):
         self.gamma = scalar(gamma, "gamma", minimum=0.0)
-        self.centers = jnp.atleast_1d(as_floats(np.asarray(centers), "centers"))
-        self.masses = _mixture(np.asarray(masses), self.centers.size)
+        self.centers = jnp.atleast_1d(as_floats(_plain(centers), "centers"))
+        self.masses = _mixture(_plain(masses), self.centers.size)
         self.domain = Sphere(1)
 
     def __call__(self, point):
@@ -193,10 +198,10 @@ class TorusTeacher(Teacher):
 
     def __init__(self, gamma: ScalarLike = 100.0, *, centers=((-1.0, 0.0), (1.0, 1.0)), masses=(0.5, 0.5)):
         self.gamma = concentration(gamma)
-        self.centers = as_floats(np.asarray(centers), "centers")
+        self.centers = as_floats(_plain(centers), "centers")
         if self.centers.ndim != 2 or self.centers.shape[1] != 2:
             raise ValueError(f"centers must have shape (C, 2), got {self.centers.shape}")
-        self.masses = _mixture(np.asarray(masses), self.centers.shape[0])
+        self.masses = _mixture(_plain(masses), self.centers.shape[0])
         self.domain = Torus(2, 4.0)
 
     def __call__(self, point):

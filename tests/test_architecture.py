@@ -17,6 +17,7 @@ ORDER = [
     "status",
     "_arrays",
     "_closures",
+    "_loops",
     "_versions",
     "fingerprint",
     "domains",

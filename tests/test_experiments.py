@@ -476,3 +476,32 @@ def test_formulations(environment, figures, tmp_path):
             if figures == "increase":
                 rises = (data.dissipation.isel(save=0) < 0).values.tolist()
                 assert rises == [False, name == "grid-transported"], name
+
+
+@pytest.mark.parametrize(
+    "figures",
+    ["learning", pytest.param("schedule,learning", marks=pytest.mark.slow)],
+    ids=["learning", "all"],
+)
+def test_learning(environment, figures, tmp_path):
+    """Gradients through whole runs are those of differences, and lower the loss."""
+    import xarray as xr
+
+    out = tmp_path / "run"
+    arguments = ("--preset", "tiny", "--figure", figures, "--out", out)
+    status, printed, err = call(environment, "learning", *arguments)
+    assert status == 0, err
+    error = re.search(r"against central differences: (\S+) relative", printed)
+    assert float(error.group(1)) < 1e-6
+    assert "held-out seeds, step 0.0078125" in printed and "identifiability of ReLU(bias=0.5)" in printed
+    for figure in figures.split(","):
+        assert (out / "figures" / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
+    with xr.open_dataset(out / "results" / "learning.nc") as data:
+        assert float(data.training.min()) < float(data.training[0])
+        best = float(data.training.min())
+    for name in ("constant", "learned", "learned-step-4"):
+        with xr.open_dataset(out / "results" / f"{name}.nc") as data:
+            assert (data.status == 0).all() and np.isfinite(data.score).all()
+            if name == "learned":
+                # The sweep repeats the runs that the loss was taken of.
+                assert float(data.score[:2].mean()) == pytest.approx(best, rel=1e-8)

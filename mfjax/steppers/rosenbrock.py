@@ -189,7 +189,7 @@ class Rosenbrock(_LinearlyImplicit):
     ones reject the step. max(target/mu) does not rise by more than the tolerance. `ImplicitEuler`
     keeps both for every step size.
 
-    Differentiable in a loop of fixed length through `step`; an adaptive run has forward derivatives only.
+    Differentiable in both modes, on the steps that were taken (`mf.simulate`).
 
     **Good values**: rtol 1e-6, atol 1e-9 in float64; 1e-4, 1e-6 in float32, which cannot resolve less.
 

@@ -1,0 +1,1 @@
+"""Schedules of the regularisation that are learned by gradient through whole runs."""
