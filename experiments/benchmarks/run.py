@@ -1,8 +1,8 @@
 """Benchmarks of mfjax beside plain baselines: a table, the requirements met or not, and a JSON file.
 
 Each benchmark runs in a process of its own, whose peak memory is recorded; contenders take turns within it,
-so that ratios survive a busy machine. NumPy, SciPy, PyTorch and XLA use all cores unless the environment limits
-them (OPENBLAS_NUM_THREADS, OMP_NUM_THREADS; what is set is recorded).
+so that ratios survive a busy machine. NumPy, SciPy, PyTorch and XLA use all cores unless the environment
+limits them (OPENBLAS_NUM_THREADS, OMP_NUM_THREADS; what is set is recorded).
 """
 
 import argparse

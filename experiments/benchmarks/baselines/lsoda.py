@@ -1,7 +1,7 @@
 """Baseline: ultra-fast diffusion on a circle by ODEPACK's LSODA with a banded Jacobian, in NumPy.
 
-d_t m_i is the sum over the faces of cell i of g_f (p_j - p_i), with g_f = (nu_i + nu_j) / (2 spacing^2) for target
-masses nu and p = -scale order / (order - 1) (nu / m)^(order - 1): conservative finite volumes on equal
+d_t m_i is the sum over the faces of cell i of g_f (p_j - p_i), with g_f = (nu_i + nu_j) / (2 spacing^2) and
+p = -scale order / (order - 1) (nu / m)^(order - 1) for target masses nu: conservative finite volumes on equal
 cells. The unknowns are ordered 0, n - 1, 1, n - 2, ..., in which the periodic stencil has two diagonals on
 either side.
 """
