@@ -337,3 +337,25 @@ def test_bad_input(make, message):
 def test_only_energies_add(other):
     with pytest.raises(TypeError):
         well() + other
+
+
+@pytest.mark.parametrize("order", [2.0, 2.5])
+def test_derivatives_in_the_order_of_a_power_divergence(order):
+    """At order 2 the power is skipped: its derivatives in order and density are those of neighbours."""
+    mu = Grid(OTHER, 4, [0.1, 0.4, 0.3, 0.2])
+    target = Grid(OTHER, 4, [0.3, 0.2, 0.4, 0.1])
+    energy = lambda order, masses: PowerDivergence(target, order=order)(mu.with_weights(masses))
+    value = lambda order: energy(order, mu.weights)
+    # Closed form: F = 1 / (r - 1) sum_i nu_i q_i^(r - 1), q = nu / mu, a derivative in each argument.
+    nu, q = np.asarray(target.weights), np.asarray(target.weights / mu.weights)
+    a = order - 1
+    terms = nu * q**a
+    first = np.sum(terms * (np.log(q) / a - 1 / a**2))
+    second = np.sum(terms * (np.log(q) ** 2 / a - 2 * np.log(q) / a**2 + 2 / a**3))
+    np.testing.assert_allclose(value(order), terms.sum() / a, rtol=1e-14)
+    for derivative in (jax.grad(value), jax.jacfwd(value)):
+        np.testing.assert_allclose(derivative(order), first, rtol=1e-12)
+    np.testing.assert_allclose(jax.hessian(value)(order), second, rtol=1e-12)
+    np.testing.assert_allclose(jax.grad(energy, 1)(order, mu.weights), -(q**order), rtol=1e-12)
+    batch = jax.vmap(value)(jnp.array([order, 3.0]))
+    np.testing.assert_allclose(batch, [value(order), value(3.0)], rtol=1e-14)

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._arrays import as_floats, is_traced, scalar
@@ -81,7 +82,7 @@ class PowerDivergence(InternalEnergy):
     def integrand(self, density, points):
         r, scale = self._parameters(density)
         target = self.target_density(points)
-        return scale / (r - 1) * target * (target / density) ** (r - 1)
+        return scale / (r - 1) * target * _power(target / density, r - 1)
 
     def derivative(self, density, points):
         r, scale = self._parameters(density)
@@ -89,7 +90,7 @@ class PowerDivergence(InternalEnergy):
 
     def pressure(self, density, points):
         r, scale = self._parameters(density)
-        return -scale * r / (r - 1) * (self.target_density(points) / density) ** (r - 1)
+        return -scale * r / (r - 1) * _power(self.target_density(points) / density, r - 1)
 
     def density_from_pressure(self, pressure, points):
         r, scale = self._parameters(pressure)
@@ -98,6 +99,25 @@ class PowerDivergence(InternalEnergy):
 
     def mobility(self, points):
         return self.target_density(points)
+
+
+@jax.custom_jvp
+def _power(base: Float[Array, " K"], exponent: Float[Array, ""]) -> Float[Array, " K"]:
+    """base^exponent > 0; the usual exponent 1 is free, where powers take most of the time of a rate."""
+    return jax.lax.cond(exponent == 1, lambda x, _: x, lambda x, a: x**a, base, exponent)
+
+
+def _power_rule(primals, tangents):
+    (base, exponent), (moved, changed) = primals, tangents
+    value, rate = _power(base, exponent), 0.0
+    if not isinstance(moved, SymbolicZero):
+        rate = rate + exponent * value / base * moved
+    if not isinstance(changed, SymbolicZero):
+        rate = rate + value * jnp.log(base) * changed
+    return value, jnp.broadcast_to(rate, value.shape).astype(value.dtype)
+
+
+_power.defjvp(_power_rule, symbolic_zeros=True)
 
 
 class _Density(eqx.Module):

@@ -12,17 +12,21 @@ import jax.numpy as jnp
 from jax.scipy.sparse.linalg import bicgstab
 from jaxtyping import Array, Float
 
+from mfjax.grids.elimination import Halving, Ring, halved
 from mfjax.grids.faces import below
 from mfjax.grids.rates import Pairs, through
 
 ITERATIONS = 2000
+# Below this number of cells LAPACK is as fast as halving, which costs compilation.
+DIRECT = 512
 
 
 class ShiftedFluxes(eqx.Module):
     """A = I + tau G for the linear fluxes `pairs` through the faces, made ready for several solves.
 
-    One axis: tridiagonal elimination, O(K), with one more right-hand side for the periodic corner
-    (Sherman, Morrison 1950). Several axes: BiCGStab, preconditioned by the diagonal, to a relative residual
+    One axis: every second cell is eliminated while more than `DIRECT` are left, in vector operations; then
+    tridiagonal elimination, O(K), with one more right-hand side for the periodic corner (Sherman, Morrison
+    1950). Several axes: BiCGStab, preconditioned by the diagonal, to a relative residual
     of `tolerance`; about sqrt(condition number) iterations of cost O(K).
 
     The sum of a solution is that of the right-hand side; what the solver misses of it is spread
@@ -31,15 +35,21 @@ class ShiftedFluxes(eqx.Module):
 
     pairs: Pairs
     tau: Float[Array, ""]
+    halvings: tuple[Halving, ...]
     bands: tuple[Array, Array, Array] | None
     corner: tuple[Array, Array] | None
     periodic: tuple[bool, ...] = eqx.field(static=True)
 
     def __init__(self, pairs, tau, periodic):
         self.pairs, self.tau, self.periodic = pairs, tau, periodic
-        self.bands = self.corner = None
+        self.halvings, self.bands, self.corner = (), None, None
         if self.banded:
-            self.bands, self.corner = self._banded_form()
+            ((forward, backward),) = pairs
+            ring = Ring(jnp.ones_like(forward), tau * forward, tau * jnp.roll(backward, 1))
+            while ring.excess.shape[0] > DIRECT:
+                halving, ring = halved(ring)
+                self.halvings = (*self.halvings, halving)
+            self.bands, self.corner = self._banded_form(ring)
 
     @property
     def banded(self) -> bool:
@@ -67,12 +77,11 @@ class ShiftedFluxes(eqx.Module):
         misfit, size = jnp.sum(jnp.abs(b - self(x))), jnp.sum(jnp.abs(b))
         return misfit > 1000 * self.tolerance * size
 
-    def _banded_form(self):
+    def _banded_form(self, ring: Ring):
         """The bands of T and, where A = T + u v^T is periodic, T^{-1} u with the last entry of v."""
-        ((forward, backward),) = self.pairs
-        # Entry 0 of the lower and the last of the upper diagonal couple cells 0 and K - 1.
-        lower, upper = -self.tau * jnp.roll(forward, 1), -self.tau * backward
-        diagonal = self._diagonal()
+        # Entry 0 of the lower and the last of the upper diagonal couple the first and the last cell.
+        lower, upper = -jnp.roll(ring.right, 1), -jnp.roll(ring.left, -1)
+        diagonal = ring.diagonal
         inside = lambda main: (lower.at[0].set(0), main, upper.at[-1].set(0))
         if not self.periodic[0]:
             return inside(diagonal), None
@@ -82,11 +91,17 @@ class ShiftedFluxes(eqx.Module):
         return bands, (_tridiagonal(*bands, u), v_last)
 
     def _banded(self, b: Array) -> Array:
+        eliminated = []
+        for halving in self.halvings:
+            b, gone = halving.forward(b)
+            eliminated.append(gone)
         x = _tridiagonal(*self.bands, b)
-        if self.corner is None:
-            return x
-        y, v_last = self.corner
-        return x - y * (x[0] + v_last * x[-1]) / (1 + y[0] + v_last * y[-1])
+        if self.corner is not None:
+            y, v_last = self.corner
+            x = x - y * (x[0] + v_last * x[-1]) / (1 + y[0] + v_last * y[-1])
+        for halving, gone in zip(reversed(self.halvings), reversed(eliminated), strict=True):
+            x = halving.backward(x, gone)
+        return x
 
     def _diagonal(self) -> Array:
         leaving = sum(forward + below(backward, axis) for axis, (forward, backward) in enumerate(self.pairs))

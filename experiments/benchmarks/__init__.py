@@ -1,0 +1,1 @@
+"""The benchmark suite: baselines, cases, the harness that times them."""

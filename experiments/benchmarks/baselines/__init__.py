@@ -1,0 +1,1 @@
+"""Other programs for the same computations, written plainly and without mfjax."""
