@@ -20,6 +20,7 @@ ORDER = [
     "_versions",
     "fingerprint",
     "domains",
+    "sums",
     "kernels",
     "measures",
     "evaluation",
