@@ -84,10 +84,12 @@ class Sobolev(Kernel):
     def sums(self, points, sources, weights):
         if points.shape[1] != 1:
             return None
-        by_row = lambda *a: over_rows(lambda p: row_sum(self, p, *a[1:]), a[0], len(a[1]))
-        # A swept order is one program, which holds both ways.
+        # A swept order is one program, which holds both ways; modules of arrays, their methods too, have no
+        # hash.
+        ordered = lambda *given: self._ordered_sums(*given)
+        by_row = lambda x, y, w: over_rows(lambda point: row_sum(self, point, y, w), x, len(y))
         whole = jnp.any(self.polynomial != 0)
-        return jax.lax.cond(whole, self._ordered_sums, by_row, points, sources, weights)
+        return jax.lax.cond(whole, ordered, by_row, points, sources, weights)
 
     def _ordered_sums(self, points, sources, weights):
         period, s = self.domain.period.astype(points.dtype), self.order.astype(points.dtype)

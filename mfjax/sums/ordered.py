@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 WHOLE = {"float32": jnp.int32, "float64": jnp.int64, "float16": jnp.int16, "bfloat16": jnp.int16}
 
 
-def keys(positions: Float[Array, " n"]) -> Int[Array, " n"]:
+def keys(positions: Float[Array, "*n"]) -> Int[Array, "*n"]:
     """Whole numbers in the order of the positions; +0 and -0 are one."""
     whole = WHOLE[positions.dtype.name]
     bits = jax.lax.bitcast_convert_type(jnp.where(positions == 0, 0, positions), whole)
@@ -23,7 +23,7 @@ def keys(positions: Float[Array, " n"]) -> Int[Array, " n"]:
     return jnp.where(bits < 0, bits ^ jnp.iinfo(whole).max, bits)
 
 
-def positions(keys: Int[Array, " n"], dtype) -> Float[Array, " n"]:
+def positions(keys: Int[Array, "*n"], dtype) -> Float[Array, "*n"]:
     """The positions behind `keys`, whose derivative is nil."""
     bits = jnp.where(keys < 0, keys ^ jnp.iinfo(keys.dtype).max, keys)
     return jax.lax.bitcast_convert_type(bits, dtype)
@@ -112,9 +112,20 @@ def _decaying_jvp(primals, tangents):
 
 
 def _running(decay: Array, masses: Array) -> Array:
-    """r_k = decay_k r_{k-1} + masses_k."""
+    """r_k = decay_k r_{k-1} + masses_k, by some sqrt(K) blocks of sqrt(K) that advance side by side."""
+    size = len(masses)
+    length = max(1, round(size**0.5))
+    blocks = lambda values, fill: jnp.pad(values, (0, -size % length), constant_values=fill).reshape(
+        -1, length
+    )
 
-    def join(first, second):
-        return first[0] * second[0], second[0] * first[1] + second[1]
+    def advance(before, entry):
+        product, total = before[0] * entry[0], entry[0] * before[1] + entry[1]
+        return (product, total), (product, total)
 
-    return jax.lax.associative_scan(join, (decay, masses))[1]
+    start = lambda like: (jnp.ones_like(like), jnp.zeros_like(like))
+    decay, masses = blocks(decay, 1), blocks(masses, 0)
+    ends, (products, within) = jax.lax.scan(advance, start(decay[:, 0]), (decay.T, masses.T))
+    _, (_, whole) = jax.lax.scan(advance, start(decay[0, 0]), ends)
+    before = jnp.concatenate([jnp.zeros_like(whole[:1]), whole[:-1]])
+    return (within + products * before).T.ravel()[:size]
