@@ -79,8 +79,7 @@ class Laplace(_Radial):
         line = self._line(points, sources)
         if line is None:
             return None
-        scale = self.scale.astype(points.dtype)
-        left, here, right = decaying_sums(line[0] / scale, line[1] / scale, weights)
+        left, here, right = decaying_sums(*line, weights, self.scale.astype(points.dtype))
         return left + here + right
 
 

@@ -74,15 +74,18 @@ class Places(NamedTuple):
 
 @jax.custom_jvp
 def decaying_sums(
-    points: Float[Array, " M"], sources: Float[Array, " K"], weights: Float[Array, " K"]
+    points: Float[Array, " M"],
+    sources: Float[Array, " K"],
+    weights: Float[Array, " K"],
+    scale: Float[Array, ""],
 ) -> tuple[Float[Array, " M"], Float[Array, " M"], Float[Array, " M"]]:
-    """sum_j w_j e^{-|x_i - y_j|} over the sources left of x_i, at it, and right of it.
+    """sum_j w_j e^{-|x_i - y_j| / scale} over the sources left of x_i, at it, and right of it.
 
     By running sums that decay over the gaps between neighbours: nothing overflows, however wide the sources.
     """
     places = Places.of(points, sources)
     masses, at = places.gathered(weights), positions(places.order, sources.dtype)
-    decay = jnp.exp(at[:-1] - at[1:])
+    decay = jnp.exp((at[:-1] - at[1:]) / scale)
     ones = jnp.ones_like(at[:1])
     from_left = _running(jnp.concatenate([ones, decay]), masses)
     from_right = _running(jnp.concatenate([ones, decay[::-1]]), masses[::-1])[::-1]
@@ -90,23 +93,26 @@ def decaying_sums(
     before, after = jnp.maximum(places.below - 1, 0), jnp.minimum(places.upto, last)
     # Where there is no source on that side the exponent may be positive, and large.
     some_left, some_right = places.below > 0, places.upto <= last
-    left = jnp.exp(jnp.where(some_left, at[before] - points, -jnp.inf)) * from_left[before]
-    right = jnp.exp(jnp.where(some_right, points - at[after], -jnp.inf)) * from_right[after]
+    left = jnp.exp(jnp.where(some_left, (at[before] - points) / scale, -jnp.inf)) * from_left[before]
+    right = jnp.exp(jnp.where(some_right, (points - at[after]) / scale, -jnp.inf)) * from_right[after]
     here = jnp.where(places.upto > places.below, masses[jnp.minimum(places.below, last)], 0)
     return left, here, right
 
 
 @decaying_sums.defjvp
 def _decaying_jvp(primals, tangents):
-    points, sources, weights = primals
-    d_points, d_sources, d_weights = tangents
-    left, here, right = decaying_sums(points, sources, weights)
-    by_mass = decaying_sums(points, sources, d_weights)
-    by_motion = decaying_sums(points, sources, weights * d_sources)
+    points, sources, weights, scale = primals
+    d_points, d_sources, d_weights, d_scale = tangents
+    left, here, right = decaying_sums(points, sources, weights, scale)
+    # The changes of points / scale and sources / scale.
+    moved = d_points / scale - points * (d_scale / scale**2)
+    masses = weights * (d_sources / scale - sources * (d_scale / scale**2))
+    by_mass = decaying_sums(points, sources, d_weights, scale)
+    by_motion = decaying_sums(points, sources, masses, scale)
     changed = (
-        by_mass[0] + by_motion[0] - left * d_points,
+        by_mass[0] + by_motion[0] - left * moved,
         by_mass[1],
-        by_mass[2] - by_motion[2] + right * d_points,
+        by_mass[2] - by_motion[2] + right * moved,
     )
     return (left, here, right), changed
 
