@@ -10,24 +10,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfjax.sums.ordered import positions, sorted_keys
+from mfjax.sums.ordered import Places, positions, sorted_keys
 
 
 def _sorted(coordinates: Array, masses: Array) -> tuple[Array, Array]:
     """Sorted coordinates, and the masses at each, those that coincide all at the first of them."""
     order, own = sorted_keys(coordinates)
     return positions(order, coordinates.dtype), jnp.zeros_like(masses).at[own].add(masses)
-
-
-def _ranked(coordinates: Array, masses: Array) -> tuple[Array, Array, Array]:
-    """The same, and the place of each coordinate."""
-    order, own = sorted_keys(coordinates)
-    return positions(order, coordinates.dtype), jnp.zeros_like(masses).at[own].add(masses), own
-
-
-def _before(values: Array) -> Array:
-    """Sums of the first 0, 1, ..., n values."""
-    return jnp.concatenate([jnp.zeros_like(values[:1]), jnp.cumsum(values)])
 
 
 def _with_derivative(energy: Callable, potential_and_slope: Callable) -> Callable:
@@ -57,14 +46,10 @@ def _line_energy(coordinates: Float[Array, " K"], masses: Float[Array, " K"]) ->
 
 
 def _line_potential(coordinates, masses):
-    order, masses, own = _ranked(coordinates, masses)
-    before = _before(masses)
-    total = before[-1]
-    steps = jnp.diff(order) * (2 * before[1:-1] - total)
-    potential = jnp.sum(masses * (order - order[0])) + _before(steps)
-    # All that coincides has its mass in one place, so that the next sum holds it all.
-    slope = before[:-1] + before[1:] - total
-    return potential[own], slope[own]
+    places = Places.of(coordinates, coordinates)
+    x = coordinates - places.middle(coordinates.dtype)
+    slope = places.signed_sum(masses)
+    return x * slope - places.signed_sum(masses * x), slope
 
 
 def _circle_energy(angles: Float[Array, " K"], masses: Float[Array, " K"]) -> Float[Array, ""]:
@@ -87,13 +72,10 @@ def _circle_energy(angles: Float[Array, " K"], masses: Float[Array, " K"]) -> Fl
 
 
 def _circle_potential(angles, masses):
-    order, masses, own = _ranked(angles, masses)
-    c, s = jnp.cos(order / 2), jnp.sin(order / 2)
-    cosine, sine = _before(masses * c), _before(masses * s)
-    p = cosine[:-1] + cosine[1:] - cosine[-1]
-    q = sine[:-1] + sine[1:] - sine[-1]
-    potential, slope = 2 * (p * s - q * c), p * c + q * s
-    return potential[own], slope[own]
+    places = Places.of(angles, angles)
+    c, s = jnp.cos(angles / 2), jnp.sin(angles / 2)
+    p, q = places.signed_sum(masses * c), places.signed_sum(masses * s)
+    return 2 * (p * s - q * c), p * c + q * s
 
 
 line_energy = _with_derivative(_line_energy, _line_potential)
