@@ -21,6 +21,7 @@ ORDER = [
     "_versions",
     "fingerprint",
     "domains",
+    "sums",
     "kernels",
     "measures",
     "evaluation",

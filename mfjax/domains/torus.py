@@ -44,6 +44,10 @@ class Torus(Domain):
         period = self.period.astype(x.dtype)
         return (x - y) - period * jnp.round((x - y) / period)
 
+    def representatives(self, points: Float[Array, "n dim"]) -> Float[Array, "n dim"]:
+        """The same points, stored in [0, period)^dim."""
+        return self._wrap(points)
+
     def retract(self, x, v):
         return self._wrap(x + v)
 

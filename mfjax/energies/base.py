@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from mfjax import status as codes
 from mfjax._arrays import is_traced, scalar
 from mfjax.energies.dual import Combined, Dual
-from mfjax.energies.rows import over_rows
+from mfjax.energies.field import slopes_at, values_at
 from mfjax.measures import Measure
 
 
@@ -69,12 +69,12 @@ class Energy(eqx.Module):
     def first_variation(self, mu: Measure, solution: Solution | None = None) -> Float[Array, " K"]:
         """The potential at the support of `mu`."""
         solution = self.solve(mu) if solution is None else solution
-        return over_rows(solution.potential, mu.points, mu.size)
+        return values_at(solution.potential, mu.points, mu.size)
 
     def gradient_field(self, mu: Measure, solution: Solution | None = None) -> Float[Array, "K d"]:
         """grad V at the support of `mu`, in ambient coordinates; nothing divides by weights."""
         solution = self.solve(mu) if solution is None else solution
-        return over_rows(jax.grad(solution.potential), mu.points, mu.size)
+        return slopes_at(solution.potential, mu.points, mu.size)
 
     def __call__(self, mu: Measure) -> Float[Array, ""]:
         """F(mu). **Raises** `RuntimeError` if the inner problem could not be solved."""

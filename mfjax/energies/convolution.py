@@ -2,24 +2,27 @@
 
 from collections.abc import Callable
 
-import jax
 from jaxtyping import Array
 
-from mfjax._arrays import inner
 from mfjax.domains import Domain
-from mfjax.energies.rows import over_rows
 from mfjax.kernels import Kernel
+from mfjax.kernels.sums import kernel_slopes, kernel_sums, row_sum
 from mfjax.measures import Measure
 
 
 def convolution_at(kernel: Callable, mu: Measure, point: Array) -> Array:
     """int k(x, y) dmu(y) at one point x."""
-    return inner(mu.weights, jax.vmap(kernel, in_axes=(None, 0))(point, mu.points))
+    return row_sum(kernel, point, mu.points, mu.weights)
 
 
 def convolution(kernel: Callable, mu: Measure, points: Array) -> Array:
-    """int k(., y) dmu(y) at many points, in blocks of rows: memory O(K), not O(K^2)."""
-    return over_rows(lambda p: convolution_at(kernel, mu, p), points, mu.size)
+    """int k(., y) dmu(y) at many points; no matrix of all pairs, see `kernels.kernel_sums`."""
+    return kernel_sums(kernel, points, mu.points, mu.weights)
+
+
+def convolution_slopes(kernel: Callable, mu: Measure, points: Array) -> Array:
+    """int grad_1 k(., y) dmu(y) at many points."""
+    return kernel_slopes(kernel, points, mu.points, mu.weights)
 
 
 def check_kernel(kernel: Callable, domain: Domain | None) -> None:

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 
-import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Float
 
 from mfjax._arrays import is_traced
 from mfjax.energies.base import Energy, Solution
-from mfjax.energies.convolution import check_kernel, convolution, convolution_at
+from mfjax.energies.convolution import check_kernel, convolution, convolution_at, convolution_slopes
+from mfjax.energies.field import Field
 from mfjax.measures import Measure
 
 
@@ -16,7 +16,8 @@ class MMD(Energy):
     """F(mu) = 1/2 int int k(x, y) d(mu - nu)(x) d(mu - nu)(y), half the squared discrepancy to `target` nu.
 
     First variation V = int k(., y) d(mu - nu)(y), so that the velocity is minus its gradient. The cost is
-    O(M (M + K)) for M particles and a target of K; rows are taken in blocks, so that memory is not.
+    O(M (M + K)) for M particles and a target of K; rows are taken in blocks, so that memory is not. In one
+    dimension `Energy`, `Laplace` and `kernels.Sobolev` take O((M + K) log(M + K)) by sorting.
 
     - `kernel(x, y)`: a symmetric, conditionally positive definite function of two points (d,), such as an
       `mf.kernels` object; one with a scale comparable to the spread of the measures is a good start. On a
@@ -77,7 +78,7 @@ class MMD(Energy):
         return Solution(value, KernelPotential(self.kernel, mu, self.target))
 
 
-class KernelPotential(eqx.Module):
+class KernelPotential(Field):
     """x -> int k(x, y) d(mu - nu)(y)."""
 
     kernel: Callable
@@ -86,3 +87,10 @@ class KernelPotential(eqx.Module):
 
     def __call__(self, point):
         return convolution_at(self.kernel, self.mu, point) - convolution_at(self.kernel, self.target, point)
+
+    def at(self, points):
+        return convolution(self.kernel, self.mu, points) - convolution(self.kernel, self.target, points)
+
+    def slopes(self, points):
+        own = convolution_slopes(self.kernel, self.mu, points)
+        return own - convolution_slopes(self.kernel, self.target, points)

@@ -1,4 +1,4 @@
-"""Fourier modes of measures on a torus: of cells by FFT, of scattered points by direct sums."""
+"""Fourier modes of measures on a torus: of cells by FFT, of scattered points by direct sums or by FFT."""
 
 from typing import NamedTuple
 
@@ -9,8 +9,10 @@ import numpy as np
 from jaxtyping import Array, Complex, Float
 
 from mfjax._arrays import inner
-from mfjax.energies.rows import over_rows
+from mfjax.energies.field import Field
 from mfjax.measures import Grid, Measure
+from mfjax.sums import nonuniform
+from mfjax.sums.rows import over_rows
 
 
 class Waves(NamedTuple):
@@ -22,6 +24,11 @@ class Waves(NamedTuple):
     k: np.ndarray
     times: np.ndarray
 
+    @property
+    def modes(self) -> int:
+        """The largest |k_i|."""
+        return int(np.max(np.abs(self.k), initial=0))
+
     def symbol(self, period: Float[Array, ""], order: Float[Array, ""]) -> Float[Array, " n"]:
         """|2 pi k / L|^{-2s}, zero at k = 0."""
         square = jnp.asarray(np.sum((2 * np.pi * self.k) ** 2, axis=-1), period.dtype) / period**2
@@ -31,14 +38,18 @@ class Waves(NamedTuple):
     def transform(
         self, mu: Measure, period: Float[Array, ""], origin: Float[Array, " d"] | float = 0.0
     ) -> Complex[Array, " n"]:
-        """int e^{-2 pi i k . (x - origin) / L} dmu by direct sums: time O(n K), memory O(n + K)."""
-        turns = (mu.points - origin) / period
+        """int e^{-2 pi i k . (x - origin) / L} dmu: time O(n K) or, where that is large, by FFT as described
+        in `sums.nonuniform`; memory O(n + K).
+        """
+        turns, waves = (mu.points - origin) / period, jnp.asarray(self.k, mu.dtype)
+        if nonuniform.pays(*turns.shape, len(self.k), mu.dtype):
+            return nonuniform.transform(turns, mu.weights, waves, self.modes)
 
         def at_wave(k):
             phases = 2 * np.pi * inner(turns, k)
             return inner(mu.weights, jnp.cos(phases)), -inner(mu.weights, jnp.sin(phases))
 
-        return jax.lax.complex(*over_rows(at_wave, jnp.asarray(self.k, mu.dtype), mu.size))
+        return jax.lax.complex(*over_rows(at_wave, waves, mu.size))
 
     def energy(self, coefficients: Complex[Array, " n"], symbol: Float[Array, " n"]) -> Float[Array, ""]:
         """sum_k symbol_k |c_k|^2 over all of Z^d."""
@@ -75,7 +86,7 @@ def cell_values(mu: Grid, coefficients: Complex[Array, " n"]) -> Float[Array, " 
     return mu.size * values.ravel()
 
 
-class Series(eqx.Module):
+class Series(Field):
     """x -> sum_k c_k e^{2 pi i k . (x - origin) / L} over all of Z^d, real."""
 
     cosine: Float[Array, " n"]
@@ -83,12 +94,29 @@ class Series(eqx.Module):
     k: Float[Array, "n d"]
     period: Float[Array, ""]
     origin: Float[Array, " d"]
+    modes: int = eqx.field(static=True)
 
     def __init__(self, waves: Waves, coefficients: Complex[Array, " n"], period, origin):
         times = jnp.asarray(waves.times, period.dtype)
         self.cosine, self.sine = times * coefficients.real, -times * coefficients.imag
         self.k, self.period, self.origin = jnp.asarray(waves.k, period.dtype), period, origin
+        self.modes = waves.modes
 
     def __call__(self, point: Float[Array, " d"]) -> Float[Array, ""]:
         phases = 2 * np.pi * inner(self.k, (point - self.origin) / self.period)
         return inner(self.cosine, jnp.cos(phases)) + inner(self.sine, jnp.sin(phases))
+
+    def at(self, points):
+        if not self._by_transform(points):
+            return over_rows(self, points, len(self.k))
+        coefficients = jax.lax.complex(self.cosine, -self.sine)
+        return nonuniform.evaluate((points - self.origin) / self.period, coefficients, self.k, self.modes)
+
+    def slopes(self, points):
+        if not self._by_transform(points):
+            return over_rows(jax.grad(self), points, len(self.k))
+        # Each value depends on its own point only.
+        return jax.grad(lambda p: jnp.sum(self.at(p)))(points)
+
+    def _by_transform(self, points):
+        return nonuniform.pays(*points.shape, len(self.k), points.dtype)

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-import equinox as eqx
 from jaxtyping import Array
 
 from mfjax.energies.base import Energy, Solution
-from mfjax.energies.convolution import check_kernel, convolution, convolution_at
+from mfjax.energies.convolution import check_kernel, convolution, convolution_at, convolution_slopes
+from mfjax.energies.field import Field
 from mfjax.measures import Measure
 
 
@@ -40,7 +40,7 @@ class Interaction(Energy):
         return Solution(value, InteractionPotential(self.kernel, mu))
 
 
-class InteractionPotential(eqx.Module):
+class InteractionPotential(Field):
     """x -> int W(x, y) dmu(y)."""
 
     kernel: Callable
@@ -48,3 +48,9 @@ class InteractionPotential(eqx.Module):
 
     def __call__(self, point: Array) -> Array:
         return convolution_at(self.kernel, self.mu, point)
+
+    def at(self, points):
+        return convolution(self.kernel, self.mu, points)
+
+    def slopes(self, points):
+        return convolution_slopes(self.kernel, self.mu, points)

@@ -3,7 +3,6 @@
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, ScalarLike
 
@@ -125,7 +124,7 @@ class Sobolev(Energy):
             return Solution(value, series)
         # What the series holds is the target alone, with a minus; its half of the energy is there already.
         atoms = self.target.atoms
-        at_mu = convolution(self.kernel, mu, mu.points) + 2 * jax.vmap(series)(mu.points)
+        at_mu = convolution(self.kernel, mu, mu.points) + 2 * series.at(mu.points)
         if atoms is not None:
             at_mu = at_mu - 2 * convolution(self.kernel, atoms, mu.points)
         value = value + 0.5 * (mu.integrate(at_mu) + jnp.asarray(self.self_energy, mu.dtype))

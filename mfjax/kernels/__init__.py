@@ -9,3 +9,5 @@ from mfjax.kernels.radial import Matern as Matern
 from mfjax.kernels.radial import Riesz as Riesz
 from mfjax.kernels.signed import Signed as Signed
 from mfjax.kernels.sobolev import Sobolev as Sobolev
+from mfjax.kernels.sums import kernel_slopes as kernel_slopes
+from mfjax.kernels.sums import kernel_sums as kernel_sums

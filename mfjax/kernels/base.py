@@ -23,6 +23,16 @@ class Kernel(eqx.Module):
     def __call__(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:
         """k(x, y)."""
 
+    def sums(
+        self, points: Float[Array, "M d"], sources: Float[Array, "K d"], weights: Float[Array, " K"]
+    ) -> Float[Array, " M"] | None:
+        """sum_j weights_j k(points_i, sources_j) without going through all pairs; `None` if there is no way.
+
+        Exact, with the derivatives of the dense sum away from coincident points, and no force between
+        coincident ones. `mf.kernels.kernel_sums` asks for it where it is worth while.
+        """
+        return None
+
     def validate(self, domain: Domain) -> None:
         """**Raises** `ValueError` if this is no kernel on `domain`, where points are to move."""
 

@@ -34,3 +34,9 @@ class Signed(Kernel):
 
     def __call__(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:
         return x[0] * y[0] * self.kernel(x[1:], y[1:])
+
+    def sums(self, points, sources, weights):
+        if not isinstance(self.kernel, Kernel):
+            return None
+        sums = self.kernel.sums(points[:, 1:], sources[:, 1:], weights * sources[:, 0])
+        return None if sums is None else points[:, 0] * sums

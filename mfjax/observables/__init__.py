@@ -17,5 +17,6 @@ from mfjax.observables.network import Prediction as Prediction
 from mfjax.observables.network import TestRisk as TestRisk
 from mfjax.observables.rates import Rate as Rate
 from mfjax.observables.rates import fit_rate as fit_rate
+from mfjax.observables.sliced_energy import SlicedEnergyDistance as SlicedEnergyDistance
 from mfjax.observables.sobolev import NegativeSobolev as NegativeSobolev
 from mfjax.observables.wasserstein import Wasserstein1D as Wasserstein1D

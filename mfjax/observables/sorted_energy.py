@@ -10,27 +10,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-
-def _sorted(positions: Array, masses: Array) -> tuple[Array, Array]:
-    return jax.lax.sort((positions, masses), num_keys=1, is_stable=False)
+from mfjax.sums.ordered import Places, positions, sorted_keys
 
 
-def _ranked(positions: Array, masses: Array) -> tuple[Array, ...]:
-    """Sorted positions and masses, where they came from, and how many positions lie left (right) of each.
-
-    Everything that compares positions uses the sorted copy: a compiler may evaluate a position twice, with
-    two roundings, and a point would then push itself.
-    """
-    index = jnp.arange(positions.shape[0])
-    order, masses, index = jax.lax.sort((positions, masses, index), num_keys=1, is_stable=False)
-    left = jnp.searchsorted(order, order, side="left")
-    right = jnp.searchsorted(order, order, side="right")
-    return order, masses, index, left, right
-
-
-def _before(values: Array) -> Array:
-    """Sums of the first 0, 1, ..., n values."""
-    return jnp.concatenate([jnp.zeros_like(values[:1]), jnp.cumsum(values)])
+def _sorted(coordinates: Array, masses: Array) -> tuple[Array, Array]:
+    """Sorted coordinates, and the masses at each, those that coincide all at the first of them."""
+    order, own = sorted_keys(coordinates)
+    return positions(order, coordinates.dtype), jnp.zeros_like(masses).at[own].add(masses)
 
 
 def _with_derivative(energy: Callable, potential_and_slope: Callable) -> Callable:
@@ -51,22 +37,19 @@ def _with_derivative(energy: Callable, potential_and_slope: Callable) -> Callabl
     return wrapped
 
 
-def _line_energy(positions: Float[Array, " K"], masses: Float[Array, " K"]) -> Float[Array, ""]:
+def _line_energy(coordinates: Float[Array, " K"], masses: Float[Array, " K"]) -> Float[Array, ""]:
     """2 int D (D - m) dx for the cumulative function D of the signed masses and their sum m."""
-    positions, masses = _sorted(positions, masses)
+    coordinates, masses = _sorted(coordinates, masses)
     cumulative = jnp.cumsum(masses)
     below = cumulative[:-1]
-    return 2 * jnp.sum(jnp.diff(positions) * below * (below - cumulative[-1]))
+    return 2 * jnp.sum(jnp.diff(coordinates) * below * (below - cumulative[-1]))
 
 
-def _line_potential(positions, masses):
-    order, masses, index, left, right = _ranked(positions, masses)
-    before = _before(masses)
-    total = before[-1]
-    steps = jnp.diff(order) * (2 * before[1:-1] - total)
-    potential = jnp.sum(masses * (order - order[0])) + _before(steps)
-    slope = before[left] + before[right] - total
-    return jnp.zeros_like(potential).at[index].set(potential), jnp.zeros_like(slope).at[index].set(slope)
+def _line_potential(coordinates, masses):
+    places = Places.of(coordinates, coordinates)
+    x = coordinates - places.middle(coordinates.dtype)
+    slope = places.signed_sum(masses)
+    return x * slope - places.signed_sum(masses * x), slope
 
 
 def _circle_energy(angles: Float[Array, " K"], masses: Float[Array, " K"]) -> Float[Array, ""]:
@@ -89,13 +72,10 @@ def _circle_energy(angles: Float[Array, " K"], masses: Float[Array, " K"]) -> Fl
 
 
 def _circle_potential(angles, masses):
-    order, masses, index, left, right = _ranked(angles, masses)
-    c, s = jnp.cos(order / 2), jnp.sin(order / 2)
-    cosine, sine = _before(masses * c), _before(masses * s)
-    p = cosine[left] + cosine[right] - cosine[-1]
-    q = sine[left] + sine[right] - sine[-1]
-    potential, slope = 2 * (p * s - q * c), p * c + q * s
-    return jnp.zeros_like(potential).at[index].set(potential), jnp.zeros_like(slope).at[index].set(slope)
+    places = Places.of(angles, angles)
+    c, s = jnp.cos(angles / 2), jnp.sin(angles / 2)
+    p, q = places.signed_sum(masses * c), places.signed_sum(masses * s)
+    return 2 * (p * s - q * c), p * c + q * s
 
 
 line_energy = _with_derivative(_line_energy, _line_potential)
