@@ -14,6 +14,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, Int
 
 from mfjax import status as codes
+from mfjax._arrays import Fixed
 from mfjax._loops import loop
 from mfjax.flows.base import Evaluation, State
 from mfjax.measures import Grid
@@ -189,9 +190,23 @@ class Keyless(eqx.Module):
         return jax.tree.map(whole, self.function, is_leaf=is_raw)(*arguments)
 
 
-def pieces(sim: Simulation, closed: Carry | None = None) -> Pieces:
-    """The pieces of `sim`; with a carry, `closed`: whatever traced numbers they reach are leaves."""
-    attempt, observe = eqx.Partial(one_step, sim), eqx.Partial(record, sim)
+def attempt_moving(sim: Simulation, fixed: Any, moving: Carry, dt: Array) -> tuple[Carry, Array, Array]:
+    """`one_step` of a carry without what stays."""
+    kept, error, status = one_step(sim, whole_again(moving, fixed), dt)
+    return split(kept)[0], error, status
+
+
+def record_moving(sim: Simulation, fixed: Any, moving: Carry) -> tuple[Any, dict[str, Any]]:
+    """`record` of a carry without what stays."""
+    return record(sim, whole_again(moving, fixed))
+
+
+def pieces(sim: Simulation, fixed: Any, closed: Carry | None = None) -> Pieces:
+    """The pieces of `sim` for carries without what is `fixed`.
+
+    With a carry, `closed`: whatever traced numbers they reach are leaves.
+    """
+    attempt, observe = eqx.Partial(attempt_moving, sim, fixed), eqx.Partial(record_moving, sim, fixed)
     if closed is not None:
         attempt = Keyless.of(eqx.filter_closure_convert(attempt, closed, closed.dt))
         observe = Keyless.of(eqx.filter_closure_convert(observe, closed))
@@ -389,19 +404,36 @@ def joined(first: Any, rest: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.concatenate([jnp.asarray(a)[None], b]), first, rest)
 
 
+def split(carry: Carry) -> tuple[Carry, Any]:
+    """(what a run moves, what stays as it is): loops carry, copy and keep the first alone."""
+    stays = lambda node: isinstance(node, Fixed)
+    moving = jax.tree.map(lambda node: None if stays(node) else node, carry, is_leaf=stays)
+    return moving, jax.tree.map(lambda node: node if stays(node) else None, carry, is_leaf=stays)
+
+
+def whole_again(moving: Carry, fixed: Any) -> Carry:
+    """The carry of which `split` made two."""
+    return eqx.combine(moving, fixed, is_leaf=lambda node: isinstance(node, Fixed))
+
+
 def close(sim: Simulation, carry: Carry) -> tuple[Carry, Any]:
     """The carry that has reached the next saved time, and its record."""
-    return reach(pieces(sim), carry)
+    moving, fixed = split(carry)
+    moving, values = reach(pieces(sim, fixed), moving)
+    return whole_again(moving, fixed), values
 
 
 def steps_only(sim: Simulation, carry: Carry, steps: int) -> Carry:
     """Advance a run of fixed steps by `steps` of them."""
-    return equally(pieces(sim), carry, steps)
+    moving, fixed = split(carry)
+    return whole_again(equally(pieces(sim, fixed), moving, steps), fixed)
 
 
 def advance(sim: Simulation, carry: Carry, saves: int) -> tuple[Carry, Any]:
     """Advance over `saves` saved times; records have the saves as leading axis."""
-    return through_saves(pieces(sim), carry, saves)
+    moving, fixed = split(carry)
+    moving, values = through_saves(pieces(sim, fixed), moving, saves)
+    return whole_again(moving, fixed), values
 
 
 def begin(sim: Simulation) -> tuple[Carry, Any]:
@@ -413,4 +445,6 @@ def begin(sim: Simulation) -> tuple[Carry, Any]:
 def trajectory(sim: Simulation) -> tuple[Carry, Any]:
     """The pure core: the whole run, t = 0 included, for use inside `jit`, `vmap` and `grad`."""
     carry, first = begin(sim)
-    return whole(pieces(sim, carry), carry, first)
+    moving, fixed = split(carry)
+    moving, values = whole(pieces(sim, fixed, moving), moving, first)
+    return whole_again(moving, fixed), values

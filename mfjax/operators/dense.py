@@ -17,18 +17,18 @@ class Dense(Operator):
     """
 
     array: Float[Array, "N M"]
-    root: Float[Array, " N"] | float = 1.0
+    root: Float[Array, " N"] | None = None
 
     @property
     def shape(self):
         return self.array.shape
 
     def output(self, v):
-        return self.root * inner(self.array, v)
+        return self._scaled(inner(self.array, v))
 
     def scores(self, alpha):
         # A row vector times a matrix: the transposed product is several times slower on CPU.
-        return inner(self.root * alpha, self.array)
+        return inner(self._scaled(alpha), self.array)
 
     def rows(self, index):
         return self.matrix()[index]
@@ -37,7 +37,12 @@ class Dense(Operator):
         return self.matrix()[:, index]
 
     def matrix(self):
-        return self.array if isinstance(self.root, float) else self.root[:, None] * self.array
+        return self._scaled(self.array)
+
+    def _scaled(self, values: Array) -> Array:
+        if self.root is None:
+            return values
+        return self.root.reshape(-1, *[1] * (values.ndim - 1)) * values
 
 
 def as_operator(value: Any) -> Any:
