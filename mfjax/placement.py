@@ -5,7 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 
 def is_global(tree: Any) -> bool:
@@ -14,7 +14,7 @@ def is_global(tree: Any) -> bool:
 
 
 def _is_elsewhere(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+    return isinstance(leaf, jax.Array) and not _traced(leaf) and not leaf.is_fully_addressable
 
 
 def together(name: str) -> None:
@@ -53,10 +53,25 @@ def as_placed(tree: Any, like: Any) -> Any:
     return jax.tree.map(lambda a, b: put(a, b.sharding) if divided(b) else a, tree, like)
 
 
+def refuse_explicit(tree: Any) -> None:
+    """**Raises** `ValueError` for arrays on a mesh whose axes ask every operation for its own sharding."""
+    for leaf in jax.tree.leaves(tree):
+        sharding = leaf.sharding if isinstance(leaf, jax.Array) and not _traced(leaf) else None
+        if isinstance(sharding, NamedSharding) and AxisType.Explicit in sharding.mesh.axis_types:
+            raise ValueError(
+                f"an array is divided over the explicit mesh axes {sharding.mesh.axis_names}: make the mesh "
+                "by jax.make_mesh(..., axis_types=(jax.sharding.AxisType.Auto,) * number of axes)"
+            )
+
+
+def _traced(leaf: Any) -> bool:
+    return isinstance(leaf, jax.core.Tracer)
+
+
 def divisions(tree: Any) -> list[str]:
     """How the arrays of `tree` are divided among devices, which changes rounding; empty if they are not."""
     arrays = jax.tree.leaves(eqx.filter(tree, lambda leaf: isinstance(leaf, jax.Array)))
-    found = (a.sharding for a in arrays if not isinstance(a, jax.core.Tracer))
+    found = (a.sharding for a in arrays if not _traced(a))
     return sorted(
         {
             f"{tuple(s.mesh.shape.items())} {s.spec}"
