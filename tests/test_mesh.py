@@ -344,6 +344,20 @@ def test_data_are_shared_in_every_layout():
     assert compiled.memory_analysis().argument_size_in_bytes < 1.2 * x.nbytes
 
 
+def test_a_sweep_of_the_same_structure_finds_its_program():
+    from mfjax.layouts import batched
+    from mfjax.table import trace
+
+    def program(fn=cell, method="map"):
+        return batched(trace(fn, {}, {"lam": np.ones(2), "seed": np.arange(2)}), method)
+
+    longer = lambda lam, seed: mf.Simulation(
+        cell(lam, seed).flow, cell(lam, seed).measure, stepper=mf.steppers.Euler(2**-3), steps=4
+    )
+    assert program() is program()
+    assert program() is not program(longer) and program() is not program(method="vmap")
+
+
 def test_wrong_meshes_are_told(looped):
     mesh = jax.make_mesh((1,), ("cells",))
     with pytest.raises(ValueError, match="a loop has one cell in a program"):

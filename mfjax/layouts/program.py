@@ -30,13 +30,21 @@ def split(function: Callable, mesh: Mesh | None, stacked: tuple[bool, ...]) -> C
 class Lifted:
     """`function(simulation, *carry, *counts)` of a batch of cells; what does not vary is shared."""
 
-    def __init__(self, traced: Traced, function: Callable, carries: int, method: str, mesh: Mesh | None):
-        self._varying, self._carries = traced.varying, carries
+    def __init__(
+        self,
+        rebuild: Callable,
+        varying: tuple[bool, ...],
+        function: Callable,
+        carries: int,
+        method: str,
+        mesh: Mesh | None,
+    ):
+        self._varying, self._carries = varying, carries
 
         def all_cells(counts, own, shared, *carry):
             def on_device(own, shared, *carry):
                 def one(own, *carry):
-                    return function(traced.rebuild(self._merged(own, shared)), *carry, *counts)
+                    return function(rebuild(self._merged(own, shared)), *carry, *counts)
 
                 return along(one, method)(own, *carry)
 
@@ -73,7 +81,26 @@ def batched(traced: Traced, method: str, mesh: Mesh | None = None) -> Program:
     `method` is "vmap" or "map". A mesh divides the cells among its devices, all its axes taken together;
     their number must be a multiple of that of the devices.
     """
-    lift = lambda function, carries: Lifted(traced, function, carries, method, mesh)
+    key = (traced.outline, method, mesh)
+    try:
+        return _compiled_before[key]
+    except KeyError:
+        pass
+    except (TypeError, ValueError):
+        # Something in it cannot be hashed, or compared.
+        return _batched(traced, method, mesh)
+    while len(_compiled_before) >= REMEMBERED:
+        _compiled_before.pop(next(iter(_compiled_before)), None)
+    return _compiled_before.setdefault(key, _batched(traced, method, mesh))
+
+
+# A sweep of the same structure finds its programs compiled, as a solo run does.
+_compiled_before: dict[Any, Program] = {}
+REMEMBERED = 16
+
+
+def _batched(traced: Traced, method: str, mesh: Mesh | None) -> Program:
+    lift = lambda function, carries: Lifted(traced.rebuild, traced.varying, function, carries, method, mesh)
     return Program(lift(begin, 0), lift(advance, 1), lift(steps_only, 1), lift(close, 1), 1)
 
 
