@@ -285,7 +285,7 @@ def test_the_layout_is_measured_once_reported_and_kept(fastest, tmp_path, monkey
     table = mf.sweep(counted, path=tmp_path / "s", **AXES)
     assert calls.count(True) == 1
     layout = table.attributes["layout"]["all"]
-    assert layout["method"] == fastest and f"{fastest} in" in "loop in " + layout["reason"]
+    assert layout["method"] == fastest and f"{fastest} in " in layout["reason"]
     assert json.loads((tmp_path / "s" / "all" / "layout.json").read_text()) == layout
     assert json.loads(table.to_xarray().attrs["layout"])["all"] == layout
     assert_close(table, looped)

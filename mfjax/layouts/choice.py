@@ -26,22 +26,28 @@ class Candidate(NamedTuple):
 
 
 def choose(
-    loop: Layout, argument: Callable[[int], Any], candidates: Sequence[Candidate], count: int, chunks: list
+    loops: Sequence[Layout],
+    argument: Callable[[int], Any],
+    candidates: Sequence[Candidate],
+    count: int,
+    chunks: list,
 ) -> tuple[Layout, Program]:
     """(layout, program) of least time for `count` cells of `chunks`; `argument(i)` is cell i on its own."""
     started = time.perf_counter()
     _chunk(SOLO, argument(0), SOLO.begin(argument(0))[0], chunks[0])
     compilation = time.perf_counter() - started
-    best, program, seconds = loop, SOLO, {}
-    seconds["loop"] = _whole(SOLO, argument, loop, count, chunks)
-    if seconds["loop"] < WORTH * compilation:
-        return _because(loop, f"{seconds['loop']:.2g} s of work: measuring others would take longer"), SOLO
+    # Threads of one process share its pools, and may wait for each other longer than they work.
+    seconds = {f"loop in {one.workers} threads": _whole(SOLO, argument, one, count, chunks) for one in loops}
+    least = min(seconds.values())
+    best, program = loops[list(seconds.values()).index(least)], SOLO
+    if least < WORTH * compilation:
+        return _because(best, f"{least:.2g} s of work: measuring others would take longer"), SOLO
     for candidate in candidates:
         layout, made = candidate.prepare()
         arguments = lambda i, c=candidate, layout=layout: c.arguments(layout, i)
         seconds[candidate.name] = _whole(made, arguments, layout, count, chunks)
-        if seconds[candidate.name] < min(s for n, s in seconds.items() if n != candidate.name):
-            best, program = layout, made
+        if seconds[candidate.name] < least:
+            best, program, least = layout, made, seconds[candidate.name]
     figures = ", ".join(f"{name} {s:.3g} s" for name, s in seconds.items())
     return _because(best, f"least of the times expected for {count} cells: {figures}"), program
 

@@ -56,7 +56,11 @@ def plan(request: Request, bucket: Bucket, kept: Layout | None) -> tuple[Layout,
         return _prepared(bucket, "map", batch_size, 1, mesh, "a mesh of processors")
     if bucket.count == 1:
         return loop, SOLO
-    return choose(loop, bucket.alone, _candidates(request, bucket, everything), bucket.count, bucket.chunks)
+    # Threads change no number: whether they pay is measured too, unless their number is asked for.
+    numbers = dict.fromkeys((loop.workers, 1)) if workers is None else (workers,)
+    loops = [Layout("loop", workers=number) for number in numbers]
+    candidates = _candidates(request, bucket, everything)
+    return choose(loops, bucket.alone, candidates, bucket.count, bucket.chunks)
 
 
 def _candidates(request: Request, bucket: Bucket, mesh: Mesh | None) -> list[Candidate]:
