@@ -28,11 +28,14 @@ class Candidate(NamedTuple):
 def choose(
     loops: Sequence[Layout],
     argument: Callable[[int], Any],
-    candidates: Sequence[Candidate],
+    candidates: Callable[[int], Sequence[Candidate]],
     count: int,
     chunks: list,
 ) -> tuple[Layout, Program]:
-    """(layout, program) of least time for `count` cells of `chunks`; `argument(i)` is cell i on its own."""
+    """(layout, program) of least time for `count` cells of `chunks`; `argument(i)` is cell i on its own.
+
+    `candidates` are those in as many threads as were best for loops.
+    """
     started = time.perf_counter()
     _chunk(SOLO, argument(0), SOLO.begin(argument(0))[0], chunks[0])
     compilation = time.perf_counter() - started
@@ -42,7 +45,7 @@ def choose(
     best, program = loops[list(seconds.values()).index(least)], SOLO
     if least < WORTH * compilation:
         return _because(best, f"{least:.2g} s of work: measuring others would take longer"), SOLO
-    for candidate in candidates:
+    for candidate in candidates(best.workers):
         layout, made = candidate.prepare()
         arguments = lambda i, c=candidate, layout=layout: c.arguments(layout, i)
         seconds[candidate.name] = _whole(made, arguments, layout, count, chunks)

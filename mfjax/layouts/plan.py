@@ -59,15 +59,12 @@ def plan(request: Request, bucket: Bucket, kept: Layout | None) -> tuple[Layout,
     # Threads change no number: whether they pay is measured too, unless their number is asked for.
     numbers = dict.fromkeys((loop.workers, 1)) if workers is None else (workers,)
     loops = [Layout("loop", workers=number) for number in numbers]
-    candidates = _candidates(request, bucket, everything)
+    candidates = lambda number: _candidates(request.batch_size, bucket, number, everything)
     return choose(loops, bucket.alone, candidates, bucket.count, bucket.chunks)
 
 
-def _candidates(request: Request, bucket: Bucket, mesh: Mesh | None) -> list[Candidate]:
-    number = threads(request.workers)
-
+def _candidates(size: int | None, bucket: Bucket, number: int, mesh: Mesh | None) -> list[Candidate]:
     def candidate(method, workers, mesh):
-        size = request.batch_size
         prepare = lambda: _prepared(bucket, method, size, workers, mesh)
         group = lambda layout, i: bucket.batch(groups_of(bucket.count, layout.batch_size)[i], mesh)
         where = f"{workers} threads" if mesh is None else f"{mesh.devices.size} devices"
