@@ -19,6 +19,7 @@ from mfjax._closures import hides_tracer
 from mfjax.flows.base import Flow
 from mfjax.io import RunDirectory, environment, fingerprint, read_arrays, write_arrays
 from mfjax.measures import Measure
+from mfjax.placement import as_placed, divisions, gathered, is_global, together
 from mfjax.run import Run, assemble, named_arrays
 from mfjax.simulate import advance, begin, close, steps_only, trajectory
 from mfjax.simulation import Observable, Simulation
@@ -143,7 +144,7 @@ def simulate(
         SOLO, sim, saves, every, path=path, resume=resume, progress=progress, started=started
     )
     run = assemble(sim.times, records, sim.measure, carry)
-    if path is not None:
+    if path is not None and not (is_global(sim) and jax.process_index()):
         run.save(Path(path) / "results.nc")
     if throw and int(run.status) != codes.OK:
         raise SimulationError(f"the run {run.describe()}", run)
@@ -181,20 +182,32 @@ def drive(
     """
     chunks = schedule(saves, every)
     directory = None if path is None else RunDirectory(path)
-    if directory is not None:
+    # Of several processes that share a run the first writes, and all read.
+    shared = is_global(sim)
+    writes = directory is not None and (not shared or jax.process_index() == 0)
+    if directory is not None and configuration is None:
+        configuration = gathered(sim)
+    if writes:
         manifest = {
-            "configuration": fingerprint(sim if configuration is None else configuration),
+            "configuration": fingerprint(configuration),
             "environment": environment(),
             "chunks": chunks,
         }
+        if divisions(sim):
+            manifest["divisions"] = divisions(sim)
         directory.check(manifest, resume)
     carry, first = program.begin(sim) if started is None else started
+    first = gathered(first)
     named_arrays(first[1])
     done = 0
     # Only now: a directory is not claimed by a run whose first evaluation raises.
-    if directory is not None and directory.open(manifest, resume):
-        done, carry = read_arrays(directory.checkpoint, (np.zeros((), np.int64), carry))
-        done = int(done)
+    if writes:
+        directory.open(manifest, resume)
+    if shared and directory is not None:
+        together("a run directory is open")
+    if directory is not None and directory.checkpoint.exists():
+        done, read = read_arrays(directory.checkpoint, (np.zeros((), np.int64), carry))
+        done, carry = int(done), as_placed(read, carry)
     expand = lambda leaf: np.expand_dims(np.asarray(leaf), program.axis)
     pieces = [jax.tree.map(expand, first)]
     with progress_bar(progress, saves) as bar:
@@ -215,16 +228,19 @@ def drive(
                     carry = program.steps_only(sim, carry, steps)
                     if length:
                         carry, reached = program.close(sim, carry)
-                        piece = jax.tree.map(expand, reached)
+                        piece = jax.tree.map(expand, gathered(reached))
+                piece = gathered(piece)
                 if directory is not None:
+                    state = gathered(carry)
+                if writes:
                     if length:
                         write_arrays(directory.part(index), jax.tree.map(np.asarray, piece))
-                    write_arrays(directory.checkpoint, (np.asarray(index + 1), carry))
+                    write_arrays(directory.checkpoint, (np.asarray(index + 1), state))
             if length:
                 pieces.append(jax.tree.map(np.asarray, piece))
                 bar.update(length)
     join = lambda *leaves: np.concatenate(leaves, axis=program.axis)
-    return carry, jax.tree.map(join, *pieces)
+    return gathered(carry), jax.tree.map(join, *pieces)
 
 
 def _several(leaf: Any, axis: int, length: int) -> jax.ShapeDtypeStruct:

@@ -236,6 +236,23 @@ class SweepDirectory:
         return layout
 
 
+class BucketLayout:
+    """The layout of one bucket of a sweep, written before its cells are run."""
+
+    def __init__(self, path: Path):
+        self.file = path / "layout.json"
+
+    def read(self) -> dict[str, Any] | None:
+        """The layout, if it was written."""
+        return _read_manifest(self.file) if self.file.exists() else None
+
+    def write(self, layout: dict[str, Any]) -> None:
+        """Keep the layout."""
+        with _writing(self.file.parent):
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.file, layout)
+
+
 MANIFEST = "manifest.json"
 
 

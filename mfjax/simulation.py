@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Key, ScalarLike
 from mfjax._arrays import as_floats, count, finite, is_traced, kind, scalar
 from mfjax.flows.base import Flow
 from mfjax.measures import Measure, Particles
+from mfjax.placement import refuse_explicit
 from mfjax.run import is_reserved
 from mfjax.steppers import Adaptive, Rosenbrock, RosenbrockW, Stepper
 from mfjax.steppers.rosenbrock import linearised_exactly
@@ -56,6 +57,7 @@ class Simulation(eqx.Module):
     ):
         if not isinstance(flow, Flow):
             raise ValueError(f"flow must be a Flow, got {kind(flow)}")
+        refuse_explicit(measure)
         flow.validate(measure)
         self.flow, self.measure = flow, measure
         self.stepper = default_stepper(flow, measure) if stepper is None else stepper

@@ -7,13 +7,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from mfjax._arrays import count
-from mfjax.driver import SOLO, Program, drive, progress_bar
+from mfjax.driver import SOLO, Program, drive, progress_bar, schedule
 from mfjax.io import (
+    BucketLayout,
     RunDirectory,
     SweepDirectory,
     environment,
@@ -21,13 +22,25 @@ from mfjax.io import (
     read_arrays,
     write_arrays,
 )
+from mfjax.layouts import (
+    METHODS,
+    Bucket,
+    Layout,
+    Request,
+    along,
+    divided,
+    groups_of,
+    placed,
+    plan,
+    spans_processes,
+    split,
+    whole_mesh,
+)
+from mfjax.placement import gathered, together
 from mfjax.run import Run, assemble
-from mfjax.simulate import advance, begin, close, steps_only
 from mfjax.simulation import Simulation
 from mfjax.table import Table as Table
 from mfjax.table import Traced, check_ends, check_names, checked_axes, is_numeric, report, tabulate, trace
-
-METHODS = ("auto", "loop", "vmap")
 
 
 def sweep(
@@ -36,6 +49,7 @@ def sweep(
     method: str = "auto",
     batch_size: int | None = None,
     workers: int | None = None,
+    mesh: Mesh | None = None,
     path: str | Path | None = None,
     resume: bool = False,
     progress: bool | None = None,
@@ -55,11 +69,21 @@ def sweep(
     Of the measures only the last is kept: record as observables what is needed of the others.
 
     - `method`: "loop" runs cells one after the other through one compiled program, several at a time in
-      threads; "vmap" runs them as one array axis, in groups of `batch_size`; "auto" loops on CPU, where
-      batches of small dense solves are slower than a loop, and batches on accelerators.
-    - `workers`: threads of a loop on CPU, by default one per core, at most 4.
+      threads; "map" compiles the loop over the cells of a group too; "vmap" runs a group as one array axis.
+      "auto" takes "vmap" on accelerators; on CPU it times the first chunk of each and takes the fastest, or
+      loops where there is less to do than to measure. `table.attributes["layout"]` says which, and why.
+    - `batch_size`: cells in a group, by default as many as fit into half of the free memory, for which the
+      compiled programs are asked.
+    - `workers`: programs at a time on CPU, in threads: by default one per core, at most 4, for "loop" and
+      "map".
+    - `mesh`: a `jax.make_mesh`, whose devices divide the cells of a group among them, all its axes taken
+      together. Without one, "auto" uses all devices of the process. A CPU has one, unless a program says
+      `jax.config.update("jax_num_cpu_devices", 2)` before JAX starts. Cells are repeated until their number
+      is a multiple of the devices. In several processes (`jax.distributed.initialize` first, then the
+      same call in each, with a mesh of all `jax.devices()`) every process gets the whole table; the first
+      alone writes, and all must see its directory.
     - `path`, `resume`: stream every cell's run to a directory and continue a killed sweep, in mid-cell. The
-      layout (method and batch size) is that of the directory, since it changes rounding.
+      layout (method, batch size, devices) is that of the directory, since it changes rounding.
     - `throw`: whether a failed cell raises at the end; otherwise it warns, the cell's results are NaN from
       its failure on, and the other cells are untouched.
 
@@ -83,53 +107,58 @@ def sweep(
         workers = count(workers, "workers")
     if resume and path is None:
         raise ValueError("resume=True needs path=, the directory of the sweep to continue")
-    layout = {
-        "method": ("loop" if jax.default_backend() == "cpu" else "vmap") if method == "auto" else method,
-        "batch_size": batch_size,
-    }
+    if mesh is not None:
+        mesh = whole_mesh(mesh)
+        if method == "loop":
+            raise ValueError('a loop has one cell in a program: mesh= needs method "map", "vmap" or "auto"')
+    request = Request(method, batch_size, workers, mesh)
+    # Of several processes that share a sweep the first writes, and all read.
+    shared = spans_processes(mesh)
+    writes = path is not None and not (shared and jax.process_index())
     if path is not None:
         plain = lambda v: v if isinstance(v, (bool, int, float, str)) else fingerprint(v)
         labels = {n: [plain(v) for v in values] for n, values in axes.items()}
         manifest = {"axes": labels, "static": sorted(static), "environment": environment()}
-        free = method == "auto" and batch_size is None
-        layout = SweepDirectory(path).open(manifest, resume, layout, free)
+        asked = {"method": method, "batch_size": batch_size}
+        asked["devices"] = None if mesh is None else mesh.devices.size
+        free = method == "auto" and batch_size is None and mesh is None
+        if writes:
+            asked = SweepDirectory(path).open(manifest, resume, asked, free)
+        if shared:
+            together("the directory of the sweep is open")
+        request = request._replace(method=asked["method"], batch_size=asked["batch_size"])
     traced = [n for n, v in axes.items() if n not in static and n != "width" and is_numeric(v)]
     fixed = [n for n in axes if n not in traced]
-    options = layout | {"workers": workers, "resume": resume, "progress": progress}
     cells: dict[tuple, Any] = {}
+    layouts = {}
     for bucket in product(*(range(len(axes[n])) for n in fixed)):
         constant = {n: axes[n][i] for n, i in zip(fixed, bucket, strict=True)}
-        place = None
-        if path is not None:
-            place = Path(path) / ("-".join(f"{n}-{i}" for n, i in zip(fixed, bucket, strict=True)) or "all")
+        name = "-".join(f"{n}-{i}" for n, i in zip(fixed, bucket, strict=True)) or "all"
+        place = None if path is None else Path(path) / name
         indices = list(product(*(range(len(axes[n])) for n in traced)))
         columns = {n: np.asarray([axes[n][k[j]] for k in indices]) for j, n in enumerate(traced)}
-        results = _bucket(fn, constant, columns, axes, len(indices), place, **options)
+        results, layout = _bucket(fn, constant, columns, axes, len(indices), place, request, resume, progress)
+        layouts[name] = layout.as_dict()
         for index, result in zip(indices, results, strict=True):
             where = dict(zip(fixed, bucket, strict=True)) | dict(zip(traced, index, strict=True))
             cells[tuple(where[n] for n in axes)] = result
-    table = tabulate(axes, cells)
-    if path is not None:
+    table = tabulate(axes, cells, {"layout": layouts})
+    if writes:
         table.save(Path(path) / "results.nc")
     report(table, throw)
     return table
 
 
 def _bucket(
-    fn, constant, columns, axes, count, place, *, method, batch_size, workers, resume, progress
-) -> list[Any]:
-    """The results of all cells that share structure, in order."""
+    fn, constant, columns, axes, count, place, request: Request, resume, progress
+) -> tuple[list[Any], Layout]:
+    """The results of all cells that share structure, in order, and how they were laid out."""
     traced = trace(fn, constant, columns)
     outline = traced.rebuild(traced.shapes())
     check_names(axes, outline)
-    size = 1 if method == "loop" else min(batch_size or count, count)
-    groups = [range(low, min(low + size, count)) for low in range(0, count, size)]
     if not isinstance(outline, Simulation):
-        groups = groups if columns else [range(count)]
-        return _evaluate(traced, columns, groups, place, workers, resume, progress)
+        return _evaluate(traced, columns, count, place, request, resume, progress)
     check_ends(fn, constant, columns)
-    # Without a number that varies there is no axis of cells.
-    alone = method == "loop" or not any(traced.varying)
     saves, every = outline.save_times.shape[0], outline.save_every
 
     def arrays(index):
@@ -141,17 +170,25 @@ def _bucket(
         carry, records = drive(SOLO, sim, saves, every, path=where, resume=resume, progress=bar)
         return assemble(sim.times, records, sim.measure, carry)
 
+    def many(cells: np.ndarray) -> list[Run]:
+        batch = arrays(cells)
+        where = None if place is None else place / f"cells-{cells[0]:05d}"
+        options = {"path": where, "resume": resume, "progress": bar}
+        return _batch(program, traced, batch, len(cells), saves, every, mesh, options)
+
     try:
-        with progress_bar(progress, (count if alone else len(groups)) * saves) as bar:
-            if alone:
-                return _in_threads(one, range(count), workers)
-            program, runs = _vmapped(traced), []
-            for group in groups:
-                batch = arrays(slice(group.start, group.stop))
-                where = None if place is None else place / f"cells-{group.start:05d}"
-                options = {"path": where, "resume": resume, "progress": bar}
-                runs += _batch(program, traced, batch, len(group), saves, every, options)
-            return runs
+        alone = lambda index: traced.rebuild(arrays(index))
+        batch = lambda cells, mesh: placed(arrays(cells), traced.varying, mesh)
+        bucket = Bucket(traced, count, schedule(saves, every), alone, batch)
+        layout, program = _planned(place, request, resume, bucket)
+        mesh = whole_mesh(request.mesh) if layout.devices > 1 or request.mesh is not None else None
+        loop = layout.method == "loop"
+        groups = [] if loop else groups_of(count, layout.batch_size)
+        with progress_bar(progress, (count if loop else len(groups)) * saves) as bar:
+            if loop:
+                return _in_threads(one, range(count), layout.workers), layout
+            several = _in_threads(many, groups, layout.workers, compiled=True)
+            return [run for runs in several for run in runs][:count], layout
     except (jax.errors.UnexpectedTracerError, jax.errors.TracerArrayConversionError) as error:
         raise ValueError(
             "the Simulation keeps a traced number of an axis where a sweep cannot see it: in a function that "
@@ -160,36 +197,66 @@ def _bucket(
         ) from error
 
 
-def _in_threads(one: Callable[[Any], Any], items: Sequence[Any], workers: int | None) -> list[Any]:
-    """`one` of every item, several at a time; the first alone: the others then share its program."""
-    if workers is None:
-        workers = min(os.cpu_count() or 1, 4) if jax.default_backend() == "cpu" else 1
-    first = [one(items[0])]
+def _planned(place, request: Request, resume: bool, bucket: Bucket) -> tuple[Layout, Program]:
+    """The layout of a bucket, which its directory keeps, since the choice may fall otherwise another time."""
+    if place is None:
+        return plan(request, bucket, None)
+    file = BucketLayout(place)
+    kept = file.read() if resume else None
+    layout, program = plan(request, bucket, None if kept is None else Layout.from_dict(kept))
+    if kept is None and not (spans_processes(request.mesh) and jax.process_index()):
+        file.write(layout.as_dict())
+    return layout, program
+
+
+def _in_threads(
+    one: Callable[[Any], Any], items: Sequence[Any], workers: int, compiled: bool = False
+) -> list[Any]:
+    """`one` of every item, several at a time; the first alone if its program is yet to be compiled."""
+    first = [] if compiled and workers > 1 else [one(items[0])]
+    if workers == 1:
+        return first + [one(item) for item in items[1:]]
     with ThreadPoolExecutor(workers) as pool:
         try:
-            return first + list(pool.map(one, items[1:]))
+            return first + list(pool.map(one, items[len(first) :]))
         except BaseException:
             # An interrupt must not wait for the cells that are still queued.
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _evaluate(traced: Traced, columns, groups, place, workers, resume, progress) -> list[Any]:
+def _evaluate(
+    traced: Traced, columns, count: int, place, request: Request, resume, progress
+) -> tuple[list[Any], Layout]:
     """The results of a function that returns arrays, group by group, each kept on disk once it is known."""
+    names = sorted(columns)
+    method, mesh = request.method, request.mesh
+    if method == "auto":
+        method = "map" if mesh is not None else "loop" if jax.default_backend() == "cpu" else "vmap"
+    if not names:
+        method, mesh = "loop", None
+    devices = 1 if mesh is None else mesh.devices.size
+    size = 1 if method == "loop" else divided(min(request.batch_size or count, count), devices)
+    layout = Layout(method, size, devices, request.workers or min(os.cpu_count() or 1, 4))
+    groups = groups_of(count, size)
+    writes = place is not None and not (spans_processes(mesh) and jax.process_index())
     directory = None
     if place is not None:
         directory = RunDirectory(place)
         configuration = fingerprint((traced.jaxpr, columns, [len(g) for g in groups]))
         # The sweep's own directory has been claimed; the first kill may have come before this one was.
-        directory.open({"configuration": configuration}, resume)
-    names = sorted(columns)
+        if writes:
+            directory.open({"configuration": configuration}, resume)
+        if spans_processes(mesh):
+            together("the directory of a bucket is open")
+    stacked = (True,) * len(names)
     single = jax.jit(traced.__call__)
-    batched = jax.jit(jax.vmap(traced.__call__)) if names else None
+    batched = jax.jit(split(along(traced.__call__, method), mesh, stacked))
 
-    def one(group):
-        number = len(group)
-        alone = number == 1
-        file = None if directory is None else directory.part(group.start)
+    def one(cells):
+        number = len(cells)
+        alone = method == "loop"
+        file = None if directory is None else directory.part(int(cells[0]))
         if file is not None and file.exists():
             like = [
                 jax.ShapeDtypeStruct(s.shape if alone else (number, *s.shape), s.dtype)
@@ -197,23 +264,30 @@ def _evaluate(traced: Traced, columns, groups, place, workers, resume, progress)
             ]
             out = read_arrays(file, like)
         else:
-            index = group.start if alone else slice(group.start, group.stop)
-            out = (single if alone else batched)(*(columns[n][index] for n in names))
-            if file is not None:
+            values = [columns[n][cells[0] if alone else cells] for n in names]
+            out = (single if alone else batched)(*placed(values, stacked, mesh))
+            out = gathered(out)
+            if file is not None and writes:
                 write_arrays(file, out)
         bar.update(number)
         rows = [out] if alone else [[leaf[i] for leaf in out] for i in range(number)]
         return [jax.tree.map(np.asarray, traced.rebuild(row)) for row in rows]
 
     with progress_bar(progress, sum(map(len, groups))) as bar:
-        return [row for rows in _in_threads(one, groups, workers) for row in rows]
+        rows = [
+            row
+            for rows in _in_threads(one, groups, 1 if mesh is not None else layout.workers)
+            for row in rows
+        ]
+    return rows[:count], layout
 
 
 def _batch(
-    program: Program, traced: Traced, batch: list[Any], size: int, saves: int, every, options
+    program: Program, traced: Traced, batch: list[Any], size: int, saves: int, every, mesh, options
 ) -> list[Run]:
     whole = traced.rebuild(batch)
-    carry, records = drive(program, batch, saves, every, configuration=whole, **options)
+    there = placed(batch, traced.varying, mesh)
+    carry, records = drive(program, there, saves, every, configuration=whole, **options)
     runs = []
     for i in range(size):
         take = lambda leaf, i=i: leaf[i]
@@ -221,20 +295,3 @@ def _batch(
         own = jax.tree.map(take, (records, carry))
         runs.append(assemble(sim.times, own[0], sim.measure, own[1]))
     return runs
-
-
-def _vmapped(traced: Traced) -> Program:
-    """The loop over a batch of cells as one array axis; what does not vary is shared, not copied."""
-    axes = [0 if v else None for v in traced.varying]
-
-    def start(batch):
-        return jax.vmap(lambda leaves: begin(traced.rebuild(leaves)), in_axes=(axes,))(batch)
-
-    def cells(function):
-        def all_cells(batch, carry, *count):
-            one = lambda leaves, carry: function(traced.rebuild(leaves), carry, *count)
-            return jax.vmap(one, in_axes=(axes, 0))(batch, carry)
-
-        return eqx.filter_jit(all_cells)
-
-    return Program(eqx.filter_jit(start), cells(advance), cells(steps_only), cells(close), 1)

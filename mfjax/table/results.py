@@ -1,5 +1,6 @@
 """The results of a sweep, one labelled table."""
 
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,12 +22,14 @@ class Table(eqx.Module):
 
     For a sweep of simulations there are the observables (..., S, ...) with `status` (..., S), `times`
     (..., S), and the final measure (`final_points`, `final_weights`, `final_mark_...`; narrower cells padded
-    by NaN points of zero mass). `failed` lists the cells that stopped early.
+    by NaN points of zero mass). `failed` lists the cells that stopped early. `attributes["layout"]` says how
+    the cells of each bucket were laid out on the machine, and why.
     """
 
     axes: dict[str, tuple]
     values: dict[str, Any]
     result_axes: dict[str, tuple[str, ...]] = eqx.field(static=True)
+    attributes: dict[str, Any] = eqx.field(static=True, default_factory=dict)
 
     def __getitem__(self, name: str) -> Any:
         if name not in self.values:
@@ -54,7 +57,9 @@ class Table(eqx.Module):
         for name, value in self.values.items():
             text = {"long_name": RECORDED[name]} if name in RECORDED else {}
             variables[name] = ((*self.axes, *self.result_axes[name]), np.asarray(value), text)
-        return xr.Dataset(variables, coords={name: _labels(values) for name, values in self.axes.items()})
+        coordinates = {name: _labels(values) for name, values in self.axes.items()}
+        attributes = {name: json.dumps(value) for name, value in self.attributes.items()}
+        return xr.Dataset(variables, coordinates, attributes)
 
     def save(self, path: str | Path) -> Path:
         """Write the table as one netCDF file."""
@@ -118,7 +123,7 @@ class _Column(NamedTuple):
     fill: float | None = None
 
 
-def tabulate(axes: dict[str, tuple], cells: dict[tuple, Any]) -> Table:
+def tabulate(axes: dict[str, tuple], cells: dict[tuple, Any], attributes: dict[str, Any]) -> Table:
     """The table of the results of all cells, given by their index along each axis.
 
     **Raises** `ValueError` if names or shapes differ between cells, or an axis has the name of a result.
@@ -154,7 +159,7 @@ def tabulate(axes: dict[str, tuple], cells: dict[tuple, Any]) -> Table:
                 )
             stacked[index] = value
         values[name], labels[name] = stacked, names
-    return Table(axes, values, labels)
+    return Table(axes, values, labels, attributes)
 
 
 def _row(result: Any) -> dict[str, _Column]:

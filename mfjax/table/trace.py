@@ -19,8 +19,10 @@ from mfjax.simulation import Simulation
 class Traced:
     """`fn` at one bucket, traced once; outputs that no cell parameter reaches are shared by all cells."""
 
-    def __init__(self, jaxpr: Any, rebuild: Callable):
+    def __init__(self, jaxpr: Any, rebuild: Callable, outline: Any):
         self.jaxpr, self.rebuild, self.varying = jaxpr, rebuild, _reached(jaxpr.jaxpr)
+        # What decides the program of a result, besides the shapes of its arrays.
+        self.outline = (outline, self.varying)
 
     def __call__(self, *values: Any) -> list[Any]:
         """The array outputs of one cell."""
@@ -85,7 +87,8 @@ def trace(fn: Callable, constant: dict[str, Any], columns: dict[str, Any]) -> Tr
     def rebuild(leaves):
         return eqx.combine(jax.tree.unflatten(structure, leaves), static)
 
-    return Traced(jaxpr, rebuild)
+    leaves, kind = jax.tree.flatten(static)
+    return Traced(jaxpr, rebuild, (structure, tuple(leaves), kind))
 
 
 # What constructors and JAX raise where they are given a traced number and need its value.

@@ -1,0 +1,81 @@
+"""Arrays on several devices, of this process or of others: put there, and brought back to the host."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+
+def is_global(tree: Any) -> bool:
+    """Whether an array of `tree` has parts on devices of other processes."""
+    return any(_is_elsewhere(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def _is_elsewhere(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and not _traced(leaf) and not leaf.is_fully_addressable
+
+
+def together(name: str) -> None:
+    """Wait until every process is here."""
+    from jax.experimental.multihost_utils import sync_global_devices
+
+    sync_global_devices(name)
+
+
+def gathered(tree: Any) -> Any:
+    """`tree` with the arrays of several processes brought to each: all processes must call it together."""
+    leaves, structure = jax.tree.flatten(tree)
+    away = [leaf for leaf in leaves if _is_elsewhere(leaf)]
+    if not away:
+        return tree
+    everywhere = [NamedSharding(leaf.sharding.mesh, PartitionSpec()) for leaf in away]
+    copies = iter(jax.jit(lambda arrays: arrays, out_shardings=everywhere)(away))
+    local = lambda leaf: next(copies).addressable_data(0) if _is_elsewhere(leaf) else leaf
+    return jax.tree.unflatten(structure, [local(leaf) for leaf in leaves])
+
+
+def put(leaf: Any, sharding: Any) -> Any:
+    """`leaf`, the same in every process, as one array on all devices of `sharding`."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(leaf, sharding)
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = put(jax.random.key_data(leaf), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    local = np.asarray(leaf)
+    return jax.make_array_from_callback(local.shape, sharding, lambda index: local[index])
+
+
+def as_placed(tree: Any, like: Any) -> Any:
+    """`tree` divided among devices as `like` is: a state read from disk goes on as the run it came from."""
+    divided = lambda b: isinstance(b, jax.Array) and isinstance(b.sharding, NamedSharding)
+    return jax.tree.map(lambda a, b: put(a, b.sharding) if divided(b) else a, tree, like)
+
+
+def refuse_explicit(tree: Any) -> None:
+    """**Raises** `ValueError` for arrays on a mesh whose axes ask every operation for its own sharding."""
+    for leaf in jax.tree.leaves(tree):
+        sharding = leaf.sharding if isinstance(leaf, jax.Array) and not _traced(leaf) else None
+        if isinstance(sharding, NamedSharding) and AxisType.Explicit in sharding.mesh.axis_types:
+            raise ValueError(
+                f"an array is divided over the explicit mesh axes {sharding.mesh.axis_names}: make the mesh "
+                "by jax.make_mesh(..., axis_types=(jax.sharding.AxisType.Auto,) * number of axes)"
+            )
+
+
+def _traced(leaf: Any) -> bool:
+    return isinstance(leaf, jax.core.Tracer)
+
+
+def divisions(tree: Any) -> list[str]:
+    """How the arrays of `tree` are divided among devices, which changes rounding; empty if they are not."""
+    arrays = jax.tree.leaves(eqx.filter(tree, lambda leaf: isinstance(leaf, jax.Array)))
+    found = (a.sharding for a in arrays if not _traced(a))
+    return sorted(
+        {
+            f"{tuple(s.mesh.shape.items())} {s.spec}"
+            for s in found
+            if isinstance(s, NamedSharding) and s.mesh.size > 1
+        }
+    )
