@@ -4,7 +4,7 @@ Points are spread to a grid twice as fine as the waves need, by a window of `WID
 FFT is divided by the transform of the window; evaluation is the same backwards. The cost is
 O(M WIDTH^d + n log n) for n waves instead of O(M n). The window is exp(b sqrt(1 - z^2)), whose error falls
 by about ten for each cell of width: the largest over the waves is 1e-6 of the total mass in single and
-1e-11 in double precision (1e-5 and 1e-9 are tested, beside direct sums at the same points).
+1e-11 in double precision (1e-6 and 1e-10 are tested, beside direct sums at the same points).
 
 Source: A. Barnett, J. Magland, L. af Klinteberg, SIAM J. Sci. Comput. 41 (2019), C479.
 """
