@@ -255,3 +255,26 @@ def test_a_population_kernel_goes_through_it():
     risk = lambda outer: mf.energies.ReducedRisk(modes, modes.inputs(), y, 1e-3, outer=outer)
     assert isinstance(modes.operator(mu.points, modes.inputs(), jnp.ones(121)), operators.Dense)
     np.testing.assert_allclose(risk(ConjugateGradient())(mu), risk(None)(mu), rtol=1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.optimised
+@pytest.mark.parametrize(("width", "steps", "bar"), [(128, 500, 2e-5), (1024, 1000, 1e-4)])
+def test_the_risk_of_a_run_in_single_precision(width, steps, bar):
+    """At lam = 1e-4, against double precision: the published circle run, N = 4096."""
+    problem = problems.circle(jr.key(0), gamma=100.0, dtype="float64")
+    mu = mf.measures.Particles.sample(CIRCLE, jr.key(1), width, dtype="float64")
+
+    @eqx.filter_jit
+    def risks(x, y, mu):
+        energy = mf.energies.ReducedRisk(problem.features, x, y, 1e-4, Quadratic(1.0))
+        flow = mf.flows.Wasserstein(energy, CIRCLE)
+        sim = mf.Simulation(flow, mu, stepper=mf.steppers.Euler(2**-10), steps=steps, save_every=steps // 10)
+        carry, (_, values) = trajectory(sim)
+        return values["energy"], carry.status
+
+    narrow = jax.tree.map(lambda a: a.astype("float32"), (problem.x, problem.y, mu))
+    (single, status), (double, _) = risks(*narrow), risks(problem.x, problem.y, mu)
+    error = float(np.max(np.abs(np.asarray(single, float) / double - 1)))
+    print(f"M = {width}, {steps} steps: largest relative error of the risk {error:.1e}")
+    assert single.dtype == "float32" and int(status) == codes.OK and error < bar
