@@ -232,9 +232,13 @@ CASES = {
         lambda: flow(E.Entropy, TORUS),
         r"energy must be an Energy, got the class Entropy: write Entropy\(",
     ),
-    "a function for features": (
+    "a class for features": (
         lambda: E.ReducedRisk(mf.features.ReLU, X, Y, 0.1),
-        r"features must be a FeatureMap, got function; call what makes one, as in ReLU\(\)",
+        r"features must be a FeatureMap, got the class ReLU: write ReLU\(...\)",
+    ),
+    "a function for features": (
+        lambda: E.ReducedRisk(lambda omega, x: omega @ x, X, Y, 0.1),
+        "features must be a FeatureMap, got function;.*wrap a function .* in features.Function",
     ),
     "a Gibbs measure for a measure": (
         lambda: flow(E.Entropy(), TORUS).init(mf.gibbs(E.Entropy(), G.uniform(TORUS, 8))),
@@ -317,7 +321,10 @@ CASES = {
     ),
     "a repeated value": (lambda: mf.sweep(lambda a: a, a=[0.1, 1, 1.0]), "the axis a repeats a value"),
     "a NaN value": (lambda: mf.sweep(lambda a: a, a=[0.1, np.nan]), "the axis a must be finite"),
-    "an unknown method": (lambda: mf.sweep(lambda a: a, a=[1], method="map"), "auto, loop, vmap, got 'map'"),
+    "an unknown method": (
+        lambda: mf.sweep(lambda a: a, a=[1], method="scan"),
+        "auto, loop, map, vmap, got 'scan'",
+    ),
     "an unknown static axis": (lambda: mf.sweep(lambda a: a, a=[1], static=["b"]), "static names no axis: b"),
     "a batch of 0": (
         lambda: mf.sweep(lambda a: a, a=[1], batch_size=0),
