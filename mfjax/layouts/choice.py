@@ -12,6 +12,8 @@ from mfjax.layouts.layout import Layout, groups_of
 
 # Measuring compiles a program for each candidate: worth it for loops that take this many compilations.
 WORTH = 10.0
+# The share of all the work that measuring one candidate may do.
+MOST = 0.25
 
 
 class Candidate(NamedTuple):
@@ -47,6 +49,10 @@ def choose(
         return _because(best, f"{least:.2g} s of work: measuring others would take longer"), SOLO
     for candidate in candidates(best.workers):
         layout, made = candidate.prepare()
+        groups = len(groups_of(count, layout.batch_size or 1))
+        if min(layout.workers, groups) > MOST * groups * len(chunks):
+            # Its first chunk is much of the work: runs that are saved once would be made once per candidate.
+            continue
         arguments = lambda i, c=candidate, layout=layout: c.arguments(layout, i)
         seconds[candidate.name] = _whole(made, arguments, layout, count, chunks)
         if seconds[candidate.name] < least:
