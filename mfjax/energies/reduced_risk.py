@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, ScalarLike
 from mfjax._arrays import Fixed, inner, is_traced, scalar
 from mfjax.energies.base import Energy, Solution
 from mfjax.energies.data import Data
+from mfjax.energies.field import Field
 from mfjax.energies.reduced_dual import ReducedDual
 from mfjax.features import FeatureMap, check_features, require_features
 from mfjax.outer import Automatic, MinimumNorm, Newton, OuterSolver
@@ -115,14 +116,6 @@ class ReducedRisk(Energy):
             carry=Carried(Fixed(prepared), solved.carry),
         )
 
-    def first_variation(self, mu, solution=None):
-        solution = self.solve(mu) if solution is None else solution
-        return solution.potential.over(mu.points)
-
-    def gradient_field(self, mu, solution=None):
-        solution = self.solve(mu) if solution is None else solution
-        return jax.grad(lambda points: jnp.sum(solution.potential.over(points)))(mu.points)
-
     def dual(self, mu):
         problem = self.problem(mu)
         if not is_traced(self.lam) and float(self.lam) == 0:
@@ -148,10 +141,10 @@ def _initial(energy: ReducedRisk, mu) -> Carried:
     return Carried(Fixed(prepared), energy.outer.init(energy.problem(mu, prepared)))
 
 
-class DualPotential(eqx.Module):
+class DualPotential(Field):
     """omega -> -f*(s(omega)), s(omega) = sum_j dual_j phi(omega, x_j), dual = p alpha.
 
-    What the features have `prepared` of the data is for `over`, the potential at many points at once.
+    What the features have `prepared` of the data is for many points at once.
     """
 
     features: FeatureMap
@@ -168,12 +161,15 @@ class DualPotential(eqx.Module):
     def __call__(self, point):
         return -self.regularizer.conjugate(self.score(point))
 
-    def over(self, points: Float[Array, "K d"]) -> Float[Array, " K"]:
-        """The potential at many points, by the products that the outer solve is made of."""
+    def at(self, points):
+        # The products that the outer solve is made of: at its own particles they are computed once.
         dtype = jnp.result_type(points, self.x)
         x, one = self.x.astype(dtype), jnp.ones(len(self.x), dtype)
         operator = self.features.operator(points.astype(dtype), x, one, self.prepared)
         return -self.regularizer.conjugate(operator.scores(self.dual))
+
+    def slopes(self, points):
+        return jax.grad(lambda p: jnp.sum(self.at(p)))(points)
 
 
 def default_outer(lam: Array, regularizer: Regularizer) -> OuterSolver:
