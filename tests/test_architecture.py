@@ -45,6 +45,8 @@ ORDER = [
     "io",
     "run",
     "simulation",
+    "transition",
+    "pieces",
     "simulate",
     "driver",
     "table",
