@@ -300,6 +300,18 @@ def test_the_layout_is_measured_once_reported_and_kept(fastest, tmp_path, monkey
         np.testing.assert_array_equal(resumed[name], table[name])
 
 
+def test_a_layout_whose_measurement_would_be_the_work_is_not_measured(monkeypatch):
+    """Runs saved once, adaptive steps in between: all cells as one array would be run whole for its time."""
+    timed(monkeypatch, "vmap")
+
+    def once(lam, seed):
+        sim = cell(lam, seed)
+        return mf.Simulation(sim.flow, sim.measure, stepper=mf.steppers.Adaptive(), save_at=[0.5])
+
+    layout = mf.sweep(once, **AXES).attributes["layout"]["all"]
+    assert layout["method"] == "loop" and "vmap" not in layout["reason"]
+
+
 def test_little_work_is_not_measured():
     layout = mf.sweep(cell, **AXES).attributes["layout"]["all"]
     assert layout["method"] == "loop" and "would take longer" in layout["reason"]
