@@ -29,7 +29,6 @@ class Preset:
     kernel_width: int
     kernel_horizon: float
     kernel_step: float
-    seeds: int
     precision: str
 
 
@@ -45,7 +44,6 @@ PAPER = Preset(
     kernel_width=256,
     kernel_horizon=400.0,
     kernel_step=0.02,
-    seeds=1,
     precision="float64",
 )
 SMALL = replace(

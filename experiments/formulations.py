@@ -35,7 +35,6 @@ class Preset:
     regularised_time: float
     precision: str
     quick_compilation: bool = False
-    seeds: int = 1
 
 
 PAPER = Preset(

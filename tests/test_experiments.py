@@ -97,6 +97,7 @@ WRONG = {
     "no figure": (["--figure", ","], "no figure named"),
     "seed": (["--seed", "-1"], "--seed"),
     "seed word": (["--seed", "one"], "whole number"),
+    "no seeds": (["--seeds", "0"], "whole number from 1"),
     "precision": (["--precision", "float16"], "unknown precision 'float16'; there are float32, float64"),
     "missing value": (["--out"], "expected one argument"),
     "positional": (["III.3"], "unrecognized arguments: III.3"),
@@ -121,7 +122,16 @@ def test_help_says_the_options_without_loading_jax(environment):
         [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     print(f"--help: {time.perf_counter() - begun:.2f} s")
-    for option in ("--preset", "--figure", "--out", "--resume", "--seed", "--precision", "--no-progress"):
+    for option in (
+        "--preset",
+        "--figure",
+        "--out",
+        "--resume",
+        "--seed",
+        "--seeds",
+        "--precision",
+        "--no-progress",
+    ):
         assert option in out
     assert out.endswith("0 False False\n")
 

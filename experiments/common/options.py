@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,7 +27,7 @@ class Settings:
 
     @property
     def seeds(self) -> range:
-        """The seeds of the repetitions."""
+        """The seeds of the repetitions, of an experiment that has some."""
         return range(self.seed, self.seed + self.preset.seeds)
 
     @property
@@ -91,6 +91,12 @@ def parse(
     add("--resume", action="store_true", help="continue a run that was killed in --out, or add figures to it")
     add("--seed", type=_seed, default=0, help="first seed of the repetitions (default %(default)s)")
     add(
+        "--seeds",
+        type=_count,
+        metavar="N",
+        help="how many repetitions, each with a seed of its own (default: those of the preset)",
+    )
+    add(
         "--precision",
         type=_one_of("precision", PRECISIONS, PRECISIONS),
         metavar=_braces(PRECISIONS),
@@ -104,6 +110,10 @@ def parse(
     given = parser.parse_args(arguments)
     chosen = [name for names in given.figure or [] for name in names]
     preset = presets[given.preset]
+    if given.seeds is not None:
+        if not hasattr(preset, "seeds"):
+            parser.error("argument --seeds: this experiment repeats nothing")
+        preset = replace(preset, seeds=given.seeds)
     return Settings(
         experiment=experiment,
         preset_name=given.preset,
@@ -145,4 +155,10 @@ def _several_of(kind: str, names: Collection[str]) -> Callable[[str], list[str]]
 def _seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**31:
         raise argparse.ArgumentTypeError(f"a seed is a whole number from 0 to 2**31 - 1, got {text!r}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"the number of seeds is a whole number from 1, got {text!r}")
     return int(text)

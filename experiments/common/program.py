@@ -65,4 +65,6 @@ def _stopped(program: str, settings: Settings, status: int) -> NoReturn:
 def _options(settings: Settings) -> Iterable[str]:
     yield from ("--preset", settings.preset_name, "--out", str(settings.out))
     yield from ("--figure", ",".join(settings.figures), "--seed", str(settings.seed))
+    if hasattr(settings.preset, "seeds"):
+        yield from ("--seeds", str(settings.preset.seeds))
     yield from ("--precision", settings.precision)

@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mfjax._arrays import as_floats, finite, is_traced
+from mfjax.features import FeatureMap
+from mfjax.operators import Operator
 
 
 class Data(eqx.Module):
@@ -32,3 +34,13 @@ class Data(eqx.Module):
             raise ValueError(f"data_weights must have shape ({n},), got {self.weights.shape}")
         if not is_traced(self.weights) and np.any(np.asarray(self.weights) < 0):
             raise ValueError("data_weights must be non-negative")
+
+    def prepare(self, features: FeatureMap, points: Array) -> Any:
+        """What `features` know of these inputs before any particles, in the dtype of a run of `points`."""
+        return features.prepare(self.x.astype(jnp.result_type(points, self.x)))
+
+    def operator(self, features: FeatureMap, points: Float[Array, "M d"], prepared: Any = None) -> Operator:
+        """A_ji = sqrt(p_j) phi(omega_i, x_j); `prepared` is that of `prepare`, if it is known."""
+        dtype = jnp.result_type(points, self.x)
+        root = jnp.sqrt(self.weights).astype(dtype)
+        return features.operator(points.astype(dtype), self.x.astype(dtype), root, prepared)

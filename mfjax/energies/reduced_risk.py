@@ -85,12 +85,16 @@ class ReducedRisk(Energy):
         # One program: op by op, what a solver prepares would be compiled piece by piece.
         return _initial(self, mu)
 
+    def prepare(self, mu) -> Any:
+        """What the features know of the data before any solve, in the dtype of a run from `mu`."""
+        return self.data.prepare(self.features, mu.points)
+
     def problem(self, mu, prepared: Any = None) -> OuterProblem:
         """The outer problem at `mu`; `prepared` is `features.prepare` of the data, if it is known."""
         dtype = jnp.result_type(mu.points, self.data.x)
-        x, root = self.data.x.astype(dtype), jnp.sqrt(self.data.weights).astype(dtype)
+        root = jnp.sqrt(self.data.weights).astype(dtype)
         return OuterProblem(
-            self.features.operator(mu.points.astype(dtype), x, root, prepared),
+            self.data.operator(self.features, mu.points, prepared),
             root * self.data.y.astype(dtype),
             mu.weights.astype(dtype),
             self.lam.astype(dtype),
@@ -137,7 +141,7 @@ class Carried(eqx.Module):
 
 @eqx.filter_jit
 def _initial(energy: ReducedRisk, mu) -> Carried:
-    prepared = energy.features.prepare(energy.data.x.astype(jnp.result_type(mu.points, energy.data.x)))
+    prepared = energy.prepare(mu)
     return Carried(Fixed(prepared), energy.outer.init(energy.problem(mu, prepared)))
 
 

@@ -1,16 +1,18 @@
 """The risk of a mean-field network whose particles carry all their parameters."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._arrays import inner, scalar
+from mfjax._arrays import Fixed, inner, scalar
 from mfjax.energies.base import Energy, Solution
 from mfjax.energies.data import Data
 from mfjax.energies.dual import Dual
+from mfjax.energies.field import Field
 from mfjax.features import FeatureMap, check_features, require_features
 from mfjax.losses import Loss, as_loss
 
@@ -62,14 +64,21 @@ class Risk(Energy):
     def validate(self, mu, domain=None):
         check_features(self.features, mu.points, self.data.x)
 
+    def init(self, mu):
+        return Fixed(self.data.prepare(self.features, mu.points))
+
     def solve(self, mu, carry=None):
-        prediction = inner(self.features.matrix(mu.points, self.data.x), mu.weights)
+        prepared = None if carry is None else carry.value
+        # At all data, those of mass zero included.
+        ones = eqx.tree_at(lambda data: data.weights, self.data, jnp.ones_like(self.data.weights))
+        prediction = ones.operator(self.features, mu.points, prepared).output(mu.weights)
         y, masses = self.data.y.astype(prediction.dtype), self.data.weights
         lam = self.lam.astype(prediction.dtype)
         squares = jnp.sum(mu.points * mu.points, axis=-1)
         value = inner(masses, self.loss(prediction, y)) + 0.5 * lam * mu.integrate(squares)
         dual = masses * self.loss.derivative(prediction, y)
-        return Solution(value, RiskPotential(self.features, self.data.x, dual, lam))
+        potential = RiskPotential(self.features, ones, dual, lam, prepared)
+        return Solution(value, potential, carry=carry)
 
     def dual(self, mu):
         features = self.features.matrix(mu.points, self.data.x)
@@ -77,17 +86,25 @@ class Risk(Energy):
         return RiskDual(inner(features, mu.weights), features, linear, self.data, self.loss)
 
 
-class RiskPotential(eqx.Module):
-    """xi -> sum_j dual_j Phi(xi, x_j) + lam |xi|^2 / 2, dual = p l'(F, y)."""
+class RiskPotential(Field):
+    """xi -> sum_j dual_j Phi(xi, x_j) + lam |xi|^2 / 2, dual = p l'(F, y), of `data` of masses one."""
 
     features: FeatureMap
-    x: Float[Array, "N k"]
+    data: Data
     dual: Float[Array, " N"]
     lam: Float[Array, ""]
+    prepared: Any = None
 
     def __call__(self, point: Float[Array, " d"]) -> Array:
-        row = jax.vmap(self.features, in_axes=(None, 0))(point, self.x)
+        row = jax.vmap(self.features, in_axes=(None, 0))(point, self.data.x)
         return inner(row, self.dual) + 0.5 * self.lam * jnp.sum(point * point)
+
+    def at(self, points):
+        scores = self.data.operator(self.features, points, self.prepared).scores(self.dual)
+        return scores + 0.5 * self.lam * jnp.sum(points * points, axis=-1)
+
+    def slopes(self, points):
+        return jax.grad(lambda p: jnp.sum(self.at(p)))(points)
 
 
 class RiskDual(Dual):

@@ -1,6 +1,7 @@
 """Neurons that carry their outer weight, or its sign."""
 
 from mfjax.features.base import FeatureMap
+from mfjax.operators import Scaled
 
 
 class Weighted(FeatureMap):
@@ -19,6 +20,13 @@ class Weighted(FeatureMap):
 
     def __call__(self, omega, x):
         return omega[0] * self.features(omega[1:], x)
+
+    def prepare(self, x):
+        return self.features.prepare(x)
+
+    def operator(self, points, x, root, prepared=None):
+        # Those of phi, which may need no matrix.
+        return Scaled(self.features.operator(points[:, 1:], x, root, prepared), points[:, 0])
 
 
 class Signed(Weighted):

@@ -1,15 +1,24 @@
 """Two-timescale learning: features and outer weights both move, at rates a factor apart."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, ScalarLike
+from jaxtyping import Array, Float, Int, ScalarLike
 
 from mfjax import status as codes
-from mfjax._arrays import inner, scalar
+from mfjax._arrays import Fixed, inner, scalar
 from mfjax.domains import Domain
 from mfjax.energies.reduced_risk import ReducedRisk
 from mfjax.flows.base import Evaluation, Flow, State, evaluation
 from mfjax.measures import Measure, Particles, Tangent
+
+
+class FirstSolve(eqx.Module):
+    """The residual and the status of the solve for the first outer weights; what features `prepared`."""
+
+    prepared: Fixed
+    residual: Float[Array, ""]
+    status: Int[Array, ""]
 
 
 class TwoTimescale(Flow):
@@ -52,13 +61,14 @@ class TwoTimescale(Flow):
         super().validate(mu)
 
     def init(self, mu: Measure) -> State:
-        """The carry is the residual and the status of the solve for the first outer weights."""
         self.validate(mu)
+        prepared = Fixed(self.energy.prepare(mu))
         if "u" in mu.marks:
-            return State(mu, (jnp.zeros((), mu.dtype), jnp.asarray(codes.OK, jnp.int32)))
+            return State(mu, FirstSolve(prepared, jnp.zeros((), mu.dtype), jnp.asarray(codes.OK, jnp.int32)))
         solution = self.energy.solve(mu)
-        start = jnp.asarray(solution.residual, mu.dtype), jnp.asarray(solution.status, jnp.int32)
-        return State(mu.with_marks(u=solution.outer_weights.astype(mu.dtype)), start)
+        residual, status = jnp.asarray(solution.residual, mu.dtype), jnp.asarray(solution.status, jnp.int32)
+        start = mu.with_marks(u=solution.outer_weights.astype(mu.dtype))
+        return State(start, FirstSolve(prepared, residual, status))
 
     def outer_weights(self, mu):
         """The mark "u". **Raises** `ValueError` for a measure without it."""
@@ -69,24 +79,21 @@ class TwoTimescale(Flow):
     def evaluate(self, state: State) -> Evaluation:
         mu = state.measure
         u = self.outer_weights(mu)
-        data, f = self.energy.data, self.energy.regularizer
+        data, f, first = self.energy.data, self.energy.regularizer, state.carry
         lam, gamma = self.energy.lam.astype(mu.dtype), self.gamma.astype(mu.dtype)
-        features = self.energy.features.matrix(mu.points, data.x)
-        error = inner(features, mu.weights * u) - data.y
-        dual = data.weights * error
-
-        def potential(point, weight):
-            row = jax.vmap(self.energy.features, in_axes=(None, 0))(point, data.x)
-            return weight * inner(row, dual) / lam
-
-        gradient = jax.vmap(jax.grad(potential))(mu.points, u)
+        prepared = None if first is None else first.prepared.value
+        operator = lambda points: data.operator(self.energy.features, points, prepared)
+        error = operator(mu.points).output(mu.weights * u) - jnp.sqrt(data.weights) * data.y
+        # sum_j p_j phi(omega, x_j) (F(x_j) - y_j) at all particles, and its gradient times u / lam.
+        forces, pull = jax.vjp(lambda points: operator(points).scores(error), mu.points)
+        (gradient,) = pull((u / lam).astype(forces.dtype))
         velocity = jax.vmap(self.domain.velocity)(mu.points, -gradient)
         slope = jax.vmap(self.domain.project)(mu.points, gradient)
-        outer_slope = (inner(dual, features) / lam + f.derivative(u)).astype(mu.dtype)
-        energy = 0.5 * inner(data.weights, error**2) / lam + mu.integrate(f(u))
+        outer_slope = (forces / lam + f.derivative(u)).astype(mu.dtype)
+        energy = 0.5 * inner(error, error) / lam + mu.integrate(f(u))
         dissipation = mu.integrate(-jnp.sum(slope * velocity, axis=-1) + gamma * outer_slope**2)
         tangent = Tangent(points=velocity, marks={"u": -gamma * outer_slope})
-        residual, status = (0.0, codes.OK) if state.carry is None else state.carry
+        residual, status = (0.0, codes.OK) if first is None else (first.residual, first.status)
         return evaluation(
-            tangent, energy, dissipation, mu.dtype, residual=residual, status=status, carry=state.carry
+            tangent, energy, dissipation, mu.dtype, residual=residual, status=status, carry=first
         )
