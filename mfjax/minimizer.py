@@ -107,8 +107,8 @@ def minimize_reduced_risk(
         raise RuntimeError("the optimal network is zero: every measure is a minimiser")
     dtype = grid.dtype
     measure = grid.with_weights(jnp.asarray(np.abs(signed) / variation, dtype))
-    dual = jnp.asarray(np.asarray(energy.data.weights, float) * alpha, dtype)
-    potential = DualPotential(energy.features, energy.data.x, dual, energy.regularizer)
+    alpha = jnp.asarray(np.sqrt(np.asarray(energy.data.weights, float)) * alpha, dtype)
+    potential = DualPotential(energy.features, energy.data, alpha, energy.regularizer)
     value, gap, variation = (np.asarray(number, float) for number in (value, gap, variation))
     return Minimum(value, gap, variation, measure, signed, weights, potential)
 

@@ -153,13 +153,15 @@ def circle(
     key: Key[Array, ""],
     *,
     gamma: ScalarLike = 100.0,
-    bias: ScalarLike = 0.0,
+    bias: ScalarLike | None = None,
     inputs: int = 4096,
     width: int = 4096,
     stratified: bool = False,
     dtype: Any = None,
 ) -> Problem:
     """ReLU on S^1, Gaussian inputs in R^2, the two-bump teacher (thesis III.6, figures III.1 to III.7).
+
+    The published one has no `bias`.
 
     >>> import jax.random as jr
     >>> circle(jr.key(0), inputs=8, width=16).y.shape

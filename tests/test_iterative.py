@@ -137,7 +137,7 @@ def test_runs_follow_those_of_a_factorisation(name):
 def outer_problem(features, points, x, y, lam=1e-3):
     root = jnp.full(len(x), len(x) ** -0.5)
     masses = jnp.full(len(points), 1 / len(points))
-    operator = features.operator(points, x, root, features.prepare(x))
+    operator = features.operator(points, x, root, features.prepare(x, root))
     return OuterProblem(operator, root * y, masses, jnp.asarray(lam), Quadratic(1.0))
 
 

@@ -37,7 +37,8 @@ class Data(eqx.Module):
 
     def prepare(self, features: FeatureMap, points: Array) -> Any:
         """What `features` know of these inputs before any particles, in the dtype of a run of `points`."""
-        return features.prepare(self.x.astype(jnp.result_type(points, self.x)))
+        dtype = jnp.result_type(points, self.x)
+        return features.prepare(self.x.astype(dtype), jnp.sqrt(self.weights).astype(dtype))
 
     def operator(self, features: FeatureMap, points: Float[Array, "M d"], prepared: Any = None) -> Operator:
         """A_ji = sqrt(p_j) phi(omega_i, x_j); `prepared` is that of `prepare`, if it is known."""

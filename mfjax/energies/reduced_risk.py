@@ -110,10 +110,9 @@ class ReducedRisk(Energy):
         prepared, memory = (None, None) if carry is None else (carry.prepared.value, carry.memory)
         problem = self.problem(mu, prepared)
         solved = self.outer.solve(problem, memory)
-        dual = jnp.sqrt(self.data.weights).astype(solved.alpha.dtype) * solved.alpha
         return Solution(
             value=problem.value(solved.alpha),
-            potential=DualPotential(self.features, self.data.x, dual, self.regularizer, prepared),
+            potential=DualPotential(self.features, self.data, solved.alpha, self.regularizer, prepared),
             outer_weights=problem.outer_weights(solved.alpha),
             residual=solved.residual,
             status=solved.status,
@@ -146,31 +145,29 @@ def _initial(energy: ReducedRisk, mu) -> Carried:
 
 
 class DualPotential(Field):
-    """omega -> -f*(s(omega)), s(omega) = sum_j dual_j phi(omega, x_j), dual = p alpha.
+    """omega -> -f*(s(omega)), s(omega) = sum_j sqrt(p_j) alpha_j phi(omega, x_j).
 
     What the features have `prepared` of the data is for many points at once.
     """
 
     features: FeatureMap
-    x: Float[Array, "N k"]
-    dual: Float[Array, " N"]
+    data: Data
+    alpha: Float[Array, " N"]
     regularizer: Regularizer
     prepared: Any = None
 
     def score(self, point: Float[Array, " d"]) -> Float[Array, ""]:
         """s at one point; (f*)'(s) is the outer weight a particle there would have."""
-        row = jax.vmap(self.features, in_axes=(None, 0))(point, self.x)
-        return inner(row, self.dual)
+        row = jax.vmap(self.features, in_axes=(None, 0))(point, self.data.x)
+        return inner(row, jnp.sqrt(self.data.weights).astype(self.alpha.dtype) * self.alpha)
 
     def __call__(self, point):
         return -self.regularizer.conjugate(self.score(point))
 
     def at(self, points):
         # The products that the outer solve is made of: at its own particles they are computed once.
-        dtype = jnp.result_type(points, self.x)
-        x, one = self.x.astype(dtype), jnp.ones(len(self.x), dtype)
-        operator = self.features.operator(points.astype(dtype), x, one, self.prepared)
-        return -self.regularizer.conjugate(operator.scores(self.dual))
+        operator = self.data.operator(self.features, points, self.prepared)
+        return -self.regularizer.conjugate(operator.scores(self.alpha))
 
     def slopes(self, points):
         return jax.grad(lambda p: jnp.sum(self.at(p)))(points)

@@ -65,19 +65,22 @@ class Risk(Energy):
         check_features(self.features, mu.points, self.data.x)
 
     def init(self, mu):
-        return Fixed(self.data.prepare(self.features, mu.points))
+        return Fixed(self._unweighted().prepare(self.features, mu.points))
+
+    def _unweighted(self) -> Data:
+        """The data with masses one: a prediction is asked for where the mass is zero, too."""
+        return eqx.tree_at(lambda data: data.weights, self.data, jnp.ones_like(self.data.weights))
 
     def solve(self, mu, carry=None):
         prepared = None if carry is None else carry.value
-        # At all data, those of mass zero included.
-        ones = eqx.tree_at(lambda data: data.weights, self.data, jnp.ones_like(self.data.weights))
-        prediction = ones.operator(self.features, mu.points, prepared).output(mu.weights)
+        unweighted = self._unweighted()
+        prediction = unweighted.operator(self.features, mu.points, prepared).output(mu.weights)
         y, masses = self.data.y.astype(prediction.dtype), self.data.weights
         lam = self.lam.astype(prediction.dtype)
         squares = jnp.sum(mu.points * mu.points, axis=-1)
         value = inner(masses, self.loss(prediction, y)) + 0.5 * lam * mu.integrate(squares)
         dual = masses * self.loss.derivative(prediction, y)
-        potential = RiskPotential(self.features, ones, dual, lam, prepared)
+        potential = RiskPotential(self.features, unweighted, dual, lam, prepared)
         return Solution(value, potential, carry=carry)
 
     def dual(self, mu):

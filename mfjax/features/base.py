@@ -32,8 +32,8 @@ class FeatureMap(eqx.Module):
     def __call__(self, omega: Float[Array, " d"], x: Float[Array, " k"]) -> Float[Array, ""]:
         """The feature of particle `omega` at input `x`."""
 
-    def prepare(self, x: Float[Array, "N k"]) -> Any:
-        """What `operator` needs to know of the inputs that is worth computing once; `None` if nothing."""
+    def prepare(self, x: Float[Array, "N k"], root: Float[Array, " N"]) -> Any:
+        """What `operator` needs to know of the data that is worth computing once; `None` if nothing."""
         return None
 
     def operator(

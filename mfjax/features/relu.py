@@ -10,10 +10,11 @@ from jaxtyping import Array, ScalarLike
 from mfjax._arrays import is_traced
 from mfjax.domains import Sphere
 from mfjax.features.ridge import Ridge
-from mfjax.operators import Arcs, Windows
+from mfjax.operators import Arcs, Sectors, Windows
 
-# Below so many features a matrix is faster than sorting.
-SMALLEST = 2**18
+# Up to so many features a matrix is faster than sorting, by measurement on two cores; and up to so many where
+# its Gram matrix comes from sectors.
+SMALLEST, SMALLEST_OF_SECTORS = 2**18, 3 * 2**18
 
 
 def relu(z: Array) -> Array:
@@ -49,13 +50,18 @@ class ReLU(Ridge):
     def _windows(self, x: Array) -> bool:
         return x.shape[1] == 2 and (self.circle or self.homogeneous)
 
-    def prepare(self, x):
-        return Arcs(x, self.bias.astype(x.dtype)) if self._windows(x) else None
+    def prepare(self, x, root):
+        return Arcs(x, self.bias.astype(x.dtype), root) if self._windows(x) else None
 
     def operator(self, points, x, root, prepared=None):
-        if len(points) * len(x) <= SMALLEST or not self._windows(x):
+        count = len(points) * len(x)
+        # Where nothing is prepared, sorting the data would be most of a solve.
+        if prepared is not None and self.homogeneous and count <= SMALLEST_OF_SECTORS:
+            return Sectors(self.matrix(points, x), root, points, prepared)
+        if count <= SMALLEST or not self._windows(x):
             return super().operator(points, x, root)
-        return Windows(points, x, root, self.bias.astype(x.dtype), prepared)
+        bias = None if self.homogeneous else self.bias.astype(x.dtype)
+        return Windows(points, x, root, bias, prepared)
 
     def validate(self, points: Array, domain: Any = None) -> None:
         if not self.circle:

@@ -21,8 +21,8 @@ class Weighted(FeatureMap):
     def __call__(self, omega, x):
         return omega[0] * self.features(omega[1:], x)
 
-    def prepare(self, x):
-        return self.features.prepare(x)
+    def prepare(self, x, root):
+        return self.features.prepare(x, root)
 
     def operator(self, points, x, root, prepared=None):
         # Those of phi, which may need no matrix.

@@ -5,6 +5,8 @@ from abc import abstractmethod
 import equinox as eqx
 from jaxtyping import Array, Float, Int
 
+from mfjax._arrays import inner
+
 
 class Operator(eqx.Module):
     """A (N, M), A_ji = sqrt(p_j) phi(omega_i, x_j), for data masses p_j: known by its products.
@@ -33,6 +35,11 @@ class Operator(eqx.Module):
     @abstractmethod
     def columns(self, index: Int[Array, " C"]) -> Float[Array, "N C"]:
         """Some columns of A: a few particles at all data."""
+
+    def gram(self) -> Float[Array, "M M"]:
+        """A^T A; not to be differentiated, and with the absolute error of a product of matrices."""
+        matrix = self.matrix()
+        return inner(matrix.T, matrix)
 
     @abstractmethod
     def matrix(self) -> Float[Array, "N M"]:

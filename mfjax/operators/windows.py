@@ -1,60 +1,29 @@
 """ReLU features of the circle: every product is a sum over arcs, and needs no matrix."""
 
-import equinox as eqx
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from mfjax._arrays import inner
+from mfjax.operators.arcs import Arcs, wrapped
 from mfjax.operators.base import Operator
 from mfjax.operators.prefix import prefix_sums
-
-
-class Arcs(eqx.Module):
-    """For every datum the arc of theta on which omega . x_j + bias > 0, omega = (cos theta, sin theta).
-
-    It is centred at the angle of x_j with half width arccos(-bias / |x_j|): half a circle at bias 0. Ends
-    lie in [-pi, pi); `wraps` (N,) is one where the arc contains the angle -pi. `begin` and `end` (N,) are
-    the ends sorted, `by_begin` and `by_end` the data in these orders. Made once for given data.
-    """
-
-    begin: Float[Array, " N"]
-    end: Float[Array, " N"]
-    by_begin: Int[Array, " N"]
-    by_end: Int[Array, " N"]
-    wraps: Float[Array, " N"]
-
-    def __init__(self, x: Float[Array, "N 2"], bias: Float[Array, ""]):
-        radius = jnp.sqrt(jnp.sum(x * x, axis=1))
-        cosine = -bias / jnp.where(radius > 0, radius, jnp.finfo(x.dtype).tiny)
-        half = jnp.arccos(jnp.clip(cosine, -1, 1))
-        centre = jnp.arctan2(x[:, 1], x[:, 0])
-        begin, end = (wrapped(centre + side * half) for side in (-1, 1))
-        # Of width 2 pi (or nil) up to rounding: the ends must not say otherwise.
-        whole, empty = cosine <= -1, cosine >= 1
-        end = jnp.where(whole | empty, begin, end)
-        self.wraps = jnp.where(whole, 1, jnp.where(empty, 0, begin > end)).astype(x.dtype)
-        self.by_begin, self.by_end = jnp.argsort(begin), jnp.argsort(end)
-        self.begin, self.end = begin[self.by_begin], end[self.by_end]
-
-
-def wrapped(angle: Array) -> Array:
-    """The angle in [-pi, pi)."""
-    return angle - 2 * np.pi * jnp.floor((angle + np.pi) / (2 * np.pi))
+from mfjax.operators.sectors import sector_gram
 
 
 class Windows(Operator):
     """A_ji = root_j max(omega_i . x_j + bias, 0) in the plane, at O(N + M) a product, after sorting.
 
+    `bias` is None where there is none.
+
     Whether particle i lies on the arc of datum j is a comparison of angles, so that sums over particles, or
-    over data, are differences of prefix sums over sorted angles. For bias = 0 omega may have any length, else
+    over data, are differences of prefix sums over sorted angles. Without bias omega may have any length, else
     it must have length one. A sum of n terms of size one has an absolute error of about log2(n) roundings.
     """
 
     points: Float[Array, "M 2"]
     x: Float[Array, "N 2"]
     root: Float[Array, " N"]
-    bias: Float[Array, ""]
+    bias: Float[Array, ""] | None
     arcs: Arcs
     # Particles by angle, and how many of them come before each end of an arc (in the order of the data).
     order: Int[Array, " M"]
@@ -65,7 +34,7 @@ class Windows(Operator):
     ended: Int[Array, " M"]
 
     def __init__(self, points, x, root, bias, arcs: Arcs | None = None):
-        arcs = Arcs(x, bias) if arcs is None else arcs
+        arcs = Arcs(x, jnp.zeros((), x.dtype) if bias is None else bias, root) if arcs is None else arcs
         self.points, self.x, self.root, self.bias, self.arcs = points, x, root, bias, arcs
         angle = wrapped(jnp.arctan2(points[:, 1], points[:, 0]))
         self.order = jnp.argsort(angle)
@@ -84,18 +53,32 @@ class Windows(Operator):
         return len(self.x), len(self.points)
 
     def output(self, v):
-        terms = jnp.stack([v * self.points[:, 0], v * self.points[:, 1], v])
+        terms = self._terms(v, self.points)
         sums = prefix_sums(terms[:, self.order])
         seen = sums[:, self.before_end] - sums[:, self.before_begin] + self.arcs.wraps * sums[:, -1:]
-        return self.root * (seen[0] * self.x[:, 0] + seen[1] * self.x[:, 1] + seen[2] * self.bias)
+        return self.root * self._inside(seen, self.x)
 
     def scores(self, alpha):
-        dual = self.root * alpha
-        terms = jnp.stack([dual * self.x[:, 0], dual * self.x[:, 1], dual])
+        terms = self._terms(self.root * alpha, self.x)
         begun, ended = (prefix_sums(terms[:, by]) for by in (self.arcs.by_begin, self.arcs.by_end))
         always = inner(terms, self.arcs.wraps)[:, None]
         seen = always + begun[:, self.begun] - ended[:, self.ended]
-        return seen[0] * self.points[:, 0] + seen[1] * self.points[:, 1] + seen[2] * self.bias
+        return self._inside(seen, self.points)
+
+    def _terms(self, factors: Array, at: Float[Array, "n 2"]) -> Float[Array, "c n"]:
+        """What is summed: factors times (at, 1), or times `at` alone where there is no bias."""
+        return jnp.stack(
+            [factors * at[:, 0], factors * at[:, 1], *([factors] if self.bias is not None else [])]
+        )
+
+    def _inside(self, seen: Float[Array, "c n"], at: Float[Array, "n 2"]) -> Float[Array, " n"]:
+        """The sums times (at, bias)."""
+        flat = seen[0] * at[:, 0] + seen[1] * at[:, 1]
+        return flat if self.bias is None else flat + seen[2] * self.bias
+
+    def gram(self):
+        # Without a bias particles see half planes of the data, which have moments.
+        return sector_gram(self.points, self.arcs) if self.bias is None else super().gram()
 
     def rows(self, index):
         return self._block(self.points, self.x[index], self.root[index])
@@ -107,5 +90,6 @@ class Windows(Operator):
         return self._block(self.points, self.x, self.root)
 
     def _block(self, points, x, root):
-        inside = x[:, :1] * points[:, 0] + x[:, 1:] * points[:, 1] + self.bias
+        inside = x[:, :1] * points[:, 0] + x[:, 1:] * points[:, 1]
+        inside = inside if self.bias is None else inside + self.bias
         return root[:, None] * jnp.where(inside > 0, inside, 0)

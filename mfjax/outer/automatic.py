@@ -5,13 +5,14 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import Array, Float
 
-from mfjax.operators import Windows
+from mfjax.operators import Sectors, Windows
 from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver, bound
 from mfjax.outer.cholesky import Cholesky
 from mfjax.outer.conjugate_gradient import ConjugateGradient
 
-# Smaller side up to which a factorisation beats the products of an iteration, by measurement on two cores.
-FACTORED = 64
+# Smaller side up to which a factorisation beats the products of an iteration, by measurement on two cores;
+# and where the Gram matrix needs no product of matrices.
+FACTORED, FACTORED_SECTORS = 64, 192
 # The same for one solve alone, which has no previous solution and no basis.
 FACTORED_ALONE = 2048
 # Functions of the preconditioner: where features are products without a matrix (the circle), and otherwise.
@@ -30,7 +31,8 @@ class Automatic(OuterSolver):
     def choose(self, problem: OuterProblem, alone: bool = False) -> OuterSolver:
         """The method for a problem of this shape; `alone` if it is not one of a sequence."""
         smaller = min(problem.operator.shape)
-        if smaller <= (FACTORED_ALONE if alone else FACTORED):
+        quick = FACTORED_SECTORS if isinstance(problem.operator, Sectors) else FACTORED
+        if smaller <= (FACTORED_ALONE if alone else quick):
             return Cholesky(tolerance=self.tolerance)
         rank = FEW if isinstance(problem.operator, Windows) else MANY
         return ConjugateGradient(tolerance=self.tolerance, rank=rank)

@@ -10,40 +10,13 @@ from jaxtyping import Array, Float
 
 from mfjax import status as codes
 from mfjax._arrays import inner, safe_sqrt
+from mfjax.operators import Operator, as_operator
 from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver, bound, graded, tolerance
 from mfjax.regularizers import Quadratic
 
 
-def factored_solve(
-    operator: Float[Array, "N M"],
-    masses: Float[Array, " M"],
-    lam: Float[Array, ""],
-    side: str | None = None,
-):
-    """A function that applies (A diag(m) A^T + lam)^{-1}, from one factorisation of the smaller side.
-
-    Dual side: the N x N matrix itself. Primal side, with B = A diag(sqrt m) and the identity
-    (B B^T + lam)^{-1} = (1 - B (B^T B + lam)^{-1} B^T) / lam, an M x M matrix.
-    """
-    n, m = operator.shape
-    side = side or ("primal" if m <= n else "dual")
-    weighted = operator * safe_sqrt(masses)[None, :]
-    if side == "primal":
-        gram = inner(weighted.T, weighted)
-    else:
-        gram = inner(weighted, weighted.T)
-    factor = jsl.cho_factor(gram + lam * jnp.eye(gram.shape[0], dtype=gram.dtype), lower=True)
-
-    def apply(b: Float[Array, " N"]) -> Float[Array, " N"]:
-        if side == "dual":
-            return jsl.cho_solve(factor, b)
-        return (b - inner(weighted, jsl.cho_solve(factor, inner(b, weighted)))) / lam
-
-    return apply
-
-
 def ridge_solve(
-    operator: Float[Array, "N M"],
+    operator: Operator | Float[Array, "N M"],
     masses: Float[Array, " M"],
     lam: Float[Array, ""],
     target: Float[Array, " N"],
@@ -57,21 +30,57 @@ def ridge_solve(
     particle of zero mass has the right derivative in its mass. `refinements` steps of iterative
     refinement take the residual from the size of |A|^2 / lam times rounding to rounding.
     """
+    operator = as_operator(operator)
+    n, m = operator.shape
+    side = side or ("primal" if m <= n else "dual")
 
     def matvec(alpha):
-        return inner(operator, masses * inner(alpha, operator)) + lam * alpha
+        return operator.output(masses * operator.scores(alpha)) + lam * alpha
 
     # The factorisation is data of the solver, not part of the function being differentiated:
     # custom_linear_solve differentiates `matvec`.
-    apply = factored_solve(*jax.lax.stop_gradient((operator, masses, lam)), side=side)
+    method = {"primal": _primal, "dual": _dual}[side]
+    solve = method(*jax.lax.stop_gradient((operator, masses, lam)), refinements)
+    return jax.lax.custom_linear_solve(matvec, target, lambda _, b: solve(b), symmetric=True)
 
-    def solve(matvec, b):
-        alpha = apply(b)
+
+def _factor(gram: Float[Array, "K K"], lam: Float[Array, ""]):
+    factor = jsl.cho_factor(gram + lam * jnp.eye(len(gram), dtype=gram.dtype), lower=True)
+    return lambda b: jsl.cho_solve(factor, b)
+
+
+def _dual(operator, masses, lam, refinements):
+    """The N x N matrix itself."""
+    weighted = operator.matrix() * safe_sqrt(masses)
+    inverse = _factor(inner(weighted, weighted.T), lam)
+
+    def solve(b):
+        alpha = inverse(b)
         for _ in range(refinements):
-            alpha = alpha + apply(b - matvec(alpha))
+            alpha = alpha + inverse(b - inner(weighted, inner(alpha, weighted)) - lam * alpha)
         return alpha
 
-    return jax.lax.custom_linear_solve(matvec, target, solve, symmetric=True)
+    return solve
+
+
+def _primal(operator, masses, lam, refinements):
+    """lam alpha = b - B z with B = A diag(sqrt m) and (B^T B + lam) z = B^T b, an M x M matrix.
+
+    B^T alpha = z at the solution: the gap refines z.
+    """
+    root = safe_sqrt(masses)
+    inverse = _factor(root[:, None] * operator.gram() * root, lam)
+    output, scores = lambda z: operator.output(root * z), lambda alpha: root * operator.scores(alpha)
+
+    def solve(b):
+        z = inverse(scores(b))
+        alpha = (b - output(z)) / lam
+        for _ in range(refinements):
+            more = lam * inverse(scores(alpha) - z)
+            z, alpha = z + more, alpha - output(more) / lam
+        return alpha
+
+    return solve
 
 
 class Cholesky(OuterSolver):
@@ -79,7 +88,7 @@ class Cholesky(OuterSolver):
 
     `side` forces "primal" or "dual"; `tolerance` is the relative residual above which a solve is
     reported as failed (1e-8 in float64, 1e-4 in float32 unless given). Fails for lam = 0: use
-    `MinimumNorm`. Cost N M min(N, M).
+    `MinimumNorm`. Cost N M min(N, M), or that of `operator.gram()`.
     """
 
     side: str | None = eqx.field(static=True, default=None)
@@ -100,7 +109,7 @@ class Cholesky(OuterSolver):
             )
         # With v = u - c the problem is a plain ridge regression of the centred target.
         alpha = ridge_solve(
-            problem.matrix,
+            problem.operator,
             problem.masses,
             problem.lam,
             problem.centred_target,
