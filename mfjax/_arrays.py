@@ -30,6 +30,10 @@ class Fixed(eqx.Module):
     value: Any
 
 
+class Prepared(Fixed):
+    """What was computed once from the data and the features, which must then stay the same, or `None`."""
+
+
 def as_floats(value: Any, name: str) -> Array:
     """Convert to a floating array, keeping a floating dtype and promoting integers and booleans.
 
@@ -99,6 +103,13 @@ def safe_norm(vector: Float[Array, " d"]) -> Float[Array, ""]:
     The one distance used in the library: kernels, distances and feature maps all meet coincident points.
     """
     return safe_sqrt(jnp.sum(vector * vector))
+
+
+def long_norm(vector: Float[Array, " n"]) -> Float[Array, ""]:
+    """`safe_norm` of many numbers of any size, whose squares may underflow or overflow."""
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(vector)))
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1.0)
+    return scale * safe_norm(vector / scale)
 
 
 def safe_sqrt(value: Array) -> Array:

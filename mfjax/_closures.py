@@ -7,8 +7,20 @@ from typing import Any
 
 import equinox as eqx
 import jax
+from jaxtyping import Array
 
 Build = Callable[[list[Any]], Any]
+
+
+def depends(function: Callable[[Array], Any], argument: Array) -> list[bool]:
+    """Which arrays in `function(argument)` follow from the argument, by the operations that make them."""
+    arrays = lambda a: jax.tree.leaves(eqx.filter(function(a), eqx.is_array))
+    traced = jax.make_jaxpr(arrays)(argument).jaxpr
+    known = set(map(id, traced.invars))
+    for equation in traced.eqns:
+        if any(id(variable) in known for variable in equation.invars):
+            known.update(map(id, equation.outvars))
+    return [id(variable) in known for variable in traced.outvars]
 
 
 class Closure(eqx.Module):

@@ -215,6 +215,55 @@ def test_what_is_chosen():
     assert explicit.solver(at(512)) is explicit.outer
 
 
+def test_zero_targets_and_targets_that_underflow_when_squared():
+    x, mu = jr.normal(jr.key(0), (40, 2), "float32"), measure(CIRCLE, 12, "float32")
+    solve = lambda y: mf.energies.ReducedRisk(
+        mf.features.ReLU(), x, y, lam=1e-2, outer=mf.outer.ConjugateGradient(rank=4)
+    ).solve(mu)
+    one = solve(jnp.sin(3 * x[:, 0]))
+    tiny = solve(1e-22 * jnp.sin(3 * x[:, 0]))
+    np.testing.assert_allclose(1e22 * tiny.outer_weights, one.outer_weights, rtol=1e-3, atol=1e-4)
+    assert 0 < float(tiny.residual) < 1e-4
+    nothing = mf.energies.ReducedRisk(
+        mf.features.ReLU(), x, 0 * x[:, 0], lam=1e-2, regularizer=mf.regularizers.Quadratic(center=1.0)
+    )
+    problem = nothing.problem(mu)
+    found = mf.outer.ConjugateGradient(rank=4, max_iterations=12).solve(problem)
+    assert int(found.status) == 0
+    np.testing.assert_allclose(found.alpha, mf.outer.Cholesky().solve(problem).alpha, rtol=1e-4, atol=1e-4)
+
+
+def test_a_prediction_without_a_solution_is_refused():
+    x = jr.normal(jr.key(0), (20, 2))
+    energy = mf.energies.ReducedRisk(mf.features.ReLU(), x, jnp.sin(9 * x[:, 0]), lam=0.0)
+    with pytest.raises(RuntimeError, match="none exists"):
+        energy.predict(measure(CIRCLE, 5), x)
+
+
+@pytest.mark.optimised
+def test_a_run_through_windows_is_differentiated_like_one_through_a_matrix(monkeypatch):
+    """Conjugate gradients with a carried basis and dual variable, prefix sums, sectors; in five numbers."""
+    x, points = jr.normal(jr.key(0), (40, 2)), measure(CIRCLE, 12).points
+
+    def final(p, features, outer):
+        energy = mf.energies.ReducedRisk(features, p["x"], jnp.sin(3 * p["x"][:, 0]), p["lam"], outer=outer)
+        mu = mf.measures.Particles(p["points"], p["masses"])
+        flow = mf.flows.Wasserstein(energy, CIRCLE)
+        run = mf.simulate(flow, mu, stepper=mf.steppers.Heun(0.05), steps=5, save_every=5)
+        return run.observables["energy"][-1] + jnp.sum(jnp.sin(run.final.points[:, 0]))
+
+    numbers = {"x": x, "lam": jnp.asarray(1e-2), "points": points, "masses": jnp.full(12, 1 / 12)}
+    relu, iterate = mf.features.ReLU(), mf.outer.ConjugateGradient(rank=6)
+    plain = mf.features.Ridge(lambda z: jnp.where(z > 0, z, 0))
+    exact = jax.grad(final)(numbers, plain, mf.outer.Cholesky())
+    sectors = jax.grad(final)(numbers, relu, mf.outer.Cholesky())
+    monkeypatch.setattr(mf.features.relu, "SMALLEST", 0)
+    monkeypatch.setattr(mf.features.relu, "SMALLEST_OF_SECTORS", 0)
+    windows = jax.grad(final)(numbers, relu, iterate)
+    for found in (sectors, windows):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-8), found, exact)
+
+
 def test_a_solve_that_does_not_converge_says_so():
     iterative, _, domain = energies("torus", 1e-6, rank=2, max_iterations=3)
     solution = everything(iterative, measure(domain))[0]

@@ -132,6 +132,14 @@ def test_laplace_sums_neither_overflow_nor_vanish(wide):
         np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.max(jnp.abs(b))))
 
 
+def test_derivative_in_the_scale_far_from_zero():
+    """The changes of x / scale and y / scale cancel."""
+    x, y = jr.normal(jr.key(0), (50,)), jr.normal(jr.key(1), (60,))
+    slope = jax.grad(lambda s, shift: jnp.sum(jnp.stack(ordered.decaying_sums(x + shift, y + shift, y, s))))
+    near, far = slope(jnp.asarray(0.7), 0.0), slope(jnp.asarray(0.7), 2.0**20)
+    np.testing.assert_allclose(far, near, rtol=1e-8)
+
+
 @pytest.mark.parametrize("name", ["energy", "laplace", "energy on a circle"])
 def test_derivative_in_the_scale(name):
     x, y, w = drawn(name, "float64")

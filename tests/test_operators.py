@@ -30,7 +30,7 @@ def close(a, b, dtype, scale=None):
 
 def windows(points, x, bias, root=None):
     root = jnp.full(len(x), len(x) ** -0.5, x.dtype) if root is None else root
-    return operators.Windows(points, x, root, jnp.asarray(bias, x.dtype))
+    return operators.Windows(points, x, root, None if bias is None else jnp.asarray(bias, x.dtype))
 
 
 def check(operator, matrix, dtype, key=0, scale=None):
@@ -47,13 +47,13 @@ def check(operator, matrix, dtype, key=0, scale=None):
     close(operator.matrix(), matrix, dtype)
 
 
-@pytest.mark.parametrize("bias", [0.0, 0.5, -0.7, 3.0, -3.0])
+@pytest.mark.parametrize("bias", [None, 0.0, 0.5, -0.7, 3.0, -3.0])
 def test_windows_are_the_matrix(bias, dtype):
     """All kinds of arcs: half circles, wide, narrow, whole and empty ones, and a datum at the origin."""
     x = jnp.concatenate([jr.normal(jr.key(0), (201, 2), dtype), jnp.zeros((1, 2), dtype)])
     points = on_circle(2 * jnp.pi * jr.uniform(jr.key(1), (97,), dtype))
     root = jr.uniform(jr.key(2), (202,), dtype)
-    matrix = root[:, None] * jnp.maximum(x @ points.T + jnp.asarray(bias, dtype), 0)
+    matrix = root[:, None] * jnp.maximum(x @ points.T + jnp.asarray(bias or 0.0, dtype), 0)
     # Prefix sums cancel: where few features are not zero, errors are those of sums that are not small.
     check(eqx.filter_jit(windows)(points, x, bias, root), matrix, dtype, scale=10.0)
 
@@ -61,7 +61,61 @@ def test_windows_are_the_matrix(bias, dtype):
 def test_without_bias_particles_may_have_any_length():
     x, points = jr.normal(jr.key(0), (60, 2)), 3 * jr.normal(jr.key(1), (40, 2))
     points = points.at[3].set(0.0)
-    check(windows(points, x, 0.0), jnp.maximum(x @ points.T, 0) / 60**0.5, "float64")
+    check(windows(points, x, None), jnp.maximum(x @ points.T, 0) / 60**0.5, "float64")
+
+
+def test_with_a_bias_particles_off_the_circle_are_refused_or_not_a_number():
+    """The arc of a datum depends on the length of the particle."""
+    x, points = jr.normal(jr.key(0), (3000, 2)), 0.5 * on_circle(jr.uniform(jr.key(1), (97,), maxval=6.0))
+    relu, root = ReLU(0.5, circle=True), jnp.full(3000, 0.1)
+    prepared = relu.prepare(x, root)
+    assert bool(
+        jnp.all(jnp.isnan(eqx.filter_jit(ReLU.operator)(relu, points, x, root, prepared).scores(root)))
+    )
+    exact = root @ (root[:, None] * jnp.maximum(x @ points.T + 0.5, 0))
+    np.testing.assert_allclose(relu.operator(points, x, root, prepared).scores(root), exact, rtol=1e-12)
+    neurons = mf.measures.Particles(jnp.concatenate([jnp.ones((97, 1)), points], axis=1))
+    risk = mf.energies.Risk(mf.features.Weighted(relu), x, x[:, 0])
+    with pytest.raises(ValueError, match="unit vectors of the plane"):
+        mf.flows.Wasserstein(risk, mf.domains.Euclidean(3)).init(neurons)
+
+
+def test_gram_matrices_are_products(dtype):
+    """Of sectors, windows, with ties, opposite particles, any length, and none."""
+    angle = jnp.pi / 4 * jnp.concatenate([jnp.arange(-4.0, 9.0), 5 * jr.normal(jr.key(0), (40,))])
+    points = (on_circle(angle) * jnp.linspace(0, 3, 53)[:, None]).astype(dtype)
+    x = jnp.concatenate([jr.normal(jr.key(1), (150, 2)), on_circle(angle), jnp.zeros((1, 2))]).astype(dtype)
+    root = jr.uniform(jr.key(2), (len(x),), dtype) / 10
+    relu = ReLU()
+    prepared = relu.prepare(x, root)
+    sectors = relu.operator(points, x, root, prepared)
+    assert isinstance(sectors, operators.Sectors) and sectors.gram().dtype == dtype
+    matrix = sectors.matrix()
+    close(sectors.gram(), matrix.T @ matrix, dtype)
+    close(operators.Windows(points, x, root, None, prepared).gram(), matrix.T @ matrix, dtype)
+    biased = operators.Windows(on_circle(angle).astype(dtype), x, root, jnp.asarray(0.5, dtype))
+    close(biased.gram(), biased.matrix().T @ biased.matrix(), dtype)
+
+
+RIGHTS = st.lists(st.integers(-4, 8), min_size=9, max_size=9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(RIGHTS, RIGHTS)
+def test_gram_matrices_with_ties(particles, data):
+    points, x = (on_circle(jnp.pi / 4 * jnp.asarray(a, float)) for a in (particles, data))
+    operator = windows(points, x, None)
+    matrix = jnp.maximum(x @ points.T, 0) / 3
+    np.testing.assert_allclose(operator.gram(), matrix.T @ matrix, atol=1e-14)
+
+
+def test_scaled_columns_are_the_matrix(dtype):
+    points, x = jr.normal(jr.key(0), (97, 3), dtype), jr.normal(jr.key(1), (31, 2), dtype)
+    root = jr.uniform(jr.key(2), (31,), dtype)
+    features = mf.features.Weighted(ReLU())
+    operator = features.operator(points, x, root)
+    assert isinstance(operator, operators.Scaled)
+    check(operator, root[:, None] * features.matrix(points, x), dtype)
 
 
 # Multiples of half a right angle: particles on the ends of arcs and on the cut at pi, many at one place.
@@ -130,7 +184,7 @@ def test_memory_of_tiles_is_not_that_of_the_matrix():
 
 def test_what_is_chosen():
     root = jnp.ones(4096)
-    x, many, few = jnp.ones((4096, 2)), jnp.ones((100, 2)), jnp.ones((10, 2))
+    x, many, few = jnp.ones((4096, 2)), on_circle(jnp.ones(100)), on_circle(jnp.ones(10))
     kind = lambda features, points, x=x: type(features.operator(points, x, root)).__name__
     assert kind(ReLU(), many) == kind(ReLU(0.5, circle=True), many) == "Windows"
     # With a bias arcs depend on the length of particles; a few features are cheaper than sorting.

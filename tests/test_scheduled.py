@@ -162,6 +162,43 @@ def test_heights_and_fields_pass_through():
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-12), run.final, same.final)
 
 
+@pytest.mark.optimised
+@pytest.mark.parametrize("kind", ["reduced", "two timescales", "risk", "bias"])
+def test_inputs_and_features_that_vary(kind):
+    """What features prepare of the data is that of the time, where it needs no matrix as where it does."""
+    circle, x = mf.domains.Sphere(1), jr.normal(jr.key(0), (2048, 2))
+    y = jnp.maximum(x[:, 0], 0)
+    turned = lambda t: x @ jnp.array([[jnp.cos(t), -jnp.sin(t)], [jnp.sin(t), jnp.cos(t)]])
+    relu = lambda z: jnp.where(z > 0, z, 0)
+
+    def ending(features, varying):
+        def make(t):
+            phi, inputs = features(t), turned(t) if varying else x
+            if kind == "risk":
+                risk = mf.energies.Risk(mf.features.Weighted(phi), inputs, y)
+                return mf.flows.Wasserstein(risk, mf.domains.Euclidean(3))
+            energy = mf.energies.ReducedRisk(phi, inputs, y, lam=0.1)
+            if kind == "two timescales":
+                return mf.flows.TwoTimescale(energy, circle, rate=1.0)
+            return mf.flows.Wasserstein(energy, circle)
+
+        points = mf.measures.Particles.sample(circle, jr.key(1), 256).points
+        points = jnp.concatenate([jnp.ones((256, 1)), points], axis=1) if kind == "risk" else points
+        flow = mf.flows.Scheduled(make)
+        return mf.simulate(flow, mf.measures.Particles(points), stepper=Euler(0.1), steps=6, save_every=3)
+
+    if kind == "bias":
+        ours = ending(lambda t: mf.features.ReLU(t, circle=True), False)
+        dense = ending(lambda t: mf.features.Ridge(relu, t), False)
+    else:
+        ours, dense = (
+            ending(lambda t: mf.features.ReLU(), True),
+            ending(lambda t: mf.features.Ridge(relu), True),
+        )
+    np.testing.assert_allclose(ours.observables["energy"], dense.observables["energy"], rtol=1e-8)
+    np.testing.assert_allclose(ours.final.points, dense.final.points, atol=1e-8)
+
+
 def test_observables_see_the_flow_of_their_time():
     seen = {"factor": lambda mu, flow: flow.energy.parts()[0][0]}
     run = mf.simulate(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._arrays import Fixed, inner, is_traced, scalar
+from mfjax._arrays import Prepared, inner, is_traced, scalar
 from mfjax.energies.base import Energy, Solution
 from mfjax.energies.data import Data
 from mfjax.energies.field import Field
@@ -116,7 +116,7 @@ class ReducedRisk(Energy):
             outer_weights=problem.outer_weights(solved.alpha),
             residual=solved.residual,
             status=solved.status,
-            carry=Carried(Fixed(prepared), solved.carry),
+            carry=Carried(Prepared(prepared), solved.carry),
         )
 
     def dual(self, mu):
@@ -127,21 +127,22 @@ class ReducedRisk(Energy):
 
     def predict(self, mu, x: Float[Array, "B k"]) -> Float[Array, " B"]:
         """The network F at new inputs, with the optimal outer weights at `mu`."""
-        u = self.solve(mu).outer_weights
-        return inner(self.features.matrix(mu.points, x), mu.weights * u)
+        ones = jnp.ones(len(x), jnp.result_type(mu.points, x))
+        operator = self.features.operator(mu.points.astype(ones.dtype), x.astype(ones.dtype), ones)
+        return operator.output(mu.weights * self.outer_weights(mu))
 
 
 class Carried(eqx.Module):
     """What one solve hands to the next: what the features prepare, once a run, and the solver's memory."""
 
-    prepared: Fixed
+    prepared: Prepared
     memory: Any
 
 
 @eqx.filter_jit
 def _initial(energy: ReducedRisk, mu) -> Carried:
     prepared = energy.prepare(mu)
-    return Carried(Fixed(prepared), energy.outer.init(energy.problem(mu, prepared)))
+    return Carried(Prepared(prepared), energy.outer.init(energy.problem(mu, prepared)))
 
 
 class DualPotential(Field):
@@ -168,9 +169,6 @@ class DualPotential(Field):
         # The products that the outer solve is made of: at its own particles they are computed once.
         operator = self.data.operator(self.features, points, self.prepared)
         return -self.regularizer.conjugate(operator.scores(self.alpha))
-
-    def slopes(self, points):
-        return jax.grad(lambda p: jnp.sum(self.at(p)))(points)
 
 
 def default_outer(lam: Array, regularizer: Regularizer) -> OuterSolver:

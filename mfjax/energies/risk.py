@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._arrays import Fixed, inner, scalar
+from mfjax._arrays import Prepared, inner, scalar
 from mfjax.energies.base import Energy, Solution
 from mfjax.energies.data import Data
 from mfjax.energies.dual import Dual
@@ -62,10 +62,10 @@ class Risk(Energy):
         self.loss.validate(self.data.y)
 
     def validate(self, mu, domain=None):
-        check_features(self.features, mu.points, self.data.x)
+        check_features(self.features, mu.points, self.data.x, domain)
 
     def init(self, mu):
-        return Fixed(self._unweighted().prepare(self.features, mu.points))
+        return Prepared(self._unweighted().prepare(self.features, mu.points))
 
     def _unweighted(self) -> Data:
         """The data with masses one: a prediction is asked for where the mass is zero, too."""
@@ -105,9 +105,6 @@ class RiskPotential(Field):
     def at(self, points):
         scores = self.data.operator(self.features, points, self.prepared).scores(self.dual)
         return scores + 0.5 * self.lam * jnp.sum(points * points, axis=-1)
-
-    def slopes(self, points):
-        return jax.grad(lambda p: jnp.sum(self.at(p)))(points)
 
 
 class RiskDual(Dual):

@@ -10,7 +10,7 @@ from jaxtyping import Array, ScalarLike
 from mfjax._arrays import is_traced
 from mfjax.domains import Sphere
 from mfjax.features.ridge import Ridge
-from mfjax.operators import Arcs, Sectors, Windows
+from mfjax.operators import Arcs, Sectors, Windows, near_circle
 
 # Up to so many features a matrix is faster than sorting, by measurement on two cores; and up to so many where
 # its Gram matrix comes from sectors.
@@ -58,7 +58,8 @@ class ReLU(Ridge):
         # Where nothing is prepared, sorting the data would be most of a solve.
         if prepared is not None and self.homogeneous and count <= SMALLEST_OF_SECTORS:
             return Sectors(self.matrix(points, x), root, points, prepared)
-        if count <= SMALLEST or not self._windows(x):
+        elsewhere = not (self.homogeneous or is_traced(points) or jnp.all(near_circle(points)))
+        if count <= SMALLEST or elsewhere or not self._windows(x):
             return super().operator(points, x, root)
         bias = None if self.homogeneous else self.bias.astype(x.dtype)
         return Windows(points, x, root, bias, prepared)
@@ -67,9 +68,8 @@ class ReLU(Ridge):
         if not self.circle:
             return
         length = None if is_traced(points) else np.linalg.norm(np.asarray(points), axis=-1)
-        if (domain is not None and not (isinstance(domain, Sphere) and domain.dim == 1)) or (
-            length is not None and np.any(np.abs(length - 1) > 1e-3)
-        ):
+        wrong = domain is not None and not (isinstance(domain, Sphere) and domain.dim == 1)
+        if wrong or (length is not None and np.any(np.abs(length - 1) > 1e-3)):
             raise ValueError(
                 f"ReLU(circle=True) is for unit vectors of the plane, got particles of shape {points.shape} "
                 f"on {domain!r}: leave circle=True out"

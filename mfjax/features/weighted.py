@@ -21,6 +21,10 @@ class Weighted(FeatureMap):
     def __call__(self, omega, x):
         return omega[0] * self.features(omega[1:], x)
 
+    def validate(self, points, domain=None):
+        # On which domain omega lies is not known from that of (w, omega).
+        self.features.validate(points[:, 1:])
+
     def prepare(self, x, root):
         return self.features.prepare(x, root)
 

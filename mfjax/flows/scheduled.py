@@ -6,9 +6,14 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
+from mfjax._arrays import Prepared
+from mfjax._closures import depends
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy
+from mfjax.energies.data import Data
+from mfjax.features import FeatureMap
 from mfjax.flows.base import Evaluation, Flow, State
 from mfjax.measures import Measure, Tangent
 
@@ -77,12 +82,26 @@ class Scheduled(Flow):
         return State(state.measure, state.carry, {**state.fields, "time": jnp.zeros((), mu.dtype)})
 
     def evaluate(self, state: State) -> Evaluation:
-        now, time = self.at(state).evaluate(state), state.fields["time"]
+        time = state.fields["time"]
+        if self._data_vary(time):
+            # What features prepare of the data is that of t = 0.
+            stale = lambda node: isinstance(node, Prepared)
+            fresh = jax.tree.map(lambda n: Prepared(None) if stale(n) else n, state.carry, is_leaf=stale)
+            state = state.with_carry(fresh)
+        now = self.at(state).evaluate(state)
         one = jnp.ones_like(time)
         _, drift = jax.jvp(lambda t: self.make(t).evaluate(state).energy, (time,), (one,))
         fields = {**(now.tangent.fields or {}), "time": one}
         where = lambda e: (e.tangent.fields, e.dissipation)
         return eqx.tree_at(where, now, (fields, now.dissipation - drift), is_leaf=lambda leaf: leaf is None)
+
+    def _data_vary(self, time: Array) -> bool:
+        """Whether the inputs, their masses or the features of a risk follow from the time."""
+        learns = lambda node: isinstance(node, (Data, FeatureMap))
+        parts = lambda t: [n for n in jax.tree.leaves(self.make(t), is_leaf=learns) if learns(n)]
+        targets = lambda n: n.y if isinstance(n, Data) else None
+        without = lambda n: n if targets(n) is None else eqx.tree_at(lambda data: data.y, n, None)
+        return any(depends(lambda t: [without(n) for n in parts(t)], time))
 
     def lift(self, mu: Measure) -> Measure:
         return self.at().lift(mu)

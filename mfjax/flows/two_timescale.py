@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, ScalarLike
 
 from mfjax import status as codes
-from mfjax._arrays import Fixed, inner, scalar
+from mfjax._arrays import Prepared, inner, scalar
 from mfjax.domains import Domain
 from mfjax.energies.reduced_risk import ReducedRisk
 from mfjax.flows.base import Evaluation, Flow, State, evaluation
@@ -16,7 +16,7 @@ from mfjax.measures import Measure, Particles, Tangent
 class FirstSolve(eqx.Module):
     """The residual and the status of the solve for the first outer weights; what features `prepared`."""
 
-    prepared: Fixed
+    prepared: Prepared
     residual: Float[Array, ""]
     status: Int[Array, ""]
 
@@ -62,7 +62,7 @@ class TwoTimescale(Flow):
 
     def init(self, mu: Measure) -> State:
         self.validate(mu)
-        prepared = Fixed(self.energy.prepare(mu))
+        prepared = Prepared(self.energy.prepare(mu))
         if "u" in mu.marks:
             return State(mu, FirstSolve(prepared, jnp.zeros((), mu.dtype), jnp.asarray(codes.OK, jnp.int32)))
         solution = self.energy.solve(mu)

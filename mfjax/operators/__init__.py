@@ -8,3 +8,4 @@ from mfjax.operators.scaled import Scaled as Scaled
 from mfjax.operators.sectors import Sectors as Sectors
 from mfjax.operators.tiled import Tiled as Tiled
 from mfjax.operators.windows import Windows as Windows
+from mfjax.operators.windows import near_circle as near_circle

@@ -1,6 +1,7 @@
 """What ReLU features of the circle know of their data."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -26,6 +27,8 @@ class Arcs(eqx.Module):
     moments: Float[Array, "3 n1"]
 
     def __init__(self, x: Float[Array, "N 2"], bias: Float[Array, ""], root: Float[Array, " N"]):
+        # Data may be constants of the program: sorting them is no work for the compiler.
+        x = jax.lax.optimization_barrier(x)
         radius = jnp.sqrt(jnp.sum(x * x, axis=1))
         cosine = -bias / jnp.where(radius > 0, radius, jnp.finfo(x.dtype).tiny)
         half = jnp.arccos(jnp.clip(cosine, -1, 1))

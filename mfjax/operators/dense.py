@@ -35,10 +35,11 @@ class Dense(Operator):
         return inner(self.transposed, self._scaled(alpha))
 
     def rows(self, index):
-        return self.matrix()[index]
+        rows = self.transposed[:, index].T
+        return rows if self.root is None else self.root[index, None] * rows
 
     def columns(self, index):
-        return self.matrix()[:, index]
+        return self._scaled(self.transposed[index]).T
 
     def matrix(self):
         return self._scaled(self.transposed).T
@@ -49,5 +50,5 @@ class Dense(Operator):
 
 
 def as_operator(value: Any) -> Any:
-    """`value` as an operator: an array is its own matrix."""
+    """`value` as an operator: an array is its own matrix, and a part of a pytree without arrays stays one."""
     return Dense(value) if hasattr(value, "ndim") and not isinstance(value, Operator) else value

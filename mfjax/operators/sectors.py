@@ -37,10 +37,12 @@ def sector_gram(points: Float[Array, "M 2"], arcs: Arcs) -> Float[Array, "M M"]:
     total = _symmetric(arcs.moments[:, -1:])
     seen = lambda theta: _symmetric(arcs.moments[:, jnp.searchsorted(arcs.begin, theta)])
     low = angle < 0
+    # Not wrapped(angle - pi): rounding would put it on the wrong side of the cut.
+    opposite = jnp.where(low, angle + np.pi, angle - np.pi)
     # Here and below 2-vectors (2, M): E(theta_i) omega_i and E(theta_i - pi) omega_i.
     omega = points.T
     top = _times(seen(angle), omega)
-    bottom = _times(seen(wrapped(angle - np.pi)), omega) - jnp.where(low, _times(total, omega), 0)
+    bottom = _times(seen(opposite), omega) - jnp.where(low, _times(total, omega), 0)
     pairs = lambda a, b: a[0][:, None] * b[0] + a[1][:, None] * b[1]
     upper = pairs(top, omega) - pairs(omega, bottom)
     gap = angle - angle[:, None]

@@ -5,7 +5,7 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import Array, Float
 
-from mfjax.operators import Sectors, Windows
+from mfjax.operators import Sectors, Tiled, Windows
 from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver, bound
 from mfjax.outer.cholesky import Cholesky
 from mfjax.outer.conjugate_gradient import ConjugateGradient
@@ -32,6 +32,8 @@ class Automatic(OuterSolver):
         """The method for a problem of this shape; `alone` if it is not one of a sequence."""
         smaller = min(problem.operator.shape)
         quick = FACTORED_SECTORS if isinstance(problem.operator, Sectors) else FACTORED
+        # A matrix that is computed in tiles does not fit.
+        alone = alone and not isinstance(problem.operator, Tiled)
         if smaller <= (FACTORED_ALONE if alone else quick):
             return Cholesky(tolerance=self.tolerance)
         rank = FEW if isinstance(problem.operator, Windows) else MANY

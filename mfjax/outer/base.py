@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mfjax import status as codes
-from mfjax._arrays import inner, safe_norm, scalar
+from mfjax._arrays import inner, long_norm, scalar
 from mfjax.operators import Operator, as_operator
 from mfjax.regularizers import Regularizer
 
@@ -123,8 +123,8 @@ class OuterSolver(eqx.Module):
 def relative(error: Array, scale: Array) -> Float[Array, ""]:
     """|error| / |scale|, or |error| where the scale is zero."""
     # A run records residuals, some exactly zero, where the derivative of a plain norm is NaN.
-    size = safe_norm(scale)
-    return safe_norm(error) / jnp.where(size > 0, size, 1.0)
+    size = long_norm(scale)
+    return long_norm(error) / jnp.where(size > 0, size, 1.0)
 
 
 def bound(name: str) -> Callable[[Any], Array | None]:

@@ -104,9 +104,10 @@ def _decaying_jvp(primals, tangents):
     points, sources, weights, scale = primals
     d_points, d_sources, d_weights, d_scale = tangents
     left, here, right = decaying_sums(points, sources, weights, scale)
-    # The changes of points / scale and sources / scale.
-    moved = d_points / scale - points * (d_scale / scale**2)
-    masses = weights * (d_sources / scale - sources * (d_scale / scale**2))
+    # The changes of points / scale and sources / scale, seen from among the sources: from afar they cancel.
+    here_is_zero = jax.lax.stop_gradient(jnp.mean(sources))
+    moved = d_points / scale - (points - here_is_zero) * (d_scale / scale**2)
+    masses = weights * (d_sources / scale - (sources - here_is_zero) * (d_scale / scale**2))
     by_mass = decaying_sums(points, sources, d_weights, scale)
     by_motion = decaying_sums(points, sources, masses, scale)
     changed = (
