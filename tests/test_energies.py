@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 import mfjax as mf
-from mfjax.energies import MMD, Blob, Entropy, PorousMedium, Potential, PowerDivergence, ReducedRisk, Risk
+from mfjax.energies import (
+    MMD,
+    Blob,
+    Entropy,
+    PopulationReducedRisk,
+    PorousMedium,
+    Potential,
+    PowerDivergence,
+    ReducedRisk,
+    Risk,
+)
 from mfjax.features import RBF, ReLU, Ridge, Weighted
 from mfjax.measures import Grid, Particles
 from mfjax.regularizers import Quadratic
@@ -38,6 +48,10 @@ def reduced(features=TANH, n=9, dtype="float64", lam=1e-2, center=0.0, **options
     return ReducedRisk(features, *data(n, dtype), lam=lam, regularizer=Quadratic(center), **options)
 
 
+def population(kernel, lam, dtype="float64", center=0.0):
+    return PopulationReducedRisk(kernel, target(dtype), lam, Quadratic(center))
+
+
 def target(dtype="float64"):
     return Particles(CIRCLE.sample(jr.key(3), 4, dtype), [0.4, 0.1, 0.3, 0.2])
 
@@ -61,6 +75,9 @@ ENERGIES = {
     "reduced risk, unbiased, N < M": (lambda c, d: reduced(n=3, center=c, dtype=d), (1.0, 0.5)),
     "reduced risk, relu": (lambda b, d: reduced(ReLU(b), center=1.0, dtype=d), (0.5, 0.0)),
     "reduced risk, rbf": (lambda s, d: reduced(RBF(TORUS, scale=s), dtype=d), (2.0, 1.0)),
+    "population risk, relu": (lambda lam, d: population(mf.kernels.ArcCosine(), lam, d), (1e-2, 1e-1)),
+    "population risk, erf": (lambda c, d: population(mf.kernels.ArcSine(), 0.1, d, c), (1.0, 0.5)),
+    "population risk, bumps": (lambda s, d: population(mf.kernels.SmoothedGaussian(s), 0.1, d), (1.0, 0.5)),
     "risk": (
         lambda lam, d: Risk(Weighted(Ridge(jnp.sin)), data()[0][:, :1].astype(d), data()[1], lam),
         (0.1, 0.0),
@@ -293,6 +310,57 @@ def test_temperature_is_linear_and_absent_without_an_entropy():
     assert not mf.flows.Wasserstein(quiet, mf.domains.Euclidean(2)).stochastic
 
 
+def normal_inputs(n):
+    """Nodes and weights of Gauss and Hermite in the plane."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(n)
+    plane = np.stack(np.meshgrid(nodes, nodes), axis=-1).reshape(-1, 2)
+    return jnp.asarray(plane), jnp.asarray(np.outer(weights, weights).ravel() / np.sum(weights) ** 2)
+
+
+BUMP = mf.features.Function(lambda omega, x: jnp.exp(-jnp.sum((omega - x) ** 2) / (2 * 0.8**2)))
+
+
+@pytest.mark.parametrize("center", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("kernel", "features", "accuracy"),
+    [
+        (mf.kernels.ArcSine(), Ridge(jax.scipy.special.erf), 1e-9),
+        (mf.kernels.SmoothedGaussian(0.8), BUMP, 1e-12),
+    ],
+    ids=["erf", "bumps"],
+)
+def test_population_kernels_are_expectations(kernel, features, accuracy, center):
+    """Against data at the nodes of a quadrature; with a particle of no mass, and off the particles."""
+    x, masses = normal_inputs(80)
+    teacher = Particles(0.5 * jr.normal(jr.key(1), (5, 2)), [0.5, 0.2, 0.1, 0.1, 0.1])
+    mu = Particles(0.5 * jr.normal(jr.key(2), (7, 2)), [0.1, 0.2, 0.3, 0.1, 0.1, 0.2, 0.0])
+    y = features.matrix(teacher.points, x) @ teacher.weights
+    sampled = ReducedRisk(features, x, y, 1e-2, Quadratic(center), data_weights=masses)
+    exact = PopulationReducedRisk(kernel, teacher, 1e-2, Quadratic(center))
+    np.testing.assert_allclose(exact(mu), sampled(mu), rtol=1e2 * accuracy)
+    np.testing.assert_allclose(exact.outer_weights(mu), sampled.outer_weights(mu), atol=1e2 * accuracy)
+    np.testing.assert_allclose(exact.gradient_field(mu), sampled.gradient_field(mu), atol=1e3 * accuracy)
+    for point in (jnp.array([0.3, -0.9]), jnp.array([0.0, 0.4])):
+        np.testing.assert_allclose(
+            exact.potential(mu)(point), sampled.potential(mu)(point), atol=1e3 * accuracy
+        )
+
+
+def test_the_population_of_relu_is_that_of_its_modes():
+    """The closed form against the Fourier series of the circle, whose dropped modes are small."""
+    problem = mf.problems.circle_population(10.0, degree=96)
+    teacher = Grid.from_density(CIRCLE, 1024, problem.teacher)
+    mu = Particles.sample(CIRCLE, jr.key(0), 9)
+    series = problem.risk(0.1, Quadratic(1.0))
+    closed = PopulationReducedRisk(mf.kernels.ArcCosine(), teacher, 0.1, Quadratic(1.0))
+    np.testing.assert_allclose(closed(mu), series(mu), rtol=1e-5)
+    np.testing.assert_allclose(closed.outer_weights(mu), series.outer_weights(mu), rtol=1e-5)
+    step = lambda energy: mf.simulate(
+        mf.flows.Wasserstein(energy, CIRCLE), mu, stepper=mf.steppers.RK4(0.1), steps=4, save_every=4
+    )
+    np.testing.assert_allclose(step(closed).final.points, step(series).final.points, atol=1e-4)
+
+
 def test_derivative_in_the_regularisation_strength():
     mu = particles()
     final = lambda lam: reduced(lam=lam)(mu)
@@ -318,6 +386,17 @@ def test_derivative_in_the_regularisation_strength():
         (lambda: ReducedRisk(jnp.tanh, *data(), 1.0)(particles()), "features must be a FeatureMap"),
         (lambda: reduced()(Particles(jnp.ones((2, 3)))), "cannot be applied to a particle of shape \\(3,\\)"),
         (lambda: MMD(1.0, target()), "kernel must be callable"),
+        (lambda: population(1.0, 0.1), "kernel must be callable"),
+        (lambda: population(mf.kernels.ArcSine(), 0.0), "lam must be greater than 0"),
+        (
+            lambda: PopulationReducedRisk(mf.kernels.ArcSine(), jnp.ones((3, 2)), 1.0),
+            "teacher must be a meas",
+        ),
+        (
+            lambda: PopulationReducedRisk(mf.kernels.ArcSine(), target(), 1.0, mf.regularizers.Power(3.0)),
+            "needs the regularizer Quadratic, got Power",
+        ),
+        (lambda: population(mf.kernels.ArcSine(), 0.1)(Particles(jnp.ones((2, 3)))), "teacher has points"),
         (lambda: MMD(mf.kernels.Energy(), jnp.ones((3, 2))), "target must be a measure"),
         (lambda: MMD(mf.kernels.Energy(), target())(Particles(jnp.ones((2, 3)))), "dimension 2"),
         (lambda: mf.kernels.Gaussian(0.0), "scale must be greater than 0"),

@@ -102,6 +102,10 @@ LAMS, RATES = (0.05, 0.1, 0.3), (0.5, 1.0, 2.0)
 HEAT, SLOW = E.Entropy, E.PorousMedium
 SYSTEMS = {
     "variable projection": System(wasserstein(lambda a, m, d: reduced(m, d, a)), LAMS),
+    "infinitely many data": System(
+        wasserstein(lambda a, m, d: E.PopulationReducedRisk(mf.kernels.Gaussian(0.3, m), atoms(m, d), a)),
+        LAMS,
+    ),
     "ultra-fast diffusion": System(
         wasserstein(lambda a, m, d: E.PowerDivergence(density, scale=a)), LAMS, "which particles do not have"
     ),

@@ -9,6 +9,7 @@ from mfjax.energies.discrepancy import MMD as MMD
 from mfjax.energies.entropy import Entropy as Entropy
 from mfjax.energies.interaction import Interaction as Interaction
 from mfjax.energies.internal import InternalEnergy as InternalEnergy
+from mfjax.energies.population_risk import PopulationReducedRisk as PopulationReducedRisk
 from mfjax.energies.porous_medium import PorousMedium as PorousMedium
 from mfjax.energies.potential import Potential as Potential
 from mfjax.energies.power_divergence import PowerDivergence as PowerDivergence
