@@ -34,7 +34,7 @@ def start(sim: Simulation) -> Carry:
     """The carry at t = 0."""
     state = sim.flow.init(sim.measure)
     evaluation = sim.flow.evaluate(state)
-    state = state.with_carry(evaluation.carry)
+    state, evaluation = state.with_carry(evaluation.carry), alone(evaluation)
     dtype = sim.measure.dtype
     zero = jnp.zeros((), jnp.int32)
     if sim.stepper.adaptive:
@@ -124,7 +124,7 @@ def one_step(sim: Simulation, carry: Carry, dt: Array) -> tuple[Carry, Array, Ar
     rates = carry.evaluation.dissipation + step.evaluation.dissipation
     kept = Carry(
         state=step.state,
-        evaluation=step.evaluation,
+        evaluation=alone(step.evaluation),
         memory=step.memory,
         save=carry.save,
         steps=carry.steps + 1,
@@ -135,6 +135,11 @@ def one_step(sim: Simulation, carry: Carry, dt: Array) -> tuple[Carry, Array, Ar
         failed_at=carry.failed_at,
     )
     return kept, step.error, status
+
+
+def alone(evaluation: Evaluation) -> Evaluation:
+    """The evaluation without its carry, which the state keeps: checkpoints hold it once."""
+    return eqx.tree_at(lambda e: e.carry, evaluation, None, is_leaf=lambda node: node is None)
 
 
 def fail(carry: Carry, status: Array) -> Carry:

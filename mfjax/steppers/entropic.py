@@ -96,7 +96,7 @@ class EntropicProximal(Stepper):
         moved = mu.with_weights(end.weights * (total / jnp.sum(end.weights)))
         status = jnp.where(end.change <= tolerance, codes.OK, codes.NOT_CONVERGED)
         fields = with_clock(flow, state, evaluation, dt).fields
-        return settle(flow, State(moved, evaluation.carry, fields), memory, status=status)
+        return settle(flow, State(moved, state.carry, fields), memory, status=status)
 
 
 class _Iterate(NamedTuple):

@@ -55,7 +55,7 @@ def from_base(tangent: Tangent, along: Tangent, dt) -> Tangent:
 
 def runge_kutta(tableau: Tableau, flow, state: State, evaluation, dt) -> tuple[State, list[Tangent]]:
     """One step, and the stage tangents."""
-    tangents, carry = [evaluation.tangent], evaluation.carry
+    tangents, carry = [evaluation.tangent], state.carry
     for row in tableau.a:
         along = combine(row, tangents)
         stage = flow.move(state, along, dt)

@@ -113,7 +113,7 @@ class ImplicitEuler(Stepper):
             status = jnp.where(dt > evaluation.max_step * (1 + 1e-6), codes.CFL, codes.OK)
         moved, solved = implicit_diffusion(diffusing, explicit, dt, linear)
         fields = with_clock(flow, state, evaluation, dt).fields
-        return settle(flow, State(moved, evaluation.carry, fields), status=jnp.maximum(status, solved))
+        return settle(flow, State(moved, state.carry, fields), status=jnp.maximum(status, solved))
 
 
 def implicit_diffusion(

@@ -86,7 +86,7 @@ class Proximal(Stepper):
     def step(self, flow, state, evaluation, dt, key, memory) -> Step:
         mu = state.measure
         eps = float(jnp.finfo(mu.dtype).eps)
-        task = _Task(flow.at(state).energy, flow.domain, mu, evaluation.carry, dt)
+        task = _Task(flow.at(state).energy, flow.domain, mu, state.carry, dt)
         frozen = jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_inexact_array(x) else x, task)
         problem = _Problem(frozen.objective, frozen.admissible, frozen.masses / jnp.sum(frozen.masses))
         rtol = jnp.asarray(eps**0.5 if self.rtol is None else self.rtol, mu.dtype)

@@ -143,7 +143,7 @@ class _LinearlyImplicit(Stepper):
 
         # A scan, so that the flow is compiled once and not once a stage.
         rows = (jnp.arange(1, len(table.m)), _square(table.a, mu.dtype), _square(table.c, mu.dtype))
-        start = (put(zeros, first, 0), evaluation.carry, failed)
+        start = (put(zeros, first, 0), state.carry, failed)
         (stages, carry, failed), _ = jax.lax.scan(stage, start, rows)
         return stages, carry, jnp.where(failed, codes.NOT_CONVERGED, codes.OK)
 

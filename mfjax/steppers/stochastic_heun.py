@@ -55,7 +55,7 @@ class StochasticHeun(Stepper):
             return settle(flow, runge_kutta(HEUN, flow, state, evaluation, dt)[0])
         noise = brownian(flow, state, evaluation, dt, key)
         predicted = flow.move(state, evaluation.tangent, dt, noise)
-        there = flow.evaluate(predicted.with_carry(evaluation.carry))
+        there = flow.evaluate(predicted.with_carry(state.carry))
         mean = combine(HEUN.b, [evaluation.tangent, there.tangent])
         moved = flow.move(state, mean, dt, noise)
         return settle(flow, moved.with_carry(there.carry))
