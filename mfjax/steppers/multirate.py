@@ -29,6 +29,7 @@ class Past(eqx.Module):
     """
 
     alpha: Float[Array, " N"]
+    late: Float[Array, "M d"]
     points: Float[Array, "M d"]
     alpha_before: Float[Array, " N"]
     gap: Float[Array, ""]
@@ -36,7 +37,7 @@ class Past(eqx.Module):
 
 
 class Multirate(Stepper):
-    order: ClassVar[int] = 3
+    order: ClassVar[int] = 4
     evaluations: ClassVar[int | None] = 2
     dt: None = eqx.field(static=True)
     rtol: Float[Array, ""] | None
@@ -54,7 +55,7 @@ class Multirate(Stepper):
         model = Model(flow, state, alpha)
         stiffest = model.stiffest(now.tangent.points, FIRST)[0]
         gap = jnp.asarray(jnp.inf, state.measure.dtype)
-        return Past(alpha, state.measure.points, alpha, gap, stiffest)
+        return Past(alpha, jnp.zeros_like(state.measure.points), state.measure.points, alpha, gap, stiffest)
 
     def step(self, flow, state, evaluation, dt, key, memory: Past) -> Step:
         domain, start = flow.domain, state.measure.points
@@ -62,33 +63,40 @@ class Multirate(Stepper):
         stiffest, rate = model.stiffest(memory.stiffest, NEXT)
         bend = (memory.alpha_before - model.alpha) - model.answer(model.moved(memory.points))
 
-        def predicted(points, time):
-            return model.alpha + model.answer(model.moved(points)) + (time / memory.gap) ** 2 * bend
+        power = jnp.where(jnp.isinf(memory.gap), 2, 3)
 
-        def velocity(along, time):
-            points = jax.vmap(domain.retract)(start, along)
-            return model.velocity(points, predicted(points, time))
+        def predicted(points, time, missed):
+            linear = model.alpha + model.answer(model.moved(points))
+            return linear + (time / memory.gap) ** 2 * bend + (time / dt) ** power * missed
 
-        def substep(along, i):
-            h = dt / self.substeps
-            time = i * h
-            k1 = velocity(along, time)
-            k2 = velocity(along + 0.5 * h * k1, time + 0.5 * h)
-            k3 = velocity(along + 0.5 * h * k2, time + 0.5 * h)
-            k4 = velocity(along + h * k3, time + h)
-            return along + h * (k1 + 2 * k2 + 2 * k3 + k4) / 6, None
+        def travelled(missed):
+            def velocity(along, time):
+                points = jax.vmap(domain.retract)(start, along)
+                return model.velocity(points, predicted(points, time, missed))
 
-        along, _ = jax.lax.scan(substep, jnp.zeros_like(start), jnp.arange(self.substeps))
+            def substep(along, i):
+                h = dt / self.substeps
+                time = i * h
+                k1 = velocity(along, time)
+                k2 = velocity(along + 0.5 * h * k1, time + 0.5 * h)
+                k3 = velocity(along + 0.5 * h * k2, time + 0.5 * h)
+                k4 = velocity(along + h * k3, time + h)
+                return along + h * (k1 + 2 * k2 + 2 * k3 + k4) / 6, None
+
+            return jax.lax.scan(substep, memory.late, jnp.arange(self.substeps))[0]
+
+        along = travelled(jnp.zeros_like(memory.alpha))
         moved = flow.move(state, Tangent(points=along), 1.0)
         points = moved.measure.points
         now, solution = descent(flow.energy, domain, moved.measure, state.carry)
         alpha = _alpha(flow.energy, solution.potential.dual)
-        missed = now.tangent.points - model.velocity(points, predicted(points, dt))
-        share = jnp.where(jnp.isinf(memory.gap), 1 / 3, 1 / 4)
-        error = scaled_error(state, moved, Tangent(points=share * missed), dt, self.rtol, self.atol)
+        missed = alpha - predicted(points, dt, 0.0)
+        late = travelled(missed) - along
+        error = scaled_error(state, moved, Tangent(points=late / dt), dt, self.rtol, self.atol)
+        late = jax.vmap(domain.project)(points, late)
         limit = STABLE * self.substeps / jnp.where(rate > 0, rate, jnp.finfo(rate.dtype).tiny)
         now = eqx.tree_at(lambda e: e.max_step, now, limit.astype(now.max_step.dtype))
-        past = Past(alpha, start, memory.alpha, dt, stiffest)
+        past = Past(alpha, late, start, memory.alpha, dt, stiffest)
         return Step(
             moved.with_carry(now.carry), now, error.astype(start.dtype), past, jnp.zeros((), jnp.int32)
         )
