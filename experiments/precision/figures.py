@@ -30,7 +30,7 @@ class PrecisionFigures(Gallery):
             fixed = name in FIXED
             data = self.runs.fixed(name) if fixed else self.runs.adaptive(name)
             axis = "dt" if fixed else "rtol"
-            end = data.isel(save=-1).transpose(axis, "seed")
+            end = data[["mmd_squared", "evaluations"]].isel(save=-1).transpose(axis, "seed")
             error = np.sqrt(np.mean((end.mmd_squared.values / reference - 1) ** 2, axis=1))
             solves = end.evaluations.values.mean(axis=1)
             style = {"color": plot.color(index), "marker": MARKERS[index], "markersize": 3.5}
@@ -54,8 +54,8 @@ class PrecisionFigures(Gallery):
         return fig, "the scheme whose curve is lowest at few solves, and the slopes in λ"
 
     def _over_lams(self, axes, name, style):
-        data = self.runs.over_lams(name).isel(save=-1).transpose("lam", "seed")
-        solves = data.evaluations.values.mean(axis=1)
+        data = self.runs.over_lams(name)
+        solves = data.evaluations.isel(save=-1).transpose("lam", "seed").values.mean(axis=1)
         slope = np.polyfit(np.log(data.lam.values), np.log(solves), 1)[0]
         axes.loglog(data.lam.values, solves, label=f"{name}, $\\lambda^{{{slope:.2f}}}$", **style)
         print(f"{name}: solves {', '.join(f'{n:.0f}' for n in solves)} over lam, exponent {slope:.3f}")

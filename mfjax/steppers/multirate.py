@@ -53,8 +53,9 @@ class Multirate(Stepper):
     for e what D (x_{n-1} - x_n) misses of alpha_{n-1} - alpha_n, a step h' before. The flow of all particles
     under it, x' = -grad V(x; alpha(x, t)), crosses the step h by `substeps` of the classical Runge-Kutta
     scheme without an outer solve, so that the stiff answer of alpha, with rates up to about lam^(-1/2), costs
-    no steps. The solve at the end shows the defect r of the prediction. The same substeps with (t / h)^3 r
-    added give the correction of the points: its size is the error estimate, and the next step starts from it.
+    no steps. The solve at the end shows the defect r of the prediction. The same substeps with r t^2 (t + h')
+    / (h^2 (h + h')) added give the correction of the points: its size is the error estimate, and the next
+    step starts from it.
 
     Saved points lack their last correction. Order 4 for smooth features. The tolerance is for the correction,
     rtol |x| + atol in root mean square over particles.
@@ -117,14 +118,14 @@ class Multirate(Stepper):
         return Past(alpha, jnp.zeros_like(points), points, alpha, gap, stiffest)
 
     def step(self, flow, state, evaluation, dt, key, memory: Past) -> Step:
-        start, first = state.measure.points, jnp.isinf(memory.gap)
+        start = state.measure.points
         response = Response(flow, state, memory.alpha)
         bend = memory.alpha_before - response.alpha(memory.points)
 
         def predicted(points, time, defect):
+            # The defect vanishes at both ends of the step before; without one it is quadratic.
             past, part = time / memory.gap, time / dt
-            # Without a step before, the first term that is missing is the quadratic one.
-            shape = jnp.where(first, part**2, part**3)
+            shape = part**2 * (1 + past) / (1 + dt / memory.gap)
             return response.alpha(points) + past**2 * bend + shape * defect
 
         def travelled(defect):
