@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from mfjax import status as codes
 from mfjax._arrays import inner, safe_sqrt
+from mfjax.operators import Operator
 from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver, bound, graded, tolerance
 from mfjax.regularizers import Quadratic
 
@@ -19,15 +20,19 @@ def factored_solve(
     masses: Float[Array, " M"],
     lam: Float[Array, ""],
     side: str | None = None,
+    products: Operator | None = None,
 ):
     """A function that applies (A diag(m) A^T + lam)^{-1}, from one factorisation of the smaller side.
+
+    `products` is the same A, where it has products that are faster than those of a matrix.
 
     Dual side: the N x N matrix itself. Primal side, with B = A diag(sqrt m) and the identity
     (B B^T + lam)^{-1} = (1 - B (B^T B + lam)^{-1} B^T) / lam, an M x M matrix.
     """
     n, m = operator.shape
     side = side or ("primal" if m <= n else "dual")
-    weighted = operator * safe_sqrt(masses)[None, :]
+    root = safe_sqrt(masses)
+    weighted = operator * root[None, :]
     if side == "primal":
         gram = inner(weighted.T, weighted)
     else:
@@ -37,6 +42,8 @@ def factored_solve(
     def apply(b: Float[Array, " N"]) -> Float[Array, " N"]:
         if side == "dual":
             return jsl.cho_solve(factor, b)
+        if products is not None:
+            return (b - products.output(root * jsl.cho_solve(factor, root * products.scores(b)))) / lam
         return (b - inner(weighted, jsl.cho_solve(factor, inner(b, weighted)))) / lam
 
     return apply

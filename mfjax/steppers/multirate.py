@@ -161,7 +161,8 @@ class Response:
         scores = problem.scores(alpha)
         gain = jax.jvp(energy.regularizer.conjugate_derivative, (scores,), (jnp.ones_like(scores),))[1]
         factors = (problem.matrix, problem.masses * gain, problem.lam)
-        inverse = factored_solve(*jax.lax.stop_gradient(factors))
+        frozen, operator = jax.lax.stop_gradient((factors, problem.operator))
+        inverse = factored_solve(*frozen, products=operator)
 
         def stationarity(points):
             there = eqx.tree_at(lambda m: m.points, mu, points)
