@@ -11,8 +11,9 @@ from jaxtyping import Array, Float, ScalarLike
 from mfjax import status as codes
 from mfjax._arrays import count, is_traced, kind, safe_norm, scalar
 from mfjax.energies import ReducedRisk
+from mfjax.energies.base import Solution
 from mfjax.energies.reduced_risk import DualPotential
-from mfjax.flows.base import Flow, State
+from mfjax.flows.base import Evaluation, Flow, State, evaluation
 from mfjax.flows.wasserstein import Wasserstein, descent
 from mfjax.measures import Particles, Tangent
 from mfjax.outer.cholesky import factored_solve
@@ -28,13 +29,12 @@ FIRST, NEXT = 12, 2
 class Past(eqx.Module):
     """What a step needs of those before.
 
-    `alpha` (N,) is the dual variable at the present points, `late` (M, d) what they lack for the defect of
-    the last prediction; `points` and `alpha_before` are those of the step before, `gap` ago, infinite where
-    there was none; `stiffest` (M, d) is the displacement that the flow damps fastest.
+    `alpha` (N,) is the dual variable at the present points; `points` and `alpha_before` are those of the step
+    before, `gap` ago, infinite where there was none; `stiffest` (M, d) is the displacement that the flow
+    damps fastest.
     """
 
     alpha: Float[Array, " N"]
-    late: Float[Array, "M d"]
     points: Float[Array, "M d"]
     alpha_before: Float[Array, " N"]
     gap: Float[Array, ""]
@@ -54,11 +54,9 @@ class Multirate(Stepper):
     under it, x' = -grad V(x; alpha(x, t)), crosses the step h by `substeps` of the classical Runge-Kutta
     scheme without an outer solve, so that the stiff answer of alpha, with rates up to about lam^(-1/2), costs
     no steps. The solve at the end shows the defect r of the prediction. The same substeps with r t^2 (t + h')
-    / (h^2 (h + h')) added give the correction of the points: its size is the error estimate, and the next
-    step starts from it.
-
-    Saved points lack their last correction. Order 4 for smooth features. The tolerance is for the correction,
-    rtol |x| + atol in root mean square over particles.
+    / (h^2 (h + h')) added correct the points. The size of the correction is the error estimate, at most
+    rtol |x| + atol in root mean square over particles. alpha follows the correction by D, and one refinement
+    by K: the residual that is left, far below the tolerance, is recorded. Order 4 for smooth features.
 
     - `rtol`, `atol`: 2e-4 and 2e-6 unless given. **Good values**: 1e-3 to 1e-4 where features have kinks,
       whose noise no tolerance removes; 1e-6 for smooth features in float64.
@@ -115,7 +113,7 @@ class Multirate(Stepper):
         stiffest, _ = Response(flow, state, alpha).stiffest(now.tangent.points, FIRST)
         points = state.measure.points
         gap = jnp.asarray(jnp.inf, points.dtype)
-        return Past(alpha, jnp.zeros_like(points), points, alpha, gap, stiffest)
+        return Past(alpha, points, alpha, gap, stiffest)
 
     def step(self, flow, state, evaluation, dt, key, memory: Past) -> Step:
         start = state.measure.points
@@ -133,20 +131,21 @@ class Multirate(Stepper):
                 points = jax.vmap(flow.domain.retract)(start, along)
                 return response.velocity(points, predicted(points, time, defect))
 
-            return classical(rate, memory.late, dt, self.substeps)
+            return classical(rate, jnp.zeros_like(start), dt, self.substeps)
 
         along = travelled(jnp.zeros_like(memory.alpha))
-        moved = flow.move(state, Tangent(points=along), 1.0)
-        points = moved.measure.points
-        now, solution = descent(flow.energy, flow.domain, moved.measure, state.carry)
+        solved = flow.move(state, Tangent(points=along), 1.0).measure
+        solution = flow.energy.solve(solved, state.carry)
         alpha = _in_roots(flow.energy, solution.potential.dual)
-        late = travelled(alpha - predicted(points, dt, 0.0)) - along
-        error = scaled_error(state, moved, Tangent(points=late / dt), dt, self.rtol, self.atol)
-        late = jax.vmap(flow.domain.project)(points, late)
+        corrected = travelled(alpha - predicted(solved.points, dt, 0.0))
+        moved = flow.move(state, Tangent(points=corrected), 1.0)
+        alpha = response.transported(alpha, solved.points, moved.measure)
+        late = Tangent(points=(corrected - along) / dt)
+        error = scaled_error(state, moved, late, dt, self.rtol, self.atol)
         stiffest, largest = response.stiffest(memory.stiffest, NEXT)
         limit = STABLE * self.substeps / jnp.maximum(largest, jnp.finfo(start.dtype).tiny)
-        now = eqx.tree_at(lambda e: e.max_step, now, limit)
-        past = Past(alpha, late, start, memory.alpha, dt, stiffest)
+        now = response.evaluation(moved.measure, alpha, solution, limit)
+        past = Past(alpha, start, memory.alpha, dt, stiffest)
         return Step(moved.with_carry(now.carry), now, error, past, jnp.asarray(codes.OK, jnp.int32))
 
 
@@ -172,7 +171,7 @@ class Response:
         product = lambda b: problem.output(gain * problem.scores(b)) + problem.lam * b
         # The derivative of a run is that of the linear system, not of its factorisation.
         solve = lambda b: jax.lax.custom_linear_solve(product, b, lambda _, b: inverse(b), symmetric=True)
-        self.answer = lambda displaced: solve(push(displaced))
+        self.solve, self.answer = solve, lambda displaced: solve(push(displaced))
 
     def alpha(self, points: Float[Array, "M d"]) -> Float[Array, " N"]:
         """alpha_n + D (x - x_n)."""
@@ -184,6 +183,25 @@ class Response:
         dual = jnp.sqrt(energy.data.weights).astype(alpha.dtype) * alpha
         potential = DualPotential(energy.features, energy.data.x, dual, energy.regularizer, self.prepared)
         return jax.vmap(self.flow.domain.velocity)(points, -potential.slopes(points))
+
+    def transported(self, alpha: Float[Array, " N"], points: Float[Array, "M d"], mu: Particles) -> Array:
+        """The dual variable at `mu` from that at `points` nearby, refined once."""
+        alpha = alpha + self.answer(jax.vmap(self.flow.domain.displacement)(mu.points, points))
+        return alpha + self.solve(self.flow.energy.problem(mu, self.prepared).stationarity(alpha))
+
+    def evaluation(self, mu: Particles, alpha: Float[Array, " N"], solution: Solution, limit) -> Evaluation:
+        """The flow at `mu` by its dual variable, and the residual that this leaves."""
+        problem, velocity = self.flow.energy.problem(mu, self.prepared), self.velocity(mu.points, alpha)
+        return evaluation(
+            Tangent(points=velocity),
+            problem.value(alpha),
+            mu.integrate(jnp.sum(velocity**2, axis=-1)),
+            mu.dtype,
+            residual=problem.residual(alpha),
+            status=solution.status,
+            max_step=limit,
+            carry=solution.carry,
+        )
 
     def stiffest(self, direction: Float[Array, "M d"], iterations: int) -> tuple[Array, Array]:
         """The displacement that is damped fastest through alpha, from a guess, and its rate."""
