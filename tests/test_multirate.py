@@ -1,5 +1,7 @@
 """The multirate stepper: order, few solves, stiffness, and where it refuses."""
 
+from contextlib import nullcontext
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -108,11 +110,12 @@ def test_kinks_and_stiffness_cost_few_solves():
 
 def test_a_smaller_lam_costs_few_more_solves():
     counts = [circle_run(Multirate(), lam)[1] for lam in (1e-2, 1e-4)]
-    assert counts[1] < 2.2 * counts[0], counts
+    # An explicit scheme at its limit of stability would take lam^(-1/2), ten times as many.
+    assert np.log(counts[1] / counts[0]) / np.log(100) < 0.4, counts
 
 
 def test_evaluations_are_counted():
-    """Every call of the outer solver: two before the first step and one a try, which factorises once too."""
+    """Every call of the outer solver, and every factorisation: one before the first step, and one a try."""
     calls = []
 
     class Counting(mf.outer.Cholesky):
@@ -148,7 +151,7 @@ def test_a_batch_is_its_runs(dtype):
         np.testing.assert_allclose(row, jax.jit(end)(lam)[0], atol={"float32": 2e-4, "float64": 1e-9}[dtype])
 
 
-def test_a_resumed_run_is_a_straight_one(tmp_path):
+def test_a_resumed_run_is_a_straight_one(tmp_path, monkeypatch):
     """What a step remembers of the one before is part of the checkpoint."""
     flow, times = flow_of(Ridge(jnp.tanh)), [0.2, 0.4, 0.6]
     arguments = {"stepper": Multirate(1e-3), "save_at": times, "path": tmp_path / "run"}
@@ -161,8 +164,9 @@ def test_a_resumed_run_is_a_straight_one(tmp_path):
         def update(self, n):
             raise Stopped
 
-    with pytest.raises(Stopped):
-        mf.simulate(flow, start(), **arguments, progress=Bar())
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr("mfjax.driver.progress_bar", lambda *_: nullcontext(Bar()))
+        mf.simulate(flow, start(), **arguments)
     resumed = mf.simulate(flow, start(), **arguments, resume=True)
     np.testing.assert_array_equal(resumed.final.points, straight.final.points)
     np.testing.assert_array_equal(resumed.observables["evaluations"], straight.observables["evaluations"])

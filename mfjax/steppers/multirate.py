@@ -58,7 +58,7 @@ class Multirate(Stepper):
     rtol |x| + atol in root mean square over particles. alpha follows the correction by D, and one refinement
     by K: the residual that is left, far below the tolerance, is recorded. Order 4 for smooth features.
 
-    - `rtol`, `atol`: 2e-4 and 2e-6 unless given. **Good values**: 1e-3 to 1e-4 where features have kinks,
+    - `rtol`, `atol`: 2.5e-4 and 2.5e-6 unless given. **Good values**: 1e-3 to 1e-4 where features have kinks,
       whose noise no tolerance removes; 1e-6 for smooth features in float64.
     - `substeps`: steps stay below 2.2 substeps / (largest rate). 8 suits lam from 1e-4 to 1e-1.
 
@@ -89,7 +89,7 @@ class Multirate(Stepper):
     atol: Float[Array, ""]
     substeps: int = eqx.field(static=True)
 
-    def __init__(self, rtol: ScalarLike = 2e-4, atol: ScalarLike = 2e-6, substeps: int = 8):
+    def __init__(self, rtol: ScalarLike = 2.5e-4, atol: ScalarLike = 2.5e-6, substeps: int = 8):
         self.dt = None
         self.rtol, self.atol = scalar(rtol, "rtol", above=0), scalar(atol, "atol", minimum=0)
         self.substeps = count(substeps, "substeps")
