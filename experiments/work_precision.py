@@ -45,7 +45,7 @@ PAPER = Preset(
     reference=2**-9,
     seeds=3,
     steps=(64, 128, 256, 512, 1024),
-    tolerances=(1e-2, 3e-3, 1e-3, 5e-4, 2.5e-4),
+    tolerances=(1e-2, 3e-3, 1e-3, 5e-4, 3e-4),
     lams=(1e-2, 3e-3, 1e-3, 3e-4, 1e-4),
     precision="float64",
 )

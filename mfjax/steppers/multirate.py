@@ -45,21 +45,23 @@ class Multirate(Stepper):
     """Particles in substeps under a predicted dual variable: one outer solve and one factorisation a step.
 
     The dual variable alpha (N,) of a `ReducedRisk`, an average over particles and data, is slow and smooth,
-    where the velocity of a particle at fixed alpha is cheap, and jumps at kinks. With K = lam + A diag(m u')
-    A^T, A and u = (f*)'(A^T alpha) as in `mf.outer`, alpha depends on the points to first order by
+    where the velocity of a particle at given alpha is cheap, and jumps at kinks. With the stationarity
+    g(x) = b - A(x) m u - lam alpha_n of `mf.outer` at points x, u = (f*)'(A(x)^T alpha_n), and the matrix
+    K = lam + A diag(m u') A^T at the start of the step, alpha depends on the points as
 
-        D v = K^{-1} d/dx (b - A m u)(v),  alpha(x) = alpha_n + D (x - x_n) + (t / h')^2 e + O(t^3),
+        alpha(x, t) = alpha_n + K^{-1} g(x) + (t / h')^2 e + O(t^3),
 
-    for e what D (x_{n-1} - x_n) misses of alpha_{n-1} - alpha_n, a step h' before. The flow of all particles
-    under it, x' = -grad V(x; alpha(x, t)), crosses the step h by `substeps` of the classical Runge-Kutta
-    scheme without an outer solve, so that the stiff answer of alpha, with rates up to about lam^(-1/2), costs
-    no steps. The solve at the end shows the defect r of the prediction. The same substeps with r t^2 (t + h')
-    / (h^2 (h + h')) added correct the points. The size of the correction is the error estimate, at most
-    rtol |x| + atol in root mean square over particles. alpha follows the correction by D, and one refinement
-    by K: the residual that is left, far below the tolerance, is recorded. Order 4 for smooth features.
+    for e what K^{-1} g(x_{n-1}) misses of alpha_{n-1} - alpha_n, a step h' before. All particles follow
+    x' = -grad V(x; alpha(x, t)) through the step h by `substeps` of the classical Runge-Kutta scheme, without
+    an outer solve: neither kinks, which g sees when they are crossed, nor the stiff answer of alpha, with rates
+    up to about lam^(-1/2), cost steps. The solve at the end shows the defect r of the prediction. The same
+    substeps with r t^2 (t + h') / (h^2 (h + h')) added correct the points. The size of the correction is the
+    error estimate, at most rtol |x| + atol in root mean square over particles. alpha follows the correction
+    by two more products with K^{-1}: the residual that is left, far below the tolerance, is recorded. Order 4
+    for smooth features.
 
-    - `rtol`, `atol`: 2.5e-4 and 2.5e-6 unless given. **Good values**: 1e-3 to 1e-4 where features have kinks,
-      whose noise no tolerance removes; 1e-6 for smooth features in float64.
+    - `rtol`, `atol`: 3e-4 and 3e-6 unless given. **Good values**: 1e-3 to 1e-4 where features have kinks, 1e-6
+      for smooth features in float64.
     - `substeps`: steps stay below 2.2 substeps / (largest rate). 8 suits lam from 1e-4 to 1e-1.
 
     **Cost** beside the solve: a factorisation of the smaller Gram matrix (min(N, M) squared times max(N, M)),
@@ -89,7 +91,7 @@ class Multirate(Stepper):
     atol: Float[Array, ""]
     substeps: int = eqx.field(static=True)
 
-    def __init__(self, rtol: ScalarLike = 2.5e-4, atol: ScalarLike = 2.5e-6, substeps: int = 8):
+    def __init__(self, rtol: ScalarLike = 3e-4, atol: ScalarLike = 3e-6, substeps: int = 8):
         self.dt = None
         self.rtol, self.atol = scalar(rtol, "rtol", above=0), scalar(atol, "atol", minimum=0)
         self.substeps = count(substeps, "substeps")
@@ -150,7 +152,7 @@ class Multirate(Stepper):
 
 
 class Response:
-    """The dual variable near a state, to first order in the displacements of particles."""
+    """The dual variable near a state, by one step of Newton's method with the matrix of that state."""
 
     def __init__(self, flow: Wasserstein, state: State, alpha: Float[Array, " N"]):
         energy, mu = flow.energy, state.measure
@@ -167,15 +169,14 @@ class Response:
             there = eqx.tree_at(lambda m: m.points, mu, points)
             return energy.problem(there, self.prepared).stationarity(alpha)
 
-        push = jax.linearize(stationarity, self.start)[1]
         product = lambda b: problem.output(gain * problem.scores(b)) + problem.lam * b
         # The derivative of a run is that of the linear system, not of its factorisation.
         solve = lambda b: jax.lax.custom_linear_solve(product, b, lambda _, b: inverse(b), symmetric=True)
-        self.solve, self.answer = solve, lambda displaced: solve(push(displaced))
+        self.stationarity, self.solve = stationarity, solve
 
     def alpha(self, points: Float[Array, "M d"]) -> Float[Array, " N"]:
-        """alpha_n + D (x - x_n)."""
-        return self.base + self.answer(jax.vmap(self.flow.domain.displacement)(points, self.start))
+        """alpha_n + K^{-1} g(x): kinks that particles cross are in g."""
+        return self.base + self.solve(self.stationarity(points))
 
     def velocity(self, points: Float[Array, "M d"], alpha: Float[Array, " N"]) -> Float[Array, "M d"]:
         """The velocity of particles at `points` under any dual variable."""
@@ -186,7 +187,7 @@ class Response:
 
     def transported(self, alpha: Float[Array, " N"], points: Float[Array, "M d"], mu: Particles) -> Array:
         """The dual variable at `mu` from that at `points` nearby, refined once."""
-        alpha = alpha + self.answer(jax.vmap(self.flow.domain.displacement)(mu.points, points))
+        alpha = alpha + self.alpha(mu.points) - self.alpha(points)
         return alpha + self.solve(self.flow.energy.problem(mu, self.prepared).stationarity(alpha))
 
     def evaluation(self, mu: Particles, alpha: Float[Array, " N"], solution: Solution, limit) -> Evaluation:
@@ -210,7 +211,8 @@ class Response:
         def improve(direction, _):
             size = safe_norm(direction.ravel())
             unit = direction / jnp.where(size > 0, size, 1)
-            back = jax.jvp(at, (self.base,), (self.answer(unit),))[1]
+            push = jax.jvp(self.stationarity, (self.start,), (unit,))[1]
+            back = jax.jvp(at, (self.base,), (self.solve(push),))[1]
             return back, safe_norm(back.ravel())
 
         direction, rates = jax.lax.scan(improve, direction, length=iterations)
