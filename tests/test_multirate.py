@@ -18,7 +18,8 @@ from mfjax.simulate import trajectory
 from mfjax.steppers import RK4, Adaptive, Multirate
 from mfjax.steppers.multirate import Response
 
-CIRCLE, TORUS, PLANE = mf.domains.Sphere(1), mf.domains.Torus(2, 4.0), mf.domains.Euclidean(2)
+# Points and inputs stay closer than half a period, where the nearest image changes.
+CIRCLE, TORUS, PLANE = mf.domains.Sphere(1), mf.domains.Torus(2, 8.0), mf.domains.Euclidean(2)
 
 
 def flow_of(features, domain=CIRCLE, lam=1e-2, regularizer=None, dtype="float64"):
@@ -28,6 +29,9 @@ def flow_of(features, domain=CIRCLE, lam=1e-2, regularizer=None, dtype="float64"
 
 
 def start(domain=CIRCLE, n=6, dtype="float64"):
+    if domain is TORUS:
+        near = 0.5 * jr.normal(jr.key(1), (n, 2), dtype)
+        return Particles(jax.vmap(domain.retract)(near, jnp.zeros_like(near)))
     return Particles(domain.sample(jr.key(1), n, dtype))
 
 
@@ -44,7 +48,7 @@ def finish(flow, mu, stepper, **options):
 
 FLOWS = {
     "tanh on the circle": (lambda: flow_of(Ridge(jnp.tanh)), CIRCLE),
-    "radial on the torus": (lambda: flow_of(RBF(TORUS, scale=0.35, profile="gaussian"), TORUS), TORUS),
+    "radial on the torus": (lambda: flow_of(RBF(TORUS, scale=0.7, profile="gaussian"), TORUS), TORUS),
     "tanh in the plane, f = |t|^1.5": (
         lambda: flow_of(Ridge(jnp.tanh), PLANE, regularizer=Power(1.5)),
         PLANE,

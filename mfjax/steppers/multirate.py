@@ -53,15 +53,15 @@ class Multirate(Stepper):
 
     for e what K^{-1} g(x_{n-1}) misses of alpha_{n-1} - alpha_n, a step h' before. All particles follow
     x' = -grad V(x; alpha(x, t)) through the step h by `substeps` of the classical Runge-Kutta scheme, without
-    an outer solve: neither kinks, which g sees when they are crossed, nor the stiff answer of alpha, with rates
-    up to about lam^(-1/2), cost steps. The solve at the end shows the defect r of the prediction. The same
-    substeps with r t^2 (t + h') / (h^2 (h + h')) added correct the points. The size of the correction is the
-    error estimate, at most rtol |x| + atol in root mean square over particles. alpha follows the correction
-    by two more products with K^{-1}: the residual that is left, far below the tolerance, is recorded. Order 4
-    for smooth features.
+    an outer solve. Neither kinks, which g sees when they are crossed, nor the stiff answer of alpha, with
+    rates up to about lam^(-1/2), cost steps. The solve at the end shows the defect r of the prediction. The
+    same substeps with r t^2 (t + h') / (h^2 (h + h')) added correct the points. The size of the correction is
+    the error estimate, at most rtol |x| + atol in root mean square over particles. alpha follows the
+    correction by products with K^{-1}: the residual that is left, far below the tolerance, is recorded.
+    Order 4 for smooth features.
 
-    - `rtol`, `atol`: 3e-4 and 3e-6 unless given. **Good values**: 1e-3 to 1e-4 where features have kinks, 1e-6
-      for smooth features in float64.
+    - `rtol`, `atol`: 3e-4 and 3e-6 unless given. **Good values**: 1e-3 to 1e-4 where features have kinks,
+      1e-6 for smooth features in float64.
     - `substeps`: steps stay below 2.2 substeps / (largest rate). 8 suits lam from 1e-4 to 1e-1.
 
     **Cost** beside the solve: a factorisation of the smaller Gram matrix (min(N, M) squared times max(N, M)),
