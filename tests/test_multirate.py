@@ -61,7 +61,7 @@ def test_errors_follow_the_tolerance_and_steps_its_fourth_root(name):
     """Any features, domain and regulariser: errors as the tolerance, steps as its power -1/4."""
     make, domain = FLOWS[name]
     flow, mu = make(), start(domain)
-    exact, _ = finish(flow, mu, RK4(1 / 256), t1=1.0)
+    exact, _ = finish(flow, mu, RK4(1 / 1024), t1=1.0)
     errors, steps = [], []
     for rtol in (1e-5, 1e-7):
         end, values = finish(flow, mu, Multirate(rtol, 0.0), t1=1.0)
