@@ -22,6 +22,7 @@ RECORDED = {
     "min_weight": "smallest mass of a particle or cell",
     "steps": "accepted steps since t = 0",
     "rejected": "rejected steps since t = 0",
+    "evaluations": "evaluations of the flow, with as many outer solves, since t = 0; rejected steps included",
     "status": "outcome code, 0 = fine (mfjax.status)",
 }
 
@@ -35,7 +36,8 @@ class Run(eqx.Module):
 
     - `times` (S,) in flow time;
     - `observables`: mapping from names to arrays (S, ...): those asked for, and `energy`, `dissipation`,
-      `dissipated`, `residual`, `mass`, `min_weight`, `steps`, `rejected`, `status`;
+      `dissipated`, `residual`, `mass`, `min_weight`, `steps`, `rejected`, `status`, and `evaluations` of
+      the flow where the scheme knows their number;
     - `measures`: the measures at the saved times, or `None`: particles with points (S, K, d), weights (S, K)
       and marks (S, K, ...), or a grid whose weights and marks are (S, K, ...) and whose points (K, d) stay;
     - `final`: the measure at the end;

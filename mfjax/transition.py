@@ -88,6 +88,9 @@ def record(sim: Simulation, carry: Carry) -> tuple[Any, dict[str, Any]]:
 
     values = jax.tree.map(mask, values)
     values |= {"steps": carry.steps, "rejected": carry.rejected, "status": carry.status}
+    if sim.stepper.evaluations is not None:
+        first, each = sim.stepper.evaluations
+        values["evaluations"] = first + each * (carry.steps + carry.rejected)
     if not sim.save_measures:
         return None, values
     return ((mu.weights, mu.marks) if isinstance(mu, Grid) else mu), values

@@ -107,6 +107,11 @@ LONG = {
     "network, Adam": (network, network_numbers(rate=0.02), fixed(adam)),
     "network, Euler through times": (network, network_numbers(end=0.1), through(lambda p: st.Euler(0.013))),
     "network, adaptive": (network, network_numbers(end=0.1), through(tight)),
+    "network, multirate": (
+        network,
+        network_numbers(end=0.1),
+        through(lambda p: st.Multirate(1e-8, 1e-10)),
+    ),
     "two timescales, Euler": (network, network_numbers(**dt, gamma=2.0), fixed(euler)),
     "two timescales, adaptive": (network, network_numbers(end=0.1, gamma=2.0), through(tight)),
     "discrepancy, stochastic Heun": (

@@ -515,3 +515,19 @@ def test_learning(environment, figures, tmp_path):
             if name == "learned":
                 # The sweep repeats the runs that the loss was taken of.
                 assert float(data.score[:2].mean()) == pytest.approx(best, rel=1e-8)
+
+
+def test_work_precision(environment, tmp_path):
+    """Every scheme is on the diagram with the solves that its runs took."""
+    import xarray as xr
+
+    out = tmp_path / "run"
+    status, printed, err = call(environment, "work_precision", "--preset", "tiny", "--out", out)
+    assert status == 0, err
+    assert (out / "figures" / "work_precision.png").read_bytes().startswith(b"\x89PNG")
+    for name, stages in {"Euler": 1, "Heun": 2, "RK4": 4, "Adaptive": 3}.items():
+        with xr.open_dataset(out / "results" / f"{name}.nc") as data:
+            end = data.isel(save=-1)
+            assert (end.evaluations == 1 + stages * (end.steps + end.rejected)).all(), name
+    assert len(re.findall(r"Multirate, rtol \S+: \d+ solves, relative error", printed)) == 2
+    assert re.search(r"Multirate: solves .* over lam, exponent", printed)

@@ -1,5 +1,6 @@
 """Ridge regression by Cholesky factorisation of the smaller Gram matrix."""
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -31,17 +32,29 @@ def ridge_solve(
     refinement take the residual from the size of |A|^2 / lam times rounding to rounding.
     """
     operator = as_operator(operator)
-    n, m = operator.shape
-    side = side or ("primal" if m <= n else "dual")
 
     def matvec(alpha):
         return operator.output(masses * operator.scores(alpha)) + lam * alpha
 
     # The factorisation is data of the solver, not part of the function being differentiated:
     # custom_linear_solve differentiates `matvec`.
-    method = {"primal": _primal, "dual": _dual}[side]
-    solve = method(*jax.lax.stop_gradient((operator, masses, lam)), refinements)
+    fixed = jax.lax.stop_gradient((operator, masses, lam))
+    solve = factored_solve(*fixed, side=side, refinements=refinements)
     return jax.lax.custom_linear_solve(matvec, target, lambda _, b: solve(b), symmetric=True)
+
+
+def factored_solve(
+    operator: Operator,
+    masses: Float[Array, " M"],
+    lam: Float[Array, ""],
+    *,
+    side: str | None = None,
+    refinements: int = 0,
+) -> Callable[[Float[Array, " N"]], Float[Array, " N"]]:
+    """A function that applies (A diag(m) A^T + lam)^{-1}, from one factorisation of the smaller side."""
+    n, m = operator.shape
+    method = {"primal": _primal, "dual": _dual}[side or ("primal" if m <= n else "dual")]
+    return method(operator, masses, lam, refinements)
 
 
 def _factor(gram: Float[Array, "K K"], lam: Float[Array, ""]):

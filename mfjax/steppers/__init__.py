@@ -10,6 +10,7 @@ from mfjax.steppers.explicit import Euler as Euler
 from mfjax.steppers.explicit import Heun as Heun
 from mfjax.steppers.implicit import ImplicitEuler as ImplicitEuler
 from mfjax.steppers.langevin import EulerMaruyama as EulerMaruyama
+from mfjax.steppers.multirate import Multirate as Multirate
 from mfjax.steppers.optimizer import Optax as Optax
 from mfjax.steppers.proximal import Proximal as Proximal
 from mfjax.steppers.rosenbrock import Rosenbrock as Rosenbrock

@@ -39,6 +39,9 @@ class Stepper(eqx.Module):
     # Whether one step is what `Sphere(dim, tangent=False)` means: normalising a radial velocity acts once a
     # step, so that a scheme with stages loses its order.
     single_stage: ClassVar[bool] = False
+    # Evaluations of the flow, each with its outer solve if there is one, before the first step and in every
+    # step that is tried; a factorisation counts as one. `None` where their number is not known beforehand.
+    evaluations: ClassVar[tuple[int, int] | None] = None
     dt: eqx.AbstractVar[Float[Array, ""] | None]
 
     @property

@@ -87,6 +87,7 @@ class Euler(_Fixed):
     """
 
     order: ClassVar[int] = 1
+    evaluations: ClassVar[tuple[int, int] | None] = (1, 1)
     single_stage: ClassVar[bool] = True
     tableau: ClassVar[Tableau] = EULER
 
@@ -95,6 +96,7 @@ class Heun(_Fixed):
     """Heun's second-order scheme, two solves per step."""
 
     order: ClassVar[int] = 2
+    evaluations: ClassVar[tuple[int, int] | None] = (1, 2)
     tableau: ClassVar[Tableau] = HEUN
 
 
@@ -102,6 +104,7 @@ class RK4(_Fixed):
     """The classical fourth-order Runge-Kutta scheme, four solves per step."""
 
     order: ClassVar[int] = 4
+    evaluations: ClassVar[tuple[int, int] | None] = (1, 4)
     tableau: ClassVar[Tableau] = CLASSICAL
 
 
@@ -118,6 +121,7 @@ class Adaptive(Stepper):
     """
 
     order: ClassVar[int] = 3
+    evaluations: ClassVar[tuple[int, int] | None] = (1, 3)
     dt: None = eqx.field(static=True)
     rtol: Float[Array, ""] | None
     atol: Float[Array, ""] | None

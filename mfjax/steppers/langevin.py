@@ -19,6 +19,7 @@ class EulerMaruyama(Stepper):
     """
 
     order: ClassVar[int] = 1
+    evaluations: ClassVar[tuple[int, int] | None] = (1, 1)
     noisy: ClassVar[bool] = True
     single_stage: ClassVar[bool] = True
     dt: Float[Array, ""]

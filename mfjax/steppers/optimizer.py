@@ -44,6 +44,7 @@ class Optax(Stepper):
     """
 
     order: ClassVar[int] = 1
+    evaluations: ClassVar[tuple[int, int] | None] = (1, 1)
     single_stage: ClassVar[bool] = True
     transformation: Any = eqx.field(static=True)
     dt: Float[Array, ""]

@@ -40,6 +40,7 @@ class StochasticHeun(Stepper):
     """
 
     order: ClassVar[int] = 2
+    evaluations: ClassVar[tuple[int, int] | None] = (1, 2)
     noisy: ClassVar[bool] = True
     dt: Float[Array, ""]
 

@@ -1,0 +1,1 @@
+"""Outer solves against the accuracy of a gradient flow, scheme by scheme."""
