@@ -92,13 +92,13 @@ def test_the_response_of_the_dual_variable_is_its_derivative():
     assert errors[0] < 1e-2 and 80 < errors[0] / errors[1] < 125
 
 
-def circle_run(stepper, lam, seed=0):
+def circle_run(stepper, lam, seed=0, size=512, width=16, t1=2.0):
     for_problem, for_start = jr.split(jr.key(seed))
-    problem = mf.problems.circle(for_problem, inputs=512, width=512)
+    problem = mf.problems.circle(for_problem, inputs=size, width=size)
     flow = Wasserstein(problem.risk(lam, Quadratic(center=1.0)), problem.domain)
     distance = mf.observables.EnergyDistance(problem.neurons, problem.domain)
-    mu = Particles.sample(problem.domain, for_start, 16)
-    _, values = finish(flow, mu, stepper, t1=2.0, observables={"mmd": distance}, save_measures=False)
+    mu = Particles.sample(problem.domain, for_start, width)
+    _, values = finish(flow, mu, stepper, t1=t1, observables={"mmd": distance}, save_measures=False)
     return float(values["mmd"][-1]), int(values["evaluations"][-1])
 
 
@@ -110,6 +110,17 @@ def test_kinks_and_stiffness_cost_few_solves():
     print(f"{solves} solves: {found / reference - 1:.1e}; {explicit} explicit: {other / reference - 1:.1e}")
     assert abs(found / reference - 1) < 1e-2
     assert solves < 0.6 * explicit
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_the_published_circle_takes_few_solves(seed):
+    """t = 10, 128 particles, 4096 inputs, lam = 1e-3, at the default tolerance."""
+    size = {"seed": seed, "size": 4096, "width": 128, "t1": 10.0}
+    reference, _ = circle_run(RK4(2**-8), 1e-3, **size)
+    found, solves = circle_run(Multirate(), 1e-3, **size)
+    print(f"seed {seed}: {solves} solves, relative error {found / reference - 1:.1e}")
+    assert abs(found / reference - 1) < 1e-3 and solves <= 120
 
 
 def test_a_smaller_lam_costs_few_more_solves():

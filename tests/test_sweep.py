@@ -288,7 +288,7 @@ def test_measures_are_neither_kept_nor_computed(method, tmp_path):
     part = next((tmp_path / "s").rglob("parts/*.npz"))
     with np.load(part) as arrays:
         # The observables alone.
-        assert len(arrays.files) == 9
+        assert len(arrays.files) == 10
 
 
 def test_only_the_cells_of_a_group_are_in_memory():

@@ -65,8 +65,10 @@ class Multirate(Stepper):
     - `substeps`: steps stay below 2.2 substeps / (largest rate). 8 suits lam from 1e-4 to 1e-1.
 
     **Cost** beside the solve: a factorisation of the smaller Gram matrix (min(N, M) squared times max(N, M)),
-    and 8 `substeps` evaluations of the velocity with products by A. Pays where the solve is most of a step.
-    Differentiable in both modes, on the steps that were taken (`mf.simulate`).
+    which runs count as a second solve, and 8 `substeps` evaluations of g, of K^{-1} by that factorisation and
+    of the velocity: about eight products with A each. Pays where an outer solve costs far more than products;
+    where a few products are a solve (conjugate gradients on the circle), `Adaptive` is faster. Needs the
+    matrix A (N, M). Differentiable in both modes, on the steps that were taken (`mf.simulate`).
 
     **Raises** `ValueError` for other flows than the `Wasserstein` flow of one `ReducedRisk` on particles, and
     for lam = 0, where K has no inverse: use `Adaptive`.
