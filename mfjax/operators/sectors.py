@@ -4,22 +4,45 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from mfjax._arrays import inner
 from mfjax.operators.arcs import Arcs, wrapped
-from mfjax.operators.dense import Dense
+from mfjax.operators.base import Operator
 
 
-class Sectors(Dense):
+class Sectors(Operator):
     """A_ji = root_j max(omega_i . x_j, 0) as a matrix whose Gram matrix costs O(M^2), whatever N.
 
-    `points` (M, 2) are omega of any length; `arcs` those of the data at bias 0, with their moments.
+    `points` (M, 2) are omega of any length; `arcs` those of the data at bias 0, with their moments. Phi^T is
+    what is stored: products of inputs and particles come out that way, and transposing them costs more than
+    a step of a narrow network.
     """
 
+    transposed: Float[Array, "M N"]
+    root: Float[Array, " N"]
     points: Float[Array, "M 2"]
     arcs: Arcs
 
-    def __init__(self, array, root, points, arcs):
-        super().__init__(array, root)
-        self.points, self.arcs = points, arcs
+    def __init__(self, array: Float[Array, "N M"], root, points, arcs):
+        self.transposed, self.root, self.points, self.arcs = array.T, root, points, arcs
+
+    @property
+    def shape(self):
+        return self.transposed.shape[::-1]
+
+    def output(self, v):
+        return self.root * inner(v, self.transposed)
+
+    def scores(self, alpha):
+        return inner(self.transposed, self.root * alpha)
+
+    def rows(self, index):
+        return self.root[index, None] * self.transposed[:, index].T
+
+    def columns(self, index):
+        return (self.transposed[index] * self.root).T
+
+    def matrix(self):
+        return (self.transposed * self.root).T
 
     def gram(self):
         return sector_gram(self.points, self.arcs)
