@@ -346,6 +346,14 @@ def test_population_kernels_are_expectations(kernel, features, accuracy, center)
         )
 
 
+def test_the_arc_sine_of_long_parallel_points():
+    """The sine rounds to one: neither the value nor the slope may be NaN."""
+    x = 3e3 * jr.normal(jr.key(0), (50, 3), "float32")
+    along = jax.vmap(lambda v: mf.kernels.ArcSine()(v, 2 * v))
+    assert bool(jnp.all(jnp.abs(along(x) - 1) < 1e-3))
+    assert bool(jnp.all(jnp.isfinite(jax.grad(lambda x: jnp.sum(along(x)))(x))))
+
+
 def test_the_population_of_relu_is_that_of_its_modes():
     """The closed form against the Fourier series of the circle, whose dropped modes are small."""
     problem = mf.problems.circle_population(10.0, degree=96)
@@ -386,7 +394,9 @@ def test_derivative_in_the_regularisation_strength():
         (lambda: ReducedRisk(jnp.tanh, *data(), 1.0)(particles()), "features must be a FeatureMap"),
         (lambda: reduced()(Particles(jnp.ones((2, 3)))), "cannot be applied to a particle of shape \\(3,\\)"),
         (lambda: MMD(1.0, target()), "kernel must be callable"),
-        (lambda: population(1.0, 0.1), "kernel must be callable"),
+        (lambda: population(1.0, 0.1), "kernel must be a function of two points"),
+        (lambda: population(mf.kernels.ArcSine, 0.1), "got the class ArcSine"),
+        (lambda: population(ReLU(), 0.1), "got ReLU"),
         (lambda: population(mf.kernels.ArcSine(), 0.0), "lam must be greater than 0"),
         (
             lambda: PopulationReducedRisk(mf.kernels.ArcSine(), jnp.ones((3, 2)), 1.0),

@@ -98,6 +98,7 @@ WRONG = {
     "seed": (["--seed", "-1"], "--seed"),
     "seed word": (["--seed", "one"], "whole number"),
     "no seeds": (["--seeds", "0"], "whole number from 1"),
+    "last seed": (["--seed", "2147483647", "--seeds", "2"], "must stay below 2**31"),
     "precision": (["--precision", "float16"], "unknown precision 'float16'; there are float32, float64"),
     "missing value": (["--out"], "expected one argument"),
     "positional": (["III.3"], "unrecognized arguments: III.3"),

@@ -114,6 +114,8 @@ def parse(
         if not hasattr(preset, "seeds"):
             parser.error("argument --seeds: this experiment repeats nothing")
         preset = replace(preset, seeds=given.seeds)
+    if given.seed + getattr(preset, "seeds", 1) > 2**31:
+        parser.error("argument --seed: with --seeds beyond it, it must stay below 2**31")
     return Settings(
         experiment=experiment,
         preset_name=given.preset,
@@ -160,5 +162,7 @@ def _seed(text: str) -> int:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) < 2**31:
-        raise argparse.ArgumentTypeError(f"the number of seeds is a whole number from 1, got {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"the number of seeds is a whole number from 1 to 2**31 - 1, got {text!r}"
+        )
     return int(text)

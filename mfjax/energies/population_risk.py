@@ -9,9 +9,11 @@ from jaxtyping import Array, Float, ScalarLike
 
 from mfjax import status as codes
 from mfjax._arrays import inner, safe_sqrt, scalar
+from mfjax._arrays import kind as named
 from mfjax.energies.base import Energy, Solution
 from mfjax.energies.convolution import check_kernel, convolution, convolution_at
 from mfjax.energies.field import Field
+from mfjax.features import FeatureMap
 from mfjax.kernels import kernel_sums
 from mfjax.kernels.sums import row_sum
 from mfjax.measures import Measure
@@ -37,7 +39,7 @@ class PopulationReducedRisk(Energy):
     Differentiable in everything.
 
     **Fails** to resolve values far below E |F*|^2 / (2 lam) times the machine precision, of which they are
-    differences; forces do not suffer from it.
+    differences; forces do not suffer from it while lam is far above the machine precision times k(x, x).
 
     **Raises** `ValueError` for another regularizer, lam <= 0, or a teacher of another dimension.
 
@@ -59,8 +61,10 @@ class PopulationReducedRisk(Energy):
     def __init__(
         self, kernel: Callable, teacher: Measure, lam: ScalarLike, regularizer: Quadratic | None = None
     ):
-        if not callable(kernel):
-            raise ValueError(f"kernel must be callable on two points, got {kernel!r}")
+        if not callable(kernel) or isinstance(kernel, type | FeatureMap):
+            raise ValueError(
+                f"kernel must be a function of two points, such as kernels.ArcCosine(), got {named(kernel)}"
+            )
         if not isinstance(teacher, Measure):
             raise ValueError(f"teacher must be a measure, got {type(teacher).__name__}")
         self.kernel, self.teacher = kernel, teacher

@@ -19,5 +19,8 @@ class ArcSine(Kernel):
     """
 
     def __call__(self, x, y):
-        size = lambda v: 1 + 2 * jnp.sum(v * v)
-        return (2 / jnp.pi) * jnp.arcsin(2 * jnp.sum(x * y) / jnp.sqrt(size(x) * size(y)))
+        square = lambda v: jnp.sum(v * v)
+        # The arc tangent of the same angle: by Lagrange's identity the root is at least one.
+        area = square(x[:, None] * y - y[:, None] * x)
+        root = jnp.sqrt(1 + 2 * square(x) + 2 * square(y) + 2 * area)
+        return (2 / jnp.pi) * jnp.arctan2(2 * jnp.sum(x * y), root)

@@ -150,7 +150,9 @@ class Multirate(Stepper):
         limit = STABLE * self.substeps / jnp.maximum(largest, jnp.finfo(start.dtype).tiny)
         now = response.evaluation(moved.measure, alpha, solution, limit)
         past = Past(alpha, start, memory.alpha, dt, stiffest)
-        return Step(moved.with_carry(now.carry), now, error, past, jnp.asarray(codes.OK, jnp.int32))
+        # A swept lam may be zero, which no check at the start sees.
+        status = jnp.where(flow.energy.lam > 0, codes.OK, codes.OUTER_SOLVE).astype(jnp.int32)
+        return Step(moved.with_carry(now.carry), now, error, past, status)
 
 
 class Response:
