@@ -102,6 +102,7 @@ def circle_run(stepper, lam, seed=0, size=512, width=16, t1=2.0):
     return float(values["mmd"][-1]), int(values["evaluations"][-1])
 
 
+@pytest.mark.slow
 def test_kinks_and_stiffness_cost_few_solves():
     """ReLU on the circle: accurate with far fewer solves than an explicit scheme of the same accuracy."""
     reference, _ = circle_run(RK4(2**-9), 1e-3)

@@ -162,7 +162,6 @@ def test_heights_and_fields_pass_through():
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-12), run.final, same.final)
 
 
-@pytest.mark.optimised
 @pytest.mark.parametrize("kind", ["reduced", "two timescales", "risk", "bias"])
 def test_inputs_and_features_that_vary(kind):
     """What features prepare of the data is that of the time, where it needs no matrix as where it does."""
@@ -185,7 +184,7 @@ def test_inputs_and_features_that_vary(kind):
         points = mf.measures.Particles.sample(circle, jr.key(1), 256).points
         points = jnp.concatenate([jnp.ones((256, 1)), points], axis=1) if kind == "risk" else points
         flow = mf.flows.Scheduled(make)
-        return mf.simulate(flow, mf.measures.Particles(points), stepper=Euler(0.1), steps=6, save_every=3)
+        return mf.simulate(flow, mf.measures.Particles(points), stepper=Euler(0.1), steps=3, save_every=3)
 
     if kind == "bias":
         ours = ending(lambda t: mf.features.ReLU(t, circle=True), False)
