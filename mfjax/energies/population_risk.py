@@ -8,8 +8,7 @@ import jax.scipy.linalg as jsl
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax import status as codes
-from mfjax._arrays import inner, safe_sqrt, scalar
-from mfjax._arrays import kind as named
+from mfjax._arrays import inner, kind, safe_sqrt, scalar
 from mfjax.energies.base import Energy, Solution
 from mfjax.energies.convolution import check_kernel, convolution, convolution_at
 from mfjax.energies.field import Field
@@ -63,7 +62,7 @@ class PopulationReducedRisk(Energy):
     ):
         if not callable(kernel) or isinstance(kernel, type | FeatureMap):
             raise ValueError(
-                f"kernel must be a function of two points, such as kernels.ArcCosine(), got {named(kernel)}"
+                f"kernel must be a function of two points, such as kernels.ArcCosine(), got {kind(kernel)}"
             )
         if not isinstance(teacher, Measure):
             raise ValueError(f"teacher must be a measure, got {type(teacher).__name__}")

@@ -103,8 +103,7 @@ class ReducedRisk(Energy):
 
     def solver(self, mu) -> OuterSolver:
         """The method that a run which starts at `mu` takes for its outer solves."""
-        choose = getattr(self.outer, "choose", lambda problem: self.outer)
-        return choose(self.problem(mu, self.prepare(mu)))
+        return self.outer.choose(self.problem(mu, self.prepare(mu)))
 
     def solve(self, mu, carry=None):
         prepared, memory = (None, None) if carry is None else (carry.prepared.value, carry.memory)

@@ -20,6 +20,21 @@ class Operator(eqx.Module):
     def shape(self) -> tuple[int, int]:
         """(N, M)."""
 
+    @property
+    def quick_gram(self) -> bool:
+        """Whether A^T A costs less than a product of matrices."""
+        return False
+
+    @property
+    def fits(self) -> bool:
+        """Whether the matrix may be stored."""
+        return True
+
+    @property
+    def span(self) -> int:
+        """How many functions of the data nearly span the columns."""
+        return 128
+
     @abstractmethod
     def output(self, v: Float[Array, " M"]) -> Float[Array, " N"]:
         """A v."""

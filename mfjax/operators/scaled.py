@@ -21,6 +21,14 @@ class Scaled(Operator):
     def shape(self):
         return self.operator.shape
 
+    @property
+    def fits(self):
+        return self.operator.fits
+
+    @property
+    def span(self):
+        return self.operator.span
+
     def output(self, v):
         return self.operator.output(self.factors * v)
 

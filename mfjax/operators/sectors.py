@@ -29,6 +29,14 @@ class Sectors(Operator):
     def shape(self):
         return self.transposed.shape[::-1]
 
+    @property
+    def quick_gram(self):
+        return True
+
+    @property
+    def span(self):
+        return 32
+
     def output(self, v):
         return self.root * inner(v, self.transposed)
 

@@ -29,6 +29,10 @@ class Tiled(Operator):
     def shape(self):
         return len(self.x), len(self.points)
 
+    @property
+    def fits(self):
+        return False
+
     def _columns(self, points):
         return self.root[:, None] * self.features.matrix(points, self.x)
 

@@ -62,6 +62,14 @@ class Windows(Operator):
     def shape(self):
         return len(self.x), len(self.points)
 
+    @property
+    def quick_gram(self):
+        return self.bias is None
+
+    @property
+    def span(self):
+        return 32
+
     def output(self, v):
         terms = self._terms(v, self.points)
         sums = prefix_sums(terms[:, self.order])

@@ -5,18 +5,15 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import Array, Float
 
-from mfjax.operators import Sectors, Tiled, Windows
 from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver, bound
 from mfjax.outer.cholesky import Cholesky
 from mfjax.outer.conjugate_gradient import ConjugateGradient
 
 # Smaller side up to which a factorisation beats the products of an iteration, by measurement on two cores;
 # and where the Gram matrix needs no product of matrices.
-FACTORED, FACTORED_SECTORS = 64, 192
+FACTORED, FACTORED_QUICKLY = 64, 192
 # The same for one solve alone, which has no previous solution and no basis.
 FACTORED_ALONE = 2048
-# Functions of the preconditioner: where features are products without a matrix (the circle), and otherwise.
-FEW, MANY = 32, 128
 
 
 class Automatic(OuterSolver):
@@ -29,15 +26,12 @@ class Automatic(OuterSolver):
     tolerance: Float[Array, ""] | None = eqx.field(converter=bound("tolerance"), default=None)
 
     def choose(self, problem: OuterProblem, alone: bool = False) -> OuterSolver:
-        """The method for a problem of this shape; `alone` if it is not one of a sequence."""
-        smaller = min(problem.operator.shape)
-        quick = FACTORED_SECTORS if isinstance(problem.operator, Sectors) else FACTORED
-        # A matrix that is computed in tiles does not fit.
-        alone = alone and not isinstance(problem.operator, Tiled)
-        if smaller <= (FACTORED_ALONE if alone else quick):
+        operator = problem.operator
+        smaller = min(operator.shape)
+        in_a_run = FACTORED_QUICKLY if operator.quick_gram else FACTORED
+        if smaller <= (FACTORED_ALONE if alone and operator.fits else in_a_run):
             return Cholesky(tolerance=self.tolerance)
-        rank = FEW if isinstance(problem.operator, Windows) else MANY
-        return ConjugateGradient(tolerance=self.tolerance, rank=rank)
+        return ConjugateGradient(tolerance=self.tolerance, rank=operator.span)
 
     def init(self, problem: OuterProblem) -> Any:
         return self.choose(problem).init(problem)

@@ -115,6 +115,10 @@ class OuterSolver(eqx.Module):
     def solve(self, problem: OuterProblem, carry: Any = None) -> OuterSolution:
         """The optimal dual variable."""
 
+    def choose(self, problem: OuterProblem, alone: bool = False) -> "OuterSolver":
+        """The method for a problem of this shape; `alone` if it is not one of a sequence."""
+        return self
+
     def init(self, problem: OuterProblem) -> Any:
         """What `carry` is before the first solve of a run that starts at `problem`."""
         return None
