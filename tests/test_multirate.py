@@ -17,6 +17,7 @@ from mfjax.regularizers import Power, Quadratic
 from mfjax.simulate import trajectory
 from mfjax.steppers import RK4, Adaptive, Multirate
 from mfjax.steppers.multirate import Response
+from mfjax.testing import finished
 
 # Points and inputs stay closer than half a period, where the nearest image changes.
 CIRCLE, TORUS, PLANE = mf.domains.Sphere(1), mf.domains.Torus(2, 8.0), mf.domains.Euclidean(2)
@@ -35,17 +36,6 @@ def start(domain=CIRCLE, n=6, dtype="float64"):
     return Particles(domain.sample(jr.key(1), n, dtype))
 
 
-@eqx.filter_jit
-def run(sim):
-    return trajectory(sim)
-
-
-def finish(flow, mu, stepper, **options):
-    carry, (_, values) = run(mf.Simulation(flow, mu, stepper=stepper, **options))
-    assert int(carry.status) == 0
-    return carry.state.measure, values
-
-
 FLOWS = {
     "tanh on the circle": (lambda: flow_of(Ridge(jnp.tanh)), CIRCLE),
     "radial on the torus": (lambda: flow_of(RBF(TORUS, scale=0.7, profile="gaussian"), TORUS), TORUS),
@@ -61,10 +51,10 @@ def test_errors_follow_the_tolerance_and_steps_its_fourth_root(name):
     """Any features, domain and regulariser: errors as the tolerance, steps as its power -1/4."""
     make, domain = FLOWS[name]
     flow, mu = make(), start(domain)
-    exact, _ = finish(flow, mu, RK4(1 / 1024), t1=1.0)
+    exact, _ = finished(flow, mu, RK4(1 / 1024), t1=1.0)
     errors, steps = [], []
     for rtol in (1e-5, 1e-7):
-        end, values = finish(flow, mu, Multirate(rtol, 0.0), t1=1.0)
+        end, values = finished(flow, mu, Multirate(rtol, 0.0), t1=1.0)
         gap = jax.vmap(domain.displacement)(end.points, exact.points)
         errors.append(float(jnp.max(jnp.abs(gap))))
         steps.append(int(values["steps"][-1]))
@@ -98,7 +88,7 @@ def circle_run(stepper, lam, seed=0, size=512, width=16, t1=2.0):
     flow = Wasserstein(problem.risk(lam, Quadratic(center=1.0)), problem.domain)
     distance = mf.observables.EnergyDistance(problem.neurons, problem.domain)
     mu = Particles.sample(problem.domain, for_start, width)
-    _, values = finish(flow, mu, stepper, t1=t1, observables={"mmd": distance}, save_measures=False)
+    _, values = finished(flow, mu, stepper, t1=t1, observables={"mmd": distance}, save_measures=False)
     return float(values["mmd"][-1]), int(values["evaluations"][-1])
 
 
@@ -144,7 +134,7 @@ def test_evaluations_are_counted():
     flow = Wasserstein(energy, CIRCLE)
     for stepper, factorised in ((Adaptive(1e-3), False), (Multirate(1e-3), True)):
         calls.clear()
-        _, values = finish(flow, start(), stepper, t1=0.5, save_measures=False)
+        _, values = finished(flow, start(), stepper, t1=0.5, save_measures=False)
         jax.effects_barrier()
         tries = int(values["steps"][-1] + values["rejected"][-1])
         extra = tries + 1 if factorised else 0

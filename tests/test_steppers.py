@@ -16,10 +16,13 @@ from mfjax.flows import TwoTimescale, Wasserstein
 from mfjax.measures import Grid, Particles
 from mfjax.simulate import trajectory
 from mfjax.steppers import RK4, Adaptive, Euler, EulerMaruyama, Heun, Optax, Proximal
-from mfjax.testing import check_stepper_order, check_traces
+from mfjax.testing import check_stepper_order, check_traces, finished
 
 LINE, PLANE, CIRCLE = mf.domains.Euclidean(1), mf.domains.Euclidean(2), mf.domains.Sphere(1)
 TORUS = mf.domains.Torus(1)
+
+
+run = eqx.filter_jit(trajectory)
 
 
 def quadratic(x):
@@ -34,17 +37,6 @@ def reduced(lam=1e-2):
 
 def scattered(domain, n=5, dtype="float64"):
     return Particles(domain.sample(jr.key(1), n, dtype))
-
-
-@eqx.filter_jit
-def run(sim):
-    return trajectory(sim)
-
-
-def finish(flow, mu, stepper, **options):
-    carry, (_, values) = run(mf.Simulation(flow, mu, stepper=stepper, **options))
-    assert int(carry.status) == 0
-    return carry.state.measure, values
 
 
 # Steps small enough for the asymptotic regime and errors above rounding.
@@ -91,7 +83,7 @@ def test_adaptive_error_follows_the_tolerance():
     flow, mu = Wasserstein(Potential(quadratic), PLANE), scattered(PLANE)
     exact, errors, counts = mu.points * jnp.exp(-jnp.array([1.0, 2.0])), [], []
     for rtol in (1e-4, 1e-6, 1e-8):
-        end, values = finish(flow, mu, Adaptive(rtol, 1e-12), t1=1.0)
+        end, values = finished(flow, mu, Adaptive(rtol, 1e-12), t1=1.0)
         errors.append(float(jnp.max(jnp.abs(end.points - exact))))
         counts.append(int(values["steps"][-1]))
         assert errors[-1] < 3 * rtol
@@ -109,7 +101,7 @@ def test_discrete_moments_of_the_ornstein_uhlenbeck_process():
     """x <- (1 - a dt) x + sqrt(2 T dt) xi has mean and variance in closed form at every dt."""
     n, rate, dt, steps = 4000, 2.0, 0.1, 12
     mu = Particles(jnp.full((n, 1), 1.5))
-    end, _ = finish(ou(rate), mu, EulerMaruyama(dt), steps=steps, save_every=steps, key=jr.key(7))
+    end, _ = finished(ou(rate), mu, EulerMaruyama(dt), steps=steps, save_every=steps, key=jr.key(7))
     shrink = 1 - rate * dt
     mean, variance = 1.5 * shrink**steps, 2 * 0.5 * dt * (1 - shrink ** (2 * steps)) / (1 - shrink**2)
     x = np.asarray(end.points[:, 0])
@@ -125,7 +117,7 @@ def test_weak_error_is_first_order_in_mean_and_variance():
     counts, gaps = (4, 8, 16, 32), []
     for steps in counts:
         mu = Particles(jnp.full((n, 1), x0))
-        end, _ = finish(ou(rate), mu, EulerMaruyama(t1 / steps), t1=t1, key=jr.key(9))
+        end, _ = finished(ou(rate), mu, EulerMaruyama(t1 / steps), t1=t1, key=jr.key(9))
         x = np.asarray(end.points[:, 0])
         shrink = 1 - rate * t1 / steps
         variance = (t1 / steps) * (1 - shrink ** (2 * steps)) / (1 - shrink**2)
@@ -153,7 +145,7 @@ def test_strong_error_is_first_order_for_additive_noise():
         alone = mf.Simulation(free, mu, stepper=stepper, steps=steps, save_every=1, key=jr.key(4))
         noise = np.diff(np.asarray(run(alone)[1][0].points)[..., 0], axis=0)
         assert noise.shape == (steps, n) and abs(noise.var() / dt - 1) < 4 * np.sqrt(2 / noise.size)
-        end, _ = finish(ou(rate), mu, stepper, t1=t1, key=jr.key(4))
+        end, _ = finished(ou(rate), mu, stepper, t1=t1, key=jr.key(4))
         x, decay = np.asarray(mu.points)[:, 0], np.exp(-rate * dt)
         for increment in noise:
             x = decay * x + (1 - decay) / (rate * dt) * increment
@@ -165,7 +157,7 @@ def test_strong_error_is_first_order_for_additive_noise():
 
 def test_without_noise_it_is_euler():
     flow, mu = Wasserstein(Potential(quadratic), PLANE), scattered(PLANE)
-    ends = [finish(flow, mu, scheme(0.1), steps=5)[0].points for scheme in (EulerMaruyama, Euler)]
+    ends = [finished(flow, mu, scheme(0.1), steps=5)[0].points for scheme in (EulerMaruyama, Euler)]
     np.testing.assert_array_equal(*ends)
 
 
@@ -173,7 +165,7 @@ def test_noise_belongs_to_the_particle_and_not_to_the_padding():
     narrow = Particles.sample(PLANE, jr.key(0), 3)
     wide = Particles.sample(PLANE, jr.key(0), 3, capacity=6)
     flow = Wasserstein(Potential(quadratic) + 0.5 * Entropy(), PLANE)
-    ends = [finish(flow, mu, EulerMaruyama(0.1), steps=4, key=jr.key(5))[0].points for mu in (narrow, wide)]
+    ends = [finished(flow, mu, EulerMaruyama(0.1), steps=4, key=jr.key(5))[0].points for mu in (narrow, wide)]
     np.testing.assert_allclose(ends[1][:3], ends[0], rtol=1e-12)
     gaps = np.linalg.norm(ends[1][:, None] - ends[1][None], axis=-1)
     assert np.min(gaps[~np.eye(6, dtype=bool)]) > 1e-3
@@ -183,7 +175,7 @@ def test_reflected_noise_stays_in_the_box_and_keeps_it_uniform():
     box = mf.domains.Box([0.0, -1.0], [1.0, 2.0])
     mu = Particles(box.sample(jr.key(2), 3000))
     flow = Wasserstein(0.3 * Entropy(), box)
-    end, _ = finish(flow, mu, EulerMaruyama(0.1), steps=20, save_every=20, key=jr.key(3))
+    end, _ = finished(flow, mu, EulerMaruyama(0.1), steps=20, save_every=20, key=jr.key(3))
     assert bool(jnp.all(jax.vmap(box.contains)(end.points)))
     for axis, law in enumerate((stats.uniform(0, 1), stats.uniform(-1, 3))):
         assert stats.kstest(end.points[:, axis], law.cdf).pvalue > 1e-3
@@ -194,7 +186,7 @@ def test_uniform_is_stationary_for_brownian_motion_on_spheres(dim):
     n, sphere = 4000, mf.domains.Sphere(dim)
     flow = Wasserstein(Entropy(), sphere)
     mu = Particles(sphere.sample(jr.key(4), n))
-    end, _ = finish(flow, mu, EulerMaruyama(0.02), steps=100, save_every=100, key=jr.key(6))
+    end, _ = finished(flow, mu, EulerMaruyama(0.02), steps=100, save_every=100, key=jr.key(6))
     x, k = np.asarray(end.points), dim + 1
     np.testing.assert_allclose(np.linalg.norm(x, axis=1), 1, rtol=1e-12)
     # It has moved by order one, and first and second moments are those of the uniform law.
@@ -210,7 +202,7 @@ def test_brownian_motion_on_spheres_decays_at_the_right_rate(dim):
     n, sphere, t1, dt = 4000, mf.domains.Sphere(dim), 0.5, 0.005
     pole = jnp.zeros((n, dim + 1)).at[:, 0].set(1.0)
     flow = Wasserstein(Entropy(), sphere)
-    end, _ = finish(flow, Particles(pole), EulerMaruyama(dt), steps=100, save_every=100, key=jr.key(8))
+    end, _ = finished(flow, Particles(pole), EulerMaruyama(dt), steps=100, save_every=100, key=jr.key(8))
     expected = np.exp(-dim * t1)
     assert abs(float(end.points[:, 0].mean()) - expected) < 4 * 0.6 / np.sqrt(n) + 2 * dt
 
@@ -223,7 +215,7 @@ def test_proximal_is_implicit_euler_and_stable_where_euler_is_not(dtype):
     """For a quadratic potential each step divides by 1 + dt a; Euler multiplies by 1 - dt a = -99."""
     flow = Wasserstein(Potential(lambda x: 0.5 * jnp.sum(STIFF.astype(x.dtype) * x * x)), PLANE)
     mu = scattered(PLANE, dtype=dtype)
-    end, _ = finish(flow, mu, Proximal(0.1, rtol=1e-6), steps=10)
+    end, _ = finished(flow, mu, Proximal(0.1, rtol=1e-6), steps=10)
     assert end.points.dtype == dtype
     exact = np.asarray(mu.points) / (1 + 0.1 * np.asarray(STIFF)) ** 10
     np.testing.assert_allclose(end.points, exact, atol={"float32": 1e-4, "float64": 1e-6}[dtype])
@@ -249,7 +241,7 @@ def test_proximal_step_is_a_minimiser():
     dt, mu = 0.1, scattered(TORUS)
     energy = mf.energies.MMD(mf.kernels.Gaussian(0.1, TORUS), Particles([[0.2], [0.6]]))
     flow = Wasserstein(energy, TORUS)
-    end, _ = finish(flow, mu, Proximal(dt), steps=1)
+    end, _ = finished(flow, mu, Proximal(dt), steps=1)
     v = jax.vmap(TORUS.displacement)(end.points, mu.points)
 
     @jax.jit
@@ -267,7 +259,7 @@ def test_proximal_motion_is_held_at_the_faces():
     box = mf.domains.Interval(0.0, 1.0)
     flow = Wasserstein(Potential(lambda x: 0.5 * (x[0] - 1.5) ** 2), box)
     mu = Particles(jnp.array([[0.0], [0.5], [1.0]]))
-    end, _ = finish(flow, mu, Proximal(1.0), steps=1)
+    end, _ = finished(flow, mu, Proximal(1.0), steps=1)
     # Free minimiser (x + 1.5) / 2, cut at the face.
     np.testing.assert_allclose(end.points, [[0.75], [1.0], [1.0]], atol=1e-7)
 
@@ -278,7 +270,7 @@ def test_proximal_ignores_padding():
     axes = jnp.array([[1.0, 0.0], [0.0, -1.0]])
     wide = Particles(jnp.concatenate([mu.points, axes]), jnp.append(mu.weights, jnp.zeros(2)))
     flow = Wasserstein(attraction(1.0), CIRCLE)
-    ends = [finish(flow, nu, Proximal(0.2), steps=2)[0].points for nu in (mu, wide)]
+    ends = [finished(flow, nu, Proximal(0.2), steps=2)[0].points for nu in (mu, wide)]
     np.testing.assert_allclose(ends[1][:5], ends[0], rtol=1e-9)
     np.testing.assert_array_equal(ends[1][5:], wide.points[5:])
 
@@ -329,7 +321,7 @@ def test_plain_sgd_is_euler():
     for flow in (Wasserstein(Potential(lambda x: x[0]), CIRCLE), TwoTimescale(reduced(), CIRCLE, rate=0.5)):
         mu, ends = scattered(CIRCLE), []
         for stepper in (Optax(optax.sgd(0.01), dt=0.01), Euler(0.01)):
-            end, values = finish(flow, mu, stepper, steps=5)
+            end, values = finished(flow, mu, stepper, steps=5)
             ends.append((end.points, end.marks, values["energy"]))
         for a, b in zip(*map(jax.tree.leaves, ends), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-12)
@@ -339,7 +331,7 @@ def test_adam_against_numpy(dtype):
     """Five steps of Adam on grad V = x: no mass appears."""
     mu = Particles(scattered(LINE, dtype=dtype).points, [0.1, 0.3, 0.2, 0.15, 0.25])
     flow = Wasserstein(Potential(lambda x: 0.5 * jnp.sum(x * x)), LINE)
-    end, _ = finish(flow, mu, Optax(optax.adam, 1.0, learning_rate=0.1), steps=5)
+    end, _ = finished(flow, mu, Optax(optax.adam, 1.0, learning_rate=0.1), steps=5)
     assert end.points.dtype == dtype
     x = np.asarray(mu.points, np.float64)
     m = v = 0
@@ -352,7 +344,7 @@ def test_adam_against_numpy(dtype):
 def test_momentum_stays_on_the_sphere_and_in_the_tangent_space():
     sphere = mf.domains.Sphere(2)
     flow = Wasserstein(Potential(lambda x: x[0] + 0.5 * x[1] ** 2), sphere)
-    end, values = finish(flow, scattered(sphere), Optax(optax.sgd(0.1, momentum=0.9), 0.1), steps=200)
+    end, values = finished(flow, scattered(sphere), Optax(optax.sgd(0.1, momentum=0.9), 0.1), steps=200)
     np.testing.assert_allclose(jnp.linalg.norm(end.points, axis=1), 1, rtol=1e-12)
     assert float(values["energy"][-1]) == pytest.approx(-1.0, abs=1e-3)
 
@@ -387,7 +379,7 @@ def test_the_final_energy_is_differentiable_in_the_learning_rate():
 
 def test_a_step_cut_short_shortens_its_updates():
     flow, mu = Wasserstein(Potential(quadratic), PLANE), scattered(PLANE)
-    ends = [finish(flow, mu, s, t1=0.25)[0].points for s in (Optax(optax.sgd(0.1), 0.1), Euler(0.1))]
+    ends = [finished(flow, mu, s, t1=0.25)[0].points for s in (Optax(optax.sgd(0.1), 0.1), Euler(0.1))]
     np.testing.assert_allclose(*ends, rtol=1e-12)
 
 

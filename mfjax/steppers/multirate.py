@@ -68,7 +68,8 @@ class Multirate(Stepper):
     which runs count as a second solve, and 8 `substeps` evaluations of g, of K^{-1} by that factorisation and
     of the velocity: about eight products with A each. Pays where an outer solve costs far more than products;
     where a few products are a solve (conjugate gradients on the circle), `Adaptive` is faster. The
-    matrix A must fit, unless ReLU in the plane spares it. Differentiable in both modes, on the steps that were taken (`mf.simulate`).
+    matrix A must fit, unless ReLU in the plane spares it. Differentiable in both modes, on the steps that
+    were taken (`mf.simulate`).
 
     **Raises** `ValueError` for other flows than the `Wasserstein` flow of one `ReducedRisk` on particles, and
     for lam = 0, where K has no inverse: use `Adaptive`.

@@ -6,6 +6,7 @@ they are given; bars are relative to the largest entry.
 """
 
 from mfjax.testing.base import check_traces as check_traces
+from mfjax.testing.base import finished as finished
 from mfjax.testing.domain import check_domain as check_domain
 from mfjax.testing.energy import check_energy as check_energy
 from mfjax.testing.features import check_feature_map as check_feature_map

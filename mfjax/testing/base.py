@@ -11,7 +11,10 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array
 
+from mfjax import status as codes
 from mfjax.measures import Measure, Particles
+from mfjax.simulate import trajectory
+from mfjax.simulation import Simulation
 
 # Largest relative errors: of two ways to compute one number, and of a central difference.
 ROUNDING = {"float32": 5e-3, "float64": 1e-8}
@@ -119,3 +122,15 @@ def check_relabelled(errors: Errors, at: Callable[[str], Any], size: int, bar: f
     errors.same("permutation", at("permuted"), follow(at("base"), order), bar)
     index = jnp.arange(size).at[-1].set(0)
     errors.same("splitting", at("split"), follow(at("base"), index), bar)
+
+
+@eqx.filter_jit
+def _trajectory(sim: Simulation):
+    return trajectory(sim)
+
+
+def finished(flow, mu: Measure, stepper, **options: Any) -> tuple[Measure, dict[str, Array]]:
+    """(the measure at the end, what was recorded) of a compiled run. **Raises** unless it completes."""
+    carry, (_, values) = _trajectory(Simulation(flow, mu, stepper=stepper, **options))
+    ensure(int(carry.status) == codes.OK, codes.describe(int(carry.status)))
+    return carry.state.measure, values
