@@ -28,6 +28,8 @@ from mfjax import plot as plot  # noqa: E402
 from mfjax import problems as problems  # noqa: E402
 from mfjax import regularizers as regularizers  # noqa: E402
 from mfjax import steppers as steppers  # noqa: E402
+from mfjax.compression import Compressed as Compressed  # noqa: E402
+from mfjax.compression import compress as compress  # noqa: E402
 from mfjax.driver import simulate as simulate  # noqa: E402
 from mfjax.gibbs import GibbsMeasure as GibbsMeasure  # noqa: E402
 from mfjax.gibbs import gibbs as gibbs  # noqa: E402

@@ -32,6 +32,7 @@ ORDER = [
     "losses",
     "outer",
     "energies",
+    "compression",
     "grids",
     "gibbs",
     "flows",

@@ -1,6 +1,7 @@
 """Observables: what a run records of its measure. Each is called as `obs(mu, flow)`."""
 
 from mfjax.observables.base import Observable as Observable
+from mfjax.observables.compression import CompressionError as CompressionError
 from mfjax.observables.coupling import optimal_coupling as optimal_coupling
 from mfjax.observables.divergences import KL as KL
 from mfjax.observables.divergences import ChiSquare as ChiSquare

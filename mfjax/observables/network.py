@@ -16,7 +16,7 @@ from mfjax.measures import Measure
 from mfjax.observables.base import Observable
 
 
-def _term(flow: Flow | None, kinds: tuple[type, ...], observable: Observable) -> Energy:
+def risk_of(flow: Flow | None, kinds: tuple[type, ...], observable: Observable) -> Energy:
     """The one term of the energy of `flow` that is a risk."""
     if flow is not None:
         found = [term for _, term in flow.energy.parts() if isinstance(term, kinds)]
@@ -52,7 +52,7 @@ class Prediction(Observable):
             raise ValueError(f"x must have shape (B, k) with B, k >= 1, got {self.x.shape}")
 
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, " B"]:
-        energy = _term(flow, (ReducedRisk, Risk), self)
+        energy = risk_of(flow, (ReducedRisk, Risk), self)
         inputs = energy.data.x.shape[-1]
         if self.x.shape[-1] != inputs:
             raise ValueError(
@@ -104,7 +104,7 @@ class KernelSpectrum(Observable):
         self.n = count(n, "n")
 
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, " n"]:
-        problem = _term(flow, (ReducedRisk,), self).problem(mu)
+        problem = risk_of(flow, (ReducedRisk,), self).problem(mu)
         root = problem.matrix * safe_sqrt(problem.masses)
         gram = inner(root.T, root) if root.shape[0] >= root.shape[1] else inner(root, root.T)
         values = jnp.linalg.eigvalsh(gram)[::-1][: self.n]

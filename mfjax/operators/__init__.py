@@ -2,6 +2,7 @@
 
 from mfjax.operators.arcs import Arcs as Arcs
 from mfjax.operators.base import Operator as Operator
+from mfjax.operators.combined import Combined as Combined
 from mfjax.operators.dense import Dense as Dense
 from mfjax.operators.dense import as_operator as as_operator
 from mfjax.operators.scaled import Scaled as Scaled

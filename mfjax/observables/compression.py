@@ -1,0 +1,43 @@
+"""What compressed data may change of the reduced risk."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mfjax._arrays import inner
+from mfjax.energies.reduced_risk import ReducedRisk
+from mfjax.features import Interpolated
+from mfjax.flows.base import Flow
+from mfjax.measures import Measure
+from mfjax.observables.base import Observable
+from mfjax.observables.network import risk_of
+from mfjax.regularizers import Quadratic
+
+
+class CompressionError(Observable):
+    """An upper bound of |L~(mu) - L(mu)|, the reduced risk of compressed data against that of all data.
+
+    With alpha and u the optimum of L~ and eps the largest error of a feature,
+
+        |L~ - L| <= eps |alpha| int |u| dmu + eps^2 max((int |u| dmu)^2 / lam, |alpha|^2 mu(Omega)) / 2:
+
+    u is admissible for L, and alpha for its dual. eps is `error` of `mfjax.compress`, the largest at the
+    points it was given; the bound is as good as these are dense. One outer solve.
+
+    **Raises** `ValueError` for a flow without a `ReducedRisk` of `Interpolated` features and `Quadratic`.
+    """
+
+    def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
+        energy = risk_of(flow, (ReducedRisk,), self)
+        if not isinstance(energy.features, Interpolated) or not isinstance(energy.regularizer, Quadratic):
+            raise ValueError(
+                "CompressionError needs the regularizer Quadratic and the features of mfjax.compress, got "
+                f"{type(energy.regularizer).__name__} and {type(energy.features).__name__}"
+            )
+        eps = energy.features.error.astype(mu.dtype)
+        # The system of the flow, which may ride on other particles.
+        mu = flow.lift(mu)
+        solved = energy.solve(mu)
+        alpha = solved.potential.alpha
+        spent, size = mu.integrate(jnp.abs(solved.outer_weights)), inner(alpha, alpha)
+        second = jnp.maximum(spent**2 / energy.lam.astype(mu.dtype), size * jnp.sum(mu.weights))
+        return eps * jnp.sqrt(size) * spent + 0.5 * eps**2 * second
