@@ -13,7 +13,7 @@ from mfjax import status as codes
 from mfjax.features import RBF, CircleModes, ReLU, Ridge
 from mfjax.outer import Automatic, Cholesky, ConjugateGradient
 from mfjax.outer.base import OuterProblem
-from mfjax.outer.conjugate_gradient import conjugate_gradient
+from mfjax.outer.conjugate_gradient import PATIENCE, conjugate_gradient
 from mfjax.outer.subspace import Subspace, spread_rows
 from mfjax.regularizers import Quadratic
 from mfjax.simulate import trajectory
@@ -145,7 +145,8 @@ def iterations(problem, subspace, start, tolerance=1e-6):
     product = lambda a: problem.output(problem.scores(a)) + problem.lam * a
     goal = tolerance * jnp.linalg.norm(problem.target)
     lack = problem.centred_target - product(start)
-    x, k = conjugate_gradient(product, lack, subspace.inverse(problem), goal, 200)
+    x, left, k = conjugate_gradient(product, lack, subspace.inverse(problem), goal, 200)
+    np.testing.assert_allclose(left, lack - product(x), atol=1e-2 * float(goal))
     assert float(jnp.linalg.norm(lack - product(x))) <= 1.01 * float(goal)
     return start + x, int(k)
 
@@ -166,6 +167,43 @@ def test_few_iterations_with_the_basis_of_the_first_particles():
     _, without = iterations(first, plain, jnp.zeros(N))
     print(f"iterations: cold {cold}, gathered {other}, warm {warm}, no preconditioner {without}")
     assert cold <= 4 and other <= 6 and warm < cold and without > 3 * cold
+
+
+@pytest.mark.parametrize("name", ["circle", "torus"])
+def test_a_basis_that_particles_have_left_is_found_anew(name, monkeypatch):
+    """From a start gathered at a point: few products a solve, in a batch too, and derivatives as before."""
+    features, domain, x, y = setting(name)
+    spread = domain.sample(jr.key(4), M)
+    centre = spread[:1] * jnp.ones((M, 1)) + 1e-7 * jnp.sin(jnp.arange(2 * M)).reshape(M, 2)
+    make = lambda p: outer_problem(features, p, x, y, 1e-5)
+    solver = ConjugateGradient(rank=32 if name == "circle" else 128)
+    memory = eqx.filter_jit(solver.init)(make(centre))
+    products = []
+    count = lambda a: products.append(0) or a
+
+    def counted(points):
+        problem = make(points)
+        inside = problem.operator
+        monkeypatch.setattr(
+            type(inside),
+            "output",
+            lambda self, v, before=type(inside).output: jax.debug.callback(count, 0.0) or before(self, v),
+        )
+        found = solver.solve(problem, memory)
+        monkeypatch.undo()
+        return found
+
+    found = jax.jit(counted)(spread)
+    jax.block_until_ready(found)
+    jax.effects_barrier()
+    assert int(found.status) == codes.OK and float(found.residual) < 1e-10
+    exact = Cholesky().solve(make(spread))
+    np.testing.assert_allclose(found.alpha, exact.alpha, atol=1e-5 * float(jnp.max(jnp.abs(exact.alpha))))
+    # Two to set up and to report, PATIENCE that did not suffice, and few with the new basis.
+    assert PATIENCE + 2 < len(products) < PATIENCE + 40
+    batch = jnp.stack([spread, centre])
+    both = jax.jit(jax.vmap(lambda p: solver.solve(make(p), memory).alpha))(batch)
+    np.testing.assert_allclose(both[0], found.alpha, atol=1e-6 * float(jnp.max(jnp.abs(exact.alpha))))
 
 
 def test_the_basis_is_orthonormal_and_its_rows_are_well_conditioned():

@@ -10,12 +10,13 @@ import pytest
 import mfjax as mf
 from mfjax import kernels
 from mfjax.energies import MMD, Interaction, Sobolev
-from mfjax.energies.fourier import Series, half_space
+from mfjax.energies.fourier import Series
 from mfjax.kernels import kernel_slopes, kernel_sums
 from mfjax.kernels.sums import FEW, row_sum
 from mfjax.measures import Particles
 from mfjax.observables import EnergyDistance, SlicedEnergyDistance
 from mfjax.sums import nonuniform, ordered
+from mfjax.sums.waves import half_space
 
 LINE, PLANE = mf.domains.Torus(1, 2.5), mf.domains.Torus(2, 2.5)
 KERNELS = {
@@ -23,6 +24,7 @@ KERNELS = {
     "energy on a circle": kernels.Energy(0.7, LINE),
     "laplace": kernels.Laplace(0.3),
     "laplace, narrow": kernels.Laplace(1e-3),
+    "gaussian by modes": kernels.Gaussian(0.3, LINE, modes=16),
     "sobolev 1": kernels.Sobolev(1.0, LINE),
     "sobolev 2": kernels.Sobolev(2.0, LINE),
     "sobolev 3": kernels.Sobolev(3.0, LINE),
@@ -55,7 +57,7 @@ def everything(sums, kernel, x, y, w):
     return sums(kernel, x, y, w), *jax.grad(total, (0, 1, 2))(x, y, w)
 
 
-SINGLE = ("energy", "energy on a circle", "laplace", "laplace, narrow", "sobolev 2")
+SINGLE = ("energy", "energy on a circle", "laplace", "laplace, narrow", "gaussian by modes", "sobolev 2")
 
 
 @pytest.mark.parametrize(
@@ -140,11 +142,11 @@ def test_derivative_in_the_scale_far_from_zero():
     np.testing.assert_allclose(far, near, rtol=1e-8)
 
 
-@pytest.mark.parametrize("name", ["energy", "laplace", "energy on a circle"])
+@pytest.mark.parametrize("name", ["energy", "laplace", "energy on a circle", "gaussian by modes"])
 def test_derivative_in_the_scale(name):
     x, y, w = drawn(name, "float64")
-    scaled = lambda sums: lambda scale: jnp.sum(jnp.sin(3 * sums(type(KERNELS[name])(scale, place), x, y, w)))
-    place = KERNELS[name].domain
+    at = lambda scale: eqx.tree_at(lambda kernel: kernel.scale, KERNELS[name], scale)
+    scaled = lambda sums: lambda scale: jnp.sum(jnp.sin(3 * sums(at(scale), x, y, w)))
     fast, slow = (jax.jit(jax.grad(scaled(sums)))(0.4) for sums in (kernel_sums, dense))
     np.testing.assert_allclose(fast, slow, rtol=1e-9)
 
@@ -221,6 +223,36 @@ def test_a_large_sobolev_energy_is_its_direct_sum(domain, modes, size):
     np.testing.assert_allclose(gradient * size, slopes, atol=1e-9 * float(jnp.max(jnp.abs(slopes))))
 
 
+@pytest.mark.parametrize(
+    ("domain", "scale", "modes", "size"),
+    [(LINE, 0.05, 70, 20000), (PLANE, 0.3, 12, 5000), (mf.domains.Sphere(1), 0.1, 90, 15000)],
+    ids=["circle of a torus", "2-torus", "circle in the plane"],
+)
+def test_gaussian_sums_by_modes_at_a_size_where_the_transform_is_taken(domain, scale, modes, size, dtype):
+    kernel = kernels.Gaussian(scale, domain, modes=modes)
+    assert nonuniform.pays(size, domain.dim, len(half_space(modes, domain.dim).k), dtype)
+    y, w = domain.sample(jr.key(0), size, jnp.float32), jr.uniform(jr.key(1), (size,), jnp.float32) / size
+    y, w = y.astype(dtype), w.astype(dtype)
+    if isinstance(domain, mf.domains.Sphere):
+        y = y / jnp.linalg.norm(y, axis=1, keepdims=True)
+    few = y[:60]
+    exact = jax.vmap(lambda point: row_sum(kernel, point, y, w))(few)
+    of_row = jax.grad(lambda point: row_sum(kernel, point, y, w))
+    rows = jax.vmap(lambda p: domain.project(p, of_row(p)))(few)
+    values = jax.jit(lambda y, w: kernel_sums(kernel, y, y, w))(y, w)[:60]
+    slopes = jax.jit(lambda y, w: kernel_slopes(kernel, y, y, w))(y, w)[:60]
+    bar = 1e-10 if dtype == "float64" else 2e-6
+    np.testing.assert_allclose(values, exact, atol=bar)
+    np.testing.assert_allclose(jax.vmap(domain.project)(few, slopes), rows, atol=10 * bar / scale)
+
+
+def test_wrong_modes_are_refused():
+    with pytest.raises(ValueError, match="at least 18 for this scale, got 10"):
+        kernels.Gaussian(0.1, LINE, modes=10)
+    with pytest.raises(ValueError, match="Torus or of Sphere"):
+        kernels.Gaussian(0.1, modes=10)
+
+
 # --- energies
 
 
@@ -253,6 +285,10 @@ LARGE = 20000
 CASES = {
     "sorted": (1, lambda mu, nu: MMD(kernels.Energy(), nu)),
     "closed": (1, lambda mu, nu: Sobolev("uniform", 1.0)),
+    "gaussian by modes": (
+        2,
+        lambda mu, nu: MMD(kernels.Gaussian(0.1, mf.domains.Torus(2), modes=10), nu),
+    ),
     "transform": (2, lambda mu, nu: Sobolev("uniform", 2.0, mf.domains.Torus(2), modes=8)),
     "tiles": (2, lambda mu, nu: Interaction(kernels.Gaussian(0.3))),
 }

@@ -10,11 +10,12 @@ from mfjax._arrays import count, is_traced, scalar
 from mfjax.domains import Torus
 from mfjax.energies.base import Energy, Solution
 from mfjax.energies.convolution import convolution
-from mfjax.energies.fourier import Series, cell_values, grid_waves, half_space
+from mfjax.energies.fourier import Series, cell_values
 from mfjax.energies.torus_potential import CellPotential, ClosedPotential
 from mfjax.energies.torus_target import TorusTarget
 from mfjax.kernels import Sobolev as SobolevKernel
 from mfjax.measures import Grid, Particles
+from mfjax.sums.waves import grid_waves, half_space
 
 
 class Sobolev(Energy):
@@ -134,7 +135,7 @@ class Sobolev(Energy):
         """The coefficients of mu - nu, or with the closed form those of -nu, if nu has any."""
         waves = half_space(self.resolution, self.domain.dim)
         zero = jnp.zeros((len(waves.k),), jnp.result_type(mu.dtype, jnp.complex64))
-        seen = waves.transform(mu, period) if self.kernel is None else zero
+        seen = waves.transform(mu.points / period, mu.weights) if self.kernel is None else zero
         return seen if self.spectrum is None else seen - self.spectrum.astype(zero.dtype)
 
     def first_variation(self, mu, solution=None):

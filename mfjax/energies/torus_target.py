@@ -11,8 +11,9 @@ from jaxtyping import Array, Complex, Float
 
 from mfjax._arrays import as_floats, is_traced
 from mfjax.domains import Torus
-from mfjax.energies.fourier import cell_transform, grid_waves, half_space
+from mfjax.energies.fourier import cell_transform
 from mfjax.measures import Grid, Measure, Particles
+from mfjax.sums.waves import grid_waves, half_space
 
 SAMPLES = 256
 
@@ -65,7 +66,9 @@ class TorusTarget(eqx.Module):
         if self.source is None:
             return cell_transform(mu, mu.weights)
         if self.atoms is not None:
-            atoms = grid_waves(mu.shape).transform(self.atoms, period, mu.points[0])
+            atoms = grid_waves(mu.shape).transform(
+                (self.atoms.points - mu.points[0]) / period, self.atoms.weights
+            )
             return cell_transform(mu, mu.weights) - atoms
         return cell_transform(mu, mu.weights - self.sampled(mu).weights.astype(mu.dtype))
 
@@ -78,7 +81,9 @@ class TorusTarget(eqx.Module):
             source = self.sampled(Grid.uniform(self.domain, SAMPLES if modes is None else max(4 * modes, 16)))
         resolution = (min(source.shape) - 1) // 2 if modes is None else modes
         waves = half_space(resolution, self.domain.dim)
-        coefficients = waves.transform(source, self.domain.period.astype(source.dtype))
+        coefficients = waves.transform(
+            source.points / self.domain.period.astype(source.dtype), source.weights
+        )
         if isinstance(source, Grid):
             # Modes that the cells do not carry would repeat others.
             carried = np.all(2 * np.abs(waves.k) < np.asarray(source.shape), axis=-1)

@@ -15,6 +15,10 @@ from mfjax.outer.subspace import Subspace
 from mfjax.regularizers import Quadratic
 
 
+# Iterations after which a new basis costs less than going on with the old one: usual are two to ten.
+PATIENCE = 32
+
+
 class Memory(eqx.Module):
     """What one solve leaves to the next: the dual variable, and the basis of its preconditioner."""
 
@@ -28,10 +32,10 @@ class ConjugateGradient(OuterSolver):
     - `tolerance`: relative residual |b - A m u - lam alpha| / |b| at which it stops, 1e-6 in float32 and
       1e-11 in float64 unless given. Alpha is then off by tolerance |b| / lam at most, the recorded risk
       by its square times lam.
-    - `rank` r: functions of the preconditioner `Subspace`, found at the first particles of a run. A run whose
-      particles leave what those span costs more iterations: from a start gathered at a point up to twenty
-      times as many, and below lam = 1e-5 more than `max_iterations`. Then begin from spread particles, or
-      take `Cholesky`. Good values: 32 on the circle, 100 to 300 in two dimensions.
+    - `rank` r: functions of the preconditioner `Subspace`, found at the first particles of a run. Where the
+      particles have left what those span, as after a start gathered at a point, a solve is not done in
+      `PATIENCE` iterations: it then finds the functions anew, at the particles of the moment, and goes on. Good
+      values: 32 on the circle, 100 to 300 in two dimensions.
     - `max_iterations`: after which the status is `OUTER_SOLVE` if the residual is above 1e-4 (float32) or
       1e-8 (float64), or ten times `tolerance` where that is more.
 
@@ -62,7 +66,9 @@ class ConjugateGradient(OuterSolver):
         dtype = problem.target.dtype
         accuracy = self.accuracy(dtype)
         fixed, memory = jax.lax.stop_gradient((problem, memory))
-        inverse = memory.subspace.value.inverse(fixed)
+        stored = memory.subspace.value.inverse(fixed)
+        renewed = lambda: Subspace(fixed, self.rank).inverse(fixed)
+        iterate = lambda product, b, goal: renewing(product, b, stored, renewed, goal, self.max_iterations)
 
         def matvec(alpha):
             return problem.output(problem.scores(alpha)) + problem.lam * alpha
@@ -75,12 +81,11 @@ class ConjugateGradient(OuterSolver):
         # Of a target that is fitted by u = c, or is zero, no share of its norm can be asked for.
         goal = accuracy * jnp.maximum(long_norm(fixed.target), long_norm(fixed.centred_target))
         lack = fixed.centred_target - still(start)
-        found = start + conjugate_gradient(still, lack, inverse, goal, self.max_iterations)[0]
+        found = start + iterate(still, lack, goal)
 
         def tangent_solve(linear, y):
             def solve(product, b):
-                goal = accuracy * long_norm(b)
-                return conjugate_gradient(product, b, inverse, goal, self.max_iterations)[0]
+                return iterate(product, b, accuracy * long_norm(b))
 
             return jax.lax.custom_linear_solve(linear, y, solve, symmetric=True)
 
@@ -98,14 +103,38 @@ class ConjugateGradient(OuterSolver):
         return 1e-11 if dtype == jnp.float64 else 1e-6
 
 
+def renewing(
+    product: Callable[[Array], Array],
+    b: Float[Array, " N"],
+    stored: Callable[[Array], Array],
+    renewed: Callable[[], Callable[[Array], Array]],
+    goal: Any,
+    max_iterations: int,
+) -> Float[Array, " N"]:
+    """x with |b - product(x)| <= goal, preconditioned by `stored`, then by what `renewed()` makes."""
+    few = min(PATIENCE, max_iterations)
+    x, left, count = conjugate_gradient(product, b, stored, goal, few)
+    if few == max_iterations:
+        return x
+
+    def again(state):
+        x, _ = state
+        more, *_ = conjugate_gradient(product, b - product(x), renewed(), goal, max_iterations - few)
+        return x + more, jnp.array(False)
+
+    # A loop, not a choice: a batch enters it only where one of its members does.
+    unfinished = (count >= few) & (long_norm(left) > goal)
+    return jax.lax.while_loop(lambda state: state[1], again, (x, unfinished))[0]
+
+
 def conjugate_gradient(
     product: Callable[[Array], Array],
     b: Float[Array, " N"],
     inverse: Callable[[Array], Array],
     goal: Any,
     max_iterations: int,
-) -> tuple[Float[Array, " N"], Int[Array, ""]]:
-    """x with |b - product(x)| <= goal, from zero, and the number of iterations; `inverse` preconditions."""
+) -> tuple[Float[Array, " N"], Float[Array, " N"], Int[Array, ""]]:
+    """(x, b - product(x), iterations) with |b - product(x)| <= goal, from zero; `inverse` preconditions."""
 
     def running(state):
         _, r, _, rho, k = state
@@ -129,5 +158,5 @@ def conjugate_gradient(
     b, goal = b / size, goal / size
     z = inverse(b)
     state = (jnp.zeros_like(b), b, z, inner(b, z), jnp.zeros((), jnp.int32))
-    x, _, _, _, k = jax.lax.while_loop(running, improve, state)
-    return size * x, k
+    x, r, _, _, k = jax.lax.while_loop(running, improve, state)
+    return size * x, size * r, k
