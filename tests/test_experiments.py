@@ -25,7 +25,14 @@ SHARED = ("diffusion", "biased-widths", "unbiased-widths")
 def environment(tmp_path_factory):
     """The environment of the scripts; compiled programs are shared by the runs of this file."""
     cache = tmp_path_factory.mktemp("cache")
-    return os.environ | {"XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    return (
+        os.environ
+        | {"XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+        | {
+            # Programs that run for a moment are compiled for longer than they run.
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"
+        }
+    )
 
 
 def start(environment, script, *arguments):
@@ -197,7 +204,10 @@ def test_an_existing_run_is_never_overwritten(environment, sphere):
             SPHERE,
             (*SHARED, "biased-lams", "unbiased-gammas", "two-timescale", "density", "population"),
         ),
-        ("torus", TORUS, ("biased-widths", "unbiased-widths", "biased-lams", "unbiased-lams", "atoms")),
+        pytest.param(
+            *("torus", TORUS, ("biased-widths", "unbiased-widths", "biased-lams", "unbiased-lams", "atoms")),
+            marks=pytest.mark.slow,
+        ),
         ("langevin", LANGEVIN, ("fokker-planck", "particles", "chaos")),
     ],
 )
@@ -491,9 +501,10 @@ def test_formulations(environment, figures, tmp_path):
 
 @pytest.mark.parametrize(
     "figures",
-    ["learning", pytest.param("schedule,learning", marks=pytest.mark.slow)],
+    ["learning", "schedule,learning"],
     ids=["learning", "all"],
 )
+@pytest.mark.slow
 def test_learning(environment, figures, tmp_path):
     """Gradients through whole runs are those of differences, and lower the loss."""
     import xarray as xr
@@ -518,6 +529,7 @@ def test_learning(environment, figures, tmp_path):
                 assert float(data.score[:2].mean()) == pytest.approx(best, rel=1e-8)
 
 
+@pytest.mark.slow
 def test_work_precision(environment, tmp_path):
     """Every scheme is on the diagram with the solves that its runs took."""
     import xarray as xr

@@ -184,10 +184,11 @@ def test_a_basis_that_particles_have_left_is_found_anew(name, monkeypatch):
     def counted(points):
         problem = make(points)
         inside = problem.operator
+        before = type(inside).output
         monkeypatch.setattr(
             type(inside),
             "output",
-            lambda self, v, before=type(inside).output: jax.debug.callback(count, 0.0) or before(self, v),
+            lambda self, v, before=before: jax.debug.callback(count, 0.0) or before(self, v),
         )
         found = solver.solve(problem, memory)
         monkeypatch.undo()

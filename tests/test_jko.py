@@ -194,7 +194,13 @@ ENERGIES = {
 }
 
 
-@pytest.mark.parametrize("name", ENERGIES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in ("porous medium", "potential") else name
+        for name in ENERGIES
+    ],
+)
 def test_entropic_steps_tend_to_the_flow(name):
     """Two discretisations of time and of transport: L1 distance to finite volumes falls with dt; F falls."""
     # The blur costs the same in every step: a slow flow shows the order in long ones, others on finer cells.

@@ -305,6 +305,12 @@ def check(name, side, dim, dtype):
 
 @rows(lambda system, stepper: not isinstance(stepper, str))
 def test_one_dimension(name, side):
+    check(name, side, 1, "float64")
+
+
+@pytest.mark.slow
+@rows(lambda system, stepper: not isinstance(stepper, str))
+def test_single_precision(name, side):
     double, noisy = check(name, side, 1, "float64")
     single, _ = check(name, side, 1, "float32")
     if not noisy:

@@ -1,11 +1,15 @@
 """Timing: contenders take turns, so that what else the machine does falls on all of them alike."""
 
 import itertools
+import json
+import os
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -90,6 +94,24 @@ def race(contenders: list[Contender], repeats: int = 7, budget: float = 60.0) ->
         if turn >= 2 and time.perf_counter() - start > budget:
             break
     return {c.name: summary(spent[c.name], first[c.name], c.units) for c in contenders}
+
+
+def part(
+    case: str, *arguments: Any, seconds: float = 600.0, environment: dict[str, str] | None = None
+) -> tuple[Any, None] | tuple[None, str]:
+    """(what `one(*arguments)` of a case returns in a process of its own, None), or (None, why there is
+    nothing)."""
+    program = Path(__file__).resolve().parent / "run.py"
+    command = [sys.executable, str(program), "--part", case, *map(str, arguments)]
+    settings = os.environ | (environment or {})
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=settings)
+    except subprocess.TimeoutExpired:
+        return None, f"did not finish in {seconds:g} s"
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+        return None, f"failed: {last[0][:160]}"
+    return json.loads(done.stdout.splitlines()[-1]), None
 
 
 def peak_memory() -> float:

@@ -25,6 +25,8 @@ from benchmarks.report import requirements, table  # noqa: E402
 # The module and function of each benchmark, and whether it computes in double precision.
 BENCHMARKS = {
     "roofline": ("roofline:run", False),
+    "kernels-float32": ("kernels:run", False),
+    "kernels-float64": ("kernels:run", True),
     "circle-float32": ("varpro:circle_steps", False),
     "circle-float64": ("varpro:circle_steps", True),
     "torus-float32": ("varpro:torus_steps", False),
@@ -34,6 +36,7 @@ BENCHMARKS = {
     "energy-distance-float64": ("energy_distance:run", True),
     "sweep": ("sweeps:run", False),
     "scaling": ("scaling:run", False),
+    "devices": ("devices:run", False),
     "start-up": ("startup:run", False),
 }
 
@@ -74,7 +77,7 @@ def options(arguments=None):
     )
     # How the program calls itself.
     add("--child", choices=BENCHMARKS, help=argparse.SUPPRESS)
-    add("--size", nargs=2, help=argparse.SUPPRESS)
+    add("--part", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     chosen = [name for names in given.only or [] for name in names]
     given.only = [name for name in BENCHMARKS if not chosen or name in chosen]
@@ -132,10 +135,9 @@ def write(path, content):
 def main():
     """The whole suite."""
     given = options()
-    if given.size:
-        from benchmarks.cases.scaling import one
-
-        print(json.dumps(one(given.size[0], int(given.size[1]))))
+    if given.part:
+        case, *arguments = given.part
+        print(json.dumps(import_module(f"benchmarks.cases.{case}").one(*arguments)))
         return
     if given.child:
         write(given.out, child(given.child, given.quick))

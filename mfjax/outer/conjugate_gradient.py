@@ -14,7 +14,6 @@ from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver, bound, gr
 from mfjax.outer.subspace import Subspace
 from mfjax.regularizers import Quadratic
 
-
 # Iterations after which a new basis costs less than going on with the old one: usual are two to ten.
 PATIENCE = 32
 
@@ -34,8 +33,8 @@ class ConjugateGradient(OuterSolver):
       by its square times lam.
     - `rank` r: functions of the preconditioner `Subspace`, found at the first particles of a run. Where the
       particles have left what those span, as after a start gathered at a point, a solve is not done in
-      `PATIENCE` iterations: it then finds the functions anew, at the particles of the moment, and goes on. Good
-      values: 32 on the circle, 100 to 300 in two dimensions.
+      `PATIENCE` iterations: it then finds the functions anew, at the particles of the moment, and goes on.
+      Good values: 32 on the circle, 100 to 300 in two dimensions.
     - `max_iterations`: after which the status is `OUTER_SOLVE` if the residual is above 1e-4 (float32) or
       1e-8 (float64), or ten times `tolerance` where that is more.
 
