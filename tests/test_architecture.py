@@ -16,6 +16,7 @@ ROOT = Path(mf.__file__).parent
 ORDER = [
     "status",
     "_arrays",
+    "_linalg",
     "_closures",
     "_loops",
     "_versions",

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import jax.scipy.linalg as jsl
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax import status as codes
 from mfjax._arrays import inner, kind, safe_sqrt, scalar
+from mfjax._linalg import positive_solver
 from mfjax.energies.base import Energy, Solution
 from mfjax.energies.convolution import check_kernel, convolution, convolution_at
 from mfjax.energies.field import Field
@@ -113,11 +113,11 @@ def ridge(
     fixed, m, strength = jax.lax.stop_gradient((gram, masses, lam))
     root = safe_sqrt(m)
     matrix = root[:, None] * fixed * root + strength * jnp.eye(len(gram), dtype=gram.dtype)
-    factor = jsl.cho_factor(matrix, lower=True)
+    inverse = positive_solver(matrix)
 
     def once(b):
         # sqrt(m) s by the symmetric matrix, then s where the mass is zero, too.
-        return (b - inner(fixed, root * jsl.cho_solve(factor, root * b))) / strength
+        return (b - inner(fixed, root * inverse(root * b))) / strength
 
     def solve(_, b):
         s = once(b)

@@ -6,11 +6,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.scipy.linalg as jsl
 from jaxtyping import Array, Float
 
 from mfjax import status as codes
 from mfjax._arrays import inner, safe_sqrt
+from mfjax._linalg import positive_solver
 from mfjax.operators import Operator, as_operator
 from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver, bound, graded, tolerance
 from mfjax.regularizers import Quadratic
@@ -58,8 +58,7 @@ def factored_solve(
 
 
 def _factor(gram: Float[Array, "K K"], lam: Float[Array, ""]):
-    factor = jsl.cho_factor(gram + lam * jnp.eye(len(gram), dtype=gram.dtype), lower=True)
-    return lambda b: jsl.cho_solve(factor, b)
+    return positive_solver(gram + lam * jnp.eye(len(gram), dtype=gram.dtype))
 
 
 def _dual(operator, masses, lam, refinements):

@@ -5,11 +5,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.scipy.linalg as jsl
 from jaxtyping import Array, Float
 
 from mfjax import status as codes
 from mfjax._arrays import count, inner, safe_sqrt
+from mfjax._linalg import positive_solver, singular_values
 from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver, bound, graded, relative, tolerance
 from mfjax.outer.newton import descend, implicit_root, ridge_start
 from mfjax.regularizers import Quadratic
@@ -51,7 +51,7 @@ class MinimumNorm(OuterSolver):
     @eqx.filter_jit
     def solve(self, problem: OuterProblem, carry: Any = None) -> OuterSolution:
         # The coordinates are data of the solver: the derivative is that of the conditions at the optimum.
-        basis, sizes, kept = jax.lax.stop_gradient(self._span(problem))
+        basis, sizes, kept = self._span(jax.lax.stop_gradient(problem))
         inside = lambda b: inner(basis, kept * inner(b, basis))
         if isinstance(problem.regularizer, Quadratic):
             alpha = _least_squares(problem, basis, jnp.where(kept, 1 / sizes**2, 0.0))
@@ -68,7 +68,7 @@ class MinimumNorm(OuterSolver):
     def _span(self, problem: OuterProblem) -> tuple[Array, Array, Array]:
         """(U, S with 1 in place of cut values, which are kept)."""
         weighted = problem.matrix * safe_sqrt(problem.masses)[None, :]
-        basis, sizes, _ = jnp.linalg.svd(weighted, full_matrices=False)
+        basis, sizes, _ = singular_values(weighted)
         rank_tolerance = self.rank_tolerance
         if rank_tolerance is None:
             rank_tolerance = 1e-9 if sizes.dtype == jnp.float64 else 1e-4
@@ -82,7 +82,7 @@ class MinimumNorm(OuterSolver):
             gram = inner(operator * masses, operator.T) + jnp.diag(jnp.where(kept, 0.0, 1.0).astype(b.dtype))
             # Keeps the factor real where f'' is infinite at most particles, as at u = 0 for powers below two.
             shift = float(jnp.finfo(b.dtype).eps) * jnp.trace(gram)
-            return jsl.cho_solve(jsl.cho_factor(gram + shift * jnp.eye(b.size, dtype=b.dtype), lower=True), b)
+            return positive_solver(gram + shift * jnp.eye(b.size, dtype=b.dtype))(b)
 
         def find(_, guess):
             white = OuterProblem(

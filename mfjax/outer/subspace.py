@@ -3,10 +3,10 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.scipy.linalg as jsl
 from jaxtyping import Array, Float, Int
 
 from mfjax._arrays import inner
+from mfjax._linalg import positive_solver, pseudo_inverse, singular_values
 from mfjax.outer.base import OuterProblem
 
 
@@ -29,21 +29,21 @@ class Subspace(eqx.Module):
         rank = min(rank, m, n)
         # Particles at equal distances in the list: random ones where they are, all of a grid where it is one.
         chosen = jnp.arange(min(m, 4 * rank)) * m // min(m, 4 * rank)
-        left, _, _ = jnp.linalg.svd(problem.operator.columns(chosen), full_matrices=False)
+        left, _, _ = singular_values(problem.operator.columns(chosen))
         q = left[:, :rank]
         self.data = spread_rows(q, min(2 * rank, n))
-        self.basis, self.reader = q.T, jnp.linalg.pinv(q[self.data])
+        self.basis, self.reader = q.T, pseudo_inverse(q[self.data])
 
     def inverse(self, problem: OuterProblem):
         """A function that applies about lam (A diag(m) A^T + lam)^{-1}."""
         read = inner(self.reader, problem.operator.rows(self.data))
         gram = inner(read * problem.masses, read.T)
         rank, lam = gram.shape[0], problem.lam
-        factor = jsl.cho_factor(gram + lam * jnp.eye(rank, dtype=gram.dtype), lower=True)
+        solve = positive_solver(gram + lam * jnp.eye(rank, dtype=gram.dtype))
 
         def apply(b: Float[Array, " N"]) -> Float[Array, " N"]:
             inside = inner(self.basis, b)
-            return b + inner(lam * jsl.cho_solve(factor, inside) - inside, self.basis)
+            return b + inner(lam * solve(inside) - inside, self.basis)
 
         return apply
 
