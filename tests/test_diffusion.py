@@ -399,6 +399,7 @@ def test_hyper_gradients(scheme):
         np.testing.assert_allclose(slope[i], difference, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_second_derivative_of_implicit_euler():
     """d^2(final energy)/d(order)^2 against differences of the first derivative."""
     flow, mu, _ = ultrafast(CIRCLE, 24, 10.0)

@@ -354,6 +354,7 @@ def test_the_arc_sine_of_long_parallel_points():
     assert bool(jnp.all(jnp.isfinite(jax.grad(lambda x: jnp.sum(along(x)))(x))))
 
 
+@pytest.mark.slow
 def test_the_population_of_relu_is_that_of_its_modes():
     """The closed form against the Fourier series of the circle, whose dropped modes are small."""
     problem = mf.problems.circle_population(10.0, degree=96)

@@ -404,7 +404,9 @@ def test_fisher_rao(environment, figures, tmp_path):
                 assert float(data.gap.max()) < 1e-8
 
 
-@pytest.mark.parametrize("figures", ["rates", pytest.param("decay,torus,kernels", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "figures", [pytest.param(names, marks=pytest.mark.slow) for names in ("rates", "decay,torus,kernels")]
+)
 def test_discrepancy(environment, figures, tmp_path):
     import xarray as xr
 

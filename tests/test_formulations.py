@@ -299,6 +299,7 @@ def test_dissipation_tends_to_that_of_the_density():
         assert abs(errors[1]) < 1e-4 and errors[0] / errors[1] > 14, (name, errors)
 
 
+@pytest.mark.slow
 def test_two_dimensions():
     """Propagation of chaos on the torus: a grid against particles that start at its cells."""
     features = Function(

@@ -279,6 +279,7 @@ def test_a_prediction_without_a_solution_is_refused():
         energy.predict(measure(CIRCLE, 5), x)
 
 
+@pytest.mark.slow
 @pytest.mark.optimised
 def test_a_run_through_windows_is_differentiated_like_one_through_a_matrix(monkeypatch):
     """Conjugate gradients with a carried basis and dual variable, prefix sums, sectors; in five numbers."""

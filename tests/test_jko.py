@@ -197,7 +197,9 @@ ENERGIES = {
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow) if name in ("porous medium", "potential") else name
+        pytest.param(name, marks=pytest.mark.slow)
+        if name in ("porous medium", "potential", "ultra-fast")
+        else name
         for name in ENERGIES
     ],
 )

@@ -57,7 +57,7 @@ def everything(sums, kernel, x, y, w):
     return sums(kernel, x, y, w), *jax.grad(total, (0, 1, 2))(x, y, w)
 
 
-SINGLE = ("energy", "energy on a circle", "laplace", "laplace, narrow", "gaussian by modes", "sobolev 2")
+SINGLE = ("energy", "energy on a circle", "laplace", "laplace, narrow", "gaussian by modes")
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ VALUES = {
 }
 
 
-@pytest.mark.parametrize("bias", [0.5, 0.0])
+@pytest.mark.parametrize("bias", [pytest.param(0.5, marks=pytest.mark.slow), 0.0])
 def test_distance_to_the_diffusion_as_lam_vanishes(diffusion, bias):
     """It vanishes for an injective feature map, and has a floor for bias-free ReLU: two digits as printed."""
     found = {lam: energy_distance(varpro_modes(lam, bias), diffusion) for lam in VALUES[bias]}
@@ -89,6 +89,7 @@ def population_flow(lam=1e-2, center=0.0):
     return mf.flows.Wasserstein(problem.risk(lam, Quadratic(center)), CIRCLE)
 
 
+@pytest.mark.slow
 def test_random_particles_tend_to_the_density_like_a_root():
     """MMD (not squared), root mean square over seeds, falls like M^(-0.5 +- 0.1)."""
     flow = population_flow()

@@ -46,7 +46,10 @@ FLOWS = {
 }
 
 
-@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if "|t|^1.5" in name else name for name in FLOWS],
+)
 def test_errors_follow_the_tolerance_and_steps_its_fourth_root(name):
     """Any features, domain and regulariser: errors as the tolerance, steps as its power -1/4."""
     make, domain = FLOWS[name]

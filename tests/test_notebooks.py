@@ -16,7 +16,7 @@ def test_there_are_notebooks():
     assert NOTEBOOKS
 
 
-QUICK = ("01_quickstart", "langevin")
+QUICK = ("01_quickstart",)
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,9 @@ def test_heights_and_fields_pass_through():
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-12), run.final, same.final)
 
 
-@pytest.mark.parametrize("kind", ["reduced", "two timescales", "risk", "bias"])
+@pytest.mark.parametrize(
+    "kind", ["reduced", "two timescales", "risk", pytest.param("bias", marks=pytest.mark.slow)]
+)
 def test_inputs_and_features_that_vary(kind):
     """What features prepare of the data is that of the time, where it needs no matrix as where it does."""
     circle, x = mf.domains.Sphere(1), jr.normal(jr.key(0), (2048, 2))

@@ -281,6 +281,7 @@ def attraction(strength):
     return strength * discrepancy + Potential(lambda x: 0.1 * x[1])
 
 
+@pytest.mark.slow
 def test_derivatives_pass_through_a_proximal_step():
     """d(final energy)/d(parameter), reverse and forward, against a central difference; masses are unequal."""
     mu = Particles(scattered(CIRCLE).points, [0.1, 0.3, 0.2, 0.15, 0.25])
