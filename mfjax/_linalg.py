@@ -9,6 +9,7 @@ devices keep the batch.
 from collections.abc import Callable
 from functools import wraps
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.scipy.linalg as jsl
@@ -16,10 +17,23 @@ from jaxtyping import Array, Float
 
 
 def one_by_one(function: Callable) -> Callable:
-    """`function` of arrays, with a loop over the members of a batch in place of a batch on CPU.
+    """`function` with a loop over the members of a batch in place of a batch on CPU.
 
-    Not for what is differentiated in reverse mode: call it where derivatives are those of a linear system.
+    Its arguments are trees of arrays and of what is the same for all. Not for what is differentiated in
+    reverse mode: call it where derivatives are those of a linear system.
     """
+
+    def call(*arguments):
+        arrays, same = eqx.partition(arguments, eqx.is_array)
+        leaves, tree = jax.tree.flatten(arrays)
+        return _single(lambda *leaves: function(*eqx.combine(jax.tree.unflatten(tree, leaves), same)))(
+            *leaves
+        )
+
+    return wraps(function)(call)
+
+
+def _single(function: Callable) -> Callable:
     single = jax.custom_batching.custom_vmap(function)
 
     @single.def_vmap
@@ -36,7 +50,7 @@ def one_by_one(function: Callable) -> Callable:
         result = jax.lax.platform_dependent(*own, cpu=loop, default=together)
         return result, jax.tree.map(lambda _: True, result)
 
-    return wraps(function)(lambda *arrays: single(*arrays))
+    return single
 
 
 @one_by_one

@@ -74,8 +74,7 @@ def sweep(
       loops where there is less to do than to measure. `table.attributes["layout"]` says which, and why.
     - `batch_size`: cells in a group, by default as many as fit into half of the free memory, for which the
       compiled programs are asked.
-    - `workers`: programs at a time on CPU, in threads: by default one per core, at most 4, for "loop" and
-      "map".
+    - `workers`: programs at a time on CPU, in threads: by default one per core, at most 4; on a mesh one.
     - `mesh`: a `jax.make_mesh`, whose devices divide the cells of a group among them, all its axes taken
       together. Without one, "auto" uses all devices of the process. A CPU has one, unless a program says
       `jax.config.update("jax_num_cpu_devices", 2)` before JAX starts. Cells are repeated until their number

@@ -318,7 +318,7 @@ def test_little_work_is_not_measured():
 
 
 def test_groups_fit_into_the_free_memory(monkeypatch):
-    whole = mf.sweep(cell, method="vmap", **AXES)
+    whole = mf.sweep(cell, method="vmap", workers=1, **AXES)
     assert whole.attributes["layout"]["all"]["batch_size"] == 6
     needed = []
     real = memory.needed_memory
@@ -328,10 +328,10 @@ def test_groups_fit_into_the_free_memory(monkeypatch):
         return needed[-1]
 
     monkeypatch.setattr(memory, "needed_memory", watched)
-    mf.sweep(cell, method="vmap", **AXES)
+    mf.sweep(cell, method="vmap", workers=1, **AXES)
     # Half of it may be filled: room for less than all six cells.
     monkeypatch.setattr(memory, "free_memory", lambda mesh: 1.4 * needed[0])
-    table = mf.sweep(cell, method="vmap", **AXES)
+    table = mf.sweep(cell, method="vmap", workers=1, **AXES)
     size = table.attributes["layout"]["all"]["batch_size"]
     assert size < 6 and needed[-1] <= 0.7 * needed[0]
     assert_close(table, whole)

@@ -46,8 +46,7 @@ def plan(request: Request, bucket: Bucket, kept: Layout | None) -> tuple[Layout,
     if method == "loop" or not any(bucket.traced.varying):
         return loop, SOLO
     if method != "auto":
-        # Threads of array operations that are threads themselves are left to be asked for, or measured.
-        number = (workers or 1) if method == "vmap" or mesh is not None else threads(workers)
+        number = threads(workers) if mesh is None else workers or 1
         return _prepared(bucket, method, batch_size, number, mesh)
     everything = whole_mesh(mesh)
     if jax.default_backend() != "cpu":

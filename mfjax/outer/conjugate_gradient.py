@@ -1,6 +1,7 @@
 """Ridge regression by conjugate gradients: products with the features and no matrix."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -10,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from mfjax import status as codes
 from mfjax._arrays import Fixed, count, inner, long_norm
+from mfjax._linalg import one_by_one
 from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver, bound, graded, tolerance
 from mfjax.outer.subspace import Subspace
 from mfjax.regularizers import Quadratic
@@ -65,30 +67,23 @@ class ConjugateGradient(OuterSolver):
         dtype = problem.target.dtype
         accuracy = self.accuracy(dtype)
         fixed, memory = jax.lax.stop_gradient((problem, memory))
-        stored = memory.subspace.value.inverse(fixed)
-        renewed = lambda: Subspace(fixed, self.rank).inverse(fixed)
-        iterate = lambda product, b, goal: renewing(product, b, stored, renewed, goal, self.max_iterations)
-
-        def matvec(alpha):
-            return problem.output(problem.scores(alpha)) + problem.lam * alpha
-
-        def still(alpha):
-            return fixed.output(fixed.scores(alpha)) + fixed.lam * alpha
+        # In a batch each member takes the iterations that it needs.
+        solve = one_by_one(partial(renewing, rank=self.rank, max_iterations=self.max_iterations))
+        iterate = lambda b, goal: solve(fixed, memory.subspace.value, b, goal)
 
         # A run may begin from a solve that failed.
         start = jnp.where(jnp.all(jnp.isfinite(memory.alpha)), memory.alpha, 0).astype(dtype)
         # Of a target that is fitted by u = c, or is zero, no share of its norm can be asked for.
         goal = accuracy * jnp.maximum(long_norm(fixed.target), long_norm(fixed.centred_target))
-        lack = fixed.centred_target - still(start)
-        found = start + iterate(still, lack, goal)
+        lack = fixed.centred_target - ridge_product(fixed)(start)
+        found = start + iterate(lack, goal)
 
         def tangent_solve(linear, y):
-            def solve(product, b):
-                return iterate(product, b, accuracy * long_norm(b))
-
+            # The linear map is that of `fixed`, whatever it is differentiated by.
+            solve = lambda _, b: iterate(b, accuracy * long_norm(b))
             return jax.lax.custom_linear_solve(linear, y, solve, symmetric=True)
 
-        equation = lambda alpha: matvec(alpha) - problem.centred_target
+        equation = lambda alpha: ridge_product(problem)(alpha) - problem.centred_target
         alpha = jax.lax.custom_root(equation, found, lambda _, x: x, tangent_solve)
         residual = problem.residual(alpha)
         limit = jnp.maximum(tolerance(dtype, None), 10 * accuracy)
@@ -102,26 +97,33 @@ class ConjugateGradient(OuterSolver):
         return 1e-11 if dtype == jnp.float64 else 1e-6
 
 
+def ridge_product(problem: OuterProblem) -> Callable[[Float[Array, " N"]], Float[Array, " N"]]:
+    """alpha -> (A diag(m) A^T + lam) alpha."""
+    return lambda alpha: problem.output(problem.scores(alpha)) + problem.lam * alpha
+
+
 def renewing(
-    product: Callable[[Array], Array],
+    problem: OuterProblem,
+    stored: Subspace,
     b: Float[Array, " N"],
-    stored: Callable[[Array], Array],
-    renewed: Callable[[], Callable[[Array], Array]],
     goal: Any,
+    *,
+    rank: int,
     max_iterations: int,
 ) -> Float[Array, " N"]:
-    """x with |b - product(x)| <= goal, preconditioned by `stored`, then by what `renewed()` makes."""
-    few = min(PATIENCE, max_iterations)
-    x, left, count = conjugate_gradient(product, b, stored, goal, few)
+    """x with |b - product(x)| <= goal, preconditioned by `stored`, then by functions found anew."""
+    product, few = ridge_product(problem), min(PATIENCE, max_iterations)
+    x, left, count = conjugate_gradient(product, b, stored.inverse(problem), goal, few)
     if few == max_iterations:
         return x
 
     def again(state):
         x, _ = state
-        more, *_ = conjugate_gradient(product, b - product(x), renewed(), goal, max_iterations - few)
+        inverse = Subspace(problem, rank).inverse(problem)
+        more, *_ = conjugate_gradient(product, b - product(x), inverse, goal, max_iterations - few)
         return x + more, jnp.array(False)
 
-    # A loop, not a choice: a batch enters it only where one of its members does.
+    # A loop, not a choice: on an accelerator a batch enters it only where one of its members does.
     unfinished = (count >= few) & (long_norm(left) > goal)
     return jax.lax.while_loop(lambda state: state[1], again, (x, unfinished))[0]
 
