@@ -1,9 +1,8 @@
 """Factorisations whose batches are taken one matrix at a time on CPU.
 
 There jaxlib 0.10 shares a batch among the threads that run the program, and waits for it in one of them.
-Where as many batches meet as there are threads, each waits for the others, for ever: on two cores, two
-independent factorisations of eight matrices of size 100. A loop over the batch needs no other thread; other
-devices keep the batch.
+Where as many batches meet as there are threads, each waits for the others, for ever. A loop over the batch
+needs no other thread; other devices keep the batch.
 """
 
 from collections.abc import Callable
@@ -77,7 +76,9 @@ def pseudo_inverse(matrix: Float[Array, "N M"]) -> Float[Array, "M N"]:
     return jnp.linalg.pinv(matrix)
 
 
-def positive_solver(matrix: Float[Array, "K K"]) -> Callable[[Float[Array, " K"]], Float[Array, " K"]]:
-    """b -> A^{-1} b for a symmetric positive definite A, from one factorisation."""
-    factor = cholesky(matrix)
+def shifted_solver(
+    gram: Float[Array, "K K"], shift: Float[Array, ""]
+) -> Callable[[Float[Array, " K"]], Float[Array, " K"]]:
+    """b -> (G + shift)^{-1} b for a symmetric G >= 0, from one factorisation."""
+    factor = cholesky(gram + shift * jnp.eye(len(gram), dtype=gram.dtype))
     return lambda b: cholesky_solve(factor, b)

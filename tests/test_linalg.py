@@ -10,7 +10,7 @@ import pytest
 
 import mfjax as mf
 from mfjax import outer
-from mfjax._linalg import cholesky, positive_solver, pseudo_inverse, singular_values
+from mfjax._linalg import cholesky, pseudo_inverse, shifted_solver, singular_values
 from mfjax.outer.base import OuterProblem
 
 
@@ -32,7 +32,7 @@ def test_a_batch_of_batches_is_that_of_single_ones(function):
 def test_solves_of_batches_on_either_side(axes):
     a, b = positive(jr.key(1), 4, 6), jr.normal(jr.key(2), (4, 6), jnp.float64)
     a, b = (x if axis == 0 else x[0] for x, axis in zip((a, b), axes, strict=True))
-    x = jax.vmap(lambda a, b: positive_solver(a)(b), axes)(a, b)
+    x = jax.vmap(lambda a, b: shifted_solver(a, jnp.zeros(()))(b), axes)(a, b)
     np.testing.assert_allclose(jnp.einsum("...ij,...j", a, x), jnp.broadcast_to(b, x.shape), rtol=1e-11)
 
 

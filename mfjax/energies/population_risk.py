@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, ScalarLike
 
 from mfjax import status as codes
 from mfjax._arrays import inner, kind, safe_sqrt, scalar
-from mfjax._linalg import positive_solver
+from mfjax._linalg import shifted_solver
 from mfjax.energies.base import Energy, Solution
 from mfjax.energies.convolution import check_kernel, convolution, convolution_at
 from mfjax.energies.field import Field
@@ -112,8 +112,7 @@ def ridge(
     """s with (K diag(m) + lam) s = b, for masses that may be zero; derivatives are those of the system."""
     fixed, m, strength = jax.lax.stop_gradient((gram, masses, lam))
     root = safe_sqrt(m)
-    matrix = root[:, None] * fixed * root + strength * jnp.eye(len(gram), dtype=gram.dtype)
-    inverse = positive_solver(matrix)
+    inverse = shifted_solver(root[:, None] * fixed * root, strength)
 
     def once(b):
         # sqrt(m) s by the symmetric matrix, then s where the mass is zero, too.

@@ -5,12 +5,11 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mfjax import status as codes
 from mfjax._arrays import inner, safe_sqrt
-from mfjax._linalg import positive_solver
+from mfjax._linalg import shifted_solver
 from mfjax.operators import Operator, as_operator
 from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver, bound, graded, tolerance
 from mfjax.regularizers import Quadratic
@@ -57,14 +56,10 @@ def factored_solve(
     return method(operator, masses, lam, refinements)
 
 
-def _factor(gram: Float[Array, "K K"], lam: Float[Array, ""]):
-    return positive_solver(gram + lam * jnp.eye(len(gram), dtype=gram.dtype))
-
-
 def _dual(operator, masses, lam, refinements):
     """The N x N matrix itself."""
     weighted = operator.matrix() * safe_sqrt(masses)
-    inverse = _factor(inner(weighted, weighted.T), lam)
+    inverse = shifted_solver(inner(weighted, weighted.T), lam)
 
     def solve(b):
         alpha = inverse(b)
@@ -81,7 +76,7 @@ def _primal(operator, masses, lam, refinements):
     B^T alpha = z at the solution: the gap refines z.
     """
     root = safe_sqrt(masses)
-    inverse = _factor(root[:, None] * operator.gram() * root, lam)
+    inverse = shifted_solver(root[:, None] * operator.gram() * root, lam)
     output, scores = lambda z: operator.output(root * z), lambda alpha: root * operator.scores(alpha)
 
     def solve(b):

@@ -111,7 +111,7 @@ def renewing(
     rank: int,
     max_iterations: int,
 ) -> Float[Array, " N"]:
-    """x with |b - product(x)| <= goal, preconditioned by `stored`, then by functions found anew."""
+    """x with |b - (A diag(m) A^T + lam) x| <= goal, by `stored`, then by functions found anew."""
     product, few = ridge_product(problem), min(PATIENCE, max_iterations)
     x, left, count = conjugate_gradient(product, b, stored.inverse(problem), goal, few)
     if few == max_iterations:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from mfjax import status as codes
 from mfjax._arrays import count, inner, safe_sqrt
-from mfjax._linalg import positive_solver, singular_values
+from mfjax._linalg import shifted_solver, singular_values
 from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver, bound, graded, relative, tolerance
 from mfjax.outer.newton import descend, implicit_root, ridge_start
 from mfjax.regularizers import Quadratic
@@ -82,7 +82,7 @@ class MinimumNorm(OuterSolver):
             gram = inner(operator * masses, operator.T) + jnp.diag(jnp.where(kept, 0.0, 1.0).astype(b.dtype))
             # Keeps the factor real where f'' is infinite at most particles, as at u = 0 for powers below two.
             shift = float(jnp.finfo(b.dtype).eps) * jnp.trace(gram)
-            return positive_solver(gram + shift * jnp.eye(b.size, dtype=b.dtype))(b)
+            return shifted_solver(gram, shift)(b)
 
         def find(_, guess):
             white = OuterProblem(

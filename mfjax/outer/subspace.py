@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mfjax._arrays import inner
-from mfjax._linalg import positive_solver, pseudo_inverse, singular_values
+from mfjax._linalg import pseudo_inverse, shifted_solver, singular_values
 from mfjax.outer.base import OuterProblem
 
 
@@ -38,8 +38,8 @@ class Subspace(eqx.Module):
         """A function that applies about lam (A diag(m) A^T + lam)^{-1}."""
         read = inner(self.reader, problem.operator.rows(self.data))
         gram = inner(read * problem.masses, read.T)
-        rank, lam = gram.shape[0], problem.lam
-        solve = positive_solver(gram + lam * jnp.eye(rank, dtype=gram.dtype))
+        lam = problem.lam
+        solve = shifted_solver(gram, lam)
 
         def apply(b: Float[Array, " N"]) -> Float[Array, " N"]:
             inside = inner(self.basis, b)
