@@ -86,7 +86,8 @@ class PowerDivergence(InternalEnergy):
 
     def derivative(self, density, points):
         r, scale = self._parameters(density)
-        return -scale * (self.target_density(points) / density) ** r
+        ratio = self.target_density(points) / density
+        return -scale * ratio * _power(ratio, r - 1)
 
     def pressure(self, density, points):
         r, scale = self._parameters(density)

@@ -119,16 +119,20 @@ class _LinearlyImplicit(Stepper):
     def _stages(self, flow, state, evaluation, dt):
         mu, table = state.measure, self.coefficients
         matrix = ShiftedFluxes(flow.at(state).linearise(state, evaluation), table.gamma * dt, mu.periodic)
+        # Where no mass grows, `step` mends the sum of the increment.
+        inverse = matrix.inverse if evaluation.tangent.growth is None else matrix.solve
 
         def solved(right):
             """(u, whether it failed) of (I - gamma h J) u = gamma right; only masses have a J."""
             right = jax.tree.map(lambda r: table.gamma * r, right)
-            weights = matrix.solve(right.weights)
+            weights = inverse(right.weights)
             return eqx.tree_at(lambda t: t.weights, right, weights), matrix.failed(weights, right.weights)
 
         first, failed = solved(jax.tree.map(lambda r: dt * r, _rates(mu, evaluation.tangent)))
         zeros = jax.tree.map(lambda u: jnp.zeros((len(table.m), *u.shape), u.dtype), first)
-        put = lambda stages, u, index: jax.tree.map(lambda all, one: all.at[index].set(one), stages, u)
+        put = lambda stages, u, index: jax.tree.map(
+            lambda all, one: jax.lax.dynamic_update_index_in_dim(all, one, index, 0), stages, u
+        )
 
         def stage(loop, row):
             stages, carry, failed = loop

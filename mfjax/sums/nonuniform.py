@@ -23,7 +23,7 @@ SHAPE = 2.30
 
 def pays(size: int, dim: int, waves: int, dtype) -> bool:
     """Whether the transform of `size` points is faster than direct sums over `waves`."""
-    return size * waves >= 2**20 and 4 * waves > WIDTH[jnp.dtype(dtype).name] ** dim
+    return size * waves >= 2**13 and 4 * waves > WIDTH[jnp.dtype(dtype).name] ** dim
 
 
 def transform(
