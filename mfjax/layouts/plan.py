@@ -81,7 +81,8 @@ def _prepared(
     make = lambda: batched(bucket.traced, method, mesh)
     # What a user asks for is taken as it is.
     free = None if batch_size is None else float("inf")
-    options = {"mesh": mesh, "workers": workers, "free": free}
+    cached = batch_size is None and method == "vmap" and mesh is None and jax.default_backend() == "cpu"
+    options = {"mesh": mesh, "workers": workers, "free": free, "cached": cached}
     program, size = fit(make, bucket.traced, bucket.chunks, bucket.count, size, **options)
     devices = 1 if mesh is None else mesh.devices.size
     layout = Layout(method, size, devices, workers)
