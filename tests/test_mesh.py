@@ -104,8 +104,8 @@ particles = NamedSharding(auto, PartitionSpec("particles"))
 explicit = NamedSharding(jax.make_mesh((4,), ("particles",)), PartitionSpec("particles"))
 gauss = mf.measures.Particles.sample(mf.domains.Sphere(1), jr.key(9), 10)
 mmd = mf.flows.Wasserstein(mf.energies.MMD(mf.kernels.Gaussian(0.5), gauss), mf.domains.Sphere(1))
-for name, system in {"varpro": flow(0.1), "mmd": mmd}.items():
-    mu = mf.measures.Particles.sample(mf.domains.Sphere(1), jr.key(0), 24)
+for name, system, width in (("varpro", flow(0.1), 24), ("weak ridge", flow(1e-3), 512), ("mmd", mmd, 24)):
+    mu = mf.measures.Particles.sample(mf.domains.Sphere(1), jr.key(0), width)
     options = {"stepper": mf.steppers.Euler(2**-6), "steps": 8, "save_every": 4}
     runs = [mf.simulate(system, m, **options) for m in (mu, jax.device_put(mu, particles))]
     figures[name] = max(float(np.max(np.abs(np.asarray(a) - np.asarray(b)))) for a, b in (
@@ -198,7 +198,7 @@ def test_a_divided_sweep_is_continued_with_the_same_bits(several):
     assert "layout is" in several["other mesh"] and "2" in several["other mesh"]
 
 
-@pytest.mark.parametrize("system", ["varpro", "mmd"])
+@pytest.mark.parametrize("system", ["varpro", "weak ridge", "mmd"])
 def test_particles_divided_among_devices_give_the_same_numbers(several, system):
     assert several[f"{system} devices"] == 4 and several[f"{system} moved"] > 1e-3
     assert several[system] <= 1e-12

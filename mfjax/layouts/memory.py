@@ -14,8 +14,8 @@ from mfjax.table import Traced
 
 # Of the free memory, what a sweep may fill: other programs grow too, and compilers underestimate.
 FRACTION = 0.5
-# What one program on CPU may use before its batch, as an array axis, is slower than its cells one by one: each
-# operation then passes the whole batch through the cache (measured with 32 MiB of it for two programs).
+# What one program on CPU may use before its batch, as an array axis, is slower than its cells one by one:
+# each operation then passes the whole batch through the cache (measured with 32 MiB of it for two programs).
 CACHE = 8 * 2**20
 
 
