@@ -337,6 +337,15 @@ def test_groups_fit_into_the_free_memory(monkeypatch):
     assert_close(table, whole)
 
 
+def test_batches_on_cpu_fit_into_the_cache_unless_their_size_is_asked_for(monkeypatch):
+    whole = mf.sweep(cell, method="loop", **AXES)
+    monkeypatch.setattr(memory, "CACHE", 1)
+    for asked, taken in ((None, 2), (6, 6)):
+        table = mf.sweep(cell, method="vmap", workers=1, batch_size=asked, **AXES)
+        assert table.attributes["layout"]["all"]["batch_size"] == taken
+        assert_close(table, whole)
+
+
 def test_data_are_shared_in_every_layout():
     """Forty cells need the memory of their own states, not forty copies of the data."""
     x = jnp.ones((20_000, 2))

@@ -11,9 +11,10 @@ from scipy import stats
 
 import mfjax as mf
 from mfjax.energies import Entropy, Potential, ReducedRisk
+from mfjax.evaluation import evaluation
 from mfjax.features import ReLU, Ridge
 from mfjax.flows import TwoTimescale, Wasserstein
-from mfjax.measures import Grid, Particles
+from mfjax.measures import Grid, Particles, Tangent
 from mfjax.simulate import trajectory
 from mfjax.steppers import RK4, Adaptive, Euler, EulerMaruyama, Heun, Optax, Proximal
 from mfjax.testing import check_stepper_order, check_traces, finished
@@ -437,3 +438,32 @@ def noisy(domain):
 def test_bad_input(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+class Constant(mf.flows.Flow):
+    """Masses of a grid at a rate that never changes."""
+
+    rate: jax.Array
+    energy: mf.energies.Energy = Entropy()
+    domain: mf.domains.Domain = TORUS
+
+    def init(self, mu):
+        return mf.flows.State(mu)
+
+    def evaluate(self, state):
+        return evaluation(Tangent(weights=self.rate), 0.0, 0.0, state.measure.dtype)
+
+
+@pytest.mark.parametrize("make", [Euler, RK4])
+def test_masses_below_zero_by_rounding_are_zero_and_by_more_an_error(make, dtype):
+    mu = Grid(TORUS, 4, [0.5, 0.5, 0.0, 0.0], dtype=dtype)
+    eps = float(jnp.finfo(dtype).eps)
+    for share, status in ((0.1, mf.status.OK), (10.0, mf.status.NEGATIVE_MASS)):
+        # Of the mean mass, which is 1/4.
+        rate = jnp.asarray([-0.1, 0.1, -share * eps / 4, 0.0], dtype)
+        carry, _ = run(mf.Simulation(Constant(rate), mu, stepper=make(1.0), steps=1))
+        assert int(carry.status) == status
+        if status == mf.status.OK:
+            weights = np.asarray(carry.state.measure.weights)
+            assert weights[2] == 0 and not np.signbit(weights[2])
+            np.testing.assert_allclose(weights, [0.4, 0.6, 0, 0], rtol=4 * eps)
