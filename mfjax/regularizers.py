@@ -130,7 +130,7 @@ class Power(Regularizer):
     """f(t) = |t|^order / (order - 1), order > 1.
 
     f*(s) = (|s| (order - 1) / order)^(order / (order - 1)); at lam = 0 the reduced risk of a teacher nu
-    is then the power divergence int nu^order mu^(1 - order) / (order - 1) (DESIGN section 3).
+    is then the power divergence int nu^order mu^(1 - order) / (order - 1).
     Order 2 is f = t^2, which is `Quadratic()` at twice the lam, with twice the reduced risk.
 
     For order > 2 the conjugate has an infinite second derivative at s = 0; the number used there is 0.

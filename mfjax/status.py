@@ -15,7 +15,8 @@ OVERFLOW = 10
 MESSAGES = {
     OK: "completed",
     OUTER_SOLVE: "the outer solve left a relative residual above its tolerance, or lam is not positive, or a "
-    "kernel not positive definite: use float64, a larger lam, or ReducedRisk(..., outer=mf.outer.Cholesky())",
+    "kernel not positive definite: use float64, a larger lam, or outer=mf.outer.Cholesky(), for lam = 0 "
+    "outer=mf.outer.MinimumNorm()",
     NO_INTERPOLANT: "lam = 0 asks for an interpolant and none exists: the data are not in the range of the "
     "features. Use lam > 0, more particles or fewer data",
     NEGATIVE_MASS: "a step made a cell or particle mass negative: use a smaller step, or stepper=None",

@@ -40,7 +40,17 @@ from mfjax.placement import gathered, together
 from mfjax.run import Run, assemble
 from mfjax.simulation import Simulation
 from mfjax.table import Table as Table
-from mfjax.table import Traced, check_ends, check_names, checked_axes, is_numeric, report, tabulate, trace
+from mfjax.table import (
+    Traced,
+    check_ends,
+    check_names,
+    check_representable,
+    checked_axes,
+    is_numeric,
+    report,
+    tabulate,
+    trace,
+)
 
 
 def sweep(
@@ -100,6 +110,9 @@ def sweep(
     unknown = set(static) - set(axes)
     if unknown:
         raise ValueError(f"static names no axis: {', '.join(sorted(unknown))}")
+    traced = [n for n, v in axes.items() if n not in static and n != "width" and is_numeric(v)]
+    for name in traced:
+        check_representable(name, axes[name])
     if batch_size is not None:
         batch_size = count(batch_size, "batch_size")
     if workers is not None:
@@ -126,7 +139,6 @@ def sweep(
         if shared:
             together("the directory of the sweep is open")
         request = request._replace(method=asked["method"], batch_size=asked["batch_size"])
-    traced = [n for n, v in axes.items() if n not in static and n != "width" and is_numeric(v)]
     fixed = [n for n in axes if n not in traced]
     cells: dict[tuple, Any] = {}
     layouts = {}

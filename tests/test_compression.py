@@ -61,8 +61,11 @@ def test_the_reduced_risk_is_that_of_all_data_within_the_bound(name, lam):
     small, part, whole, domain = both(name, lam, outer=Cholesky())
     mu = measure(domain)
     eps = jnp.max(small.errors(mu.points))
-    part = eqx.tree_at(lambda e: e.features.error, part, eps)
-    bound = mf.observables.CompressionError()(mu, mf.flows.Wasserstein(part, domain))
+    flow = mf.flows.Wasserstein(part, domain)
+    bound = mf.observables.CompressionError(small)(mu, flow)
+    # As that of the features, were theirs the error at these particles.
+    known = eqx.tree_at(lambda f: f.energy.features.error, flow, eps)
+    np.testing.assert_allclose(mf.observables.CompressionError()(mu, known), bound, rtol=1e-12)
     difference = abs(part(mu) - whole(mu))
     # Rounding of the two values, which hold |y|^2 / lam.
     rounding = 1e-11 * float(whole(mu)) / lam

@@ -265,6 +265,10 @@ def test_kernels_know_the_domain_of_the_flow(energy):
     for kernel in (PERIODIC, mf.kernels.Sobolev(1.5), lambda x, y: jnp.cos(2 * jnp.pi * (x - y)[0])):
         mf.flows.Wasserstein(energy(kernel), SEAM).init(mu)
         mf.flows.Wasserstein(energy(kernel), FLAT).init(mu)
+    for kernel in (mf.kernels.ArcCosine(), mf.kernels.ArcSine(), mf.kernels.SmoothedGaussian()):
+        with pytest.raises(ValueError, match="takes distances in flat space"):
+            mf.flows.Wasserstein(energy(kernel), SEAM).init(mu)
+        mf.flows.Wasserstein(energy(kernel), FLAT).init(mu)
     # The period may be a swept number.
     jax.jit(lambda L: energy(PERIODIC).validate(mu, mf.domains.Torus(1, L)))(1.0)
 
@@ -275,6 +279,28 @@ def test_signed_kernels_know_the_domain_of_the_flow():
         MMD(mf.kernels.Signed(GAUSS), mu).validate(mu, pair)
     MMD(mf.kernels.Signed(PERIODIC), mu).validate(mu, pair)
     MMD(mf.kernels.Signed(GAUSS), mu).validate(mu, mf.domains.Signed(FLAT))
+
+
+def test_signed_measures_are_compared_by_their_signed_masses():
+    """The energy distance of a measure and its negative is not bounded below; that of equal masses is."""
+    pairs = mf.domains.Signed(FLAT)
+    at = lambda *signs: Particles(jnp.array([[s, 0.1 * i] for i, s in enumerate(signs)]))
+    kernel = mf.kernels.Signed(mf.kernels.Energy())
+    with pytest.raises(ValueError, match="measures of one mass, got -1 and a target of 1"):
+        MMD(kernel, at(1.0, 1.0)).validate(at(-1.0, -1.0), pairs)
+    # Nothing on the whole on both sides.
+    MMD(kernel, at(1.0, -1.0)).validate(at(-1.0, 1.0), pairs)
+    MMD(mf.kernels.Signed(mf.kernels.Gaussian()), at(1.0, 1.0)).validate(at(-1.0, -1.0), pairs)
+
+
+def test_the_dtype_of_a_discrepancy_is_that_of_the_measure():
+    target = Particles(jr.normal(jr.key(0), (30, 2)))
+    for size in (20, 4000):
+        mu = Particles(jr.normal(jr.key(1), (size, 2), "float32"))
+        energy = MMD(mf.kernels.Gaussian(0.5), target)
+        solution = energy.solve(mu)
+        found = (solution.value, energy.first_variation(mu), solution.potential(mu.points[0]))
+        assert {array.dtype for array in found} == {jnp.dtype("float32")}
 
 
 @pytest.mark.optimised
@@ -394,7 +420,7 @@ def test_derivative_in_the_regularisation_strength():
         (lambda: ReducedRisk(TANH, *data(), 1.0, regularizer=abs), "regularizer must be a Regularizer"),
         (lambda: ReducedRisk(jnp.tanh, *data(), 1.0)(particles()), "features must be a FeatureMap"),
         (lambda: reduced()(Particles(jnp.ones((2, 3)))), "cannot be applied to a particle of shape \\(3,\\)"),
-        (lambda: MMD(1.0, target()), "kernel must be callable"),
+        (lambda: MMD(1.0, target()), "kernel must be a Kernel or callable"),
         (lambda: population(1.0, 0.1), "kernel must be a function of two points"),
         (lambda: population(mf.kernels.ArcSine, 0.1), "got the class ArcSine"),
         (lambda: population(ReLU(), 0.1), "got ReLU"),
@@ -409,6 +435,11 @@ def test_derivative_in_the_regularisation_strength():
         ),
         (lambda: population(mf.kernels.ArcSine(), 0.1)(Particles(jnp.ones((2, 3)))), "teacher has points"),
         (lambda: MMD(mf.kernels.Energy(), jnp.ones((3, 2))), "target must be a measure"),
+        (lambda: MMD(mf.kernels.Energy, target()), r"got the class Energy: write Energy\(...\)"),
+        (
+            lambda: ReducedRisk(TANH, jnp.ones((3, 2)), jnp.ones(3), 0.1, outer=mf.outer.Cholesky),
+            "outer must be a solver of mf.outer, such as",
+        ),
         (lambda: MMD(mf.kernels.Energy(), target())(Particles(jnp.ones((2, 3)))), "dimension 2"),
         (lambda: mf.kernels.Gaussian(0.0), "scale must be greater than 0"),
         (lambda: Potential(1.0), "function must be callable"),

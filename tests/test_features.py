@@ -81,6 +81,7 @@ def test_modes_make_the_population_kernel():
         (lambda: Ridge(3.0), "sigma must be a function"),
         (lambda: ReLU(np.inf), "bias must be finite"),
         (lambda: ReLU([1.0, 2.0]), "bias must be a scalar"),
+        (lambda: RBF(None, scale=1.0), "torus must be a domains.Torus, got NoneType"),
         (lambda: RBF(TORUS, scale=0.0), "scale must be greater than 0"),
         (lambda: RBF(TORUS, scale=1.0, profile="cauchy"), "profile must be"),
         (lambda: Function("phi"), "function must be callable"),
@@ -91,3 +92,13 @@ def test_modes_make_the_population_kernel():
 def test_bad_input(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("count", [20, 700])
+@pytest.mark.parametrize("circle", [False, True])
+def test_a_program_may_hold_the_particles(count, circle):
+    """Constants inside jit: their values decide what is computed, and are no tracers."""
+    mu = mf.measures.Particles(mf.domains.Sphere(1).sample(jr.key(0), count))
+    x = jr.normal(jr.key(1), (500, 2))
+    value = lambda lam: mf.energies.ReducedRisk(ReLU(0.5, circle=circle), x, x[:, 0], lam).solve(mu).value
+    np.testing.assert_allclose(jax.jit(value)(0.1), value(0.1), rtol=1e-9)

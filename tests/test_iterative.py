@@ -238,6 +238,37 @@ def test_sequences_batch_and_do_not_retrace():
     np.testing.assert_allclose(jax.vmap(value)(lams), alone, rtol=1e-9)
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.01])
+@pytest.mark.parametrize("lam", [1e-3, 1e-4])
+def test_gathered_particles_in_single_precision(spread, lam):
+    """All features are nearly one, and the first step throws the particles far: as a factorisation has it."""
+    x = jr.normal(jr.key(0), (256, 2), "float32")
+    angle = 0.9 + spread * jr.normal(jr.key(1), (300,), "float32")
+    mu = mf.measures.Particles(jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1))
+    found = []
+    for outer in (ConjugateGradient(), Cholesky()):
+        energy = mf.energies.ReducedRisk(ReLU(), x, jnp.sin(x[:, 0]), lam, outer=outer)
+        flow = mf.flows.Wasserstein(energy, CIRCLE)
+        run = mf.simulate(flow, mu, stepper=mf.steppers.Euler(1e-4), steps=5, save_every=1, throw=False)
+        assert int(run.status) == codes.OK
+        found.append(run.observables["energy"][:2])
+    # The velocity depends on the last digits: only what the first step sees is the same.
+    np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-4)
+
+
+def test_a_matrix_that_is_too_large_is_not_chosen():
+    """For one solve alone, which is factorised while its matrix fits."""
+    x, y = jnp.zeros((2048, 2), "float32").at[:, 0].set(1.0), jnp.ones(2048, "float32")
+    features, points = ReLU(0.5, circle=True), lambda m: jnp.zeros((m, 2), "float32").at[:, 0].set(1.0)
+    chosen = lambda m: jax.eval_shape(
+        lambda p: Automatic().choose(
+            mf.energies.ReducedRisk(features, x, y, 1e-3).problem(mf.measures.Particles(p)), alone=True
+        ),
+        points(m),
+    )
+    assert isinstance(chosen(1000), Cholesky) and isinstance(chosen(100_000), ConjugateGradient)
+
+
 def test_what_is_chosen():
     x, y = jnp.ones((4096, 2)), jnp.ones(4096)
     energy = mf.energies.ReducedRisk(ReLU(), x, y, 1e-3)

@@ -199,6 +199,24 @@ def test_derivatives_of_the_transform(dim):
     np.testing.assert_allclose(twice, slope, atol=1e-5 * float(jnp.max(jnp.abs(twice))))
 
 
+@pytest.mark.parametrize("shift", [0.0, 1e-16, 1e-13, 1e-9])
+def test_second_derivatives_where_windows_end(shift, dtype):
+    """At and beside the edges of cells, where the window has an infinite slope, against direct sums."""
+    modes = 19
+    waves = jnp.arange(1, modes + 1, dtype=dtype)[:, None]
+    # Near zero, so that a shift is not lost in rounding.
+    x = (
+        jnp.concatenate([jnp.zeros((1, 1)), jr.randint(jr.key(0), (40, 1), -64, 64) / 128]).astype(dtype)
+        + shift
+    )
+    w, dx = jnp.cos(jnp.arange(41, dtype=dtype)), jnp.sin(1 + jnp.arange(41, dtype=dtype))[:, None]
+    direct = lambda x: w @ jnp.exp(-2j * np.pi * (x @ waves.T))
+    fast = lambda x: nonuniform.transform(x, w, waves, modes)
+    twice = lambda f: jax.jvp(jax.grad(lambda x: jnp.sum(jnp.abs(f(x)) ** 2)), (x,), (dx,))[1]
+    exact, bar = twice(direct), {"float64": 1e-8, "float32": 2e-3}[dtype]
+    np.testing.assert_allclose(twice(fast), exact, rtol=0, atol=bar * float(jnp.max(jnp.abs(exact))))
+
+
 @pytest.mark.parametrize(("domain", "modes", "size"), [(LINE, 24, 45000), (PLANE, 6, 13000)])
 def test_a_large_sobolev_energy_is_its_direct_sum(domain, modes, size):
     """Value, forces, and dF/dx_i = w_i grad V(x_i), at a size where the transform is taken."""
@@ -251,6 +269,13 @@ def test_wrong_modes_are_refused():
         kernels.Gaussian(0.1, LINE, modes=10)
     with pytest.raises(ValueError, match="Torus or of Sphere"):
         kernels.Gaussian(0.1, modes=10)
+    rough = mf.domains.Sphere(1, tangent=False)
+    with pytest.raises(ValueError, match="know nothing of the radius"):
+        kernels.Gaussian(0.5, rough, modes=20).validate(rough)
+    # A scale that is only known in the program.
+    x, w = jr.uniform(jr.key(0), (M, 1)), jnp.ones(M)
+    sums = jax.jit(lambda scale: kernel_sums(kernels.Gaussian(scale, LINE, modes=10), x, x, w))
+    assert bool(jnp.all(jnp.isfinite(sums(0.2)))) and bool(jnp.all(jnp.isnan(sums(0.05))))
 
 
 # --- energies

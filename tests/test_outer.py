@@ -492,6 +492,7 @@ def test_carry_is_part_of_the_state_of_a_run():
     [
         (lambda: Cholesky(side="left"), "side must be 'primal', 'dual' or None, got 'left'"),
         (lambda: Cholesky(refinements=-1), "refinements must be at least 0"),
+        (lambda: Cholesky(refinements=1.5), "refinements must be a whole number"),
         (lambda: Newton(form="both"), "form must be 'primal', 'dual' or None, got 'both'"),
         (lambda: Newton(max_iterations=0), "max_iterations must be at least 1"),
         (lambda: Newton(max_iterations=2.5), "max_iterations must be a whole number"),

@@ -394,6 +394,10 @@ def test_direct_sums_hold_a_block_of_phases():
         (lambda: Sobolev("uniform", modes=0), "modes must be at least 1"),
         (lambda: kernels.Sobolev(0.5), "order must be greater than 0.5"),
         (lambda: kernels.Sobolev(1.0, PLANE), "closed form lives on"),
+        (
+            lambda: jax.jit(lambda s: Sobolev("uniform", order=s)(Particles([[0.2]])))(2.0),
+            "an order known in advance only: pass modes=",
+        ),
         (lambda: kernels.Riesz(2.0), "exponent must be less than 2"),
         (lambda: kernels.Matern(1.0), "smoothness must be"),
         (lambda: kernels.Signed(1.0), "kernel must be callable"),
@@ -414,3 +418,12 @@ def test_direct_sums_hold_a_block_of_phases():
 def test_bad_input(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_the_order_of_the_closed_form_is_a_constant_of_differentiation():
+    x = jnp.array([[0.1], [0.35], [0.8]])
+    value = lambda kernel: kernels.kernel_sums(kernel, x, x, jnp.ones(3))[0]
+    slopes = eqx.filter_grad(value)(kernels.Sobolev(2.0))
+    for name in ("order", "even", "last", "polynomial"):
+        np.testing.assert_array_equal(getattr(slopes, name), 0)
+    assert float(slopes.domain.period) != 0

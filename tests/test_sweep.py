@@ -269,6 +269,23 @@ def test_numbers_out_of_range_are_told_before_anything_runs(tmp_path):
     assert not list((tmp_path / "s").glob("*/*"))
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([0, 2**40], "a has a value 1099511627776 beyond int32 here: enable jax_enable_x64"),
+        ([1.0, 1e40], r"a has a value 1e\+40 beyond float32"),
+        ([1.0, 1.0 + 1e-9], "values that are one number in float32"),
+        ([1.0, "s"], "a mixes texts with other values"),
+    ],
+)
+def test_numbers_that_the_precision_cannot_hold_are_refused(values, message):
+    with jax.enable_x64(False), pytest.raises(ValueError, match=message):
+        mf.sweep(lambda a: a, a=values)
+    if message.startswith("a mixes"):
+        return
+    np.testing.assert_array_equal(mf.sweep(lambda a: a, a=values)["value"], values)
+
+
 def test_an_axis_may_be_infinite(tmp_path):
     values = [0.5, np.inf, -np.inf]
     table = mf.sweep(lambda a: jnp.arctan(a), a=values, path=tmp_path / "s")

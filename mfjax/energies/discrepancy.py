@@ -7,7 +7,13 @@ from jaxtyping import Array, Float
 
 from mfjax._arrays import is_traced
 from mfjax.energies.base import Energy, Solution
-from mfjax.energies.convolution import check_kernel, convolution, convolution_at, convolution_slopes
+from mfjax.energies.convolution import (
+    check_kernel,
+    convolution,
+    convolution_at,
+    convolution_slopes,
+    require_kernel,
+)
 from mfjax.energies.field import Field
 from mfjax.measures import Measure
 
@@ -32,8 +38,8 @@ class MMD(Energy):
     forces do not suffer from it.
 
     **Raises** `ValueError` for a target that is no measure, of another dimension, or of another mass where
-    the kernel is only conditionally positive definite, and for a kernel that
-    takes distances on another domain than the flow.
+    the kernel is only conditionally positive definite, and for a kernel that takes distances on another
+    domain than the flow.
 
     Source: VarPro paper (37); thesis (III.49) is the root of twice this; arXiv 2603.01977.
 
@@ -48,8 +54,7 @@ class MMD(Energy):
     self_energy: Float[Array, ""]
 
     def __init__(self, kernel: Callable, target: Measure):
-        if not callable(kernel):
-            raise ValueError(f"kernel must be callable on two points, got {kernel!r}")
+        require_kernel(kernel)
         if not isinstance(target, Measure):
             raise ValueError(f"target must be a measure, got {type(target).__name__}")
         self.kernel = kernel
@@ -63,10 +68,11 @@ class MMD(Energy):
                 f"the target has points of dimension {self.target.points.shape[-1]} and the measure "
                 f"{mu.points.shape[-1]}"
             )
-        if getattr(self.kernel, "conditional", False) and not is_traced((mu.weights, self.target.weights)):
+        if getattr(self.kernel, "conditional", False) and not is_traced((mu, self.target)):
             # By numpy: inside jit a constant is no tracer, and its sum would be one.
-            masses = tuple(float(np.sum(np.asarray(nu.weights))) for nu in (mu, self.target))
-            if abs(masses[0] - masses[1]) > 1e-3 * max(masses):
+            both = [(np.asarray(nu.points), np.asarray(nu.weights)) for nu in (mu, self.target)]
+            masses = [float(self.kernel.mass(*nu)) for nu in both]
+            if abs(masses[0] - masses[1]) > 1e-3 * max(weights.sum() for _, weights in both):
                 raise ValueError(
                     f"kernels.{type(self.kernel).__name__} compares measures of one mass, got "
                     f"{masses[0]:g} and a target of {masses[1]:g}: scale one of them"

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._arrays import Prepared, inner, is_traced, scalar
+from mfjax._arrays import Prepared, inner, is_traced, kind, scalar
 from mfjax.energies.base import Energy, Solution
 from mfjax.energies.data import Data
 from mfjax.energies.field import Field
@@ -71,11 +71,13 @@ class ReducedRisk(Energy):
         self.regularizer = Quadratic() if regularizer is None else regularizer
         if not isinstance(self.regularizer, Regularizer):
             raise ValueError(
-                f"regularizer must be a Regularizer, got {type(regularizer).__name__}; "
+                f"regularizer must be a Regularizer, got {kind(regularizer)}; "
                 "wrap a convex function in regularizers.Convex"
             )
         if outer is None:
             outer = default_outer(lam, self.regularizer)
+        if not isinstance(outer, OuterSolver):
+            raise ValueError(f"outer must be a solver of mf.outer, such as Cholesky(), got {kind(outer)}")
         self.outer = outer
 
     def validate(self, mu, domain=None):

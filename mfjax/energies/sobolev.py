@@ -17,6 +17,11 @@ from mfjax.kernels import Sobolev as SobolevKernel
 from mfjax.measures import Grid, Particles
 from mfjax.sums.waves import grid_waves, half_space
 
+NO_SERIES = (
+    "on particles there is a closed form in 1-D at an order known in advance only: pass modes=, the number "
+    "of Fourier modes per axis"
+)
+
 
 class Sobolev(Energy):
     """E_s(mu) = 1/2 |mu - nu|^2 in dot-H^{-s} of the torus (R / L Z)^d, and V = K_s * (mu - nu):
@@ -27,7 +32,8 @@ class Sobolev(Energy):
 
     - `target` nu: "uniform" or `None`; a density of one point, which may be signed; a `Grid`, taken as the
       density that its cells interpolate by Fourier modes; `Particles`.
-    - `order` s: a leaf. s = 1 converges exponentially, s > 1 at polynomial rates (see below).
+    - `order` s: a leaf, by which the closed form is not differentiated. s = 1 converges exponentially, s > 1
+      at polynomial rates (see below).
     - `domain`: `Torus(d, period=L)`.
     - `modes`: on particles keep |k_i| <= modes, (2 modes + 1)^d / 2 direct sums of O(M) each, in energy and
       potential alike. In 1-D K_s loses less than 2 (2 pi)^{-2s} modes^{1-2s} / (2s - 1), times L^{2s-1};
@@ -105,12 +111,11 @@ class Sobolev(Energy):
                 "use a Grid, or a larger order"
             )
         if self.kernel is None and self.modes is None:
-            raise ValueError(
-                "on particles there is a closed form in 1-D at an order known in advance only: pass modes=, "
-                "the number of Fourier modes per axis"
-            )
+            raise ValueError(NO_SERIES)
 
     def solve(self, mu, carry=None):
+        if not isinstance(mu, Grid) and self.kernel is None and self.modes is None:
+            raise ValueError(NO_SERIES)
         order, period = self.order.astype(mu.dtype), self.domain.period.astype(mu.dtype)
         volume, origin = period**self.domain.dim, jnp.zeros_like(mu.points[0])
         if isinstance(mu, Grid):

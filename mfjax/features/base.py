@@ -12,9 +12,10 @@ from jaxtyping import Array, Float
 
 from mfjax._arrays import kind
 from mfjax.operators import Dense, Operator, Tiled
+from mfjax.operators.base import LARGEST
 
-# Bytes of a matrix of features that is stored; beyond it, of the block that is computed at a time.
-LARGEST, TILE = 2**29, 2**25
+# Bytes of the block of features that is computed at a time where not all are stored.
+TILE = 2**25
 
 
 class FeatureMap(eqx.Module):

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._arrays import safe_norm, scalar
+from mfjax._arrays import kind, safe_norm, scalar
 from mfjax.domains import Torus
 from mfjax.features.base import FeatureMap
 
@@ -21,7 +21,7 @@ class RBF(FeatureMap):
     **Fails** to be smooth at half a period from omega, where the nearest image changes: the slope jumps by a
     factor e^{-period / (2 scale)} of its largest for "laplace". The "laplace" gradient is 0 at omega = x.
 
-    **Raises** `ValueError` for other profiles and scale <= 0.
+    **Raises** `ValueError` for other domains and profiles and scale <= 0.
 
     >>> rbf = RBF(Torus(1), scale=0.2)
     >>> round(float(rbf(jnp.array([0.9]), jnp.array([0.1]))), 4)  # exp(-0.2 / 0.2)
@@ -38,6 +38,8 @@ class RBF(FeatureMap):
     ):
         if profile not in ("laplace", "gaussian"):
             raise ValueError(f"profile must be 'laplace' or 'gaussian', got {profile!r}")
+        if not isinstance(torus, Torus):
+            raise ValueError(f"torus must be a domains.Torus, got {kind(torus)}")
         self.torus = torus
         self.scale = scalar(scale, "scale", above=0)
         self.amplitude = scalar(amplitude, "amplitude")

@@ -58,11 +58,15 @@ class ReLU(Ridge):
         # Where nothing is prepared, sorting the data would be most of a solve.
         if prepared is not None and self.homogeneous and count <= SMALLEST_OF_SECTORS:
             return Sectors(self.matrix(points, x), root, points, prepared)
-        elsewhere = not (self.homogeneous or is_traced(points) or jnp.all(near_circle(points)))
-        if count <= SMALLEST or elsewhere or not self._windows(x):
+        if count <= SMALLEST or not self._windows(x) or self._elsewhere(points):
             return super().operator(points, x, root)
         bias = None if self.homogeneous else self.bias.astype(x.dtype)
         return Windows(points, x, root, bias, prepared)
+
+    def _elsewhere(self, points: Array) -> bool:
+        """Whether windows are known to be wrong: with a bias, for points off the circle."""
+        # By numpy: inside jit a constant is no tracer, and what JAX makes of it would be one.
+        return not self.homogeneous and not is_traced(points) and not np.all(near_circle(np.asarray(points)))
 
     def validate(self, points: Array, domain: Any = None) -> None:
         if not self.circle:

@@ -1,7 +1,7 @@
 """The abstract kernel."""
 
 from abc import abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 from jaxtyping import Array, Float
@@ -28,13 +28,22 @@ class Kernel(eqx.Module):
     ) -> Float[Array, " M"] | None:
         """sum_j weights_j k(points_i, sources_j) without going through all pairs; `None` if there is no way.
 
-        Exact, with the derivatives of the dense sum away from coincident points, and no force between
-        coincident ones. `mf.kernels.kernel_sums` asks for it where it is worth while.
+        To rounding, or to the accuracy that the kernel states, with the derivatives along the domain of the
+        dense sum away from coincident points, and no force between coincident ones. `mf.kernels.kernel_sums`
+        asks for it where it is worth while.
         """
         return None
 
     def validate(self, domain: Domain) -> None:
-        """**Raises** `ValueError` if this is no kernel on `domain`, where points are to move."""
+        """**Raises** `ValueError` if this is no kernel on `domain`, where points are to move.
+
+        Unless overridden it is one of flat space: of coordinates, which jump where a torus is closed.
+        """
+        self.check_place(None, domain)
+
+    def mass(self, points: Any, weights: Any) -> Any:
+        """What two measures must share where the kernel is only conditionally positive definite."""
+        return weights.sum()
 
     def check_place(self, own: Domain | None, domain: Domain) -> None:
         """**Raises** `ValueError` unless distances taken on `own` are those of `domain`.

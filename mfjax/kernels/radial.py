@@ -59,7 +59,7 @@ class Gaussian(_Radial):
     (0.6065, 1.0)
 
     **Raises** `ValueError` for `modes` elsewhere than on tori and the circle, or so few that more than 1e-4
-    of the largest is lost.
+    of the largest is lost; where the scale is traced, sums by too few are NaN.
     """
 
     modes: int | None = eqx.field(static=True)
@@ -72,7 +72,7 @@ class Gaussian(_Radial):
         if not (isinstance(domain, Torus) or (isinstance(domain, Sphere) and domain.dim == 1)):
             raise ValueError(f"modes are those of a Torus or of Sphere(1), passed as domain=, got {domain!r}")
         if not is_traced((self.scale, domain)):
-            needed = 4.3 * float(self._radius(self.scale.dtype) / self.scale)
+            needed = float(self._needed(self.scale.dtype))
             if modes < needed:
                 raise ValueError(f"modes must be at least {int(np.ceil(needed))} for this scale, got {modes}")
 
@@ -83,6 +83,18 @@ class Gaussian(_Radial):
     def _radius(self, dtype):
         """Of each of the circles that the domain is a product of."""
         return self.domain.period.astype(dtype) / (2 * np.pi) if isinstance(self.domain, Torus) else 1.0
+
+    def _needed(self, dtype):
+        """The number of modes below which more than 1e-4 of the largest is lost."""
+        return 4.3 * self._radius(dtype) / self.scale.astype(dtype)
+
+    def validate(self, domain):
+        super().validate(domain)
+        if self.modes is not None and isinstance(domain, Sphere) and not domain.tangent:
+            raise ValueError(
+                "modes know nothing of the radius, by which Sphere(1, tangent=False) weighs forces: leave "
+                "modes= out, or move on Sphere(1)"
+            )
 
     def sums(self, points, sources, weights):
         if self.modes is None:
@@ -96,6 +108,8 @@ class Gaussian(_Radial):
         angles = jnp.asarray(2 * np.pi * np.arange(4 * self.modes) / (4 * self.modes), dtype)
         kappa = (self._radius(dtype) / self.scale.astype(dtype)) ** 2
         table = jnp.fft.rfft(jnp.exp(-kappa * (1 - jnp.cos(angles)))).real / len(angles)
+        # A scale that was traced when the kernel was made: not a number, rather than a wrong one.
+        table = jnp.where(self.modes >= 0.999 * self._needed(dtype), table, jnp.nan)
         waves = half_space(self.modes, dim)
         symbol = jnp.prod(table[jnp.abs(jnp.asarray(waves.k))], axis=1)
         seen = jnp.asarray(waves.times, dtype) * symbol * waves.transform(turns(sources), weights)

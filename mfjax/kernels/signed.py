@@ -28,6 +28,13 @@ class Signed(Kernel):
             raise ValueError(f"kernel must be callable on two points, got {kernel!r}")
         self.kernel = kernel
 
+    @property
+    def conditional(self):
+        return getattr(self.kernel, "conditional", False)
+
+    def mass(self, points, weights):
+        return (points[:, 0] * weights).sum()
+
     def validate(self, domain):
         if isinstance(self.kernel, Kernel):
             self.kernel.validate(domain.domain if isinstance(domain, SignedDomain) else domain)

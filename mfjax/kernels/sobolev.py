@@ -2,6 +2,7 @@
 
 from math import comb, factorial, pi
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,7 +35,8 @@ class Sobolev(Kernel):
 
     At s = 1, 2, 3 sums over a measure cost one sort.
 
-    - `order`: s, a number known when the kernel is made; `domain`: `Torus(1, period=L)`.
+    - `order`: s, a number known when the kernel is made, and a constant of differentiation; `domain`:
+      `Torus(1, period=L)`.
 
     **Raises** `ValueError` for s <= 1/2 (K_s(0) is infinite), a traced order, other domains.
 
@@ -65,6 +67,7 @@ class Sobolev(Kernel):
         self.check_place(self.domain, domain)
 
     def __call__(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:
+        self = self._constant()
         period, s = self.domain.period.astype(x.dtype), self.order.astype(x.dtype)
         distance = jnp.abs(self.domain.displacement(x, y)[0]) / period
         smooth, square = jnp.zeros_like(distance), distance * distance
@@ -91,7 +94,13 @@ class Sobolev(Kernel):
         whole = jnp.any(self.polynomial != 0)
         return jax.lax.cond(whole, ordered, by_row, points, sources, weights)
 
+    def _constant(self) -> "Sobolev":
+        """The same kernel with a fixed order: what was made of it at the start is no function of it here."""
+        numbers = lambda kernel: (kernel.order, kernel.even, kernel.last, kernel.polynomial)
+        return eqx.tree_at(numbers, self, jax.lax.stop_gradient(numbers(self)))
+
     def _ordered_sums(self, points, sources, weights):
+        self = self._constant()
         period, s = self.domain.period.astype(points.dtype), self.order.astype(points.dtype)
         x, y = (self.domain.representatives(p)[:, 0] for p in (points, sources))
         places = Places.of(x, y)

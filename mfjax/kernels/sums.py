@@ -54,6 +54,7 @@ def row_sum(
     kernel: Callable, point: Float[Array, " d"], sources: Float[Array, "K d"], weights: Float[Array, " K"]
 ) -> Float[Array, ""]:
     """sum_j weights_j k(point, sources_j)."""
+    sources, weights = sources.astype(point.dtype), weights.astype(point.dtype)
     return inner(weights, jax.vmap(kernel, in_axes=(None, 0))(point, sources))
 
 

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mfjax._arrays import inner
+from mfjax.compression import Compressed
 from mfjax.energies.reduced_risk import ReducedRisk
 from mfjax.features import Interpolated
 from mfjax.flows.base import Flow
@@ -20,11 +21,15 @@ class CompressionError(Observable):
 
         |L~ - L| <= eps |alpha| int |u| dmu + eps^2 max((int |u| dmu)^2 / lam, |alpha|^2 mu(Omega)) / 2:
 
-    u is admissible for L, and alpha for its dual. eps is `error` of `mfjax.compress`, the largest at the
-    points it was given; the bound is as good as these are dense. One outer solve.
+    u is admissible for L, and alpha for its dual. Given `compressed`, what `mfjax.compress` returned, eps is
+    the largest of its `errors` at the particles, which costs N M features; else its `error`, the largest at
+    the points that it was given: then this is no bound for particles elsewhere, and between those points as
+    good as they are dense. One outer solve.
 
     **Raises** `ValueError` for a flow without a `ReducedRisk` of `Interpolated` features and `Quadratic`.
     """
+
+    compressed: Compressed | None = None
 
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
         energy = risk_of(flow, (ReducedRisk,), self)
@@ -33,9 +38,11 @@ class CompressionError(Observable):
                 "CompressionError needs the regularizer Quadratic and the features of mfjax.compress, got "
                 f"{type(energy.regularizer).__name__} and {type(energy.features).__name__}"
             )
-        eps = energy.features.error.astype(mu.dtype)
         # The system of the flow, which may ride on other particles.
         mu = flow.lift(mu)
+        known = self.compressed is None
+        eps = energy.features.error if known else jnp.max(self.compressed.errors(mu.points))
+        eps = eps.astype(mu.dtype)
         solved = energy.solve(mu)
         alpha = solved.potential.alpha
         spent, size = mu.integrate(jnp.abs(solved.outer_weights)), inner(alpha, alpha)

@@ -7,6 +7,9 @@ from jaxtyping import Array, Float, Int
 
 from mfjax._arrays import inner
 
+# Bytes beyond which a matrix of features is not stored.
+LARGEST = 2**29
+
 
 class Operator(eqx.Module):
     """A (N, M), A_ji = sqrt(p_j) phi(omega_i, x_j), for data masses p_j: known by its products.

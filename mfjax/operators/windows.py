@@ -1,18 +1,19 @@
 """ReLU features of the circle: every product is a sum over arcs, and needs no matrix."""
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from mfjax._arrays import inner
 from mfjax.operators.arcs import Arcs, wrapped
-from mfjax.operators.base import Operator
+from mfjax.operators.base import LARGEST, Operator
 from mfjax.operators.prefix import prefix_sums
 from mfjax.operators.sectors import sector_gram
 
 
-def near_circle(points: Float[Array, "M 2"]) -> Bool[Array, " M"]:
+def near_circle(points: Float[Array | np.ndarray, "M 2"]) -> Bool[Array | np.ndarray, " M"]:
     """Whether each point has length one, up to a thousandth."""
-    return jnp.abs(jnp.sum(points * points, axis=1) - 1) <= 2e-3
+    return abs((points * points).sum(axis=1) - 1) <= 2e-3
 
 
 class Windows(Operator):
@@ -65,6 +66,10 @@ class Windows(Operator):
     @property
     def quick_gram(self):
         return self.bias is None
+
+    @property
+    def fits(self):
+        return len(self.x) * len(self.points) * self.x.dtype.itemsize <= LARGEST
 
     @property
     def span(self):

@@ -22,8 +22,8 @@ class OuterProblem(eqx.Module):
     `regularizer` f.
 
     The dual is max over alpha of <alpha, b> - lam |alpha|^2 / 2 - sum_i m_i f*(s_i), s = A^T alpha, with
-    optimality b - A(m u) = lam alpha and u = (f*)'(s) (DESIGN section 3; the VarPro paper's (16)
-    has the sign of alpha reversed). Particles of zero mass drop out of every formula.
+    optimality b - A(m u) = lam alpha and u = (f*)'(s) (the VarPro paper's (16) has the sign of
+    alpha reversed). Particles of zero mass drop out of every formula.
     """
 
     operator: Operator = eqx.field(converter=as_operator)

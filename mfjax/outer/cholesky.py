@@ -8,7 +8,7 @@ import jax
 from jaxtyping import Array, Float
 
 from mfjax import status as codes
-from mfjax._arrays import inner, safe_sqrt
+from mfjax._arrays import count, inner, safe_sqrt
 from mfjax._linalg import shifted_solver
 from mfjax.operators import Operator, as_operator
 from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver, bound, graded, tolerance
@@ -105,8 +105,7 @@ class Cholesky(OuterSolver):
     def __check_init__(self):
         if self.side not in (None, "primal", "dual"):
             raise ValueError(f"side must be 'primal', 'dual' or None, got {self.side!r}")
-        if self.refinements < 0:
-            raise ValueError(f"refinements must be at least 0, got {self.refinements}")
+        count(self.refinements, "refinements", minimum=0)
 
     def solve(self, problem: OuterProblem, carry: Any = None) -> OuterSolution:
         if not isinstance(problem.regularizer, Quadratic):

@@ -35,8 +35,8 @@ class ConjugateGradient(OuterSolver):
       by its square times lam.
     - `rank` r: functions of the preconditioner `Subspace`, found at the first particles of a run. Where the
       particles have left what those span, as after a start gathered at a point, a solve is not done in
-      `PATIENCE` iterations: it then finds the functions anew, at the particles of the moment, and goes on.
-      Good values: 32 on the circle, 100 to 300 in two dimensions.
+      `PATIENCE` iterations: it then finds functions at the particles of the moment, for the rest of that
+      solve. Good values: 32 on the circle, 100 to 300 in two dimensions.
     - `max_iterations`: after which the status is `OUTER_SOLVE` if the residual is above 1e-4 (float32) or
       1e-8 (float64), or ten times `tolerance` where that is more.
 
@@ -76,6 +76,9 @@ class ConjugateGradient(OuterSolver):
         # Of a target that is fitted by u = c, or is zero, no share of its norm can be asked for.
         goal = accuracy * jnp.maximum(long_norm(fixed.target), long_norm(fixed.centred_target))
         lack = fixed.centred_target - ridge_product(fixed)(start)
+        # Where particles have come far, zero is the better start: the other would leave its rounding.
+        worse = long_norm(lack) > long_norm(fixed.centred_target)
+        start, lack = jnp.where(worse, 0, start), jnp.where(worse, fixed.centred_target, lack)
         found = start + iterate(lack, goal)
 
         def tangent_solve(linear, y):

@@ -29,8 +29,10 @@ class Subspace(eqx.Module):
         rank = min(rank, m, n)
         # Particles at equal distances in the list: random ones where they are, all of a grid where it is one.
         chosen = jnp.arange(min(m, 4 * rank)) * m // min(m, 4 * rank)
-        left, _, _ = singular_values(problem.operator.columns(chosen))
-        q = left[:, :rank]
+        left, sizes, _ = singular_values(problem.operator.columns(chosen))
+        # Where particles coincide the others are rounding, and what is read of them from few data is wrong.
+        rounding = float(jnp.finfo(sizes.dtype).eps) * max(left.shape)
+        q = jnp.where(sizes[:rank] > rounding * sizes[0], left[:, :rank], 0)
         self.data = spread_rows(q, min(2 * rank, n))
         self.basis, self.reader = q.T, pseudo_inverse(q[self.data])
 
@@ -43,7 +45,10 @@ class Subspace(eqx.Module):
 
         def apply(b: Float[Array, " N"]) -> Float[Array, " N"]:
             inside = inner(self.basis, b)
-            return b + inner(lam * solve(inside) - inside, self.basis)
+            solved = solve(inside)
+            # A matrix that rounding has made indefinite has no factor, and preconditions nothing.
+            change = jnp.where(jnp.all(jnp.isfinite(solved)), lam * solved - inside, 0)
+            return b + inner(change, self.basis)
 
         return apply
 

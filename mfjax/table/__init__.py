@@ -2,6 +2,7 @@
 
 from mfjax.table.results import Table as Table
 from mfjax.table.results import check_names as check_names
+from mfjax.table.results import check_representable as check_representable
 from mfjax.table.results import checked_axes as checked_axes
 from mfjax.table.results import is_numeric as is_numeric
 from mfjax.table.results import report as report

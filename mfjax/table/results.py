@@ -87,7 +87,25 @@ def checked_axes(axes: Mapping[str, Sequence[Any]]) -> dict[str, tuple]:
         # Infinity is a legitimate parameter, the limit of a concentration or a temperature.
         if any(isinstance(v, float) and np.isnan(v) for v in checked[name]):
             raise ValueError(f"the axis {name} must be finite or infinite numbers, got {checked[name]}")
+        if len({isinstance(v, str) for v in checked[name]}) > 1:
+            raise ValueError(f"the axis {name} mixes texts with other values: {checked[name]}")
     return checked
+
+
+def check_representable(name: str, values: tuple) -> None:
+    """**Raises** `ValueError` for numbers of an axis that JAX, as it is configured, cannot tell or hold."""
+    whole = all(isinstance(v, int) for v in values)
+    dtype = np.dtype(jax.dtypes.canonicalize_dtype(np.int64 if whole else np.float64))
+    remedy = f'{dtype} here: enable jax_enable_x64, or pass static=["{name}"]'
+    if whole:
+        info = np.iinfo(dtype)
+        beyond = [v for v in values if not info.min <= v <= info.max]
+    else:
+        beyond = [v for v in values if np.isfinite(v) and abs(v) > float(np.finfo(dtype).max)]
+    if beyond:
+        raise ValueError(f"the axis {name} has a value {beyond[0]} beyond {remedy}")
+    if len({dtype.type(v) for v in values}) < len(values):
+        raise ValueError(f"the axis {name} has values that are one number in {remedy}")
 
 
 def check_names(axes: Mapping[str, tuple], result: Any) -> None:

@@ -1,7 +1,5 @@
 """What the machine reaches in the operations that kernels are made of."""
 
-import numpy as np
-
 from benchmarks.baselines.roofline import Copy, Product, Triad
 from benchmarks.harness import Contender, Results, race
 
@@ -18,9 +16,3 @@ def run(quick=False):
     for name, work in moves.items():
         results.add("roofline", name, times[name], gbytes_per_s=work.bytes / times[name].least / 1e9)
     return results
-
-
-def peak_operations(dtype, n=2048):
-    """Operations a second of the fastest of a few products."""
-    work = Product(n, np.dtype(dtype))
-    return work.operations / race([Contender("product", work)], 5)["product"].least

@@ -86,7 +86,7 @@ def deviation(problem, mu, steps):
 
 
 def state_bars(results, width, dtype, times, error):
-    """The requirements of issue 4 that these rows speak to."""
+    """The requirements that these rows speak to."""
     if width == 1024 and dtype == "float32":
         results.require("circle, M = 1024, float32: times faster than PyTorch LU", ratio(times, "torch"), 12)
         results.require(
