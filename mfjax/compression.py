@@ -166,7 +166,8 @@ def _interpolation(sampled: np.ndarray, tolerance: float) -> tuple[np.ndarray, n
     norms = np.linalg.norm(sampled, axis=0)
     if not (np.all(np.isfinite(norms)) and np.max(norms) > 0):
         raise ValueError(
-            f"features must be finite and not all zero at the data, got norms up to {np.max(norms)}"
+            "features must be finite and not all zero at the data that have a mass, got norms up to "
+            f"{np.max(norms)}"
         )
     goal = tolerance * np.max(norms)
     functions, triangle, _ = qr(sampled[:, ::2], mode="economic", pivoting=True)

@@ -1,5 +1,6 @@
 """What a run is, checked and unevaluated: flow, initial measure, stepper, saved times, observables."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -109,6 +110,15 @@ def _checked_observables(observables) -> dict[str, Observable]:
             )
         if is_reserved(name):
             raise ValueError(f"the observable name {name!r} is recorded with every run; choose another")
+        try:
+            inspect.signature(observable).bind(None, None)
+        except TypeError as error:
+            raise ValueError(
+                f"the observable {name!r} must be a function of two arguments (measure, flow): {error}"
+            ) from None
+        except ValueError:
+            # A builtin, of which nothing is known.
+            pass
     return observables
 
 

@@ -1,6 +1,5 @@
 """The only loop over cells: a function of named parameters over a product of axes, as one labelled table."""
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
@@ -28,10 +27,10 @@ from mfjax.layouts import (
     Layout,
     Request,
     along,
-    divided,
     groups_of,
     placed,
     plan,
+    plan_arrays,
     spans_processes,
     split,
     whole_mesh,
@@ -241,15 +240,9 @@ def _evaluate(
 ) -> tuple[list[Any], Layout]:
     """The results of a function that returns arrays, group by group, each kept on disk once it is known."""
     names = sorted(columns)
-    method, mesh = request.method, request.mesh
-    if method == "auto":
-        method = "map" if mesh is not None else "loop" if jax.default_backend() == "cpu" else "vmap"
-    if not names:
-        method, mesh = "loop", None
-    devices = 1 if mesh is None else mesh.devices.size
-    size = 1 if method == "loop" else divided(min(request.batch_size or count, count), devices)
-    layout = Layout(method, size, devices, request.workers or min(os.cpu_count() or 1, 4))
-    groups = groups_of(count, size)
+    layout, mesh = plan_arrays(request, count, bool(names))
+    method = layout.method
+    groups = groups_of(count, layout.batch_size)
     writes = place is not None and not (spans_processes(mesh) and jax.process_index())
     directory = None
     if place is not None:
@@ -285,11 +278,7 @@ def _evaluate(
         return [jax.tree.map(np.asarray, traced.rebuild(row)) for row in rows]
 
     with progress_bar(progress, sum(map(len, groups))) as bar:
-        rows = [
-            row
-            for rows in _in_threads(one, groups, 1 if mesh is not None else layout.workers)
-            for row in rows
-        ]
+        rows = [row for rows in _in_threads(one, groups, layout.workers) for row in rows]
     return rows[:count], layout
 
 

@@ -306,6 +306,10 @@ CASES = {
         lambda: euler(steps=1, observables={"energy": well}),
         "'energy' is recorded .*choose another",
     ),
+    "an observable of one argument": (
+        lambda: euler(steps=1, observables={"a": lambda mu: mu.mass}),
+        "the observable 'a' must be a function of two arguments",
+    ),
     "a zero budget": (lambda: run(t1=1.0, max_steps=0), "max_steps must be at least 1, got 0"),
     "resume from nowhere": (lambda: euler(steps=1, resume=True), "resume=True needs path="),
     # Sweeps

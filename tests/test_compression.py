@@ -235,6 +235,11 @@ def test_refusals():
         mf.compress(Function(lambda omega, x: 0.0 * x[0]), x, y, domain)
     with pytest.raises(ValueError, match="outside of jit"):
         jax.jit(lambda y: mf.compress(features, x, y, domain).y)(y)
+    tanh = Weighted(Ridge(jnp.tanh))
+    small = mf.compress(tanh, x, y, jr.normal(jr.key(0), (400, 3)), tolerance=0.1)
+    huber = mf.energies.Risk(small.features, small.x, small.y, loss=mf.losses.Huber(0.1))
+    with pytest.raises(ValueError, match="those of the squared loss, got Huber"):
+        huber(mf.measures.Particles(jr.normal(jr.key(1), (5, 3))))
     flow = mf.flows.Wasserstein(mf.energies.ReducedRisk(features, x, y, 1e-2), domain)
     with pytest.raises(ValueError, match=r"mfjax\.compress, got Quadratic and ReLU"):
         mf.observables.CompressionError()(measure(domain), flow)

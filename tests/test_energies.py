@@ -303,6 +303,20 @@ def test_the_dtype_of_a_discrepancy_is_that_of_the_measure():
         assert {array.dtype for array in found} == {jnp.dtype("float32")}
 
 
+def test_the_potential_of_a_sum_takes_the_ways_of_its_terms():
+    """At many points, values and slopes are those of each point; kernels still go by sorting."""
+    line = mf.domains.Torus(1)
+    mu = Particles(jr.uniform(jr.key(0), (400, 1)))
+    energy = 2.0 * MMD(
+        mf.kernels.Energy(domain=line), Particles(jr.uniform(jr.key(1), (300, 1)))
+    ) + Potential(lambda x: jnp.cos(2 * jnp.pi * x[0]))
+    potential, points = energy.solve(mu).potential, jr.uniform(jr.key(2), (500, 1))
+    np.testing.assert_allclose(potential.at(points), jax.vmap(potential)(points), rtol=1e-10, atol=1e-12)
+    slopes = jax.vmap(jax.grad(potential))(points)
+    np.testing.assert_allclose(potential.slopes(points), slopes, rtol=1e-9, atol=1e-10)
+    assert "sort" in str(jax.make_jaxpr(potential.at)(points))
+
+
 @pytest.mark.optimised
 def test_memory_of_large_measures_is_linear():
     """At M = 4096 a dense table holds 64 MiB; rates, forces and their reverse mode hold a block of rows."""

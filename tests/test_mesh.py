@@ -64,6 +64,10 @@ figures["vmap"] = difference(mf.sweep(cell, method="vmap", batch_size=4, mesh=sq
 arrays = lambda lam, seed: {"x": lam * jnp.arange(3.0) + seed, "constant": jnp.ones(2)}
 loop = mf.sweep(arrays, method="loop", **AXES)
 figures["arrays"] = difference(mf.sweep(arrays, mesh=mesh, **AXES), loop)
+# All devices of the process, unless another method is asked for.
+own = mf.sweep(arrays, **AXES)
+figures["arrays on all"] = difference(own, loop)
+figures["layout of arrays"] = own.attributes["layout"]["all"]
 
 # Stopped and continued, with its state on four devices again.
 import mfjax.driver as driver
@@ -187,8 +191,11 @@ def several(tmp_path_factory):
 def test_cells_divided_among_devices_equal_those_of_one(several):
     print(several)
     assert several["devices"] == 4
-    for name in ("map", "vmap", "arrays"):
+    for name in ("map", "vmap", "arrays", "arrays on all"):
         assert several[name] <= 1e-12, name
+    layout = several["layout of arrays"]
+    assert (layout["method"], layout["devices"], layout["workers"]) == ("map", 4, 1)
+    assert layout["reason"] == "a mesh of processors"
     layout = several["layout"]
     assert (layout["method"], layout["batch_size"], layout["devices"]) == ("map", 8, 4)
 

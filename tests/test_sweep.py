@@ -379,6 +379,9 @@ def test_arrays(method):
     fn = Counted(lambda a, b: {"sum": a + b, "vector": a * jnp.arange(3.0), "constant": jnp.eye(2)})
     table = mf.sweep(fn, method=method, a=[1.0, 2.0], b=[10, 20, 30])
     assert fn.calls == 1
+    layout = table.attributes["layout"]["all"]
+    assert layout["method"] == ("loop" if method == "auto" else method)
+    assert (layout["reason"] == "asked for") == (method != "auto")
     assert table["sum"].tolist() == [[11.0, 21.0, 31.0], [12.0, 22.0, 32.0]]
     np.testing.assert_array_equal(
         table["vector"], np.array([1, 2])[:, None, None] * np.ones((1, 3, 1)) * np.arange(3)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from mfjax import status as codes
 from mfjax._arrays import is_traced, scalar
 from mfjax.energies.dual import Combined, Dual
-from mfjax.energies.field import slopes_at, values_at
+from mfjax.energies.field import Field, slopes_at, values_at
 from mfjax.measures import Measure
 
 
@@ -141,16 +141,26 @@ def Scaled(factor: Any, energy: Energy) -> "Sum":
     return Sum(tuple((factor * c, term) for c, term in energy.parts()))
 
 
-class _WeightedPotential(eqx.Module):
+class _WeightedPotential(Field):
+    """The sum of potentials, each by its own way to many points; `width` is the size of their measure."""
+
     coefficients: tuple
     potentials: tuple
+    width: int = eqx.field(static=True)
 
     def __call__(self, point):
-        terms = [
-            jnp.asarray(c).astype(point.dtype) * v(point)
-            for c, v in zip(self.coefficients, self.potentials, strict=True)
-        ]
-        return sum(terms, jnp.zeros((), point.dtype))
+        return self._sum(lambda potential: potential(point), jnp.zeros((), point.dtype))
+
+    def at(self, points):
+        zero = jnp.zeros((len(points),), points.dtype)
+        return self._sum(lambda potential: values_at(potential, points, self.width), zero)
+
+    def slopes(self, points):
+        return self._sum(lambda potential: slopes_at(potential, points, self.width), jnp.zeros_like(points))
+
+    def _sum(self, evaluate, zero):
+        pairs = zip(self.coefficients, self.potentials, strict=True)
+        return sum((jnp.asarray(c).astype(zero.dtype) * evaluate(v) for c, v in pairs), zero)
 
 
 class Sum(Energy):
@@ -187,7 +197,7 @@ class Sum(Energy):
             status = jnp.maximum(status, s.status)
         return Solution(
             value=value,
-            potential=_WeightedPotential(coefficients, tuple(s.potential for s in solutions)),
+            potential=_WeightedPotential(coefficients, tuple(s.potential for s in solutions), mu.size),
             # Of two terms with inner problems, neither's weights are those of the sum.
             outer_weights=weights[0] if len(weights) == 1 else None,
             residual=residual,

@@ -13,8 +13,8 @@ from mfjax.energies.base import Energy, Solution
 from mfjax.energies.data import Data
 from mfjax.energies.dual import Dual
 from mfjax.energies.field import Field
-from mfjax.features import FeatureMap, check_features, require_features
-from mfjax.losses import Loss, as_loss
+from mfjax.features import FeatureMap, Interpolated, check_features, require_features
+from mfjax.losses import Loss, Square, as_loss
 
 
 class Risk(Energy):
@@ -63,6 +63,10 @@ class Risk(Energy):
 
     def validate(self, mu, domain=None):
         check_features(self.features, mu.points, self.data.x, domain)
+        if isinstance(self.features, Interpolated) and not isinstance(self.loss, Square):
+            raise ValueError(
+                f"compressed data are those of the squared loss, got {type(self.loss).__name__}: use all data"
+            )
 
     def init(self, mu):
         return Prepared(self._unweighted().prepare(self.features, mu.points))

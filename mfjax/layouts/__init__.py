@@ -2,13 +2,13 @@
 
 from mfjax.layouts.layout import METHODS as METHODS
 from mfjax.layouts.layout import Layout as Layout
-from mfjax.layouts.layout import divided as divided
 from mfjax.layouts.layout import groups_of as groups_of
 from mfjax.layouts.layout import spans_processes as spans_processes
 from mfjax.layouts.layout import whole_mesh as whole_mesh
 from mfjax.layouts.plan import Bucket as Bucket
 from mfjax.layouts.plan import Request as Request
 from mfjax.layouts.plan import plan as plan
+from mfjax.layouts.plan import plan_arrays as plan_arrays
 from mfjax.layouts.program import along as along
 from mfjax.layouts.program import batched as batched
 from mfjax.layouts.program import placed as placed

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from mfjax.driver import SOLO, Program
 from mfjax.layouts.choice import Candidate, choose
-from mfjax.layouts.layout import Layout, groups_of, threads, whole_mesh
+from mfjax.layouts.layout import Layout, divided, groups_of, threads, whole_mesh
 from mfjax.layouts.memory import fit
 from mfjax.layouts.program import batched
 from mfjax.table import Traced
@@ -60,6 +60,25 @@ def plan(request: Request, bucket: Bucket, kept: Layout | None) -> tuple[Layout,
     loops = [Layout("loop", workers=number) for number in numbers]
     candidates = lambda number: _candidates(request.batch_size, bucket, number, everything)
     return choose(loops, bucket.alone, candidates, bucket.count, bucket.chunks)
+
+
+def plan_arrays(request: Request, count: int, varies: bool) -> tuple[Layout, Mesh | None]:
+    """The layout of a function that returns arrays, and the mesh of its devices: too short to be measured."""
+    method, reason, mesh = request.method, "asked for", request.mesh
+    if not varies:
+        method, mesh = "loop", None
+    elif method == "auto":
+        mesh, on_cpu = whole_mesh(mesh), jax.default_backend() == "cpu"
+        if not on_cpu:
+            method, reason = "vmap", "an accelerator"
+        elif mesh is not None:
+            method, reason = "map", "a mesh of processors"
+        else:
+            method, reason = "loop", "arrays are not worth measuring"
+    devices = 1 if mesh is None else mesh.devices.size
+    size = 1 if method == "loop" else divided(min(request.batch_size or count, count), devices)
+    workers = threads(request.workers) if mesh is None else 1
+    return Layout(method, size, devices, workers, reason), mesh
 
 
 def _candidates(size: int | None, bucket: Bucket, number: int, mesh: Mesh | None) -> list[Candidate]:

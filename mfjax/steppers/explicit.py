@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._arrays import safe_sqrt, scalar
+from mfjax._arrays import inner, safe_sqrt, scalar
 from mfjax.flows.base import State
 from mfjax.measures import Grid, Measure, Tangent
 from mfjax.steppers.base import Step, Stepper, settle, step_size
@@ -196,4 +196,5 @@ def _ratio(error: Array, scale: Array) -> Array:
 
 def _mean(weights: Array, values: Array) -> Array:
     values = values.reshape(weights.shape[0], -1)
-    return weights @ jnp.sum(values**2, axis=-1) / jnp.sum(weights)
+    mass = jnp.sum(weights)
+    return inner(weights, jnp.sum(values**2, axis=-1)) / jnp.where(mass > 0, mass, 1)

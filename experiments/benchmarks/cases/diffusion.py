@@ -1,6 +1,5 @@
 """Ultra-fast diffusion, gamma = 100: work against precision, beside LSODA on the same semi-discretisation."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import mfjax as mf
 from benchmarks.baselines.lsoda import Diffusion
 from benchmarks.harness import Contender, Results, race, time_at
+from benchmarks.machine import cores
 from mfjax.simulate import trajectory
 
 TIMES = np.array([0.098, 0.977, 4.88, 9.77])
@@ -123,7 +123,7 @@ def batched(results, quick):
         ways = {
             "vmap": partial(solve, batch),
             "loop": partial(looped, sims(rtol), 1),
-            "threads": partial(looped, sims(rtol), len(os.sched_getaffinity(0))),
+            "threads": partial(looped, sims(rtol), cores()),
         }
         for way, call in ways.items():
             name = f"Rosenbrock {way} {rtol:g}"

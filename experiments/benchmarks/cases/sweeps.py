@@ -1,7 +1,5 @@
 """A sweep of 4 lam x 6 seeds by every method, against its own compiled program called in sequence."""
 
-from importlib import import_module
-
 import jax
 import jax.random as jr
 import numpy as np
@@ -9,6 +7,7 @@ import numpy as np
 import mfjax as mf
 from benchmarks.cases.particles import CENTER, circle, compiled, simulation
 from benchmarks.harness import Contender, Results, race
+from mfjax.layouts import METHODS
 
 LAMS = (1e-1, 1e-2, 1e-3, 1e-4)
 
@@ -16,7 +15,7 @@ LAMS = (1e-1, 1e-2, 1e-3, 1e-4)
 def run(quick=False):
     """Seconds a step and cell. Runs of two lengths are timed: the difference is free of compilation."""
     results = Results()
-    methods = [name for name in import_module("mfjax.sweep").METHODS if name != "auto"]
+    methods = [name for name in METHODS if name != "auto"]
     lams, seeds, inputs = (LAMS[:2], range(2), 64) if quick else (LAMS, range(6), 4096)
     best = {}
     for width in (8,) if quick else (32, 128, 512):
