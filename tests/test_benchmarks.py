@@ -205,9 +205,10 @@ def test_requirements_are_judged():
     results.require("fast", 6.0, 5.0)
     results.require("small", 6.0, 5.0, least=False)
     results.require("unknown", None, 5.0)
-    assert [entry["met"] for entry in results.requirements] == [True, False, None]
+    results.require("given up", None, 5.0, note="not finished", finished=False)
+    assert [entry["met"] for entry in results.requirements] == [True, False, None, False]
     lines = requirements({"x": {"requirements": results.requirements}}).splitlines()[2:]
-    assert [line.split()[-1] for line in lines] == ["yes", "NO", "measured"]
+    assert [line.split()[-1] for line in lines] == ["yes", "NO", "measured", "NO"]
 
 
 # --- the program ------------------------------------------------------------------------------------------

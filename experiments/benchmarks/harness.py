@@ -50,10 +50,21 @@ class Results:
         self.rows.append({"case": case, "method": method, "seconds": times, **columns})
 
     def require(
-        self, text: str, measured: float | None, bar: float, *, least: bool = True, note: str = ""
+        self,
+        text: str,
+        measured: float | None,
+        bar: float,
+        *,
+        least: bool = True,
+        note: str = "",
+        finished: bool = True,
     ) -> None:
-        """A requirement: `measured` at `least` (or at most) `bar`; None where it was not measured."""
+        """A requirement: `measured` at `least` (or at most) `bar`; None where it was not measured.
+
+        What was tried and has not `finished` has no measure, and is not met.
+        """
         met = None if measured is None else bool(measured >= bar if least else measured <= bar)
+        met = met if finished else False
         entry = {
             "requirement": text,
             "measured": measured,
