@@ -96,7 +96,7 @@ def compress(
     - `points`: a domain, from which 2048 points are drawn, or an array (T, d): where the features are looked
       at. Every second one makes the basis, the others test it. They must be where particles will be:
       elsewhere, and in directions that leave the domain, phi~ is another function.
-      They take 16 N T bytes, and a factorisation of N T min(N, T) operations.
+      All features there are held in double precision, and factorised.
     - `tolerance`: largest |phi - phi~| in L^2 of the data over all these points, relative to the largest
       |phi|.
 

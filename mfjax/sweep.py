@@ -80,9 +80,10 @@ def sweep(
     - `method`: "loop" runs cells one after the other through one compiled program, several at a time in
       threads; "map" compiles the loop over the cells of a group too; "vmap" runs a group as one array axis.
       "auto" takes "vmap" on accelerators; on CPU it times the first chunk of each and takes the fastest, or
-      loops where there is less to do than to measure. `table.attributes["layout"]` says which, and why.
-    - `batch_size`: cells in a group, by default as many as fit into half of the free memory, for which the
-      compiled programs are asked.
+      loops where there is less to do than to measure. Arrays are not measured: on CPU they are a loop, on
+      several devices a map. `table.attributes["layout"]` says which, and why.
+    - `batch_size`: cells in a group, by default as many as fit into half of the free memory, and for "vmap"
+      on CPU into 8 MiB of cache but at least two; the compiled programs are asked what they need.
     - `workers`: programs at a time on CPU, in threads: by default one per core, at most 4; on a mesh one.
     - `mesh`: a `jax.make_mesh`, whose devices divide the cells of a group among them, all its axes taken
       together. Without one, "auto" uses all devices of the process. A CPU has one, unless a program says

@@ -1,8 +1,8 @@
 """The linear systems of implicit steps: (I + tau G) x = b, G x what leaves each cell.
 
 Columns of G sum to zero and only its diagonal is positive: the matrix is the transpose of a diagonally
-dominant M-matrix, and its inverse is non-negative and conserves sums, for every tau. Solutions are while tau
-times the rates stays below the inverse of the precision: beyond, the 1 is lost in rounding.
+dominant M-matrix, and its inverse is non-negative and conserves sums, for every tau. So are
+solutions while tau times the rates stays below the inverse of the precision; beyond, rounding loses the 1.
 """
 
 from functools import partial
