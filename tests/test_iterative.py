@@ -329,7 +329,6 @@ def test_a_run_through_windows_is_differentiated_like_one_through_a_matrix(monke
     exact = jax.grad(final)(numbers, plain, mf.outer.Cholesky())
     sectors = jax.grad(final)(numbers, relu, mf.outer.Cholesky())
     monkeypatch.setattr(mf.features.relu, "SMALLEST", 0)
-    monkeypatch.setattr(mf.features.relu, "SMALLEST_OF_SECTORS", 0)
     windows = jax.grad(final)(numbers, relu, iterate)
     for found in (sectors, windows):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-8), found, exact)

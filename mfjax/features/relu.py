@@ -12,9 +12,8 @@ from mfjax.domains import Sphere
 from mfjax.features.ridge import Ridge
 from mfjax.operators import Arcs, Sectors, Windows, near_circle
 
-# Up to so many features a matrix is faster than sorting, by measurement on two cores; and up to so many where
-# its Gram matrix comes from sectors.
-SMALLEST, SMALLEST_OF_SECTORS = 2**18, 3 * 2**18
+# Up to so many features a matrix is faster than sorting, by measurement on two cores.
+SMALLEST = 2**18
 
 
 def relu(z: Array) -> Array:
@@ -55,8 +54,8 @@ class ReLU(Ridge):
 
     def operator(self, points, x, root, prepared=None):
         count = len(points) * len(x)
-        # Where nothing is prepared, sorting the data would be most of a solve.
-        if prepared is not None and self.homogeneous and count <= SMALLEST_OF_SECTORS:
+        if count <= SMALLEST and prepared is not None and self.homogeneous:
+            # Where nothing is prepared, sorting the data would be most of a solve.
             return Sectors(self.matrix(points, x), root, points, prepared)
         if count <= SMALLEST or not self._windows(x) or self._elsewhere(points):
             return super().operator(points, x, root)

@@ -51,13 +51,15 @@ def groups_of(count: int, size: int) -> list[np.ndarray]:
     return [np.minimum(np.arange(low, low + size), count - 1) for low in range(0, count, size)]
 
 
-def even(count: int, size: int, devices: int = 1) -> int:
+def even(count: int, size: int, devices: int = 1, workers: int = 1) -> int:
     """At most about `size` cells in a group, a multiple of `devices`, with groups as even as that allows.
 
-    >>> even(9, 8), even(9, 8, 4)
-    (5, 8)
+    Their number is a multiple of `workers` where it can be, so that none waits for the last group.
+
+    >>> even(9, 8), even(9, 8, 4), even(24, 11), even(24, 11, workers=2)
+    (5, 8, 8, 6)
     """
-    number = -(-count // min(size, count))
+    number = divided(-(-count // min(size, count)), workers)
     return divided(-(-count // number), devices)
 
 

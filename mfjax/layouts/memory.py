@@ -75,7 +75,8 @@ def fit(
 ) -> tuple[Program, int]:
     """The compiled loop and the largest number of cells, at most `size`, whose programs fit into memory.
 
-    If they are to be `cached`, two cells or the number whose programs fit into `CACHE`.
+    If they are to be `cached`, two cells or the number whose programs fit into `CACHE`, in a multiple of
+    `workers` batches.
     """
     devices = 1 if mesh is None else mesh.devices.size
     free = FRACTION * (free_memory(mesh) if free is None else free)
@@ -91,7 +92,7 @@ def fit(
     while True:
         each = needed_memory(program, shapes_of(traced, size), chunks)
         if cached and size > 2 and CACHE < each <= free / workers:
-            size = even(count, max(2, int(size * CACHE / each)))
+            size = even(count, max(2, int(size * CACHE / each)), workers=workers)
             cached = False
             continue
         if workers * each <= free or size <= devices:

@@ -1,5 +1,6 @@
 """Seconds until a program that uses mfjax can begin."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,10 @@ SPHERE = Path(__file__).resolve().parents[2] / "sphere.py"
 
 
 def process(*arguments):
-    """A call that starts Python and waits for it."""
+    """A call that starts Python and waits for it; bytecode is kept, as an installed package has it."""
     command = [sys.executable, *map(str, arguments)]
-    return lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
 
 
 def run(quick=False):
