@@ -9,7 +9,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
-from mfjax._arrays import as_floats, finite, inner, is_traced, scalar
+from mfjax._arrays import as_floats, finite, inner, is_traced, long_norm, scalar
 from mfjax.domains import Domain
 from mfjax.energies.data import Data
 from mfjax.features import FeatureMap, check_features
@@ -54,7 +54,7 @@ class Compressed(eqx.Module):
         nodes, root = self.features.nodes.astype(dtype), jnp.sqrt(self.data.weights).astype(dtype)
         at = lambda point, inputs: jax.vmap(self.features.features, in_axes=(None, 0))(point, inputs)
         error = lambda point: root * at(point, x) - inner(basis, inner(reader, at(point, nodes)))
-        return over_rows(lambda point: jnp.linalg.norm(error(point)), points.astype(dtype), len(x))
+        return over_rows(lambda point: long_norm(error(point)), points.astype(dtype), len(x))
 
     def inputs(self, x: Float[Array, "B k"]) -> Float[Array, "B J"]:
         """Coefficients c with which phi~(omega, c) is near phi(omega, x), for predictions at new inputs x.

@@ -82,8 +82,9 @@ def sweep(
       "auto" takes "vmap" on accelerators; on CPU it times the first chunk of each and takes the fastest, or
       loops where there is less to do than to measure. Arrays are not measured: on CPU they are a loop, on
       several devices a map. `table.attributes["layout"]` says which, and why.
-    - `batch_size`: cells in a group, by default as many as fit into half of the free memory, and for "vmap"
-      on CPU into 8 MiB of cache but at least two; the compiled programs are asked what they need.
+    - `batch_size`: cells in a group. By default, of runs as many as fit into half of the free memory, and for
+      "vmap" on CPU into 8 MiB of cache but at least two; the compiled programs are asked what they need. Of
+      arrays all cells, whether they fit or not; one a device where "auto" takes "map".
     - `workers`: programs at a time on CPU, in threads: by default one per core, at most 4; on a mesh one.
     - `mesh`: a `jax.make_mesh`, whose devices divide the cells of a group among them, all its axes taken
       together. Without one, "auto" uses all devices of the process. A CPU has one, unless a program says
@@ -96,8 +97,10 @@ def sweep(
     - `throw`: whether a failed cell raises at the end; otherwise it warns, the cell's results are NaN from
       its failure on, and the other cells are untouched.
 
-    **Raises** `ValueError` for empty axes, NaN among them, unknown methods, numbers out of range, numbers
-    that decide structure and are not named in `static`, and results whose shapes differ between cells.
+    **Raises** `ValueError` for empty axes, NaN or texts among numbers, unknown methods, numbers that the
+    precision turns into others (zero, infinity, a neighbour, another whole number), numbers out of range,
+    numbers that decide structure and are not named in `static`, and results whose shapes differ between
+    cells.
 
     >>> import mfjax as mf
     >>> table = mf.sweep(lambda lam, seed: lam + seed, lam=[0.5, 1.0], seed=range(3))
@@ -147,7 +150,9 @@ def sweep(
         name = "-".join(f"{n}-{i}" for n, i in zip(fixed, bucket, strict=True)) or "all"
         place = None if path is None else Path(path) / name
         indices = list(product(*(range(len(axes[n])) for n in traced)))
-        columns = {n: np.asarray([axes[n][k[j]] for k in indices]) for j, n in enumerate(traced)}
+        # Whole numbers beyond 64 bits would make objects of the floats beside them.
+        types = {n: float if any(isinstance(v, float) for v in axes[n]) else None for n in traced}
+        columns = {n: np.asarray([axes[n][k[j]] for k in indices], types[n]) for j, n in enumerate(traced)}
         results, layout = _bucket(fn, constant, columns, axes, len(indices), place, request, resume, progress)
         layouts[name] = layout.as_dict()
         for index, result in zip(indices, results, strict=True):

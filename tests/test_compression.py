@@ -1,5 +1,7 @@
 """Data compressed by empirical interpolation, against all data: values, gradients, bounds, runs, refusals."""
 
+from types import SimpleNamespace
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -52,6 +54,28 @@ def parts(small):
 def measure(domain, dtype="float64", m=60):
     masses = jr.uniform(jr.key(3), (m,)) / m
     return mf.measures.Particles(domain.sample(jr.key(4), m).astype(dtype), masses.astype(dtype))
+
+
+def test_the_bound_has_a_gradient_where_a_feature_is_zero_at_all_data():
+    x, domain = jr.normal(jr.key(1), (40, 2)), mf.domains.Euclidean(2)
+    small = mf.compress(Ridge(jnp.tanh), x, x[:, 0], mf.domains.Sphere(1), tolerance=1e-3)
+    energy = mf.energies.ReducedRisk(
+        small.features,
+        small.x,
+        small.y,
+        1e-2,
+        # Not zero there: |u| has a kink at zero.
+        regularizer=mf.regularizers.Quadratic(center=1.0),
+        data_weights=small.data_weights,
+        outer=Cholesky(),
+    )
+    flow, bound = mf.flows.Wasserstein(energy, domain), mf.observables.CompressionError(small)
+    value = lambda points: bound(mf.measures.Particles(points), flow)
+    points = 0.5 * jr.normal(jr.key(2), (6, 2)).at[0].set(0.0)
+    assert float(small.errors(points)[0]) == 0
+    direction, h = jr.normal(jr.key(3), (6, 2)), 1e-6
+    difference = (value(points + h * direction) - value(points - h * direction)) / (2 * h)
+    np.testing.assert_allclose(jnp.vdot(jax.grad(value)(points), direction), difference, rtol=1e-6)
 
 
 @pytest.mark.parametrize("lam", [1e-1, 1e-3])
@@ -241,5 +265,15 @@ def test_refusals():
     with pytest.raises(ValueError, match="those of the squared loss, got Huber"):
         huber(mf.measures.Particles(jr.normal(jr.key(1), (5, 3))))
     flow = mf.flows.Wasserstein(mf.energies.ReducedRisk(features, x, y, 1e-2), domain)
+    # As users meet it, whose calls no annotation checks.
+    with pytest.raises(ValueError, match=r"what mfjax\.compress returned, got float"):
+        mf.observables.CompressionError.__check_init__(SimpleNamespace(compressed=0.1))
+    sine = mf.compress(Weighted(Ridge(jnp.sin)), x, y, jr.normal(jr.key(0), (400, 3)), tolerance=0.3)
+    reduced = mf.energies.ReducedRisk(small.features, small.x, small.y, 1e-2, data_weights=small.data_weights)
+    other = mf.flows.Wasserstein(reduced, mf.domains.Euclidean(3))
+    mu = mf.measures.Particles(jr.normal(jr.key(1), (5, 3)))
+    mf.observables.CompressionError(small)(mu, other)
+    with pytest.raises(ValueError, match="features of another"):
+        mf.observables.CompressionError(sine)(mu, other)
     with pytest.raises(ValueError, match=r"mfjax\.compress, got Quadratic and ReLU"):
         mf.observables.CompressionError()(measure(domain), flow)

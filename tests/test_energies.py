@@ -266,11 +266,29 @@ def test_kernels_know_the_domain_of_the_flow(energy):
         mf.flows.Wasserstein(energy(kernel), SEAM).init(mu)
         mf.flows.Wasserstein(energy(kernel), FLAT).init(mu)
     for kernel in (mf.kernels.ArcCosine(), mf.kernels.ArcSine(), mf.kernels.SmoothedGaussian()):
-        with pytest.raises(ValueError, match="takes distances in flat space"):
+        with pytest.raises(ValueError, match=r"takes distances in flat space.* overrides validate"):
             mf.flows.Wasserstein(energy(kernel), SEAM).init(mu)
         mf.flows.Wasserstein(energy(kernel), FLAT).init(mu)
     # The period may be a swept number.
     jax.jit(lambda L: energy(PERIODIC).validate(mu, mf.domains.Torus(1, L)))(1.0)
+
+
+@pytest.mark.parametrize(
+    "take", [mf.energies.Interaction, mf.kernels.Signed, lambda k: MMD(k, Particles([[0.95]]))]
+)
+def test_a_class_is_no_kernel(take):
+    with pytest.raises(ValueError, match="kernel must be a Kernel or callable"):
+        take(mf.kernels.Gaussian)
+
+
+def test_a_function_that_claims_a_mass_is_taken_as_a_function():
+    class Duck:
+        conditional = True
+
+        def __call__(self, x, y):
+            return jnp.sum(x * y)
+
+    MMD(Duck(), Particles([[0.95]])).validate(Particles([[0.05], [0.1]]))
 
 
 def test_signed_kernels_know_the_domain_of_the_flow():

@@ -196,6 +196,8 @@ def test_cells_divided_among_devices_equal_those_of_one(several):
     layout = several["layout of arrays"]
     assert (layout["method"], layout["devices"], layout["workers"]) == ("map", 4, 1)
     assert layout["reason"] == "a mesh of processors"
+    # What is killed loses one group: a cell a device.
+    assert layout["batch_size"] == 4
     layout = several["layout"]
     assert (layout["method"], layout["batch_size"], layout["devices"]) == ("map", 8, 4)
 

@@ -275,6 +275,9 @@ def test_numbers_out_of_range_are_told_before_anything_runs(tmp_path):
         ([0, 2**40], "a has a value 1099511627776 beyond int32 here: enable jax_enable_x64"),
         ([1.0, 1e40], r"a has a value 1e\+40 beyond float32"),
         ([1.0, 1.0 + 1e-9], "values that are one number in float32"),
+        ([1e-50, 1.0], "a has a value 1e-50 beyond float32"),
+        ([0.5, 2**24 + 1], "a has a value 16777217 beyond float32"),
+        ([0.5, 2**200], f"a has a value {2**200} beyond float32"),
         ([1.0, "s"], "a mixes texts with other values"),
     ],
 )
@@ -379,6 +382,9 @@ def test_arrays(method):
     fn = Counted(lambda a, b: {"sum": a + b, "vector": a * jnp.arange(3.0), "constant": jnp.eye(2)})
     table = mf.sweep(fn, method=method, a=[1.0, 2.0], b=[10, 20, 30])
     assert fn.calls == 1
+    alike = mf.sweep(lambda kind: jnp.zeros(()), method=method, kind=["x"]).attributes["layout"]
+    reasons = {entry["reason"] for entry in alike.values()}
+    assert reasons == {"asked for" if method == "loop" else "no number varies within a bucket"}
     layout = table.attributes["layout"]["all"]
     assert layout["method"] == ("loop" if method == "auto" else method)
     assert (layout["reason"] == "asked for") == (method != "auto")

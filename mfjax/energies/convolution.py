@@ -1,11 +1,9 @@
 """Convolutions of a kernel with a measure."""
 
 from collections.abc import Callable
-from typing import Any
 
 from jaxtyping import Array
 
-from mfjax._arrays import kind
 from mfjax.domains import Domain
 from mfjax.kernels import Kernel
 from mfjax.kernels.sums import kernel_slopes, kernel_sums, row_sum
@@ -25,12 +23,6 @@ def convolution(kernel: Callable, mu: Measure, points: Array) -> Array:
 def convolution_slopes(kernel: Callable, mu: Measure, points: Array) -> Array:
     """int grad_1 k(., y) dmu(y) at many points."""
     return kernel_slopes(kernel, points, mu.points, mu.weights)
-
-
-def require_kernel(kernel: Any) -> None:
-    """**Raises** `ValueError` unless `kernel` is a function of two points."""
-    if isinstance(kernel, type) or not callable(kernel):
-        raise ValueError(f"kernel must be a Kernel or callable on two points, got {kind(kernel)}")
 
 
 def check_kernel(kernel: Callable, domain: Domain | None) -> None:

@@ -12,9 +12,9 @@ from mfjax.energies.convolution import (
     convolution,
     convolution_at,
     convolution_slopes,
-    require_kernel,
 )
 from mfjax.energies.field import Field
+from mfjax.kernels.base import Kernel, require_kernel
 from mfjax.measures import Measure
 
 
@@ -68,14 +68,15 @@ class MMD(Energy):
                 f"the target has points of dimension {self.target.points.shape[-1]} and the measure "
                 f"{mu.points.shape[-1]}"
             )
-        if getattr(self.kernel, "conditional", False) and not is_traced((mu, self.target)):
+        conditional = isinstance(self.kernel, Kernel) and self.kernel.conditional
+        if conditional and not is_traced((mu, self.target)):
             # By numpy: inside jit a constant is no tracer, and its sum would be one.
             both = [(np.asarray(nu.points), np.asarray(nu.weights)) for nu in (mu, self.target)]
             masses = [float(self.kernel.mass(*nu)) for nu in both]
             if abs(masses[0] - masses[1]) > 1e-3 * max(weights.sum() for _, weights in both):
                 raise ValueError(
                     f"kernels.{type(self.kernel).__name__} compares measures of one mass, got "
-                    f"{masses[0]:g} and a target of {masses[1]:g}: scale one of them"
+                    f"{masses[0]:g} and a target of {masses[1]:g}: change the weights of one of them"
                 )
 
     def solve(self, mu, carry=None):

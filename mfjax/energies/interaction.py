@@ -7,6 +7,7 @@ from jaxtyping import Array
 from mfjax.energies.base import Energy, Solution
 from mfjax.energies.convolution import check_kernel, convolution, convolution_at, convolution_slopes
 from mfjax.energies.field import Field
+from mfjax.kernels.base import require_kernel
 from mfjax.measures import Measure
 
 
@@ -28,8 +29,7 @@ class Interaction(Energy):
     kernel: Callable[[Array, Array], Array]
 
     def __init__(self, kernel: Callable):
-        if not callable(kernel):
-            raise ValueError(f"kernel must be callable on two points, got {kernel!r}")
+        require_kernel(kernel)
         self.kernel = kernel
 
     def validate(self, mu, domain=None):

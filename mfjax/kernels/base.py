@@ -1,12 +1,20 @@
 """The abstract kernel."""
 
 from abc import abstractmethod
+from dataclasses import fields
 from typing import Any, ClassVar
 
 import equinox as eqx
 from jaxtyping import Array, Float
 
+from mfjax._arrays import kind
 from mfjax.domains import Domain
+
+
+def require_kernel(kernel: Any) -> None:
+    """**Raises** `ValueError` unless `kernel` is a function of two points."""
+    if isinstance(kernel, type) or not callable(kernel):
+        raise ValueError(f"kernel must be a Kernel or callable on two points, got {kind(kernel)}")
 
 
 class Kernel(eqx.Module):
@@ -53,7 +61,10 @@ class Kernel(eqx.Module):
         """
         if not (domain.flat or (own is not None and own.agrees(domain))):
             place = "flat space" if own is None else repr(own)
+            remedy = "pass domain= to the kernel"
+            if not any(field.name == "domain" for field in fields(self)):
+                remedy = "a kernel that is one of that domain overrides validate"
             raise ValueError(
                 f"kernels.{type(self).__name__} takes distances in {place} and the measure moves on "
-                f"{domain!r}: pass domain= to the kernel"
+                f"{domain!r}: {remedy}"
             )

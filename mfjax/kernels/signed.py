@@ -5,7 +5,7 @@ from collections.abc import Callable
 from jaxtyping import Array, Float
 
 from mfjax.domains import Signed as SignedDomain
-from mfjax.kernels.base import Kernel
+from mfjax.kernels.base import Kernel, require_kernel
 
 
 class Signed(Kernel):
@@ -24,8 +24,7 @@ class Signed(Kernel):
     kernel: Callable[[Array, Array], Array]
 
     def __init__(self, kernel: Callable):
-        if not callable(kernel):
-            raise ValueError(f"kernel must be callable on two points, got {kernel!r}")
+        require_kernel(kernel)
         self.kernel = kernel
 
     @property

@@ -14,6 +14,9 @@ from mfjax.layouts.memory import fit
 from mfjax.layouts.program import batched
 from mfjax.table import Traced
 
+# Why cells of which no number differs are not made one program.
+ALIKE = "no number varies within a bucket"
+
 
 class Request(NamedTuple):
     """What a user asks for; `None` and "auto" leave it to the sweep."""
@@ -42,9 +45,11 @@ def plan(request: Request, bucket: Bucket, kept: Layout | None) -> tuple[Layout,
     method, batch_size, workers, mesh = request
     if kept is not None:
         return _again(request, bucket, kept)
-    loop = Layout("loop", workers=threads(workers))
-    if method == "loop" or not any(bucket.traced.varying):
-        return loop, SOLO
+    loop = lambda reason: Layout("loop", workers=threads(workers), reason=reason)
+    if method == "loop":
+        return loop("asked for"), SOLO
+    if not any(bucket.traced.varying):
+        return loop(ALIKE), SOLO
     if method != "auto":
         number = threads(workers) if mesh is None else workers or 1
         return _prepared(bucket, method, batch_size, number, mesh)
@@ -54,9 +59,9 @@ def plan(request: Request, bucket: Bucket, kept: Layout | None) -> tuple[Layout,
     if mesh is not None:
         return _prepared(bucket, "map", batch_size, 1, mesh, "a mesh of processors")
     if bucket.count == 1:
-        return loop, SOLO
+        return loop("one cell"), SOLO
     # Threads change no number: whether they pay is measured too, unless their number is asked for.
-    numbers = dict.fromkeys((loop.workers, 1)) if workers is None else (workers,)
+    numbers = dict.fromkeys((threads(None), 1)) if workers is None else (workers,)
     loops = [Layout("loop", workers=number) for number in numbers]
     candidates = lambda number: _candidates(request.batch_size, bucket, number, everything)
     return choose(loops, bucket.alone, candidates, bucket.count, bucket.chunks)
@@ -66,7 +71,7 @@ def plan_arrays(request: Request, count: int, varies: bool) -> tuple[Layout, Mes
     """The layout of a function that returns arrays, and the mesh of its devices: too short to be measured."""
     method, reason, mesh = request.method, "asked for", request.mesh
     if not varies:
-        method, mesh = "loop", None
+        method, mesh, reason = "loop", None, "asked for" if method == "loop" else ALIKE
     elif method == "auto":
         mesh, on_cpu = whole_mesh(mesh), jax.default_backend() == "cpu"
         if not on_cpu:
@@ -76,7 +81,9 @@ def plan_arrays(request: Request, count: int, varies: bool) -> tuple[Layout, Mes
         else:
             method, reason = "loop", "arrays are not worth measuring"
     devices = 1 if mesh is None else mesh.devices.size
-    size = 1 if method == "loop" else divided(min(request.batch_size or count, count), devices)
+    # A group is kept on disk once it is known: as small as those of a loop, unless more are asked for.
+    default = devices if request.method == "auto" and method == "map" else count
+    size = 1 if method == "loop" else divided(min(request.batch_size or default, count), devices)
     workers = threads(request.workers) if mesh is None else 1
     return Layout(method, size, devices, workers, reason), mesh
 

@@ -1,5 +1,6 @@
 """What compressed data may change of the reduced risk."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -26,10 +27,17 @@ class CompressionError(Observable):
     the points that it was given: then this is no bound for particles elsewhere, and between those points as
     good as they are dense. One outer solve.
 
-    **Raises** `ValueError` for a flow without a `ReducedRisk` of `Interpolated` features and `Quadratic`.
+    **Raises** `ValueError` for a flow without a `ReducedRisk` of `Interpolated` features and `Quadratic`, and
+    for a `compressed` whose features have another structure than those of the flow.
     """
 
     compressed: Compressed | None = None
+
+    def __check_init__(self):
+        if self.compressed is not None and not isinstance(self.compressed, Compressed):
+            raise ValueError(
+                f"compressed must be what mfjax.compress returned, got {type(self.compressed).__name__}"
+            )
 
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
         energy = risk_of(flow, (ReducedRisk,), self)
@@ -37,6 +45,11 @@ class CompressionError(Observable):
             raise ValueError(
                 "CompressionError needs the regularizer Quadratic and the features of mfjax.compress, got "
                 f"{type(energy.regularizer).__name__} and {type(energy.features).__name__}"
+            )
+        if self.compressed is not None and not _alike(self.compressed.features, energy.features):
+            raise ValueError(
+                f"CompressionError was given the compression of {self.compressed.features.features!r}, and "
+                f"the flow has features of another, of {energy.features.features!r}: give it that of the flow"
             )
         # The system of the flow, which may ride on other particles.
         mu = flow.lift(mu)
@@ -48,3 +61,9 @@ class CompressionError(Observable):
         spent, size = mu.integrate(jnp.abs(solved.outer_weights)), inner(alpha, alpha)
         second = jnp.maximum(spent**2 / energy.lam.astype(mu.dtype), size * jnp.sum(mu.weights))
         return eps * jnp.sqrt(size) * spent + 0.5 * eps**2 * second
+
+
+def _alike(one: Interpolated, other: Interpolated) -> bool:
+    """Whether two features have one structure: their numbers may be traced."""
+    shapes = lambda features: [jnp.shape(leaf) for leaf in jax.tree.leaves(features)]
+    return jax.tree.structure(one) == jax.tree.structure(other) and shapes(one) == shapes(other)

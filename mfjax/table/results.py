@@ -101,7 +101,12 @@ def check_representable(name: str, values: tuple) -> None:
         info = np.iinfo(dtype)
         beyond = [v for v in values if not info.min <= v <= info.max]
     else:
-        beyond = [v for v in values if np.isfinite(v) and abs(v) > float(np.finfo(dtype).max)]
+        largest = float(np.finfo(dtype).max)
+        beyond = [v for v in values if isinstance(v, int) and abs(v) > largest]
+        # What becomes zero or infinite is another number, and so is a whole number that is rounded.
+        beyond += [v for v in values if not isinstance(v, int) and np.isfinite(v) and abs(v) > largest]
+        beyond += [v for v in values if v not in beyond and v != 0 and dtype.type(v) == 0]
+        beyond += [v for v in values if v not in beyond and isinstance(v, int) and int(dtype.type(v)) != v]
     if beyond:
         raise ValueError(f"the axis {name} has a value {beyond[0]} beyond {remedy}")
     if len({dtype.type(v) for v in values}) < len(values):
