@@ -400,8 +400,8 @@ def test_direct_sums_hold_a_block_of_phases():
         ),
         (lambda: kernels.Riesz(2.0), "exponent must be less than 2"),
         (lambda: kernels.Matern(1.0), "smoothness must be"),
-        (lambda: kernels.Signed(1.0), "kernel must be callable"),
-        (lambda: Interaction(1.0), "kernel must be callable"),
+        (lambda: kernels.Signed(1.0), "kernel must be a Kernel or callable"),
+        (lambda: Interaction(1.0), "kernel must be a Kernel or callable"),
         (lambda: Spectral(0.0), "dealias must lie in"),
         (
             lambda: Wasserstein(PorousMedium(), LINE, Spectral()).init(Grid.uniform(LINE, 8)),
