@@ -97,20 +97,23 @@ def check_representable(name: str, values: tuple) -> None:
     whole = all(isinstance(v, int) for v in values)
     dtype = np.dtype(jax.dtypes.canonicalize_dtype(np.int64 if whole else np.float64))
     remedy = f'{dtype} here: enable jax_enable_x64, or pass static=["{name}"]'
-    if whole:
-        info = np.iinfo(dtype)
-        beyond = [v for v in values if not info.min <= v <= info.max]
-    else:
-        largest = float(np.finfo(dtype).max)
-        beyond = [v for v in values if isinstance(v, int) and abs(v) > largest]
-        # What becomes zero or infinite is another number, and so is a whole number that is rounded.
-        beyond += [v for v in values if not isinstance(v, int) and np.isfinite(v) and abs(v) > largest]
-        beyond += [v for v in values if v not in beyond and v != 0 and dtype.type(v) == 0]
-        beyond += [v for v in values if v not in beyond and isinstance(v, int) and int(dtype.type(v)) != v]
+    beyond = [v for v in values if not _holds(dtype, v)]
     if beyond:
         raise ValueError(f"the axis {name} has a value {beyond[0]} beyond {remedy}")
     if len({dtype.type(v) for v in values}) < len(values):
         raise ValueError(f"the axis {name} has values that are one number in {remedy}")
+
+
+def _holds(dtype: np.dtype, value: Any) -> bool:
+    """Whether `value` stays finite, other than zero and, if it is a whole number, itself in `dtype`."""
+    try:
+        with np.errstate(over="ignore"):
+            held = dtype.type(value).item()
+        if isinstance(value, int):
+            return int(held) == value
+    except OverflowError:
+        return False
+    return bool(np.isfinite(held) == np.isfinite(value) and (held == 0) == (value == 0))
 
 
 def check_names(axes: Mapping[str, tuple], result: Any) -> None:
