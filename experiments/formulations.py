@@ -1,4 +1,4 @@
-"""Networks as pairs (rho, H): three systems of the survey beside gradient descent, and two regularisations.
+"""Networks as pairs (rho, H): three systems of the survey beside gradient descent, and two regularizations.
 
 Small by default (all figures within two minutes on two cores); `--preset paper` has finer grids, longer runs.
 """
@@ -12,7 +12,7 @@ FIGURES = {
     "systems": "systems",
     "descent": "descent",
     "increase": "increase",
-    "regularised": "regularised",
+    "regularized": "regularized",
 }
 
 
@@ -30,9 +30,9 @@ class Preset:
     step: float
     saves: int
     temperatures: tuple[float, ...]
-    regularised_systems: tuple[str, ...]
-    regularised_cells: int
-    regularised_time: float
+    regularized_systems: tuple[str, ...]
+    regularized_cells: int
+    regularized_time: float
     precision: str
     quick_compilation: bool = False
 
@@ -46,9 +46,9 @@ PAPER = Preset(
     step=2**-9,
     saves=80,
     temperatures=(0.05, 0.1, 0.3, 1.0),
-    regularised_systems=("separated", "transported", "chaos"),
-    regularised_cells=192,
-    regularised_time=200.0,
+    regularized_systems=("separated", "transported", "chaos"),
+    regularized_cells=192,
+    regularized_time=200.0,
     precision="float64",
 )
 SMALL = replace(
@@ -61,9 +61,9 @@ SMALL = replace(
     step=2**-7,
     saves=32,
     temperatures=(0.1, 0.3, 1.0),
-    regularised_systems=("separated", "chaos"),
-    regularised_cells=48,
-    regularised_time=100.0,
+    regularized_systems=("separated", "chaos"),
+    regularized_cells=48,
+    regularized_time=100.0,
     quick_compilation=True,
 )
 TINY = replace(
@@ -76,8 +76,8 @@ TINY = replace(
     step=2**-6,
     saves=4,
     temperatures=(0.1, 0.2),
-    regularised_cells=16,
-    regularised_time=1.0,
+    regularized_cells=16,
+    regularized_time=1.0,
 )
 PRESETS = {"small": SMALL, "paper": PAPER, "tiny": TINY}
 

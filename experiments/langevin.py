@@ -1,6 +1,6 @@
 """Mean-field Langevin dynamics of tanh networks: decay, Gibbs measures, contraction, chaos, vanishing noise.
 
-V^sigma(m) = F(m) + sigma^2 / 2 int m log m, F the regularised risk of a one-neuron tanh network, and of a
+V^sigma(m) = F(m) + sigma^2 / 2 int m log m, F the regularized risk of a one-neuron tanh network, and of a
 two-layer teacher and student. Small by default (all figures within two minutes on two cores).
 """
 
@@ -26,7 +26,7 @@ class Preset:
     lam: float
     plane_lam: float
     gain: float
-    # Centre of one initial law; the other is its reflection.
+    # Center of one initial law; the other is its reflection.
     start: float
     sigmas: tuple[float, ...]
     cells: int
@@ -42,7 +42,7 @@ class Preset:
     plane_sigmas: tuple[float, ...]
     plane_cells: int
     plane_time: float
-    # Cells per axis at which the flow of two layers is linearised, a dense problem.
+    # Cells per axis at which the flow of two layers is linearized, a dense problem.
     plane_linear_cells: int
     # Flow times in which the noise of annealed runs halves; 1e9: it stays.
     halvings: tuple[float, ...]

@@ -36,7 +36,7 @@ class Preset:
     width_lams: tuple[int, int, int]
     widths: tuple[int, ...]
     seeds: int
-    # Bounds and minimisers.
+    # Bounds and minimizers.
     cells: int
     bound_lams: tuple[float, ...]
     minimum_widths: tuple[int, ...]

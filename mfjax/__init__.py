@@ -1,53 +1,112 @@
-"""mfjax: particle and mean-field dynamics of learning, from one declaration.
+"""Particle and mean-field dynamics of learning, from one declaration.
 
-Declare an energy over measures and a geometry; get the particle system, the limiting PDE, the sweep
-and the figures.
+A **measure** on a **domain** moves by a **flow**, which is an **energy** seen through a geometry; a
+**stepper** advances it in time; **observables** watch it.
+
+Declare with
+
+- `domains`: where measures live (sphere, torus, box, Euclidean space, two signed copies);
+- `measures`: particles, whose points move, and grids, whose masses move;
+- `features`, `kernels`, `losses`, `regularizers`: what energies are made of, written for one point or pair;
+- `energies`: risks, discrepancies, potentials, entropies, and sums of them; `compress` for many data;
+- `outer`: how the outer weights of variable projection are solved for;
+- `flows`: an energy seen through a geometry; `grids`: its discretizations in space;
+- `steppers`: schemes in time; `observables`: what a run records; `problems`: those of the papers.
+
+Run with `simulate`, for one run (`Simulation`: its arguments, unevaluated; `Run`: what it leaves behind), and
+`sweep`, for the product of named axes (`Table`). A run that stops early says why: `status`,
+`SimulationError`.
+
+Compare with theory: `theory` holds `bounds`, `certificates`, `gibbs` (`GibbsMeasure`), `linearize`
+(`Spectrum`) and `minimize_reduced_risk` (`Minimum`), which are also reached from here.
+
+Draw with `plot`, and check your own classes with `testing`.
 """
 
-from mfjax._versions import refuse_broken_jax
+from mfjax._versions import refuse_broken_jax as _refuse_broken_jax
 
-refuse_broken_jax()
+_refuse_broken_jax()
+
+from mfjax import (  # noqa: E402
+    domains,
+    energies,
+    features,
+    flows,
+    grids,
+    kernels,
+    losses,
+    measures,
+    observables,
+    outer,
+    plot,
+    problems,
+    regularizers,
+    status,
+    steppers,
+    theory,
+)
+from mfjax.energies.compression import Compressed, compress  # noqa: E402
+from mfjax.simulate import Run, Simulation, simulate  # noqa: E402
+from mfjax.status import SimulationError  # noqa: E402
+from mfjax.sweep import Table, sweep  # noqa: E402
+from mfjax.theory import (  # noqa: E402
+    GibbsMeasure,
+    Minimum,
+    Spectrum,
+    bounds,
+    certificates,
+    gibbs,
+    linearize,
+    minimize_reduced_risk,
+)
 
 __version__ = "0.1.0"
 
-from typing import Any  # noqa: E402
+__all__ = [
+    "Compressed",
+    "GibbsMeasure",
+    "Minimum",
+    "Run",
+    "Simulation",
+    "SimulationError",
+    "Spectrum",
+    "Table",
+    "bounds",
+    "certificates",
+    "compress",
+    "domains",
+    "energies",
+    "features",
+    "flows",
+    "gibbs",
+    "grids",
+    "kernels",
+    "linearize",
+    "losses",
+    "measures",
+    "minimize_reduced_risk",
+    "observables",
+    "outer",
+    "plot",
+    "problems",
+    "regularizers",
+    "simulate",
+    "status",
+    "steppers",
+    "sweep",
+    "testing",
+    "theory",
+]
 
-from mfjax import bounds as bounds  # noqa: E402
-from mfjax import certificates as certificates  # noqa: E402
-from mfjax import domains as domains  # noqa: E402
-from mfjax import energies as energies  # noqa: E402
-from mfjax import features as features  # noqa: E402
-from mfjax import flows as flows  # noqa: E402
-from mfjax import grids as grids  # noqa: E402
-from mfjax import kernels as kernels  # noqa: E402
-from mfjax import losses as losses  # noqa: E402
-from mfjax import measures as measures  # noqa: E402
-from mfjax import observables as observables  # noqa: E402
-from mfjax import outer as outer  # noqa: E402
-from mfjax import plot as plot  # noqa: E402
-from mfjax import problems as problems  # noqa: E402
-from mfjax import regularizers as regularizers  # noqa: E402
-from mfjax import steppers as steppers  # noqa: E402
-from mfjax.compression import Compressed as Compressed  # noqa: E402
-from mfjax.compression import compress as compress  # noqa: E402
-from mfjax.driver import simulate as simulate  # noqa: E402
-from mfjax.gibbs import GibbsMeasure as GibbsMeasure  # noqa: E402
-from mfjax.gibbs import gibbs as gibbs  # noqa: E402
-from mfjax.linearize import Spectrum as Spectrum  # noqa: E402
-from mfjax.linearize import linearize as linearize  # noqa: E402
-from mfjax.minimizer import Minimum as Minimum  # noqa: E402
-from mfjax.minimizer import minimize_reduced_risk as minimize_reduced_risk  # noqa: E402
-from mfjax.run import Run as Run  # noqa: E402
-from mfjax.simulation import Simulation as Simulation  # noqa: E402
-from mfjax.status import SimulationError as SimulationError  # noqa: E402
-from mfjax.sweep import Table as Table  # noqa: E402
-from mfjax.sweep import sweep as sweep  # noqa: E402
 
-
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     # The checks bring chex, which a simulation never needs.
     if name == "testing":
         import importlib
 
         return importlib.import_module("mfjax.testing")
     raise AttributeError(f"module 'mfjax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._arrays import is_traced, scalar
+from mfjax._numerics.arrays import is_traced, scalar
 
 
 class Loss(eqx.Module):
@@ -97,14 +97,14 @@ class Huber(Loss):
         return jnp.clip(prediction - target, -delta, delta)
 
 
-class Convex(Loss):
+class ConvexLoss(Loss):
     """Any function l(f, y) of two numbers, convex and differentiable in f, written in `jax.numpy`.
 
     A plain function is structure; an `equinox.Module` brings its arrays as leaves, which can be swept.
 
     **Raises** `ValueError` if `function` is not callable or does not return one number.
 
-    >>> loss = Convex(lambda f, y: jnp.cosh(f - y) - 1)
+    >>> loss = ConvexLoss(lambda f, y: jnp.cosh(f - y) - 1)
     >>> float(loss(jnp.array(2.0), jnp.array(2.0)))
     0.0
     """
@@ -126,11 +126,11 @@ class Convex(Loss):
 
 
 def as_loss(loss: Loss | Callable | None) -> Loss:
-    """The loss itself, `Square()` for `None`, a plain function as `Convex`."""
+    """The loss itself, `Square()` for `None`, a plain function as `ConvexLoss`."""
     if loss is None:
         return Square()
     if isinstance(loss, Loss):
         return loss
     if isinstance(loss, type):
         raise ValueError(f"loss must be a Loss or a function of (prediction, target): call {loss.__name__}()")
-    return Convex(loss)
+    return ConvexLoss(loss)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Inexact, Key
 
-from mfjax._arrays import as_floats, count, finite, inner, is_traced
+from mfjax._numerics.arrays import as_floats, count, finite, inner, is_traced
 from mfjax.domains import Domain
 
 Marks = Mapping[str, Float[Array, "K ..."]]
@@ -177,7 +177,7 @@ def padded_weights(width, capacity: int, dtype=None) -> Float[Array, " capacity"
 
 
 class Grid(Measure):
-    """Masses `weights` (K,) in the cells of a uniform grid with centres `points` (K, d).
+    """Masses `weights` (K,) in the cells of a uniform grid with centers `points` (K, d).
 
     The axes of a grid in several dimensions are flattened in C order; `shape` holds the cells per
     axis, `spacing` (dim,) their side lengths (arc length on the circle), `periodic` the topology. Nothing

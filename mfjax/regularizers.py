@@ -1,4 +1,4 @@
-"""Regularisers f of an outer weight, with the conjugate f* and derivatives that the dual problem needs.
+"""Regularizers f of an outer weight, with the conjugate f* and derivatives that the dual problem needs.
 
 An author writes f for one number; derivative, conjugate and curvature follow, or are overridden by
 closed forms. f must be strictly convex with f'(t) -> -inf, +inf at the ends of the line (so that
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._arrays import is_traced, scalar
+from mfjax._numerics.arrays import is_traced, scalar
 
 
 class Regularizer(eqx.Module):
@@ -184,18 +184,18 @@ def _power(t: Array, exponent: Array) -> Array:
     return jnp.where(positive, jnp.where(positive, jnp.abs(t), 1.0) ** exponent, at_zero)
 
 
-class Convex(Regularizer):
+class ConvexRegularizer(Regularizer):
     """Any strictly convex function f of one number that the user writes in `jax.numpy`.
 
     f' must exist everywhere and run from -inf to +inf. f*, and the derivatives of both, are computed
     from f alone, by root finding in compiled code: about ten times the cost of a closed form.
     Parameters to differentiate or to sweep are closed over, or are leaves of an `equinox.Module` passed
-    as the function; only the latter are leaves of the regulariser.
+    as the function; only the latter are leaves of the regularizer.
 
     **Raises** `ValueError` if `function` is not callable, does not return one number, or is seen not
     to be convex on [-4, 4].
 
-    >>> f = Convex(lambda t: jnp.cosh(t) - 1)
+    >>> f = ConvexRegularizer(lambda t: jnp.cosh(t) - 1)
     >>> bool(jnp.isclose(f.conjugate_derivative(jnp.array(0.5)), jnp.arcsinh(0.5)))
     True
     """
@@ -214,7 +214,7 @@ class Convex(Regularizer):
         # An even number of points keeps clear of a kink of f' at 0, where f'' may not exist.
         slope = jax.vmap(jax.grad(self))(jnp.linspace(-4.0, 4.0, 64))
         if not is_traced(slope):
-            # Beyond the range of the dtype f' is infinite, and equal to its neighbour.
+            # Beyond the range of the dtype f' is infinite, and equal to its neighbor.
             slope = np.clip(np.asarray(slope, np.float64), -1e308, 1e308)
             steps = np.where(np.abs(slope[1:]) < 1e308, np.diff(slope), 1.0)
             if not np.all(steps > 0):

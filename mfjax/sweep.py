@@ -1,4 +1,4 @@
-"""The only loop over cells: a function of named parameters over a product of axes, as one labelled table."""
+"""The only loop over cells: a function of named parameters over a product of axes, as one labeled table."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +10,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from mfjax._arrays import count
-from mfjax.driver import SOLO, Program, drive, progress_bar, schedule
-from mfjax.io import (
+from mfjax._engine.devices import gathered, together
+from mfjax._engine.files import (
     BucketLayout,
     RunDirectory,
     SweepDirectory,
@@ -21,7 +20,8 @@ from mfjax.io import (
     read_arrays,
     write_arrays,
 )
-from mfjax.layouts import (
+from mfjax._engine.host import SOLO, Program, drive, progress_bar, schedule
+from mfjax._engine.layouts import (
     METHODS,
     Bucket,
     Layout,
@@ -35,11 +35,10 @@ from mfjax.layouts import (
     split,
     whole_mesh,
 )
-from mfjax.placement import gathered, together
-from mfjax.run import Run, assemble
-from mfjax.simulation import Simulation
-from mfjax.table import Table as Table
-from mfjax.table import (
+from mfjax._engine.run import Run, assemble
+from mfjax._engine.simulation import Simulation
+from mfjax._engine.table import Table as Table
+from mfjax._engine.table import (
     Traced,
     check_ends,
     check_names,
@@ -50,6 +49,7 @@ from mfjax.table import (
     tabulate,
     trace,
 )
+from mfjax._numerics.arrays import count
 
 
 def sweep(
@@ -98,7 +98,7 @@ def sweep(
       its failure on, and the other cells are untouched.
 
     **Raises** `ValueError` for empty axes, NaN or texts among numbers, unknown methods, numbers that the
-    precision turns into others (zero, infinity, a neighbour, another whole number), numbers out of range,
+    precision turns into others (zero, infinity, a neighbor, another whole number), numbers out of range,
     numbers that decide structure and are not named in `static`, and results whose shapes differ between
     cells.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 # XLA's remarks on the machines that programs were compiled for would bury a failing test.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Small factorisations lose more to waking threads than they gain, the more so beside another worker.
+# Small factorizations lose more to waking threads than they gain, the more so beside another worker.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import hypothesis
@@ -62,7 +62,7 @@ def pytest_unconfigure(config):
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     # Most problems are small, and compiling them takes a hundred times longer than running them.
-    quick = item.get_closest_marker("optimised") is None
+    quick = item.get_closest_marker("optimized") is None
     jax.config.update("jax_disable_most_optimizations", quick)
     # Annotations are checked, except where a call is wrong on purpose: there our own message counts.
     jaxtyping.config.update("jaxtyping_disable", item.get_closest_marker("wrong_calls") is not None)

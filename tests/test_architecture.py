@@ -15,46 +15,25 @@ ROOT = Path(mf.__file__).parent
 # Each entry may import from those above it, and inside a folder from its own files without a cycle.
 ORDER = [
     "status",
-    "_arrays",
-    "_linalg",
-    "_closures",
-    "_loops",
     "_versions",
-    "placement",
-    "fingerprint",
+    "_numerics",
     "domains",
-    "sums",
-    "kernels",
     "measures",
-    "evaluation",
-    "operators",
     "features",
-    "regularizers",
+    "kernels",
     "losses",
+    "regularizers",
     "outer",
     "energies",
-    "compression",
     "grids",
-    "gibbs",
     "flows",
     "steppers",
     "observables",
-    "certificates",
-    "linearize",
-    "bounds",
-    "minimizer",
-    "io",
-    "run",
-    "simulation",
-    "transition",
-    "pieces",
+    "theory",
+    "_engine",
     "simulate",
-    "driver",
-    "table",
-    "layouts",
     "sweep",
     "plot",
-    "teachers",
     "problems",
     "testing",
 ]
@@ -176,6 +155,37 @@ def test_everything_public_is_described(name):
     assert not bare, f"mfjax.{name}: no docstring on {bare}"
 
 
-def test_no_placeholders():
-    for path in FILES:
-        assert "placeholder" not in path.read_text().lower(), path
+def public_names() -> dict[str, list[str]]:
+    """The names that each public package of mfjax exports."""
+    packages = [name for name in mf.__all__ if hasattr(getattr(mf, name), "__path__")]
+    return {name: list(getattr(mf, name).__all__) for name in packages}
+
+
+def test_the_root_shows_the_api_and_nothing_else():
+    assert dir(mf) == mf.__all__ == sorted(mf.__all__)
+    assert all(hasattr(mf, name) for name in mf.__all__)
+
+
+@pytest.mark.parametrize("name", sorted(public_names()))
+def test_packages_list_what_they_export(name):
+    package = getattr(mf, name)
+    assert all(hasattr(package, each) for each in package.__all__)
+    # A function of the name of its file hides the file.
+    files = {path.stem for path in Path(package.__file__).parent.glob("*.py")}
+    modules = {n for n in package.__all__ if isinstance(getattr(package, n), type(sys))}
+    assert not files & (set(package.__all__) - modules)
+
+
+def test_no_two_public_classes_have_one_name():
+    owners: dict[str, set[type]] = {}
+    for package, names in public_names().items():
+        for name in names:
+            value = getattr(getattr(mf, package), name)
+            if isinstance(value, type):
+                owners.setdefault(name, set()).add(value)
+    for module in (mf.losses, mf.regularizers, mf.measures):
+        for name, value in vars(module).items():
+            if isinstance(value, type) and value.__module__ == module.__name__ and name[0] != "_":
+                owners.setdefault(name, set()).add(value)
+    assert {name: found for name, found in owners.items() if len(found) > 1} == {}
+    assert not [name for name in owners if not name[0].isupper()]

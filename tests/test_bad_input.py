@@ -124,9 +124,12 @@ CASES = {
         lambda: flow(domain=D.Sphere(2)).init(P(jnp.array([[0.0, 0.0, 1.0]]))),
         r"particle of shape \(3,\) and an input of shape \(2,\)",
     ),
-    "a plain function as regularizer": (lambda: risk(regularizer=well), "wrap .*regularizers.Convex"),
+    "a plain function as regularizer": (
+        lambda: risk(regularizer=well),
+        "wrap .*ConvexRegularizer",
+    ),
     "power of order 1": (lambda: R.Power(1.0), "order must be greater than 1, got 1"),
-    "concave regularizer": (lambda: R.Convex(lambda t: -(t**2)), "strictly convex"),
+    "concave regularizer": (lambda: R.ConvexRegularizer(lambda t: -(t**2)), "strictly convex"),
     "RBF of scale 0": (lambda: F.RBF(TORUS, scale=0.0), "scale must be greater than 0, got 0"),
     "unknown RBF profile": (
         lambda: F.RBF(TORUS, scale=1.0, profile="box"),
@@ -221,7 +224,7 @@ CASES = {
         ),
         "got a Grid",
     ),
-    "an optimiser without its numbers": (
+    "an optimizer without its numbers": (
         lambda: S.Optax(optax.adam, dt=0.1),
         "could not be built.*learning_rate",
     ),
@@ -245,7 +248,7 @@ CASES = {
         "must be Particles or Grid, got GibbsMeasure; pass its .measure",
     ),
     "masses apart under a conditional kernel": (
-        lambda: run(flow(E.MMD(mf.kernels.Energy(), P(UNIT, [1.0, 1.0])), D.Euclidean(2)), t1=1.0),
+        lambda: run(flow(E.MMD(mf.kernels.Distance(), P(UNIT, [1.0, 1.0])), D.Euclidean(2)), t1=1.0),
         "compares measures of one mass, got 1 and a target of 2",
     ),
     "points outside a box": (

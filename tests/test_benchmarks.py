@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import mfjax as mf
-from mfjax.simulate import trajectory
+from mfjax._engine.loop import trajectory
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 RUN = EXPERIMENTS / "benchmarks" / "run.py"

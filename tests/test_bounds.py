@@ -9,10 +9,10 @@ import pytest
 
 import mfjax as mf
 from mfjax import bounds, problems
+from mfjax._engine.loop import trajectory
 from mfjax.measures import Grid, Particles
-from mfjax.observables import ChiSquare, NegativeSobolev, Wasserstein1D
+from mfjax.observables import ChiSquare, SobolevDistance, Wasserstein1D
 from mfjax.regularizers import Power, Quadratic
-from mfjax.simulate import trajectory
 
 CIRCLE = mf.domains.Sphere(1)
 LINE = mf.domains.Interval(-1.0, 2.0)
@@ -92,7 +92,7 @@ def test_negative_sobolev_norm_against_its_definition(domain):
     values = []
     for n in (32, 64, 128):
         mu, target = (Grid.from_density(domain, n, smooth_density(domain, s)) for s in (1, -1))
-        values.append(float(NegativeSobolev(target)(mu)))
+        values.append(float(SobolevDistance(target)(mu)))
         if n == 32:
             h = float(mu.spacing[0])
             face = 2 / (1 / np.asarray(mu.density) + 1 / np.roll(np.asarray(mu.density), -1))
@@ -103,17 +103,17 @@ def test_negative_sobolev_norm_against_its_definition(domain):
             nu = np.asarray(target.weights - mu.weights)
             assert values[0] ** 2 == pytest.approx(nu @ np.linalg.pinv(form) @ nu, rel=1e-10)
     assert 3.7 < (values[0] - values[1]) / (values[1] - values[2]) < 4.3
-    assert float(NegativeSobolev(mu)(mu)) == 0
+    assert float(SobolevDistance(mu)(mu)) == 0
     empty = mu.with_weights(mu.weights.at[3].set(0.0))
-    assert np.isinf(float(NegativeSobolev(target)(empty)))
+    assert np.isinf(float(SobolevDistance(target)(empty)))
 
 
 def test_negative_sobolev_norm_asks_for_a_density_in_one_dimension():
     with pytest.raises(ValueError, match="has no value on Particles"):
-        NegativeSobolev(TEACHER)(Particles(on_circle(jnp.arange(3.0))))
+        SobolevDistance(TEACHER)(Particles(on_circle(jnp.arange(3.0))))
     plane = Grid.uniform(mf.domains.Torus(2), 4)
     with pytest.raises(ValueError, match="one dimension, got 2 axes"):
-        NegativeSobolev(plane)(plane)
+        SobolevDistance(plane)(plane)
 
 
 def unbiased(lam, degree=8):
@@ -124,7 +124,7 @@ def unbiased(lam, degree=8):
 def test_algebraic_decay_of_the_reduced_risk():
     """Theorem 5.1 with the measured norm, for small and large lam; the constant hardly depends on lam."""
     start, constants = Grid.uniform(CIRCLE, 64), []
-    norm = NegativeSobolev(TEACHER)
+    norm = SobolevDistance(TEACHER)
     for lam in (1e-3, 1e-1):
         energy = unbiased(lam)
         flow = mf.flows.Wasserstein(energy, CIRCLE)
@@ -261,7 +261,7 @@ def test_ultra_fast_diffusion_decays_below_its_bound():
     assert margin > 0 and bound.check(times, mirrored(values["chi"])) < 0
     # The energy is scale (chi^2 + 1): the constants of the two agree.
     np.testing.assert_allclose(values["energy"], 0.5 * (values["chi"] + 1), rtol=1e-9)
-    # Near the target a -> 1, and the rate is that of the linearised flow.
+    # Near the target a -> 1, and the rate is that of the linearized flow.
     near = target.with_weights(target.weights * (1 + 1e-4 * jnp.cos(jnp.arctan2(*target.points.T))))
     near = near.with_weights(near.weights / near.mass)
     rate = float(bounds.diffusion_decay(energy, near).rate)
@@ -282,7 +282,7 @@ def test_a_target_of_another_mass_scales_the_rate():
 
 @pytest.mark.parametrize("step", [0.05, 0.5])
 def test_implicit_steps_contract(step):
-    """Lemma 4.3 on a grid, where implicit Euler is the minimising movement to first order."""
+    """Lemma 4.3 on a grid, where implicit Euler is the minimizing movement to first order."""
     target, energy, flow = diffusion()
     start = Grid.uniform(CIRCLE, 64)
     bound = bounds.proximal_contraction(energy, start, step)
@@ -303,8 +303,8 @@ def test_implicit_steps_contract(step):
 
 
 @pytest.mark.parametrize("blur", [1 / 12, 1 / 24])
-def test_entropic_minimising_movements_contract(blur):
-    """Lemma 4.3 on minimising movements themselves, by Sinkhorn: within its bound."""
+def test_entropic_minimizing_movements_contract(blur):
+    """Lemma 4.3 on minimizing movements themselves, by Sinkhorn: within its bound."""
     box, dt, steps = mf.domains.Interval(0.0, 1.0), 0.005, 10
     target = Grid.from_density(box, 48, lambda x: 1 + 0.4 * jnp.cos(2 * jnp.pi * x[0]))
     energy = mf.energies.PowerDivergence(target, 2.0, 0.5)
@@ -468,7 +468,7 @@ def test_no_log_sobolev_constant_exceeds_the_spectral_gap(name, temperature):
 def test_precision_follows_the_measure(dtype):
     target = Grid.from_density(CIRCLE, 32, TEACHER, dtype=dtype)
     start = Grid.uniform(CIRCLE, 32, dtype=dtype)
-    assert NegativeSobolev(target)(start).dtype == dtype
+    assert SobolevDistance(target)(start).dtype == dtype
     assert bounds.spectral_gap(target).dtype == dtype
     bound = bounds.diffusion_decay(mf.energies.PowerDivergence(target, 2.0, 0.5), start)
     assert bound.initial.dtype == dtype and 0 < float(bound.rate) < 2

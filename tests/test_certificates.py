@@ -12,8 +12,8 @@ import pytest
 import mfjax as mf
 import mfjax.status
 from mfjax import problems
-from mfjax.certificates import certificates, format_table, identifiability
-from mfjax.simulate import trajectory
+from mfjax._engine.loop import trajectory
+from mfjax.theory.certificates import certify, format_table, identifiability
 
 CIRCLE = mf.domains.Sphere(1)
 
@@ -32,7 +32,7 @@ def run():
 
 
 def test_a_good_run(run):
-    table = certificates(run)
+    table = certify(run)
     assert table["balance_defect"] < 2e-2 and table["largest_increase"] == 0
     assert table["mass_drift"] == 0 and table["min_weight"] == 0.25
     assert table["status"] == 0 and table["saves"] == 11
@@ -41,7 +41,7 @@ def test_a_good_run(run):
 
 def test_the_balance_defect_has_the_order_of_the_scheme(run):
     """Euler keeps the balance to first order in the step."""
-    ratio = certificates(run)["balance_defect"] / certificates(recorded(0.005, 200))["balance_defect"]
+    ratio = certify(run)["balance_defect"] / certify(recorded(0.005, 200))["balance_defect"]
     assert 1.7 < ratio < 2.3
 
 
@@ -49,21 +49,21 @@ def test_tampering_shows(run):
     """Each certificate answers to the fault it is there for, and to its exact size."""
     good = {k: np.asarray(v).copy() for k, v in run.items()}
     drop = good["energy"][0] - good["energy"][-1]
-    flipped = certificates(good | {"dissipated": -good["dissipated"]})
+    flipped = certify(good | {"dissipated": -good["dissipated"]})
     assert flipped["balance_defect"] > 1.9
     bump = good["energy"].copy()
     bump[5] += drop
     expected = bump[5] - bump[4]
-    assert certificates(good | {"energy": bump})["largest_increase"] == pytest.approx(expected)
+    assert certify(good | {"energy": bump})["largest_increase"] == pytest.approx(expected)
     mass = good["mass"].copy()
     mass[3] *= 1 + 1e-3
-    assert certificates(good | {"mass": mass})["mass_drift"] == pytest.approx(1e-3)
+    assert certify(good | {"mass": mass})["mass_drift"] == pytest.approx(1e-3)
     least = good["min_weight"].copy()
     least[2] = -1e-5
-    assert certificates(good | {"min_weight": least})["min_weight"] == -1e-5
+    assert certify(good | {"min_weight": least})["min_weight"] == -1e-5
     residual = good["residual"].copy()
     residual[7] = 0.5
-    assert certificates(good | {"residual": residual})["residual"] == 0.5
+    assert certify(good | {"residual": residual})["residual"] == 0.5
 
 
 def test_a_broken_run_is_certified_up_to_its_fault(run):
@@ -71,12 +71,12 @@ def test_a_broken_run_is_certified_up_to_its_fault(run):
     for key in ("energy", "dissipated", "residual", "mass", "min_weight"):
         broken[key][6:] = np.nan
     broken["status"][6:] = mf.status.NON_FINITE
-    table = certificates(broken)
+    table = certify(broken)
     assert table["saves"] == 6 and table["status"] == mf.status.NON_FINITE
     assert np.isfinite(table["balance_defect"])
     for key in ("energy", "dissipated"):
         broken[key][:] = np.nan
-    table = certificates(broken)
+    table = certify(broken)
     assert table["saves"] == 0 and np.isnan(table["balance_defect"])
 
 
@@ -100,11 +100,11 @@ def test_noise_leaves_no_balance_to_certify(kind):
 def test_a_run_at_rest_has_no_defect(run):
     rest = {k: np.asarray(v).copy() for k, v in run.items()}
     rest["energy"][:], rest["dissipated"][:] = 1.0, 0.0
-    assert certificates(rest)["balance_defect"] == 0
+    assert certify(rest)["balance_defect"] == 0
 
 
 def test_the_table_reads_back(run):
-    rows = {"one": certificates(run), "two, bad": certificates(run) | {"status": 3.0}}
+    rows = {"one": certify(run), "two, bad": certify(run) | {"status": 3.0}}
     back = list(csv.DictReader(io.StringIO(format_table(rows, "csv"))))
     assert [row["run"] for row in back] == ["one", "two, bad"]
     for row, values in zip(back, rows.values(), strict=True):
@@ -126,7 +126,7 @@ def test_the_table_reads_back(run):
 )
 def test_wrong_records_are_named(run, change, message):
     with pytest.raises(ValueError, match=message):
-        certificates(change(dict(run)))
+        certify(change(dict(run)))
     with pytest.raises(ValueError, match="style must be"):
         format_table({}, "html")
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import mfjax as mf
+from mfjax._numerics.operators import Combined, Dense
 from mfjax.features import RBF, Function, ReLU, Ridge, Weighted
-from mfjax.operators import Combined, Dense
 from mfjax.outer import Cholesky, ConjugateGradient
 from mfjax.regularizers import Quadratic
 from mfjax.testing import check_energy, finished

@@ -1,7 +1,7 @@
 """Diffusion on a grid through the stiff steppers: exact solutions, orders, invariants, rates, derivatives.
 
 Oracles: Fourier solutions of the heat equation, Barenblatt's of the porous medium, SciPy's Radau on an
-independent NumPy right-hand side, the generalised eigenvalue problem of the linearised operator.
+independent NumPy right-hand side, the generalized eigenvalue problem of the linearized operator.
 """
 
 import itertools
@@ -16,8 +16,8 @@ import scipy.linalg
 
 import mfjax as mf
 from mfjax import grids
+from mfjax._engine.loop import trajectory
 from mfjax.energies import InternalEnergy
-from mfjax.simulate import trajectory
 from mfjax.status import CFL
 from mfjax.steppers.implicit import implicit_diffusion
 
@@ -92,7 +92,7 @@ SPACE = [
 ]
 
 
-@pytest.mark.optimised
+@pytest.mark.optimized
 @pytest.mark.parametrize(("domain", "gamma", "order", "cells"), SPACE)
 def test_second_order_in_space(domain, gamma, order, cells):
     """Ultra-fast diffusion from uniform, t = 0.5: L1 differences of cell masses on three meshes."""
@@ -234,7 +234,7 @@ def test_transport_with_diffusion():
     # stepper=None picks the W-method here; the drift is resolved to second order in the spacing.
     weights, values = final(flow, mu, [1.0, 6.0])
     assert isinstance(mf.Simulation(flow, mu, t1=1.0).stepper, mf.steppers.RosenbrockW)
-    # Fitted fluxes have the Gibbs density at the cell centres as their exact equilibrium.
+    # Fitted fluxes have the Gibbs density at the cell centers as their exact equilibrium.
     gibbs = np.exp(-2 * np.asarray(mu.points[:, 0]))
     assert np.abs(weights[-1] - gibbs / gibbs.sum()).sum() < 1e-8
     assert np.max(np.abs(values["mass"] - 1)) <= 1e-12
@@ -306,7 +306,7 @@ def test_energy_balance_of_the_default():
 
 
 def test_chi_square_rate():
-    """Fitted on t in [7, 8], gamma = 10: twice the gap of the linearised operator, within one percent."""
+    """Fitted on t in [7, 8], gamma = 10: twice the gap of the linearized operator, within one percent."""
     flow, mu, target = ultrafast(CIRCLE, 256, 10.0)
     n, h = 256, 2 * np.pi / 256
     nu = target / h
@@ -316,7 +316,7 @@ def test_chi_square_rate():
     stiff[i, (i + 1) % n] = stiff[(i + 1) % n, i] = -face
     gap = scipy.linalg.eigh(stiff, np.diag(nu), eigvals_only=True)[1]
     assert abs(gap - 1.06097) < 2e-4
-    # The library's own linearisation at the target has the same spectrum.
+    # The library's own linearization at the target has the same spectrum.
     rate = lambda w: grids.FiniteVolume().evaluate(flow.energy, mu.with_weights(w)).tangent.weights
     spectrum = np.sort(-np.linalg.eigvals(np.asarray(jax.jit(jax.jacfwd(rate))(jnp.asarray(target)))).real)
     np.testing.assert_allclose(spectrum[1], gap, rtol=1e-6)
@@ -352,7 +352,7 @@ def test_ultrafast_diffusion_on_the_torus():
 
 @pytest.mark.slow
 def test_torus_refinement():
-    """Two modes off the axes, four neighbours coupled: second order in space, mass and signs kept."""
+    """Two modes off the axes, four neighbors coupled: second order in space, mass and signs kept."""
     torus = mf.domains.Torus(2, 4.0)
 
     def density(x):
@@ -422,7 +422,7 @@ def test_gradient_at_equilibrium():
         parts = ((1.0, mf.energies.PowerDivergence(target)),)
         return implicit_diffusion(parts, mu, jnp.asarray(1e3))[0].weights[0]
 
-    # In the limit of long steps the masses are those of the target, normalised.
+    # In the limit of long steps the masses are those of the target, normalized.
     np.testing.assert_allclose(jax.jit(jax.grad(first_mass))(1.0), (1 / 16) * (1 - 1 / 16), rtol=1e-3)
 
 

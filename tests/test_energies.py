@@ -96,13 +96,13 @@ ENERGIES = {
     ),
     "mmd, gaussian": (lambda s, d: MMD(mf.kernels.Gaussian(s), target(d)), (1.0, 0.5)),
     "mmd, laplace": (lambda s, d: MMD(mf.kernels.Laplace(s), target(d)), (1.0, 0.5)),
-    "mmd, energy": (lambda s, d: MMD(mf.kernels.Energy(s), target(d)), (1.0, 0.5)),
+    "mmd, energy": (lambda s, d: MMD(mf.kernels.Distance(s), target(d)), (1.0, 0.5)),
     "mmd, torus": (lambda s, d: MMD(mf.kernels.Gaussian(s, TORUS), target(d)), (1.0, 0.5)),
     "blobs of slow diffusion": (lambda w, d: Blob(PorousMedium(2.5), w, mf.domains.Euclidean(2)), (0.7, 0.5)),
     "blobs of entropy": (lambda w, d: Blob(Entropy(), w, mf.domains.Euclidean(2)), (0.7, 0.5)),
     "potential": (lambda a, d: well(a), (1.0, 2.0)),
     "sum": (
-        lambda a, d: reduced(dtype=d) + a * well() + MMD(mf.kernels.Energy(), target(d)) * 0.5,
+        lambda a, d: reduced(dtype=d) + a * well() + MMD(mf.kernels.Distance(), target(d)) * 0.5,
         (0.5, 2.0),
     ),
     "entropy on particles": (lambda a, d: well() + a * Entropy(), (0.5, 1.0)),
@@ -175,7 +175,7 @@ def test_mmd_against_numpy():
     for kernel, matrix in (
         (mf.kernels.Gaussian(0.7), np.exp(-(distance**2) / (2 * 0.49))),
         (mf.kernels.Laplace(0.7), np.exp(-distance / 0.7)),
-        (mf.kernels.Energy(0.7), -distance / 0.7),
+        (mf.kernels.Distance(0.7), -distance / 0.7),
     ):
         np.testing.assert_allclose(MMD(kernel, nu)(mu), signed @ matrix @ signed / 2, rtol=1e-12)
         assert abs(float(MMD(kernel, nu)(nu))) < 1e-15
@@ -183,7 +183,7 @@ def test_mmd_against_numpy():
 
 def test_masses_of_a_conditional_kernel_are_compared_inside_jit():
     """Constants of a compiled function have values there, too; `target` has the mass of `particles`."""
-    energy, mu = MMD(mf.kernels.Energy(), target()), particles()
+    energy, mu = MMD(mf.kernels.Distance(), target()), particles()
     flow = mf.flows.Wasserstein(energy, CIRCLE)
     jax.jit(lambda dt: flow.init(mu).measure.points * dt)(1.0)
     heavy = Particles(mu.points, 2 * mu.weights)
@@ -195,7 +195,7 @@ def test_a_signed_target_moves_a_measure_of_one_sign():
     """1/2 |mu - nu|^2 with nu of both signs against numpy; the particles keep their sign."""
     nu = Particles(jnp.array([[1.0, 0.2], [-1.0, 0.9]]), [0.7, 0.3])
     mu = Particles(jnp.array([[1.0, 0.0], [1.0, 0.4]]))
-    energy = MMD(mf.kernels.Signed(mf.kernels.Gaussian(0.5)), nu)
+    energy = MMD(mf.kernels.SignedKernel(mf.kernels.Gaussian(0.5)), nu)
     z, w = np.array([0.0, 0.4, 0.2, 0.9]), np.array([0.5, 0.5, -0.7, 0.3])
     expected = 0.5 * w @ np.exp(-2 * (z[:, None] - z) ** 2) @ w
     np.testing.assert_allclose(energy(mu), expected, rtol=1e-14)
@@ -258,11 +258,15 @@ GAUSS, PERIODIC = mf.kernels.Gaussian(0.1), mf.kernels.Gaussian(0.1, SEAM)
 def test_kernels_know_the_domain_of_the_flow(energy):
     """Across the seam of a torus a kernel of flat space gives no force at all."""
     mu = Particles([[0.05]])
-    wrong = [GAUSS, mf.kernels.Gaussian(0.1, mf.domains.Torus(1, 2.0)), mf.kernels.Sobolev(1.5, domain=OTHER)]
+    wrong = [
+        GAUSS,
+        mf.kernels.Gaussian(0.1, mf.domains.Torus(1, 2.0)),
+        mf.kernels.NegativeSobolev(1.5, domain=OTHER),
+    ]
     for kernel in wrong:
         with pytest.raises(ValueError, match="pass domain= to the kernel"):
             mf.flows.Wasserstein(0.5 * energy(kernel) + well(), SEAM).init(mu)
-    for kernel in (PERIODIC, mf.kernels.Sobolev(1.5), lambda x, y: jnp.cos(2 * jnp.pi * (x - y)[0])):
+    for kernel in (PERIODIC, mf.kernels.NegativeSobolev(1.5), lambda x, y: jnp.cos(2 * jnp.pi * (x - y)[0])):
         mf.flows.Wasserstein(energy(kernel), SEAM).init(mu)
         mf.flows.Wasserstein(energy(kernel), FLAT).init(mu)
     for kernel in (mf.kernels.ArcCosine(), mf.kernels.ArcSine(), mf.kernels.SmoothedGaussian()):
@@ -274,7 +278,7 @@ def test_kernels_know_the_domain_of_the_flow(energy):
 
 
 @pytest.mark.parametrize(
-    "take", [mf.energies.Interaction, mf.kernels.Signed, lambda k: MMD(k, Particles([[0.95]]))]
+    "take", [mf.energies.Interaction, mf.kernels.SignedKernel, lambda k: MMD(k, Particles([[0.95]]))]
 )
 def test_a_class_is_no_kernel(take):
     with pytest.raises(ValueError, match="kernel must be a Kernel or callable"):
@@ -294,21 +298,21 @@ def test_a_function_that_claims_a_mass_is_taken_as_a_function():
 def test_signed_kernels_know_the_domain_of_the_flow():
     pair, mu = mf.domains.Signed(SEAM), Particles([[1.0, 0.05]])
     with pytest.raises(ValueError, match="pass domain= to the kernel"):
-        MMD(mf.kernels.Signed(GAUSS), mu).validate(mu, pair)
-    MMD(mf.kernels.Signed(PERIODIC), mu).validate(mu, pair)
-    MMD(mf.kernels.Signed(GAUSS), mu).validate(mu, mf.domains.Signed(FLAT))
+        MMD(mf.kernels.SignedKernel(GAUSS), mu).validate(mu, pair)
+    MMD(mf.kernels.SignedKernel(PERIODIC), mu).validate(mu, pair)
+    MMD(mf.kernels.SignedKernel(GAUSS), mu).validate(mu, mf.domains.Signed(FLAT))
 
 
 def test_signed_measures_are_compared_by_their_signed_masses():
     """The energy distance of a measure and its negative is not bounded below; that of equal masses is."""
     pairs = mf.domains.Signed(FLAT)
     at = lambda *signs: Particles(jnp.array([[s, 0.1 * i] for i, s in enumerate(signs)]))
-    kernel = mf.kernels.Signed(mf.kernels.Energy())
+    kernel = mf.kernels.SignedKernel(mf.kernels.Distance())
     with pytest.raises(ValueError, match="measures of one mass, got -1 and a target of 1"):
         MMD(kernel, at(1.0, 1.0)).validate(at(-1.0, -1.0), pairs)
     # Nothing on the whole on both sides.
     MMD(kernel, at(1.0, -1.0)).validate(at(-1.0, 1.0), pairs)
-    MMD(mf.kernels.Signed(mf.kernels.Gaussian()), at(1.0, 1.0)).validate(at(-1.0, -1.0), pairs)
+    MMD(mf.kernels.SignedKernel(mf.kernels.Gaussian()), at(1.0, 1.0)).validate(at(-1.0, -1.0), pairs)
 
 
 def test_the_dtype_of_a_discrepancy_is_that_of_the_measure():
@@ -326,7 +330,7 @@ def test_the_potential_of_a_sum_takes_the_ways_of_its_terms():
     line = mf.domains.Torus(1)
     mu = Particles(jr.uniform(jr.key(0), (400, 1)))
     energy = 2.0 * MMD(
-        mf.kernels.Energy(domain=line), Particles(jr.uniform(jr.key(1), (300, 1)))
+        mf.kernels.Distance(domain=line), Particles(jr.uniform(jr.key(1), (300, 1)))
     ) + Potential(lambda x: jnp.cos(2 * jnp.pi * x[0]))
     potential, points = energy.solve(mu).potential, jr.uniform(jr.key(2), (500, 1))
     np.testing.assert_allclose(potential.at(points), jax.vmap(potential)(points), rtol=1e-10, atol=1e-12)
@@ -335,7 +339,7 @@ def test_the_potential_of_a_sum_takes_the_ways_of_its_terms():
     assert "sort" in str(jax.make_jaxpr(potential.at)(points))
 
 
-@pytest.mark.optimised
+@pytest.mark.optimized
 def test_memory_of_large_measures_is_linear():
     """At M = 4096 a dense table holds 64 MiB; rates, forces and their reverse mode hold a block of rows."""
     energy = MMD(mf.kernels.Gaussian(0.5), Particles(jr.normal(jr.key(0), (64, 2), "float32")))
@@ -428,7 +432,7 @@ def test_the_population_of_relu_is_that_of_its_modes():
     np.testing.assert_allclose(step(closed).final.points, step(series).final.points, atol=1e-4)
 
 
-def test_derivative_in_the_regularisation_strength():
+def test_derivative_in_the_regularization_strength():
     mu = particles()
     final = lambda lam: reduced(lam=lam)(mu)
     step, value = 1e-6, jax.jit(final)
@@ -466,13 +470,13 @@ def test_derivative_in_the_regularisation_strength():
             "needs the regularizer Quadratic, got Power",
         ),
         (lambda: population(mf.kernels.ArcSine(), 0.1)(Particles(jnp.ones((2, 3)))), "teacher has points"),
-        (lambda: MMD(mf.kernels.Energy(), jnp.ones((3, 2))), "target must be a measure"),
-        (lambda: MMD(mf.kernels.Energy, target()), r"got the class Energy: write Energy\(...\)"),
+        (lambda: MMD(mf.kernels.Distance(), jnp.ones((3, 2))), "target must be a measure"),
+        (lambda: MMD(mf.kernels.Distance, target()), r"got the class Distance: write Distance\(...\)"),
         (
             lambda: ReducedRisk(TANH, jnp.ones((3, 2)), jnp.ones(3), 0.1, outer=mf.outer.Cholesky),
             "outer must be a solver of mf.outer, such as",
         ),
-        (lambda: MMD(mf.kernels.Energy(), target())(Particles(jnp.ones((2, 3)))), "dimension 2"),
+        (lambda: MMD(mf.kernels.Distance(), target())(Particles(jnp.ones((2, 3)))), "dimension 2"),
         (lambda: mf.kernels.Gaussian(0.0), "scale must be greater than 0"),
         (lambda: Potential(1.0), "function must be callable"),
         (lambda: well().outer_weights(particles()), "has no outer weights"),
@@ -494,7 +498,7 @@ def test_only_energies_add(other):
 
 @pytest.mark.parametrize("order", [2.0, 2.5])
 def test_derivatives_in_the_order_of_a_power_divergence(order):
-    """At order 2 the power is skipped: its derivatives in order and density are those of neighbours."""
+    """At order 2 the power is skipped: its derivatives in order and density are those of neighbors."""
     mu = Grid(OTHER, 4, [0.1, 0.4, 0.3, 0.2])
     target = Grid(OTHER, 4, [0.3, 0.2, 0.4, 0.1])
     energy = lambda order, masses: PowerDivergence(target, order=order)(mu.with_weights(masses))

@@ -254,12 +254,12 @@ def test_all_figures(environment, langevin):
     found = margins(out)
     assert len(found) == 8 and min(found.values()) >= 0, found
     rates = re.findall(
-        r"^one tanh neuron, sigma = \S+: fitted (\S+), linearised (\S+),", printed, re.MULTILINE
+        r"^one tanh neuron, sigma = \S+: fitted (\S+), linearized (\S+),", printed, re.MULTILINE
     )
     # A rate that is not resolved is said so, and is no number.
     assert len(rates) >= 2
-    for fitted, linearised in rates:
-        assert float(fitted) == pytest.approx(float(linearised), rel=0.2)
+    for fitted, linearized in rates:
+        assert float(fitted) == pytest.approx(float(linearized), rel=0.2)
 
 
 def test_recorded_distance_is_that_of_the_recorded_particles(sphere):
@@ -468,7 +468,7 @@ def test_regimes(environment, figures, tmp_path):
 
 FORMULATIONS = {
     "increase": ("grid-separated", "grid-transported", "grid-chaos"),
-    "systems,descent,regularised": (
+    "systems,descent,regularized": (
         *("particles", "labels", "mesh-12"),
         *("heat-separated", "heat-chaos", "porous-separated", "porous-chaos"),
     ),
@@ -476,7 +476,7 @@ FORMULATIONS = {
 
 
 @pytest.mark.parametrize(
-    "figures", ["increase", pytest.param("systems,descent,regularised", marks=pytest.mark.slow)]
+    "figures", ["increase", pytest.param("systems,descent,regularized", marks=pytest.mark.slow)]
 )
 def test_formulations(environment, figures, tmp_path):
     """The energy of one system alone rises, from the steep start alone."""

@@ -9,10 +9,10 @@ import pytest
 
 import mfjax as mf
 from mfjax import status as codes
+from mfjax._engine.loop import trajectory
 from mfjax.flows.base import State
 from mfjax.measures import Grid, Particles
-from mfjax.simulate import trajectory
-from mfjax.steppers import Adaptive, Euler, Heun
+from mfjax.steppers import Adaptive, Euler
 
 CIRCLE = mf.domains.Sphere(1)
 X = jr.normal(jr.key(0), (40, 2))
@@ -153,15 +153,6 @@ def test_traced_saved_times_may_begin_with_zero(stepper):
     np.testing.assert_allclose(energy, np.asarray(run.observables["energy"])[[0, 0, 1, 1, 2]], rtol=1e-12)
     assert int(traced(jnp.asarray(times[::-1]))[1]) == codes.UNORDERED_TIMES
     assert int(traced(jnp.full(4, jnp.nan))[1]) == codes.UNORDERED_TIMES
-
-
-def test_radial_motion_is_refused_by_schemes_with_stages():
-    radial = mf.domains.Sphere(1, tangent=False)
-    flow, mu = mf.flows.Wasserstein(risk(), radial), circle_points(5)
-    for stepper in (Heun(0.1), Adaptive(), None, mf.steppers.Proximal(0.1)):
-        with pytest.raises(ValueError, match="needs tangent motion"):
-            mf.Simulation(flow, mu, stepper=stepper, t1=1.0)
-    mf.Simulation(flow, mu, stepper=Euler(0.1), t1=1.0)
 
 
 def test_reverse_mode_keeps_the_state_of_a_step_and_not_its_matrices():

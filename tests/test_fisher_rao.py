@@ -10,13 +10,13 @@ from scipy.integrate import solve_ivp
 
 import mfjax as mf
 from mfjax import status
+from mfjax._engine.loop import trajectory
 from mfjax.energies import MMD, Entropy, Potential, Risk
-from mfjax.features import CircleModes, ReLU, Signed
+from mfjax.features import CircleModes, ReLU, SignedFeatures
 from mfjax.flows import State, Wasserstein, WassersteinFisherRao
 from mfjax.kernels import ArcCosine
 from mfjax.measures import Grid, Particles
 from mfjax.problems import relu_coefficients
-from mfjax.simulate import trajectory
 from mfjax.steppers import RK4, Adaptive, BirthDeath, Euler, Heun
 from mfjax.testing import check_flow, check_stepper_order
 
@@ -52,7 +52,9 @@ def teacher(domain=CIRCLE):
     return Particles(domain.sample(jr.key(3), 4), jnp.array([0.5, 0.2, 0.4, 0.3]))
 
 
-SIGNED_RISK = Risk(Signed(ReLU()), jr.normal(jr.key(2), (9, 2)), jnp.sin(jr.normal(jr.key(5), (9,))) + 0.3)
+SIGNED_RISK = Risk(
+    SignedFeatures(ReLU()), jr.normal(jr.key(2), (9, 2)), jnp.sin(jr.normal(jr.key(5), (9,))) + 0.3
+)
 FLOWS = {
     "free": (WassersteinFisherRao(population({1: 0.2}), CIRCLE, 0.7, 2.0), CIRCLE),
     "balanced": (WassersteinFisherRao(population({2: 0.2}), CIRCLE, 0.7, 2.0, balanced=True), CIRCLE),
@@ -97,12 +99,12 @@ def test_order_four_on_particles(name):
     check_stepper_order(RK4, FLOWS[name][0], particles(), t1=4.0, steps=(16, 24, 32))
 
 
-class Unlimited(mf.grids.Discretisation):
+class Unlimited(mf.grids.Discretization):
     """Central fluxes, smooth in the masses: limiters would hide the order in time."""
 
     def evaluate(self, energy, mu, carry=None):
         now = mf.grids.FiniteVolume().evaluate(energy, mu, carry)
-        drift = mf.grids.slopes(energy.first_variation(mu), mu)[0]
+        drift = mf.grids.face_slopes(energy.first_variation(mu), mu)[0]
         flux = 0.5 * (mu.density + jnp.roll(mu.density, -1)) * drift
         return eqx.tree_at(lambda e: e.tangent.weights, now, flux - jnp.roll(flux, 1))
 
@@ -178,7 +180,7 @@ def test_neurons_of_both_signs():
     place, nu = domain.sample(jr.key(1), 5), teacher()
     target = Particles(on_pair([1.0, 1.0, -1.0, -1.0], nu.points), nu.weights)
     sim = mf.Simulation(
-        WassersteinFisherRao(MMD(mf.kernels.Signed(ArcCosine()), target), PAIR, 1.0, 2.0),
+        WassersteinFisherRao(MMD(mf.kernels.SignedKernel(ArcCosine()), target), PAIR, 1.0, 2.0),
         Particles(on_pair(signs, place), MASSES),
         stepper=RK4(0.02),
         t1=t1,
@@ -245,7 +247,7 @@ def test_invisible_modes_alone_do_not_move():
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(1.0, 2.0), (0.0, 1.0), (1.0, 0.0)])
-def test_linearised_rates(alpha, beta):
+def test_linearized_rates(alpha, beta):
     """(alpha k^2 + beta) c_k with k exact on particles, sin(pi k / n) n / pi on n cells."""
     flow, n = WassersteinFisherRao(population(), CIRCLE, alpha, beta), 16
     grid = Grid.uniform(CIRCLE, n)
@@ -263,7 +265,7 @@ def test_linearised_rates(alpha, beta):
     assert "cell masses" in spectrum.note and "fixed" not in spectrum.note
 
 
-# Two discretisations, positivity, reductions.
+# Two discretizations, positivity, reductions.
 
 
 def test_grid_against_particles_is_second_order():
@@ -326,7 +328,7 @@ def test_without_reaction_it_is_the_wasserstein_flow():
 
 def test_one_species_alone_is_the_unsigned_flow():
     plain = population({1: 0.3})
-    signed = Risk(Signed(plain.features), plain.data.x, plain.data.y)
+    signed = Risk(SignedFeatures(plain.features), plain.data.x, plain.data.y)
     flows = WassersteinFisherRao(plain, CIRCLE, 1.0, 2.0), WassersteinFisherRao(signed, PAIR, 1.0, 2.0)
     points = lambda sign, x: jnp.concatenate([jnp.full((len(x), 1), sign), x], axis=1)
     one = smooth_grid()
@@ -385,11 +387,11 @@ def test_births_and_deaths_reweight_in_the_mean():
 
     @jax.jit
     @jax.vmap
-    def realised(key):
+    def realized(key):
         step = BirthDeath(dt).step(flow, state, now, jnp.asarray(dt), key, None)
         return statistics(step.state.measure), step.status
 
-    values, outcomes = realised(jr.split(jr.key(0), 4000))
+    values, outcomes = realized(jr.split(jr.key(0), 4000))
     assert np.all(np.asarray(outcomes) == status.OK)
     error = np.std(np.asarray(values), axis=0) / np.sqrt(4000)
     z = (np.mean(np.asarray(values), axis=0) - np.asarray(statistics(exact))) / error

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 import mfjax as mf
+from mfjax._engine.loop import trajectory
 from mfjax.energies import MMD, Entropy, Potential, PowerDivergence, ReducedRisk, Risk
 from mfjax.features import RBF, ReLU, Ridge, Weighted
 from mfjax.flows import PropagationOfChaos, SeparatedVariables, TwoTimescale, Wasserstein
 from mfjax.measures import Grid, Particles
 from mfjax.regularizers import Quadratic
-from mfjax.simulate import trajectory
 from mfjax.steppers import RK4, Euler
 from mfjax.testing import check_flow, check_traces
 
@@ -23,7 +23,7 @@ TANH = Ridge(jnp.tanh)
 MASSES = jnp.array([0.1, 0.3, 0.2, 0.15, 0.25])
 
 
-# Away from the minimiser, where the rate of u would be pure rounding.
+# Away from the minimizer, where the rate of u would be pure rounding.
 MARKS = {name: jnp.array([1.0, -0.5, 2.0, 0.3, 0.0]) for name in ("u", "H")}
 
 
@@ -46,10 +46,9 @@ def discrepancy(domain, kernel=mf.kernels.Gaussian):
 
 FLOWS = {
     "reduced risk on the circle": (Wasserstein(reduced(ReLU(0.5)), CIRCLE), CIRCLE),
-    "reduced risk, normalised": (Wasserstein(reduced(), mf.domains.Sphere(1, tangent=False)), CIRCLE),
     "reduced risk on the torus": (Wasserstein(reduced(RBF(TORUS, scale=1.0)), TORUS), TORUS),
     "discrepancy on the torus": (Wasserstein(discrepancy(TORUS), TORUS), TORUS),
-    "discrepancy on the plane": (Wasserstein(discrepancy(PLANE, mf.kernels.Energy), PLANE), PLANE),
+    "discrepancy on the plane": (Wasserstein(discrepancy(PLANE, mf.kernels.Distance), PLANE), PLANE),
     "risk in a box": (Wasserstein(Risk(Weighted(Ridge(jnp.sin)), data()[0][:, :1], data()[1]), BOX), BOX),
     "two timescales": (TwoTimescale(reduced(), CIRCLE, rate=3.0), CIRCLE),
     "two timescales on the torus": (TwoTimescale(reduced(RBF(TORUS, scale=1.0)), TORUS, 3.0), TORUS),
@@ -135,7 +134,7 @@ def test_variable_projection_is_the_limit_of_two_timescales_at_rate_one_over_gam
     assert -1.1 < slope < -0.9, (slope, errors)
 
 
-def test_outer_weights_start_at_the_exact_minimiser():
+def test_outer_weights_start_at_the_exact_minimizer():
     flow = TwoTimescale(reduced(), CIRCLE, rate=2.0)
     state = flow.init(particles())
     np.testing.assert_allclose(state.measure.marks["u"], reduced().outer_weights(particles()), rtol=1e-12)

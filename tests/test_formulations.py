@@ -9,14 +9,15 @@ import pytest
 from scipy.optimize import linear_sum_assignment, linprog
 
 import mfjax as mf
+from mfjax._engine.loop import trajectory
 from mfjax.energies import Entropy, PorousMedium, Potential, Risk
 from mfjax.features import Function, Ridge, Weighted
 from mfjax.flows import PropagationOfChaos, SeparatedVariables, Transported, Wasserstein
 from mfjax.measures import Grid, Particles
-from mfjax.observables import HeightDistance, Prediction, optimal_coupling
-from mfjax.simulate import trajectory
+from mfjax.observables import HeightDistance, Prediction
 from mfjax.steppers import RK4, Euler, EulerMaruyama
 from mfjax.testing import check_flow
+from mfjax.theory import optimal_coupling
 
 CIRCLE, PLANE = mf.domains.Sphere(1), mf.domains.Euclidean(2)
 INTERVAL, TORUS = mf.domains.Interval(-2.0, 2.0), mf.domains.Torus(2)
@@ -174,7 +175,7 @@ def test_generic_checks_on_particles(name, dtype):
     ("extra", "dtype"), [("none", "float64"), ("heat", "float64"), ("porous", "float64"), ("heat", "float32")]
 )
 def test_generic_checks_on_grids(name, extra, dtype):
-    """The recorded dissipation is the derivative of the energy of the cells, regularised ones included."""
+    """The recorded dissipation is the derivative of the energy of the cells, regularized ones included."""
     energy = risk(0.1, dtype=dtype)
     energy = {"none": energy, "heat": energy + 0.1 * Entropy(), "porous": energy + 0.1 * PorousMedium()}[
         extra
@@ -354,7 +355,7 @@ def test_labels_stop_where_they_fold():
     assert run.status == mf.status.NON_FINITE and np.isfinite(run.observables["energy"][1])
 
 
-# --- Regularised
+# --- Regularized
 
 
 @pytest.mark.parametrize("name", ["separated", "chaos"])
@@ -450,7 +451,7 @@ def test_the_mu_formulation_in_a_box():
 
 
 def test_couplings_are_optimal():
-    """Against an independent assignment and an independent linear programme, in both precisions."""
+    """Against an independent assignment and an independent linear program, in both precisions."""
     compiled, random = jax.jit(optimal_coupling), np.random.default_rng(0)
     for dtype, bar in (("float64", 1e-13), ("float32", 1e-5)):
         cost = random.random((30, 30)).astype(dtype)
@@ -535,7 +536,7 @@ def test_bad_input(call, message):
         call()
 
 
-def test_linearised_rates_are_those_of_the_run():
+def test_linearized_rates_are_those_of_the_run():
     """Masses and heights together: late decay of the distance to rest, at the slowest rate."""
     flow, mu = PropagationOfChaos(risk(1.0) + 0.1 * Entropy(), INTERVAL), on_grid(32)
     rest, _ = end(flow, mu, 1 / 50, 40.0)

@@ -13,9 +13,9 @@ import mfjax as mf
 from mfjax import losses
 from mfjax.energies import MMD, Entropy, Potential, PowerDivergence, ReducedRisk, Risk
 from mfjax.features import Function
-from mfjax.gibbs.problem import problem
 from mfjax.measures import Grid, Particles
 from mfjax.testing import check_traces
+from mfjax.theory.gibbs_measure.problem import problem
 
 LINE = mf.domains.Interval(-4.0, 4.0)
 PLANE = mf.domains.Box([-4.0, -4.0], [4.0, 4.0])
@@ -79,7 +79,7 @@ def test_the_tanh_network_to_rounding(sigma):
     [
         lambda: risk(losses.Huber(0.2)),
         lambda: (
-            0.5 * risk(losses.Convex(cosh))
+            0.5 * risk(losses.ConvexLoss(cosh))
             + 2.0 * reduced(regularizer=mf.regularizers.Quadratic(1.0))
             + Potential(bowl)
         ),
@@ -141,7 +141,7 @@ def test_one_datum_is_a_scalar_equation():
     assert float(found.measure.integrate(jnp.asarray(value))) == pytest.approx(root, abs=1e-12)
 
 
-def test_it_minimises_and_the_gap_bounds_the_excess():
+def test_it_minimizes_and_the_gap_bounds_the_excess():
     """No perturbation has less free energy; on a path to another measure the gap is above the excess."""
     energy = risk(losses.Huber(0.2)) + 0.05 * Entropy()
     grid = Grid.uniform(PLANE, 20)
@@ -392,7 +392,7 @@ def test_the_spectrum_of_ornstein_uhlenbeck():
     run = fokker_planck(energy, start(LINE, 48), 6.0, rtol=1e-7)
     star = mf.gibbs(energy, start(LINE, 48))
     excess = np.asarray(run.observables["energy"]) - float(star.value)
-    fit = mf.observables.fit_rate(run.times, excess, transient=1e-3)
+    fit = mf.theory.fit_rate(run.times, excess, transient=1e-3)
     assert fit.rate == pytest.approx(2 * rates[0][0], rel=1e-4)
     # Exact for a Gaussian: the bound is the rate, to the mesh.
     assert fit.rate == pytest.approx(float(mf.bounds.entropy_decay(1.0, 1.0, a).rate), rel=0.02)

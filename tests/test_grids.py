@@ -1,4 +1,4 @@
-"""Space discretisation on a grid: conservation, positivity, order in space, dissipation, linear solves."""
+"""Space discretization on a grid: conservation, positivity, order in space, dissipation, linear solves."""
 
 import equinox as eqx
 import hypothesis.strategies as st
@@ -10,13 +10,13 @@ from hypothesis import given
 
 import mfjax as mf
 from mfjax import grids
+from mfjax._engine.loop import trajectory
 from mfjax.grids.diffusion import conductance, stiffness
-from mfjax.grids.rates import linearised
-from mfjax.simulate import trajectory
+from mfjax.grids.rates import linearized
 
 run = eqx.filter_jit(trajectory)
 evaluate = eqx.filter_jit(grids.FiniteVolume().evaluate)
-transport_rate = eqx.filter_jit(lambda mu, potential: grids.transport_rate(mu, grids.slopes(potential, mu)))
+transport_rate = eqx.filter_jit(lambda mu, v: grids.transport_rate(mu, grids.face_slopes(v, mu)))
 
 dense_and_solve = eqx.filter_jit(lambda matrix, b: (jax.vmap(matrix)(jnp.eye(b.size)).T, matrix.solve(b)))
 
@@ -228,9 +228,9 @@ def test_linear_solve_against_dense(where, tau):
     generator = np.random.default_rng(2)
     b = jnp.asarray(generator.normal(size=mu.size))
     terms = [(0.7, mf.energies.PowerDivergence(smooth_density)), (0.2, mf.energies.Entropy())]
-    drift = grids.slopes(jnp.asarray(generator.normal(size=mu.size)), mu)
+    drift = grids.face_slopes(jnp.asarray(generator.normal(size=mu.size)), mu)
     for parts, faces in ((terms[:1], None), (terms, None), (terms, drift)):
-        matrix = grids.ShiftedFluxes(linearised(mu, faces, tuple(parts)), jnp.asarray(tau), mu.periodic)
+        matrix = grids.ShiftedFluxes(linearized(mu, faces, tuple(parts)), jnp.asarray(tau), mu.periodic)
         dense, x = dense_and_solve(matrix, b)
         dense = np.asarray(dense)
         np.testing.assert_allclose(dense.sum(0), 1, rtol=1e-9, atol=1e-16 * tau * np.abs(dense).max())
@@ -292,8 +292,8 @@ def test_grid_of_another_domain_is_refused():
         mf.flows.Wasserstein(entropy, interval).init(shifted)
     with pytest.raises(ValueError, match="must have shape"):
         mf.flows.Wasserstein(entropy, circle).init(mf.measures.Grid.uniform(interval, 8))
-    with pytest.raises(ValueError, match="discretise a Grid"):
-        grids.validate(mf.measures.Particles(jnp.ones((3, 1))), interval)
+    with pytest.raises(ValueError, match="discretize a Grid"):
+        grids.require_grid(mf.measures.Particles(jnp.ones((3, 1))), interval)
     with pytest.raises(ValueError, match="one grid"):
         target = mf.measures.Grid.uniform(interval, 16)
         flow = mf.flows.Wasserstein(mf.energies.PowerDivergence(target), interval)

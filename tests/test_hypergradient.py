@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import mfjax as mf
-from mfjax.simulate import trajectory
+from mfjax._engine.loop import trajectory
 
 X = jr.normal(jr.key(1), (12, 2))
 Y = jnp.sin(2 * X[:, 0]) + 0.5 * X[:, 1]

@@ -10,9 +10,9 @@ import scipy.optimize
 
 import mfjax as mf
 from mfjax import problems
+from mfjax._engine.loop import trajectory
 from mfjax.measures import Grid, Particles, padded_weights
 from mfjax.regularizers import Quadratic
-from mfjax.simulate import trajectory
 
 CIRCLE = mf.domains.Sphere(1)
 LINE = mf.domains.Interval(-2.0, 2.0)
@@ -39,7 +39,7 @@ def random_laws(seed, count=4):
 
 
 def gibbs(tau):
-    """The minimiser of RISK + tau Entropy by Newton on the finitely many residuals of the network."""
+    """The minimizer of RISK + tau Entropy by Newton on the finitely many residuals of the network."""
     features = NETWORK.matrix(GRID.points, INPUTS)
 
     def law(error):
@@ -72,8 +72,8 @@ def test_the_heat_identity_is_exact(tau):
     assert abs(float(energy(mu) - energy(other) - false)) > 1e-3
 
 
-def porous_minimiser(tau):
-    """The minimiser of RISK + tau PorousMedium: active set on the quadratic programme, to rounding."""
+def porous_minimizer(tau):
+    """The minimizer of RISK + tau PorousMedium: active set on the quadratic program, to rounding."""
     features = np.asarray(NETWORK.matrix(GRID.points, INPUTS))
     h, x = float(GRID.volume), np.asarray(GRID.points[:, 0])
     matrix = features.T @ features / len(INPUTS) + tau / h * np.eye(GRID.size)
@@ -89,14 +89,14 @@ def porous_minimiser(tau):
         if masses.min() >= 0 and slack.min() >= -1e-12:
             return GRID.with_weights(jnp.asarray(masses)), -solution[-1]
         support = (masses > 0) | (~support & (slack < -1e-12))
-    raise AssertionError("no minimiser found")
+    raise AssertionError("no minimizer found")
 
 
 def test_the_porous_medium_identity_has_three_terms():
     """(4.8) with the term it lacks, int (dF/dmu(mu*) - c) dmu: zero iff mu lives on the support of mu*."""
     tau = 0.05
     energy = RISK + tau * mf.energies.PorousMedium()
-    best, level = porous_minimiser(tau)
+    best, level = porous_minimizer(tau)
     inside = np.asarray(best.weights) > 0
     assert 0 < inside.sum() < GRID.size
     excess_slope = np.asarray(energy.first_variation(best)) - level
@@ -203,7 +203,7 @@ def test_the_energy_of_a_sample_is_off_by_one_over_n():
 
 @pytest.mark.slow
 def test_the_least_energy_of_n_particles_is_off_by_at_most_one_over_n():
-    """Samples of the minimiser bound inf F_N: the mean reduced risk of N of them falls like N^-1."""
+    """Samples of the minimizer bound inf F_N: the mean reduced risk of N of them falls like N^-1."""
     problem = problems.circle_population(3.0, bias=0.5, degree=8)
     # Its infimum is zero, at the teacher.
     energy = problem.risk(1.0, Quadratic(1.0))

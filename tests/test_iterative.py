@@ -1,4 +1,4 @@
-"""Iterative outer solves against factorisations: values, derivatives, sequences of solves, what is chosen."""
+"""Iterative outer solves against factorizations: values, derivatives, sequences of solves, what is chosen."""
 
 import equinox as eqx
 import jax
@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 
 import mfjax as mf
-from mfjax import operators, problems
+from mfjax import problems
 from mfjax import status as codes
+from mfjax._engine.loop import trajectory
+from mfjax._numerics import operators
 from mfjax.features import RBF, CircleModes, ReLU, Ridge
 from mfjax.outer import Automatic, Cholesky, ConjugateGradient
 from mfjax.outer.base import OuterProblem
 from mfjax.outer.conjugate_gradient import PATIENCE, conjugate_gradient
 from mfjax.outer.subspace import Subspace, spread_rows
 from mfjax.regularizers import Quadratic
-from mfjax.simulate import trajectory
 
 CIRCLE, TORUS = mf.domains.Sphere(1), mf.domains.Torus(2)
 N, M = 600, 500  # N M above the size from which the circle goes without a matrix
@@ -58,7 +59,7 @@ def everything(energy, mu, carry=None):
 
 @pytest.mark.parametrize("name", ["circle", "circle, bias", "tanh", "torus"])
 @pytest.mark.parametrize("lam", [1e-1, 1e-4])
-def test_it_finds_what_a_factorisation_finds(name, lam):
+def test_it_finds_what_a_factorization_finds(name, lam):
     iterative, exact, domain = energies(name, lam)
     mu = measure(domain)
     (ours, values, slopes), (theirs, *other) = everything(iterative, mu), everything(exact, mu)
@@ -117,7 +118,7 @@ def test_derivatives_are_those_of_the_solution():
 
 
 @pytest.mark.parametrize("name", ["circle", "torus"])
-def test_runs_follow_those_of_a_factorisation(name):
+def test_runs_follow_those_of_a_factorization(name):
     iterative, exact, domain = energies(name, 1e-3)
     mu = measure(domain, 300)
 
@@ -144,7 +145,7 @@ def outer_problem(features, points, x, y, lam=1e-3):
 def iterations(problem, subspace, start, tolerance=1e-6):
     product = lambda a: problem.output(problem.scores(a)) + problem.lam * a
     goal = tolerance * jnp.linalg.norm(problem.target)
-    lack = problem.centred_target - product(start)
+    lack = problem.centered_target - product(start)
     x, left, k = conjugate_gradient(product, lack, subspace.inverse(problem), goal, 200)
     np.testing.assert_allclose(left, lack - product(x), atol=1e-2 * float(goal))
     assert float(jnp.linalg.norm(lack - product(x))) <= 1.01 * float(goal)
@@ -152,7 +153,7 @@ def iterations(problem, subspace, start, tolerance=1e-6):
 
 
 def test_few_iterations_with_the_basis_of_the_first_particles():
-    """On the circle: for other particles too, concentrated ones included; fewer from a neighbouring one."""
+    """On the circle: for other particles too, concentrated ones included; fewer from a neighboring one."""
     features, _, x, y = setting("circle")
     first = outer_problem(features, CIRCLE.sample(jr.key(4), M), x, y)
     subspace = eqx.filter_jit(Subspace)(first, 32)
@@ -174,10 +175,10 @@ def test_a_basis_that_particles_have_left_is_found_anew(name, monkeypatch):
     """From a start gathered at a point: few products a solve, in a batch too, and derivatives as before."""
     features, domain, x, y = setting(name)
     spread = domain.sample(jr.key(4), M)
-    centre = spread[:1] * jnp.ones((M, 1)) + 1e-7 * jnp.sin(jnp.arange(2 * M)).reshape(M, 2)
+    center = spread[:1] * jnp.ones((M, 1)) + 1e-7 * jnp.sin(jnp.arange(2 * M)).reshape(M, 2)
     make = lambda p: outer_problem(features, p, x, y, 1e-5)
     solver = ConjugateGradient(rank=32 if name == "circle" else 128)
-    memory = eqx.filter_jit(solver.init)(make(centre))
+    memory = eqx.filter_jit(solver.init)(make(center))
     products = []
     count = lambda a: products.append(0) or a
 
@@ -202,7 +203,7 @@ def test_a_basis_that_particles_have_left_is_found_anew(name, monkeypatch):
     np.testing.assert_allclose(found.alpha, exact.alpha, atol=1e-5 * float(jnp.max(jnp.abs(exact.alpha))))
     # Two to set up and to report, PATIENCE that did not suffice, and few with the new basis.
     assert PATIENCE + 2 < len(products) < PATIENCE + 40
-    batch = jnp.stack([spread, centre])
+    batch = jnp.stack([spread, center])
     both = jax.jit(jax.vmap(lambda p: solver.solve(make(p), memory).alpha))(batch)
     np.testing.assert_allclose(both[0], found.alpha, atol=1e-6 * float(jnp.max(jnp.abs(exact.alpha))))
 
@@ -241,7 +242,7 @@ def test_sequences_batch_and_do_not_retrace():
 @pytest.mark.parametrize("spread", [0.0, 0.01])
 @pytest.mark.parametrize("lam", [1e-3, 1e-4])
 def test_gathered_particles_in_single_precision(spread, lam):
-    """All features are nearly one, and the first step throws the particles far: as a factorisation has it."""
+    """All features are nearly one, and the first step throws the particles far: as a factorization has it."""
     x = jr.normal(jr.key(0), (256, 2), "float32")
     angle = 0.9 + spread * jr.normal(jr.key(1), (300,), "float32")
     mu = mf.measures.Particles(jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1))
@@ -257,7 +258,7 @@ def test_gathered_particles_in_single_precision(spread, lam):
 
 
 def test_a_matrix_that_is_too_large_is_not_chosen():
-    """For one solve alone, which is factorised while its matrix fits."""
+    """For one solve alone, which is factorized while its matrix fits."""
     x, y = jnp.zeros((2048, 2), "float32").at[:, 0].set(1.0), jnp.ones(2048, "float32")
     features, points = ReLU(0.5, circle=True), lambda m: jnp.zeros((m, 2), "float32").at[:, 0].set(1.0)
     chosen = lambda m: jax.eval_shape(
@@ -311,7 +312,7 @@ def test_a_prediction_without_a_solution_is_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.optimised
+@pytest.mark.optimized
 def test_a_run_through_windows_is_differentiated_like_one_through_a_matrix(monkeypatch):
     """Conjugate gradients with a carried basis and dual variable, prefix sums, sectors; in five numbers."""
     x, points = jr.normal(jr.key(0), (40, 2)), measure(CIRCLE, 12).points
@@ -356,7 +357,7 @@ def test_bad_input(make, message):
         make()
 
 
-def test_other_regularisers_are_refused():
+def test_other_regularizers_are_refused():
     features, _, x, y = setting("tanh")
     energy = mf.energies.ReducedRisk(
         features, x, y, 0.1, mf.regularizers.Power(3.0), outer=ConjugateGradient()
@@ -366,7 +367,7 @@ def test_other_regularisers_are_refused():
 
 
 def test_a_population_kernel_goes_through_it():
-    """Circle modes have 2 K + 1 "data": few, so that the default factorises them; both agree."""
+    """Circle modes have 2 K + 1 "data": few, so that the default factorizes them; both agree."""
     c = problems.relu_coefficients(0.5, 60)
     modes = CircleModes(c)
     y = modes.image(problems.CircleTeacher(10.0).fourier(60))
@@ -377,7 +378,7 @@ def test_a_population_kernel_goes_through_it():
 
 
 @pytest.mark.slow
-@pytest.mark.optimised
+@pytest.mark.optimized
 @pytest.mark.parametrize(("width", "steps", "bar"), [(128, 500, 2e-5), (1024, 1000, 1e-4)])
 def test_the_risk_of_a_run_in_single_precision(width, steps, bar):
     """At lam = 1e-4, against double precision: the published circle run, N = 4096."""

@@ -1,4 +1,4 @@
-"""Minimising movements: by quantiles with internal energies from spacings, and on grids by Sinkhorn."""
+"""Minimizing movements: by quantiles with internal energies from spacings, and on grids by Sinkhorn."""
 
 import equinox as eqx
 import jax
@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import mfjax as mf
+from mfjax._engine.loop import trajectory
 from mfjax.energies import Blob, Entropy, PorousMedium, Potential, PowerDivergence, Spacings
 from mfjax.measures import Grid, Particles
 from mfjax.observables import Wasserstein1D
-from mfjax.simulate import trajectory
 from mfjax.steppers import Adaptive, EntropicProximal, Proximal
 
 run = eqx.filter_jit(trajectory)
@@ -118,7 +118,7 @@ def test_heat_on_the_torus_is_second_order_in_the_number_of_particles():
 
 
 def test_barenblatt_by_quantiles():
-    """Free ends: order 1 at least; and minimising movements with dt tend to the same particles at order 1."""
+    """Free ends: order 1 at least; and minimizing movements with dt tend to the same particles at order 1."""
     errors = []
     for n in (16, 32, 64):
         sim = mf.Simulation(slow_diffusion(), barenblatt(n, 0.8), t1=0.2, stepper=Adaptive(1e-8, 1e-10))
@@ -136,7 +136,7 @@ def test_barenblatt_by_quantiles():
     assert np.all(np.abs(orders - 1) < 0.25), (orders, gaps)
 
 
-def test_a_step_by_quantiles_is_the_minimising_movement():
+def test_a_step_by_quantiles_is_the_minimizing_movement():
     """Particles keep their order, so the displacement is W_2 itself; no other measure tried is better."""
     flow, mu, dt = slow_diffusion(), barenblatt(12, 0.8), 0.1
     carry, _ = run(mf.Simulation(flow, mu, stepper=Proximal(dt), steps=1))
@@ -180,7 +180,7 @@ def test_blobs_tend_to_the_density():
 # --- Sinkhorn ---------------------------------------------------------------------------------------------
 
 
-def off_centre(n, dtype=None):
+def off_center(n, dtype=None):
     return Grid.from_density(INTERVAL, n, lambda x: 0.1 + jnp.exp(-((x[0] - 0.7) ** 2) / 0.18), dtype=dtype)
 
 
@@ -204,10 +204,10 @@ ENERGIES = {
     ],
 )
 def test_entropic_steps_tend_to_the_flow(name):
-    """Two discretisations of time and of transport: L1 distance to finite volumes falls with dt; F falls."""
+    """Two discretizations of time and of transport: L1 distance to finite volumes falls with dt; F falls."""
     # The blur costs the same in every step: a slow flow shows the order in long ones, others on finer cells.
     cells = 128 if name == "potential" else 64
-    mu = off_centre(cells)
+    mu = off_center(cells)
     t1 = {"discrepancy": 3.2, "ultra-fast": 0.8}.get(name, 0.4)
     flow = mf.flows.Wasserstein(ENERGIES[name], INTERVAL)
     reference = run(mf.Simulation(flow, mu, t1=t1))[0].state.measure.weights
@@ -225,7 +225,7 @@ def test_entropic_steps_tend_to_the_flow(name):
 
 
 def test_one_long_step_against_the_closed_form():
-    """V = x^2 / 2: the minimising movement of a Gaussian is that Gaussian shrunk by 1 / (1 + dt)."""
+    """V = x^2 / 2: the minimizing movement of a Gaussian is that Gaussian shrunk by 1 / (1 + dt)."""
     density = lambda x, width: jnp.exp(-(((x[0] - 0.8 * width) / (0.3 * width)) ** 2) / 2)
     errors = []
     for n in (64, 128):
@@ -287,4 +287,4 @@ def test_too_few_iterations_are_told():
     flow = mf.flows.Wasserstein(WELL, INTERVAL)
     stepper = EntropicProximal(0.1, blur=1 / 16, max_iterations=2)
     with pytest.raises(mf.SimulationError, match="did not converge"):
-        mf.simulate(flow, off_centre(64), stepper=stepper, steps=1)
+        mf.simulate(flow, off_center(64), stepper=stepper, steps=1)

@@ -13,12 +13,12 @@ import pytest
 
 import mfjax as mf
 from mfjax import observables, problems
+from mfjax._engine.loop import trajectory
 from mfjax.measures import Grid, Particles, padded_weights
+from mfjax.problems.teachers import bump, bump_quantile
 from mfjax.regularizers import Quadratic
-from mfjax.simulate import trajectory
-from mfjax.teachers import bump, bump_quantile
 
-pytestmark = pytest.mark.optimised
+pytestmark = pytest.mark.optimized
 CIRCLE = mf.domains.Sphere(1)
 MODES = observables.FourierModes(48, CIRCLE)
 GAMMA, TIME = 10.0, 0.5

@@ -1,4 +1,4 @@
-"""Factorisations in batches: the numbers of single ones, and on CPU no batch among threads."""
+"""Factorizations in batches: the numbers of single ones, and on CPU no batch among threads."""
 
 import re
 
@@ -10,7 +10,7 @@ import pytest
 
 import mfjax as mf
 from mfjax import outer
-from mfjax._linalg import cholesky, pseudo_inverse, shifted_solver, singular_values
+from mfjax._numerics.linalg import cholesky, pseudo_inverse, shifted_solver, singular_values
 from mfjax.outer.base import OuterProblem
 
 

@@ -12,10 +12,10 @@ import scipy.linalg
 import mfjax as mf
 import mfjax.observables
 from mfjax import problems
-from mfjax.linearize import linearize
+from mfjax._engine.loop import trajectory
 from mfjax.measures import Grid, Particles, padded_weights
 from mfjax.regularizers import Quadratic
-from mfjax.simulate import trajectory
+from mfjax.theory.spectrum import linearize
 
 CIRCLE = mf.domains.Sphere(1)
 # One size for the particle tests, so that they share one compiled program.
@@ -200,13 +200,11 @@ def test_modes_are_eigenvectors_and_waves():
     assert power[k] + power[m - k] > (1 - 1e-9) * power.sum()
 
 
-def test_ambient_options_and_padding_do_not_change_the_rates():
-    """The radial part of a Euclidean gradient is no motion; zero-mass particles only add their own rates."""
+def test_padding_does_not_change_the_rates():
+    """Zero-mass particles only add their own rates."""
     m, degree, lam = M, DEGREE, 1e-2
     flow, _ = varpro(lam, 0.0, degree)
     expected = np.asarray(linearize(flow, lattice(m)).rates)
-    radial = eqx.tree_at(lambda f: f.domain, flow, mf.domains.Sphere(1, tangent=False))
-    np.testing.assert_allclose(linearize(radial, lattice(m)).rates, expected, atol=1e-9)
     points = jnp.concatenate([lattice(m).points, on_circle(jnp.array([0.1, 0.7]))])
     weights = jnp.concatenate([jnp.full((m,), 1 / m), jnp.zeros(2)])
     padded = np.asarray(linearize(flow, Particles(points, weights)).rates)
@@ -234,7 +232,7 @@ def test_padding_adds_its_own_rates_eagerly_and_traced(width, dtype):
 
 
 def test_two_timescale_tends_to_varpro():
-    """Marks are part of the linearised state; the slow branch is VarPro's spectrum to O(1 / gamma)."""
+    """Marks are part of the linearized state; the slow branch is VarPro's spectrum to O(1 / gamma)."""
     m, degree, lam = M, DEGREE, 0.1
     flow, _ = varpro(lam, 1.0, degree)
     expected = np.asarray(linearize(flow, lattice(m)).rates)

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import mfjax as mf
-from mfjax.layouts import choice, memory
+from mfjax._engine.layouts import choice, memory
 
 PROGRAM = """
 import json, sys
@@ -70,7 +70,7 @@ figures["arrays on all"] = difference(own, loop)
 figures["layout of arrays"] = own.attributes["layout"]["all"]
 
 # Stopped and continued, with its state on four devices again.
-import mfjax.driver as driver
+import mfjax._engine.host as driver
 write = driver.write_arrays
 
 
@@ -139,7 +139,7 @@ SEVERAL_PROCESSES = """
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(coordinator_address=ADDRESS, num_processes=2, process_id=PROCESS)
 import os
-import mfjax.io as files
+import mfjax._engine.files as files
 
 renamed, replace = [], os.replace
 os.replace = lambda a, b: (renamed.append(str(b)), replace(a, b))
@@ -302,7 +302,7 @@ def test_the_layout_is_measured_once_reported_and_kept(fastest, tmp_path, monkey
     def again(*arguments):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(importlib.import_module("mfjax.layouts.plan"), "choose", again)
+    monkeypatch.setattr(importlib.import_module("mfjax._engine.layouts.plan"), "choose", again)
     resumed = mf.sweep(cell, path=tmp_path / "s", resume=True, **AXES)
     assert resumed.attributes == table.attributes
     for name in table.values:
@@ -366,8 +366,8 @@ def test_data_are_shared_in_every_layout():
         mu = mf.measures.Particles(jr.normal(jr.key(seed), (1, 2)))
         return mf.Simulation(flow, mu, stepper=mf.steppers.Euler(0.1), steps=1)
 
-    from mfjax.layouts import batched
-    from mfjax.table import trace
+    from mfjax._engine.layouts import batched
+    from mfjax._engine.table import trace
 
     traced = trace(fn, {}, {"lam": np.ones(40), "seed": np.arange(40)})
     compiled = batched(traced, "map").begin.lower(memory.shapes_of(traced, 40)).compile()
@@ -375,8 +375,8 @@ def test_data_are_shared_in_every_layout():
 
 
 def test_a_sweep_of_the_same_structure_finds_its_program():
-    from mfjax.layouts import batched
-    from mfjax.table import trace
+    from mfjax._engine.layouts import batched
+    from mfjax._engine.table import trace
 
     def program(fn=cell, method="map"):
         return batched(trace(fn, {}, {"lam": np.ones(2), "seed": np.arange(2)}), method)

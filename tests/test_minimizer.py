@@ -1,4 +1,4 @@
-"""The convex programme against closed forms, its certificate, a general optimiser and the flow's limit."""
+"""The convex program against closed forms, its certificate, a general optimizer and the flow's limit."""
 
 import equinox as eqx
 import jax
@@ -9,12 +9,12 @@ import scipy.optimize
 
 import mfjax as mf
 from mfjax import problems
+from mfjax._engine.loop import trajectory
 from mfjax.measures import Grid, Particles
-from mfjax.minimizer import minimize_reduced_risk
 from mfjax.observables import FourierModes
-from mfjax.regularizers import Convex, Power, Quadratic
-from mfjax.simulate import trajectory
+from mfjax.regularizers import ConvexRegularizer, Power, Quadratic
 from mfjax.testing import check_traces
+from mfjax.theory.minimum import minimize_reduced_risk
 
 CIRCLE = mf.domains.Sphere(1)
 TEACHER = problems.CircleTeacher(1.0)
@@ -70,7 +70,7 @@ def test_the_unbiased_risk_vanishes_at_the_teacher():
     assert found.variation == pytest.approx(1, rel=1e-9)
 
 
-def by_general_optimiser(energy):
+def by_general_optimizer(energy):
     """The same problem for nu, by L-BFGS-B on its positive and negative part."""
     features = np.asarray(energy.features.matrix(GRID.points, INPUTS))
     f, y, lam = energy.regularizer, np.asarray(SIGNAL), float(energy.lam)
@@ -102,16 +102,16 @@ def by_general_optimiser(energy):
     ids=["0", "0.5", "-0.3", "r=1.4", "r=2", "r=3"],
 )
 @pytest.mark.parametrize("lam", [1.0, 1e-2])
-def test_signed_data_against_an_optimiser_over_the_measure(regularizer, lam):
-    """A quasi-Newton method on the two parts of nu comes near, never below; L rises from the minimiser."""
+def test_signed_data_against_an_optimizer_over_the_measure(regularizer, lam):
+    """A quasi-Newton method on the two parts of nu comes near, never below; L rises from the minimizer."""
     energy = mf.energies.ReducedRisk(mf.features.ReLU(0.5), INPUTS, SIGNAL, lam, regularizer)
     found = minimize_reduced_risk(energy, GRID)
     check(found, energy)
     if lam < 1:
         assert (found.signed > 0).any() and (found.signed < 0).any()
-    general = by_general_optimiser(energy)
+    general = by_general_optimizer(energy)
     assert general == pytest.approx(found.value, rel=1e-3) and general >= found.value - 1e-9
-    # Perturbing the minimiser towards any cell raises the energy to first order.
+    # Perturbing the minimizer towards any cell raises the energy to first order.
     slope = jax.vmap(found.potential)(GRID.points)
     assert float(jnp.min(slope) - found.measure.integrate(slope)) >= -1e-8
     for seed in range(3):
@@ -155,7 +155,7 @@ def test_the_flow_tends_to_the_minimum():
     sim = mf.Simulation(flow, start, stepper=mf.steppers.RK4(0.5), steps=400, save_every=400)
     status, measure, value = end(sim)
     assert int(status) == 0
-    print(f"flow {float(value):.12f}, convex programme {found.value:.12f}")
+    print(f"flow {float(value):.12f}, convex program {found.value:.12f}")
     assert float(value) == pytest.approx(found.value, rel=1e-8)
     modes = FourierModes(4, CIRCLE)
     np.testing.assert_allclose(modes(measure), modes(found.measure), atol=1e-4)
@@ -168,7 +168,7 @@ def deconvolution(n, lam=1e-3):
         jnp.array([[1.0, 1.25], [2.5, 3.0]]), jnp.array([0.5, 0.5]), marks={"u": jnp.array([2.0, -1.0])}
     )
     x = Grid.uniform(torus, 12).points
-    energy = mf.energies.ReducedRisk(features, x, problems.signal(features, neurons, x), lam)
+    energy = mf.energies.ReducedRisk(features, x, problems.network_output(features, neurons, x), lam)
     return energy, neurons, minimize_reduced_risk(energy, Grid.uniform(torus, n)), torus
 
 
@@ -219,7 +219,7 @@ def test_faults_are_named():
     with pytest.raises(ValueError, match="lam must be positive, got 0"):
         minimize_reduced_risk(risk(0.0), GRID)
     with pytest.raises(ValueError, match="known for Quadratic and Power, got Convex"):
-        minimize_reduced_risk(risk(0.1, Convex(jnp.cosh)), GRID)
+        minimize_reduced_risk(risk(0.1, ConvexRegularizer(jnp.cosh)), GRID)
     with pytest.raises(RuntimeError, match="stopped at a duality gap"):
         minimize_reduced_risk(risk(1e-3), GRID, max_atoms=2)
     silent = mf.energies.ReducedRisk(mf.features.ReLU(), INPUTS, 0 * SIGNAL, 0.1)

@@ -116,7 +116,7 @@ def test_all_forms_agree_on_the_circle():
         call(plain, mu, flow),
         call(obs.EnergyDistance(nu, CIRCLE), mu),
         call(obs.EnergyDistance(turned[1], ring), turned[0]),
-        2 * mf.energies.MMD(mf.kernels.Energy(), nu).solve(mu).value,
+        2 * mf.energies.MMD(mf.kernels.Distance(), nu).solve(mu).value,
     ]
     np.testing.assert_allclose(values, float(values[0]), rtol=1e-13)
 
@@ -148,7 +148,7 @@ def test_energy_distance_of_one_fourier_mode(k):
     assert float(obs.EnergyDistance(grid, CIRCLE)(mu)) == pytest.approx(expected, rel=1e-10)
 
 
-def test_discretised_density_adds_a_sixth_of_h_squared():
+def test_discretized_density_adds_a_sixth_of_h_squared():
     density = lambda x: 1 + 0.5 * jnp.cos(2 * jnp.pi * x[0])
     fine = Grid.from_density(mf.domains.Interval(0, 1), 8192, density)
     for n in (32, 64):
@@ -318,7 +318,7 @@ def test_second_derivatives_of_the_sorted_energy(name):
     else:
         place = lambda t: t[:, None]
     weights = jnp.asarray(a)
-    kernel, nu = mf.kernels.Energy(), measure(y, b)
+    kernel, nu = mf.kernels.Distance(), measure(y, b)
     observe = obs.EnergyDistance(nu, domain)
     fast = lambda t, m: observe(Particles(place(t), m))
     slow = lambda t, m: 2 * mf.energies.MMD(kernel, nu)(Particles(place(t), m / jnp.sum(m)))
@@ -375,7 +375,7 @@ def test_energy_distance_of_arbitrary_measures(sizes, data, name):
     assert value == pytest.approx(max(brute(distance, x, a, y, b), 0), abs=1e-13)
 
 
-@pytest.mark.optimised
+@pytest.mark.optimized
 def test_energy_distance_in_reverse_mode_keeps_no_matrix():
     domain = mf.domains.Sphere(2)
     x, _ = draw(domain, 2048, 0)
@@ -653,9 +653,9 @@ def test_prediction_with_optimal_weights(network):
     np.testing.assert_allclose(obs.Prediction(inputs)(mu, flow), expected, rtol=1e-10, atol=1e-13)
     y = jnp.sin(inputs[:, 0])
     risk = 0.5 * np.mean((expected - np.asarray(y)) ** 2)
-    assert float(obs.TestRisk(inputs, y)(mu, flow)) == pytest.approx(risk, rel=1e-10)
-    # On the training data the risk and the regulariser make up the reduced risk.
-    train = obs.TestRisk(energy.data.x, energy.data.y)(mu, flow)
+    assert float(obs.HeldOutRisk(inputs, y)(mu, flow)) == pytest.approx(risk, rel=1e-10)
+    # On the training data the risk and the regularizer make up the reduced risk.
+    train = obs.HeldOutRisk(energy.data.x, energy.data.y)(mu, flow)
     assert float(train / 1e-2 + 0.5 * mu.integrate(jnp.asarray(u) ** 2)) == pytest.approx(
         float(energy(mu)), rel=1e-10
     )
@@ -713,7 +713,7 @@ def test_observables_inside_a_run(network):
     }
     flow = mf.flows.Wasserstein(energy, CIRCLE)
     sim = mf.Simulation(flow, mu, stepper=mf.steppers.Euler(0.05), steps=4, save_every=2, observables=watch)
-    from mfjax.simulate import trajectory
+    from mfjax._engine.loop import trajectory
 
     _, (measures, values) = eqx.filter_jit(trajectory)(sim)
     for i in range(3):
@@ -760,7 +760,7 @@ BAD = [
     (lambda: obs.Prediction(POINTS[0]), r"x must have shape \(B, k\)"),
     (lambda: obs.Prediction(POINTS)(measure(POINTS)), "needs a flow"),
     (lambda: obs.Prediction(POINTS)(measure(POINTS), PLANE_FLOW), "got the energy Potential"),
-    (lambda: obs.TestRisk(POINTS, jnp.ones(3)), r"y must have shape \(2,\)"),
+    (lambda: obs.HeldOutRisk(POINTS, jnp.ones(3)), r"y must have shape \(2,\)"),
     (lambda: obs.KernelSpectrum(0), "n must be at least 1"),
     (lambda: obs.KernelSpectrum(2)(measure(POINTS), PLANE_FLOW), "holds one ReducedRisk"),
 ]

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mfjax as mf
-from mfjax import operators
+from mfjax._numerics import operators
+from mfjax._numerics.operators.prefix import prefix_sums
 from mfjax.features import RBF, ReLU, Ridge
-from mfjax.operators.prefix import prefix_sums
 
 CIRCLE = mf.domains.Sphere(1)
 

@@ -18,10 +18,10 @@ import pytest
 
 import mfjax as mf
 from mfjax import status as codes
-from mfjax.operators import Dense
+from mfjax._numerics.operators import Dense
 from mfjax.outer import Cholesky, MinimumNorm, Newton
 from mfjax.outer.base import OuterProblem
-from mfjax.regularizers import Convex, Power, Quadratic
+from mfjax.regularizers import ConvexRegularizer, Power, Quadratic
 
 mp = mpmath.mp.clone()
 mp.dps = 60
@@ -170,8 +170,8 @@ def test_a_function_of_the_user():
         assert relative_error(weights, u) <= 1e-10
     # The same problem through the built-in form, the user's form, and Newton on a quadratic.
     for user, builtin, solver in [
-        (Convex(lambda t: jnp.abs(t) ** 3 / 2), Power(3.0), Newton("dual")),
-        (Convex(lambda t: (t - 1) ** 2 / 2), Quadratic(1.0), Cholesky()),
+        (ConvexRegularizer(lambda t: jnp.abs(t) ** 3 / 2), Power(3.0), Newton("dual")),
+        (ConvexRegularizer(lambda t: (t - 1) ** 2 / 2), Quadratic(1.0), Cholesky()),
     ]:
         one = solve(Newton("dual"), problem(4, 6, 1e-2, user))
         two = solve(solver, problem(4, 6, 1e-2, builtin))
@@ -179,7 +179,7 @@ def test_a_function_of_the_user():
             np.testing.assert_allclose(a, b, rtol=1e-11)
 
 
-COSH = Convex(lambda t: jnp.cosh(t) - 1)
+COSH = ConvexRegularizer(lambda t: jnp.cosh(t) - 1)
 
 
 def test_order_two_is_the_quadratic_at_twice_lam():
@@ -286,9 +286,9 @@ def test_derivatives_of_the_solution_to_second_order(name, solver, p):
 
 
 @pytest.mark.parametrize(("name", "solver", "p"), [pytest.param(*c, id=c[0]) for c in derivative_cases()])
-def test_no_derivative_is_nan_where_all_outer_weights_are_at_the_minimiser(name, solver, p):
+def test_no_derivative_is_nan_where_all_outer_weights_are_at_the_minimizer(name, solver, p):
     # With b = c A m the solution is alpha = 0, and f'' is 0, finite or infinite there.
-    still = eqx.tree_at(lambda q: q.target, p, p.target - p.centred_target)
+    still = eqx.tree_at(lambda q: q.target, p, p.target - p.centered_target)
     everything = derivatives(solver, still, jax.tree.map(jnp.ones_like, p))
     assert all(np.all(np.isfinite(np.asarray(leaf))) for leaf in jax.tree.leaves(everything))
     assert float(jnp.max(jnp.abs(solve(solver, still)[0].alpha))) <= 1e-14
@@ -296,7 +296,7 @@ def test_no_derivative_is_nan_where_all_outer_weights_are_at_the_minimiser(name,
 
 def test_a_function_that_closes_over_a_parameter_is_differentiated():
     def value(a):
-        return solve_value(Convex(lambda t: jnp.cosh(a * t) + t * t))
+        return solve_value(ConvexRegularizer(lambda t: jnp.cosh(a * t) + t * t))
 
     def solve_value(regularizer):
         p = problem(4, 6, 1e-2, regularizer)

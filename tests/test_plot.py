@@ -132,7 +132,7 @@ def test_circle_areas_follow_masses_and_padding_is_invisible():
     assert legend_texts(ax) == ["student"] and ax.get_aspect() == 1
 
 
-def test_torus_is_centred():
+def test_torus_is_centered():
     ax = plot.torus(axes(), np.array([[3.0, 0.5]]), period=4.0)
     np.testing.assert_allclose(ax.collections[0].get_offsets(), [[-1.0, 0.5]])
     assert ax.get_xlim() == (-2, 2)

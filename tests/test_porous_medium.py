@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import mfjax as mf
-from mfjax.simulate import trajectory
+from mfjax._engine.loop import trajectory
 from mfjax.testing import check_traces
 
 run = eqx.filter_jit(trajectory)
@@ -39,7 +39,7 @@ def radius(t, lam, temperature, start):
     return (limit + (start**3 - limit) * np.exp(-3 * lam * t)) ** (1 / 3)
 
 
-@pytest.mark.optimised
+@pytest.mark.optimized
 @pytest.mark.parametrize("cells", [(100, 200), pytest.param((100, 200, 400), marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("lam", "temperature"), [(0.0, 1.0), (2.0, 1.0), (8.0, 0.5)])
 def test_barenblatt(lam, temperature, cells):
@@ -151,7 +151,7 @@ def test_parameters_are_batched_in_one_trace():
 
 
 def test_fokker_planck_against_the_exact_gaussian():
-    """Ornstein-Uhlenbeck from a Gaussian off centre: second order in space, free energy never rising."""
+    """Ornstein-Uhlenbeck from a Gaussian off center: second order in space, free energy never rising."""
     temperature, lam, t1 = 0.3, 1.0, 0.5
     domain, errors = mf.domains.Interval(-4.0, 4.0), []
     mean, variance = 1.0, 0.1
@@ -223,7 +223,7 @@ def test_bad_input():
             "at its front",
         ),
         (lambda: mf.Simulation(flow_of(0.0), mu, stepper=mf.steppers.Rosenbrock(), t1=1.0), "has fronts"),
-        (lambda: mf.flows.Wasserstein(flow_of(0.0).energy, LINE, space=None), "mf.grids.Discretisation"),
+        (lambda: mf.flows.Wasserstein(flow_of(0.0).energy, LINE, space=None), "mf.grids.Discretization"),
     ]:
         with pytest.raises(ValueError, match=message):
             wrong()

@@ -13,7 +13,7 @@ from scipy import integrate, special, stats
 import mfjax as mf
 from mfjax import problems
 from mfjax.measures import Particles
-from mfjax.teachers import bump, bump_quantile, poisson_radius
+from mfjax.problems.teachers import bump, bump_quantile, poisson_radius
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -77,7 +77,7 @@ def test_stratified_sample_deals_a_third_to_the_second_bump():
     for n in (100, 1001):
         mu = teacher.sample(jr.key(1), n, stratified=True)
         second = np.sum(np.asarray(mu.points @ on_circle(0.4 * jnp.pi)) > 0.95)
-        # gamma = 1e6 leaves a tail of 2e-3 outside any fixed neighbourhood: a few strays in 1001.
+        # gamma = 1e6 leaves a tail of 2e-3 outside any fixed neighborhood: a few strays in 1001.
         assert abs(second - n / 3) <= 1 + 0.01 * n
 
 
@@ -225,14 +225,16 @@ def test_signal_by_hand_and_with_signs():
     assert set(np.unique(np.round(np.asarray(mu.marks["u"]), 12))) == {-2.0, 2.0}
     features = mf.features.ReLU()
     expected = np.maximum(np.asarray(x) @ np.asarray(mu.points).T, 0) @ np.asarray(mu.marks["u"]) / 40
-    np.testing.assert_allclose(problems.signal(features, mu, x), expected, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(problems.network_output(features, mu, x), expected, rtol=1e-12, atol=1e-14)
 
 
 def test_signal_reproduces_the_stored_reference_targets():
     with np.load(REFERENCE / "setup_1d.npz") as setup:
         x, y, angle = setup["x"], setup["y"], setup["teacher_theta"]
     neurons = Particles(on_circle(jnp.asarray(angle)))
-    np.testing.assert_allclose(problems.signal(mf.features.ReLU(), neurons, jnp.asarray(x)), y, atol=1e-13)
+    np.testing.assert_allclose(
+        problems.network_output(mf.features.ReLU(), neurons, jnp.asarray(x)), y, atol=1e-13
+    )
 
 
 def test_total_variation_of_a_signed_teacher():

@@ -1,7 +1,7 @@
 """The published one-dimensional VarPro experiment, step by step, against two other programs.
 
 tests/reference: M = 128, N = 4096, lam = 1e-3, gamma = 100, tau = 2^-10, Euclidean step then
-normalisation. Bars: 1e-10 relative in float64, 5e-5 in float32, over 1000 steps; float32 stops after the
+normalization. Bars: 1e-10 relative in float64, 5e-5 in float32, over 1000 steps; float32 stops after the
 first 250 in the quick run of the tests.
 """
 
@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import mfjax as mf
-from mfjax.simulate import trajectory
+from mfjax._engine.loop import trajectory
 
-pytestmark = pytest.mark.optimised
+pytestmark = pytest.mark.optimized
 REFERENCE = Path(__file__).parent / "reference"
 BARS = {"float64": 1e-10, "float32": 5e-5}
 
@@ -36,8 +36,9 @@ def circle_run(reference, dtype, steps):
         lam=1e-3,
         regularizer=mf.regularizers.Quadratic(center=1.0),
     )
-    flow = mf.flows.Wasserstein(energy, mf.domains.Sphere(1, tangent=False))
-    sim = mf.Simulation(flow, mf.measures.Particles(points), stepper=mf.steppers.Euler(2**-10), steps=steps)
+    flow = mf.flows.Wasserstein(energy, mf.domains.Sphere(1))
+    stepper = mf.steppers.NormalizedEuler(2**-10)
+    sim = mf.Simulation(flow, mf.measures.Particles(points), stepper=stepper, steps=steps)
     return energy, eqx.filter_jit(trajectory)(sim)
 
 

@@ -1,7 +1,7 @@
-"""Convex duality of the regularisers: f* is the conjugate of f, (f*)' the inverse of f'.
+"""Convex duality of the regularizers: f* is the conjugate of f, (f*)' the inverse of f'.
 
 Oracles: closed forms, the Fenchel-Young inequality and its equality case, central differences in
-float64, and each built-in regulariser written again by the user as `Convex`.
+float64, and each built-in regularizer written again by the user as `ConvexRegularizer`.
 """
 
 import equinox as eqx
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from mfjax.regularizers import Convex, Power, Quadratic, Regularizer
+from mfjax.regularizers import ConvexRegularizer, Power, Quadratic, Regularizer
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -31,9 +31,9 @@ FAMILY = {
     "power-2": Power(2.0),
     "power-3": Power(3.0),
     "power-5": Power(5.0),
-    "cosh": Convex(lambda t: jnp.cosh(t) - 1),
-    "cubic": Convex(lambda t: jnp.abs(t) ** 3 / 2),
-    "shifted": Convex(lambda t: 0.5 * (t - 1) ** 2 + (t - 1) ** 4),
+    "cosh": ConvexRegularizer(lambda t: jnp.cosh(t) - 1),
+    "cubic": ConvexRegularizer(lambda t: jnp.abs(t) ** 3 / 2),
+    "shifted": ConvexRegularizer(lambda t: 0.5 * (t - 1) ** 2 + (t - 1) ** 4),
 }
 EPS = {"float64": 2.0**-52, "float32": 2.0**-23}
 
@@ -116,7 +116,7 @@ def test_derivatives_match_differences(functions):
         np.testing.assert_allclose(at[derivative], difference, rtol=2e-8, atol=1e-9, err_msg=derivative)
 
 
-def test_no_derivative_is_nan_at_the_minimiser(regularizer, functions):
+def test_no_derivative_is_nan_at_the_minimizer(regularizer, functions):
     # Outer weights and dual values are exactly zero for dead features and symmetric data.
     zero = jnp.zeros(6)
     center = functions(zero, zero)["f*'"]
@@ -137,7 +137,7 @@ def test_no_derivative_is_nan_at_the_minimiser(regularizer, functions):
     ],
 )
 def test_a_function_of_the_user_equals_the_builtin(written, builtin, dtype):
-    user = Convex(written)
+    user = ConvexRegularizer(written)
     run = lambda method, v: eqx.filter_jit(method)(v)
     s = jnp.asarray([-1e6, -30.0, -2.0, -1e-4, 1e-5, 0.4, 17.0, 1e5], dtype)
     bar = 40 * EPS[dtype]
@@ -173,8 +173,8 @@ def test_parameters_are_differentiable():
         "order": (lambda a: Power(a), 2.7),
         "center": (lambda a: Quadratic(a), 0.4),
         # The parameter is closed over by the function.
-        "closure": (lambda a: Convex(lambda t: jnp.cosh(a * t) + t * t), 0.8),
-        "module": (lambda a: Convex(_Scaled(jnp.asarray(a))), 0.8),
+        "closure": (lambda a: ConvexRegularizer(lambda t: jnp.cosh(a * t) + t * t), 0.8),
+        "module": (lambda a: ConvexRegularizer(_Scaled(jnp.asarray(a))), 0.8),
     }
     for name, (family, value) in families.items():
         both = lambda a, family=family: jnp.sum(
@@ -204,7 +204,7 @@ def test_parameters_are_leaves_and_one_trace_serves_all():
         conjugate(Power(order), jnp.ones(2))
     assert len(traces) == 1
     for scale in (1.0, 2.0):
-        conjugate(Convex(_Scaled(jnp.asarray(scale))), jnp.ones(2))
+        conjugate(ConvexRegularizer(_Scaled(jnp.asarray(scale))), jnp.ones(2))
     assert len(traces) == 2
 
 
@@ -226,11 +226,11 @@ def test_a_new_regularizer_is_one_method():
         (lambda: Power(float("nan")), "order must be finite"),
         (lambda: Power([2.0, 3.0]), "order must be a scalar"),
         (lambda: Quadratic("a"), "center must be numeric"),
-        (lambda: Convex(3.0), "must be a convex function of one number"),
-        (lambda: Convex(lambda t: jnp.stack([t, t])), r"must return one number, got shape \(2,\)"),
-        (lambda: Convex(lambda t: -t * t), "strictly convex"),
-        (lambda: Convex(lambda t: (t * t - 1) ** 2), "does not increase near t = "),
-        (lambda: Convex(lambda t: t * jnp.log(t)), "strictly convex on the whole line"),
+        (lambda: ConvexRegularizer(3.0), "must be a convex function of one number"),
+        (lambda: ConvexRegularizer(lambda t: jnp.stack([t, t])), r"must return one number, got shape \(2,\)"),
+        (lambda: ConvexRegularizer(lambda t: -t * t), "strictly convex"),
+        (lambda: ConvexRegularizer(lambda t: (t * t - 1) ** 2), "does not increase near t = "),
+        (lambda: ConvexRegularizer(lambda t: t * jnp.log(t)), "strictly convex on the whole line"),
     ],
 )
 def test_errors(make, message):

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 import mfjax as mf
-from mfjax import driver
-from mfjax import io as files
+from mfjax._engine import files
+from mfjax._engine import host as driver
 
 PROGRAM = """
 import jax
@@ -159,7 +159,7 @@ def test_a_run_with_one_saved_time_has_checkpoints_on_the_way(tmp_path, monkeypa
         return write(path, tree)
 
     with monkeypatch.context() as patch:
-        patch.setattr("mfjax.driver.write_arrays", interrupted)
+        patch.setattr("mfjax._engine.host.write_arrays", interrupted)
         with pytest.raises(Killed):
             go("run", tmp_path / "run", False)
     assert progress(tmp_path / "run") == 0 and (tmp_path / "run" / "checkpoint.npz").exists()
@@ -249,7 +249,7 @@ def stopped(tmp_path, monkeypatch):
         return write(path, tree)
 
     with monkeypatch.context() as patch:
-        patch.setattr("mfjax.driver.write_arrays", interrupted)
+        patch.setattr("mfjax._engine.host.write_arrays", interrupted)
         with pytest.raises(Killed):
             go("run", tmp_path / "run", False)
     assert progress(tmp_path / "run") == 4
@@ -301,7 +301,7 @@ def test_another_configuration_is_refused_and_nothing_lost(stopped):
 
 def test_another_version_is_refused_by_name(stopped, monkeypatch):
     path, go = stopped
-    monkeypatch.setattr("mfjax.driver.environment", lambda: files.environment() | {"jax": "0.0.1"})
+    monkeypatch.setattr("mfjax._engine.host.environment", lambda: files.environment() | {"jax": "0.0.1"})
     with pytest.raises(
         files.ForeignRun, match=r"environment is \{'jax': '.*'\} there and \{'jax': '0\.0\.1'\} here"
     ):

@@ -8,10 +8,10 @@ import optax
 import pytest
 
 import mfjax as mf
+from mfjax._engine.loop import trajectory
 from mfjax.energies import Entropy, PorousMedium, Potential
 from mfjax.flows import PropagationOfChaos, Scheduled, Wasserstein
 from mfjax.measures import Grid, Particles
-from mfjax.simulate import trajectory
 from mfjax.steppers import (
     RK4,
     Adaptive,
@@ -75,7 +75,7 @@ def gaussian(n, spread):
     return Grid.from_density(PLANE, n, lambda x: jnp.exp(-well(x) / spread))
 
 
-@pytest.mark.optimised
+@pytest.mark.optimized
 def test_w_methods_keep_their_order_under_a_schedule():
     """Fixed steps of the adaptive scheme, against the same cells and many steps."""
     flow, mu = annealed(PLANE), gaussian(48, 1.5)

@@ -207,7 +207,7 @@ def test_progress_without_a_terminal(capsys):
 
 @pytest.mark.parametrize("saves", [1, 2, 15, 16, 17, 97, 100, 1009])
 def test_chunks_cover_all_saves_in_few_programs(saves):
-    from mfjax.driver import chunk_lengths
+    from mfjax._engine.host import chunk_lengths
 
     lengths = chunk_lengths(saves)
     assert sum(lengths) == saves and len(set(lengths)) <= 2 and len(lengths) <= 32

@@ -10,14 +10,14 @@ import pytest
 
 import mfjax as mf
 from mfjax import kernels
+from mfjax._engine.loop import trajectory
 from mfjax.energies import Interaction, PorousMedium, Potential, Sobolev
 from mfjax.flows import Wasserstein
 from mfjax.grids import Spectral
-from mfjax.linearize import linearize
 from mfjax.measures import Grid, Particles, padded_weights
-from mfjax.simulate import trajectory
 from mfjax.steppers import RK4, Adaptive
 from mfjax.testing import check_energy, check_flow, check_traces
+from mfjax.theory.spectrum import linearize
 
 LINE, PLANE = mf.domains.Torus(1), mf.domains.Torus(2, 2.0)
 MASSES = jnp.array([0.1, 0.3, 0.2, 0.15, 0.25])
@@ -51,7 +51,7 @@ def end(energy, mu, stepper, t1, domain=LINE, space=None):
 def test_closed_form_against_the_polylogarithm(order):
     """L^{2s-1} 2 (2 pi)^{-2s} Re Li_{2s}(e^{2 pi i t}) by mpmath in 30 digits."""
     period = 2.5
-    kernel, s = kernels.Sobolev(order, mf.domains.Torus(1, period)), mpmath.mpf(order)
+    kernel, s = kernels.NegativeSobolev(order, mf.domains.Torus(1, period)), mpmath.mpf(order)
     t = np.array([0.0, 1e-6, 1e-3, 0.1, 0.25, 0.49, 0.5, 0.7])
     scale = 2 * period ** (2 * order - 1) * (2 * np.pi) ** (-2 * order)
     with mpmath.workdps(30):
@@ -69,14 +69,14 @@ def test_closed_form_against_the_polylogarithm(order):
 
 def test_closed_forms_are_bernoulli_polynomials():
     t = jnp.linspace(0, 1, 11)[:-1]
-    at = lambda s: jax.vmap(lambda u: kernels.Sobolev(s)(u[None], jnp.zeros(1)))(t)
+    at = lambda s: jax.vmap(lambda u: kernels.NegativeSobolev(s)(u[None], jnp.zeros(1)))(t)
     np.testing.assert_allclose(at(1.0), (t**2 - t + 1 / 6) / 2, atol=1e-15)
     np.testing.assert_allclose(at(2.0), -(t**4 - 2 * t**3 + t**2 - 1 / 30) / 24, atol=1e-15)
 
 
 @pytest.mark.parametrize("order", [1.0, 1.5, 2.0])
 def test_forces_at_and_near_coincidence(order):
-    force = jax.grad(lambda x: kernels.Sobolev(order)(x, jnp.zeros(1)))
+    force = jax.grad(lambda x: kernels.NegativeSobolev(order)(x, jnp.zeros(1)))
     assert float(force(jnp.zeros(1))[0]) == 0
     near = float(force(jnp.array([1e-8]))[0])
     assert near == pytest.approx(-0.5, rel=1e-6) if order == 1 else abs(near) < 1e-5
@@ -85,9 +85,11 @@ def test_forces_at_and_near_coincidence(order):
 def test_named_cases_of_riesz_and_matern():
     x, y = jnp.array([0.3, 1.0]), jnp.array([-0.2, 0.4])
     same = lambda a, b: np.testing.assert_allclose(a(x, y), b(x, y), rtol=1e-14)
-    same(kernels.Riesz(1.0, 0.7), kernels.Energy(0.7))
+    same(kernels.Riesz(1.0, 0.7), kernels.Distance(0.7))
     same(kernels.Matern(0.5, 0.7), kernels.Laplace(0.7))
-    same(kernels.Signed(kernels.Energy()), lambda x, y: x[0] * y[0] * kernels.Energy()(x[1:], y[1:]))
+    same(
+        kernels.SignedKernel(kernels.Distance()), lambda x, y: x[0] * y[0] * kernels.Distance()(x[1:], y[1:])
+    )
     r = np.linalg.norm(np.subtract(x, y))
     np.testing.assert_allclose(kernels.Riesz(0.5)(x, y), -(r**0.5), rtol=1e-14)
     for smoothness in (1.5, 2.5):
@@ -147,7 +149,7 @@ def test_closed_form_against_a_long_series(source):
 
 @pytest.mark.parametrize("shape", [(15,), (6, 8)])
 def test_values_on_a_grid(shape):
-    """Potential in the cells = series at their centres = derivative in the masses."""
+    """Potential in the cells = series at their centers = derivative in the masses."""
     domain = LINE if len(shape) == 1 else PLANE
     masses = np.random.default_rng(0).exponential(size=(2, np.prod(shape)))
     mu, nu = (Grid(domain, shape, m / m.sum()) for m in masses)
@@ -222,7 +224,7 @@ def test_exact_solution_at_s_1():
 def test_energy_rate_at_s_1_is_twice_the_least_of_nu():
     """W = V' obeys W_t = (W' - nu) W + c: E = C t^{-p} e^{-2 min(nu) t}, p from the shape of the minimum.
 
-    The linearised flow has rates between the least and the largest of nu.
+    The linearized flow has rates between the least and the largest of nu.
     """
     nu = Grid.from_density(LINE, 64, lambda x: 1 - 0.6 * jnp.cos(2 * jnp.pi * x[0]))
     flow = Wasserstein(Sobolev(nu, 1.0), LINE, Spectral())
@@ -269,7 +271,7 @@ def test_linear_rates_of_particles_without_truncation():
     np.testing.assert_allclose(rates[:2], (2 * np.pi) ** -2.0, rtol=1e-6)
 
 
-# --- two independent discretisations
+# --- two independent discretizations
 
 
 def quantiles(n):
@@ -310,7 +312,7 @@ def test_spectral_against_finite_volumes():
     assert np.all(np.abs(orders - 2) < 0.35), (errors, orders)
 
 
-# --- the spectral discretisation
+# --- the spectral discretization
 
 
 @pytest.mark.parametrize(("shape", "dealias"), [((15,), 1.0), ((16,), 2 / 3), ((6, 8), 1.0), ((9, 6), 2 / 3)])
@@ -361,10 +363,10 @@ def test_a_two_dimensional_run_on_both_sides():
     assert abs(mode(cloud) - mode(density)) < 1e-3 * abs(mode(cells) - mode(density))
 
 
-@pytest.mark.optimised
+@pytest.mark.optimized
 def test_direct_sums_hold_a_block_of_phases():
     """4096 points and 1024 waves would be 16 MiB of phases, each for cosine and sine."""
-    from mfjax.sums.waves import half_space
+    from mfjax._numerics.sums.waves import half_space
 
     waves, period = half_space(1024, 1), jnp.ones((), "float32")
     points = jnp.linspace(0, 1, 4097, dtype="float32")[:-1, None]
@@ -392,15 +394,15 @@ def test_direct_sums_hold_a_block_of_phases():
         (lambda: Sobolev()(Grid.uniform(mf.domains.Interval(0.0, 1.0), 8)), "another grid"),
         (lambda: Wasserstein(Sobolev(), mf.domains.Torus(1, 2.0)).init(particles()), "the measure moves on"),
         (lambda: Sobolev("uniform", modes=0), "modes must be at least 1"),
-        (lambda: kernels.Sobolev(0.5), "order must be greater than 0.5"),
-        (lambda: kernels.Sobolev(1.0, PLANE), "closed form lives on"),
+        (lambda: kernels.NegativeSobolev(0.5), "order must be greater than 0.5"),
+        (lambda: kernels.NegativeSobolev(1.0, PLANE), "closed form lives on"),
         (
             lambda: jax.jit(lambda s: Sobolev("uniform", order=s)(Particles([[0.2]])))(2.0),
             "an order known in advance only: pass modes=",
         ),
         (lambda: kernels.Riesz(2.0), "exponent must be less than 2"),
         (lambda: kernels.Matern(1.0), "smoothness must be"),
-        (lambda: kernels.Signed(1.0), "kernel must be a Kernel or callable"),
+        (lambda: kernels.SignedKernel(1.0), "kernel must be a Kernel or callable"),
         (lambda: Interaction(1.0), "kernel must be a Kernel or callable"),
         (lambda: Spectral(0.0), "dealias must lie in"),
         (
@@ -423,7 +425,7 @@ def test_bad_input(make, message):
 def test_the_order_of_the_closed_form_is_a_constant_of_differentiation():
     x = jnp.array([[0.1], [0.35], [0.8]])
     value = lambda kernel: kernels.kernel_sums(kernel, x, x, jnp.ones(3))[0]
-    slopes = eqx.filter_grad(value)(kernels.Sobolev(2.0))
+    slopes = eqx.filter_grad(value)(kernels.NegativeSobolev(2.0))
     for name in ("order", "even", "last", "polynomial"):
         np.testing.assert_array_equal(getattr(slopes, name), 0)
     assert float(slopes.domain.period) != 0

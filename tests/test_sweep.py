@@ -150,7 +150,7 @@ def test_a_padded_width_is_a_traced_number():
 
 
 def test_what_no_parameter_reaches_is_shared():
-    from mfjax.table import trace
+    from mfjax._engine.table import trace
 
     data = jnp.ones((50, 2))
 

@@ -18,9 +18,9 @@ import mfjax as mf
 from mfjax import energies as E
 from mfjax import flows as W
 from mfjax import status
+from mfjax._engine.loop import trajectory
 from mfjax.features import RBF, Function, Weighted
 from mfjax.measures import Grid, Particles
-from mfjax.simulate import trajectory
 from mfjax.steppers import (
     RK4,
     BirthDeath,
@@ -143,7 +143,7 @@ SYSTEMS = {
         LAMS,
         RK4(END / 40),
         "there use Entropy itself",
-        plane="neighbours need",
+        plane="neighbors need",
     ),
     "annealed Langevin": System(
         lambda a, m, d: W.Scheduled(lambda t: W.Wasserstein(network(m, d) + a * jnp.exp(-t) * HEAT(), m)),
@@ -172,7 +172,7 @@ SYSTEMS = {
         LAMS,
         Proximal(END / 4),
         "there use PorousMedium itself",
-        plane="neighbours need",
+        plane="neighbors need",
     ),
     "blobs": System(
         wasserstein(lambda a, m, d: 0.1 * E.Potential(wave) + 0.1 * E.Blob(SLOW(), a, m)),
@@ -214,14 +214,14 @@ SYSTEMS = {
     ),
     "signed measures": System(
         lambda a, m, d: W.WassersteinFisherRao(
-            E.Risk(mf.features.Signed(features(m)), *data(m, d)), mf.domains.Signed(m), 0.1, a
+            E.Risk(mf.features.SignedFeatures(features(m)), *data(m, d)), mf.domains.Signed(m), 0.1, a
         ),
         RATES,
     ),
-    "minimising movements": System(
+    "minimizing movements": System(
         wasserstein(lambda a, m, d: a * E.Potential(wave)), LAMS, Proximal(END / 2), "Proximal"
     ),
-    "minimising movements by Sinkhorn": System(
+    "minimizing movements by Sinkhorn": System(
         wasserstein(lambda a, m, d: 0.1 * E.Potential(wave) + a * HEAT()),
         LAMS,
         "EntropicProximal",

@@ -1,4 +1,4 @@
-"""The limit of variable projection as the regularisation vanishes."""
+"""The limit of variable projection as the regularization vanishes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -56,7 +56,7 @@ class CircleFigures(Figures):
         return fig, "unbiased f (plain) falls to a floor set by the width; biased f (dashed) keeps a bias"
 
     def lams(self):
-        """III.5: the distances for all regularisation strengths."""
+        """III.5: the distances for all regularization strengths."""
         fig, axes = plot.figure(1, 2, height=2.7)
         self.draw_lams(axes[0])
         return (
@@ -65,7 +65,7 @@ class CircleFigures(Figures):
         )
 
     def gammas(self):
-        """III.6: risk and distances for all teachers, at the least regularisation."""
+        """III.6: risk and distances for all teachers, at the least regularization."""
         fig, axes = plot.figure(1, 3, height=2.5)
         self.draw_gammas(axes[0], min(self.preset.lams), self.preset.sharp_step)
         return fig, "convergence slows as the teacher concentrates (γ grows)"
@@ -151,7 +151,7 @@ class CircleFigures(Figures):
         ax.plot([], [], color="0.3", label="independent value", **square)
         ax.set_xscale("log")
         ax.set_yscale("log")
-        ax.set_xlabel("regularisation λ")
+        ax.set_xlabel("regularization λ")
         ax.set_ylabel(f"MMD² to the diffusion at t = {TIME:g}")
         plot.legend(ax)
 

@@ -60,7 +60,7 @@ def write_configuration(settings: Settings) -> None:
     """config.json and versions.json. The first call of a directory writes them, a resumed one leaves them."""
     from importlib.metadata import version
 
-    from mfjax.io import environment, write_json
+    from mfjax._engine.files import environment, write_json
 
     if not (settings.out / "versions.json").exists():
         packages = {name: version(name) for name in ("matplotlib", "scipy", "xarray")}

@@ -49,7 +49,7 @@ class Figures(Gallery):
         return [(f"M = {width}", {"color": self.shade(width)}) for width in self.preset.widths]
 
     def shade(self, width: int) -> Any:
-        """The colour of a width."""
+        """The color of a width."""
         return plot.shade(self.preset.widths.index(width), len(self.preset.widths))
 
     def panel(
@@ -81,12 +81,12 @@ class Figures(Gallery):
         """The signal of the first seed's teacher on [-extent, extent]^2."""
         lab = self.laboratory
         neurons = Particles(lab.data.teachers[lab.gammas.index(GAMMA), 0])
-        signal = jax.jit(lambda x: problems.signal(lab.features, neurons, x))
+        signal = jax.jit(lambda x: problems.network_output(lab.features, neurons, x))
         to_signal = lambda x: signal(x.astype(lab.dtype))
         plot.signal(ax, to_signal, extent=extent, cells=81, label="teacher signal Y(x)")
 
     def draw_risks(self, axes: Sequence[Any]) -> None:
-        """The risk for all widths, one panel for each regulariser."""
+        """The risk for all widths, one panel for each regularizer."""
         for ax, center in zip(axes, (BIASED, UNBIASED), strict=True):
             lines = {
                 f"M = {width}": Line(self.laboratory.select(center, LAM, GAMMA, width), self.shade(width))
@@ -97,7 +97,7 @@ class Figures(Gallery):
         plot.legend(axes[-1])
 
     def draw_widths(self, axes: Sequence[Any]) -> None:
-        """The distances for all widths and both regularisers."""
+        """The distances for all widths and both regularizers."""
         lines = {
             f"M = {width}, {NAMES[center]}": Line(
                 self.laboratory.select(center, LAM, GAMMA, width), self.shade(width), DASHES[center]
@@ -108,7 +108,7 @@ class Figures(Gallery):
         self._draw_distances(axes, lines, self.width_entries)
 
     def draw_lams(self, axes: Sequence[Any]) -> None:
-        """The distances of the widest network for all lams and both regularisers."""
+        """The distances of the widest network for all lams and both regularizers."""
         width = self.preset.widths[-1]
         lines = {
             f"{lam_is(lam)}, {NAMES[center]}": Line(
@@ -143,7 +143,7 @@ class Figures(Gallery):
 
 
 def lam_is(value: float) -> str:
-    """The label of a regularisation strength, a power of ten in mathematical notation.
+    """The label of a regularization strength, a power of ten in mathematical notation.
 
     >>> lam_is(1e-3), lam_is(0.5)
     ('λ = $10^{-3}$', 'λ = 0.5')

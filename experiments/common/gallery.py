@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from common.options import Settings
 from common.records import Records
 from mfjax import plot
-from mfjax.certificates import Identifiability
+from mfjax.theory.certificates import Identifiability
 
 
 class Gallery(ABC):

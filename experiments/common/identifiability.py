@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 import mfjax as mf
 from common.runtime import double_precision
-from mfjax.certificates import Identifiability
 from mfjax.problems import CircleTeacher, gaussian_quadrature
+from mfjax.theory.certificates import Identifiability
 
 
 def relu_on_circle(biases: Iterable[float], gamma: float) -> dict[str, Identifiability]:

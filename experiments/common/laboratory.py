@@ -13,8 +13,8 @@ import numpy as np
 import mfjax as mf
 from common.records import Records
 from common.runs import Runs
-from mfjax.certificates import Identifiability
 from mfjax.problems import Problem
+from mfjax.theory.certificates import Identifiability
 
 
 class Data(NamedTuple):

@@ -34,7 +34,7 @@ def run(
     started = time.perf_counter()
     prepare_jax(settings)
     from mfjax import SimulationError
-    from mfjax.io import RunDirectoryError
+    from mfjax._engine.files import RunDirectoryError
 
     try:
         write_configuration(settings)

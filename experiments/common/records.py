@@ -12,9 +12,9 @@ import numpy as np
 
 import mfjax as mf
 from common.options import Settings
-from mfjax.bounds import Bound
-from mfjax.certificates import REQUIRED, certificates, format_table
-from mfjax.io import write_atomically, write_dataset
+from mfjax._engine.files import write_atomically, write_dataset
+from mfjax.theory.bounds import Bound
+from mfjax.theory.certificates import REQUIRED, certify, format_table
 
 
 @dataclass
@@ -65,7 +65,7 @@ class Records:
     def _certify(self, name: str, data: Any, axes: tuple[str, ...]) -> None:
         for index in np.ndindex(*(data.sizes[axis] for axis in axes)):
             cell = (f"{axis}={data[axis].values[i]:g}" for axis, i in zip(axes, index, strict=True))
-            self.certificates[f"{name} {' '.join(cell)}"] = certificates(
+            self.certificates[f"{name} {' '.join(cell)}"] = certify(
                 {key: data[key].transpose(*axes, "save").values[index] for key in REQUIRED}
             )
 

@@ -11,7 +11,7 @@ from common.options import Settings
 
 def prepare_jax(settings: Settings) -> None:
     """What must be set before the first array is made."""
-    # Small factorisations lose more to waking threads than they gain; cells run side by side instead.
+    # Small factorizations lose more to waking threads than they gain; cells run side by side instead.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if getattr(settings.preset, "quick_compilation", False) and _known_to_xla("xla_cpu_use_fusion_emitters"):

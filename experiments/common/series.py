@@ -7,7 +7,7 @@ from itertools import pairwise
 from math import sqrt
 from typing import ClassVar
 
-# Centres of the quadratic regulariser f.
+# Centers of the quadratic regularizer f.
 BIASED, UNBIASED = 0.0, 1.0
 # The figures vary one parameter at a time around these.
 GAMMA, LAM = 100.0, 1e-3
@@ -15,7 +15,7 @@ GAMMA, LAM = 100.0, 1e-3
 
 @dataclass(frozen=True)
 class Series:
-    """One sweep: every combination of lams, gammas and widths, for one regulariser centre and one method."""
+    """One sweep: every combination of lams, gammas and widths, for one regularizer center and one method."""
 
     name: str
     center: float

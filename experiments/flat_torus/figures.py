@@ -36,7 +36,7 @@ class FlatTorusFigures(Figures):
         return fig, "the distance falls to a floor that is lower for wider networks"
 
     def lams(self):
-        """III.13: the distance for all regularisation strengths."""
+        """III.13: the distance for all regularization strengths."""
         fig, axes = plot.figure(1, 1, width=4.4, height=2.9)
         self.draw_lams(axes[0])
         return fig, "λ = 0.1 is slower; the bias of the biased f shrinks with λ"

@@ -91,16 +91,16 @@ class DiscrepancyFigures(Gallery):
         grid, cloud = self.runs.two_dimensional()
         times, n, side = self.runs.torus_times, self.preset.torus_cells, 2 * np.pi
         fig, axes = plot.figure(1, 3, height=2.3)
-        centres = (np.arange(n) + 0.5) * side / n
-        target = np.array([[float(two_bumps(np.array([a, b]))) for a in centres] for b in centres])
+        centers = (np.arange(n) + 0.5) * side / n
+        target = np.array([[float(two_bumps(np.array([a, b]))) for a in centers] for b in centers])
         states = grid.state.values[0].reshape(-1, n, n) / (side / n) ** 2
         points = cloud.state.values[0]
         early = int(np.argmin(np.abs(times - 0.03 * times[-1])))
         for ax, save in ((axes[0, 0], early), (axes[0, 1], -1)):
             mesh = ax.pcolormesh(
-                centres, centres, states[save].T, cmap="cividis", vmin=0, vmax=target.max(), rasterized=True
+                centers, centers, states[save].T, cmap="cividis", vmin=0, vmax=target.max(), rasterized=True
             )
-            ax.contour(centres, centres, target, levels=4, colors="white", linewidths=0.6)
+            ax.contour(centers, centers, target, levels=4, colors="white", linewidths=0.6)
             ax.plot(*points[save].T, "o", color=plot.color(5), markersize=1.3)
             plot.title(ax, f"s = 2, t = {round(times[save], 1):g}")
             ax.set(xlabel="$x_1$", ylabel="$x_2$", aspect="equal", xlim=(0, side), ylim=(0, side))
@@ -155,7 +155,7 @@ class DiscrepancyFigures(Gallery):
         return found
 
     def report(self):
-        """Rates of the linearised flow beside the predicted ones."""
+        """Rates of the linearized flow beside the predicted ones."""
         for order, rates in self.runs.linear_rates().items():
             exact = (2 * np.pi * np.arange(1, 4)) ** (2 - 2 * order)
             shown = ", ".join(f"{rate:.6g} ({value:.6g})" for rate, value in zip(rates, exact, strict=True))
@@ -199,6 +199,6 @@ def tangent(times, values, slope, order):
 
 
 def local_rate(times, values, order):
-    """-d log E / dt at s = 1, -d log E / d log t otherwise, by differences of neighbours."""
+    """-d log E / dt at s = 1, -d log E / d log t otherwise, by differences of neighbors."""
     values = np.where(values > 0, values, np.nan)
     return -np.gradient(np.log(values), times if order == 1 else np.log(times))

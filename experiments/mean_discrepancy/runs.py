@@ -181,8 +181,8 @@ class Discrepancies(Runs):
         """(start, target) in the plane: one cluster away from three."""
         n = self.preset.kernel_width
         noise = 0.15 * np.asarray(jr.normal(jr.key(self.settings.seed), (2, n, 2), self.dtype))
-        centres = np.array([[0.0, 0.0], [1.5, 0.0], [2.5, 1.8]])
-        return noise[0] + np.array([0.0, 1.2]), noise[1] + centres[np.arange(n) % 3]
+        centers = np.array([[0.0, 0.0], [1.5, 0.0], [2.5, 1.8]])
+        return noise[0] + np.array([0.0, 1.2]), noise[1] + centers[np.arange(n) % 3]
 
     def mmd_flows(self) -> list[Any]:
         """One MMD flow for every kernel, with the energy distance to the target as the common yardstick."""
@@ -220,6 +220,6 @@ class Discrepancies(Runs):
 
 def two_bumps(x: jax.Array) -> jax.Array:
     """A density on (R / 2 pi Z)^2 with two bumps of different height."""
-    bump = lambda centre, height: height * jnp.exp(2 * jnp.sum(jnp.cos(x - jnp.asarray(centre)) - 1))
+    bump = lambda center, height: height * jnp.exp(2 * jnp.sum(jnp.cos(x - jnp.asarray(center)) - 1))
     # Each bump has the integral height (2 pi e^{-2} I_0(2))^2.
     return (bump((1.5, 2.0), 0.65) + bump((4.5, 4.2), 0.35)) / (2 * jnp.pi * 0.30850832255367103) ** 2

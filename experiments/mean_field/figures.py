@@ -14,10 +14,10 @@ import mfjax as mf
 from mean_field.network import TEACHER
 from mean_field.runs import Langevin
 from mfjax import plot
-from mfjax.observables import fit_rate
 from mfjax.plot.canvas import colorbar
+from mfjax.theory import fit_rate
 
-LINEARISED, BOUND = {"linestyle": ":", "color": "0.2"}, {"linestyle": "--"}
+LINEARIZED, BOUND = {"linestyle": ":", "color": "0.2"}, {"linestyle": "--"}
 
 
 class LangevinFigures(Gallery):
@@ -60,19 +60,19 @@ class LangevinFigures(Gallery):
             ax.set_ylim(1e-11, 10)
             ax.set_xlabel("flow time t")
         rates = axes[0, 0].get_legend()
-        entries = [("log-Sobolev bound", BOUND), ("2 × linearised gap", LINEARISED)]
+        entries = [("log-Sobolev bound", BOUND), ("2 × linearized gap", LINEARIZED)]
         plot.legend(axes[0, 0], entries, loc="upper right")
         axes[0, 0].add_artist(rates)
         axes[0, 0].set_ylabel("$V^σ(m_t) - V^σ(m^*)$")
         return (
             fig,
-            "straight lines of the linearised slope; sharp log-Sobolev bound only in the Gaussian case",
+            "straight lines of the linearized slope; sharp log-Sobolev bound only in the Gaussian case",
         )
 
     def _draw_decay(self, ax, label, name, sigma, gain, runs, run) -> None:
-        """One curve with its fit, the slope of the linearised flow and the log-Sobolev bound of the run."""
+        """One curve with its fit, the slope of the linearized flow and the log-Sobolev bound of the run."""
         network, grid = self.runs.network(name, gain), self.runs.grid(name)
-        linearised = self.runs.spectrum(name, sigma, gain)
+        linearized = self.runs.spectrum(name, sigma, gain)
         times = np.asarray(runs.times.values, float)
         excess = np.asarray(runs.energy.values, float) - float(self.runs.gibbs(name, sigma, gain).found.value)
         shown = np.where(excess > 1e-11, excess, np.nan)
@@ -88,21 +88,21 @@ class LangevinFigures(Gallery):
         ax.plot(times, np.asarray(bound(times)), color=color, **BOUND)
         margin = self.records.bound(run, bound, times, excess, 100 * floor)
         anchor = min(np.searchsorted(times, middle), times.size - 1)
-        slope = excess[anchor] * np.exp(-linearised * (times - times[anchor]))
-        ax.plot(times, 3 * slope, **LINEARISED, linewidth=0.9)
+        slope = excess[anchor] * np.exp(-linearized * (times - times[anchor]))
+        ax.plot(times, 3 * slope, **LINEARIZED, linewidth=0.9)
         self.rates.append(
             {
                 "network": label,
                 "sigma": sigma,
                 "fitted": rate,
-                "linearised": f"{linearised:.2g}",
+                "linearized": f"{linearized:.2g}",
                 "log-Sobolev, end": f"{float(bound.rates[-1]):.2g}",
                 "margin": f"{margin:.2g}",
             }
         )
 
     def color(self, sigma: float) -> str:
-        """The colour of a noise, the same in all figures."""
+        """The color of a noise, the same in all figures."""
         return plot.color(sorted({*self.preset.sigmas, *self.preset.plane_sigmas}, reverse=True).index(sigma))
 
     def densities(self):
@@ -153,7 +153,7 @@ class LangevinFigures(Gallery):
             rate = 0.5 * self.runs.spectrum("one neuron", sigma)
             anchor = int(np.searchsorted(times, 0.5 * times[-1]))
             line = lambda rate, height, at=anchor: height * np.exp(-rate * (times - times[at]))
-            ax.plot(times, line(rate, 0.4 * w2[anchor]), **LINEARISED, label="linearised gap")
+            ax.plot(times, line(rate, 0.4 * w2[anchor]), **LINEARIZED, label="linearized gap")
             above = line(preset.lam, 2 * coupled.mean(0)[anchor])
             ax.plot(times, above, color="0.5", linestyle="-.", linewidth=0.9, label="$e^{-λt}$")
             ax.set_ylim(1e-7, 10)
@@ -162,7 +162,7 @@ class LangevinFigures(Gallery):
         plot.legend(axes[0, -1], loc="lower left")
         return (
             fig,
-            "densities contract at the linearised rate, particles under one noise at that of far neurons",
+            "densities contract at the linearized rate, particles under one noise at that of far neurons",
         )
 
     def vanishing_noise(self):
@@ -241,7 +241,7 @@ class LangevinFigures(Gallery):
             slope = np.polyfit(np.log(widths), np.log(mean), 1)[0]
             line = {"color": plot.color(k), "marker": "o", "markersize": 3}
             ax.errorbar(widths * 1.06**k, mean, error, **line, label=f"{label}: slope {slope:.2f}")
-        ax.plot(widths, 0.4 * squares[0, :, late].mean() * widths[0] / widths, **LINEARISED, label="slope -1")
+        ax.plot(widths, 0.4 * squares[0, :, late].mean() * widths[0] / widths, **LINEARIZED, label="slope -1")
         ax.set_xscale("log")
         ax.set_yscale("log")
         ax.set_xticks(widths, [f"{w:g}" for w in widths])
@@ -268,9 +268,9 @@ class LangevinFigures(Gallery):
         preset, network = self.preset, self.runs.networks["two layers"]
         sigma, grid = preset.plane_sigmas[-1], self.runs.grid("two layers")
         particles, density = self.runs.plane_particles().sel(sigma=sigma), self.runs.plane().sel(sigma=sigma)
-        minimiser = np.asarray(self.runs.gibbs("two layers", sigma).found.measure.weights)
+        minimizer = np.asarray(self.runs.gibbs("two layers", sigma).found.measure.weights)
         fig, axes = plot.figure(1, 3, height=2.5)
-        star = minimiser / float(grid.volume)
+        star = minimizer / float(grid.volume)
         panels = {"Fokker-Planck": density.masses.values[-1] / float(grid.volume), "Gibbs $m^*$": star}
         w, theta = (np.unique(np.asarray(grid.points[:, k])) for k in (0, 1))
         for ax, (label, values) in zip(axes[0], panels.items(), strict=False):
@@ -298,7 +298,7 @@ class LangevinFigures(Gallery):
         ax, x = axes[0, 2], np.asarray(network.x[:, 0])
         ax.plot(x, network.y, color="0.1", linestyle="", marker="*", markersize=4, label="teacher")
         features = np.asarray(network.features.matrix(grid.points, network.x))
-        ax.plot(x, features @ minimiser, color=plot.color(0), label="Gibbs $m^*$")
+        ax.plot(x, features @ minimizer, color=plot.color(0), label="Gibbs $m^*$")
         points = particles.position.values[:, -1]
         outputs = np.mean(points[..., :1] * np.tanh(points[..., 1:] * x), axis=1)
         plot.band(ax, x, outputs, label=f"N = {preset.width}", color=plot.color(1), linestyle="--")
@@ -318,7 +318,7 @@ class LangevinFigures(Gallery):
             print(f"{len(found)} Gibbs measures: residual <= {worst:.1e}, at most {most:g} Newton iterations")
         if self.rates:
             print(
-                "\nrates of V^sigma: fitted, linearised, guaranteed at the end, and the margin of that bound"
+                "\nrates of V^sigma: fitted, linearized, guaranteed at the end, and the margin of that bound"
             )
             for row in self.rates:
                 name = f"{row.pop('network')}, sigma = {row.pop('sigma'):g}"
@@ -330,7 +330,7 @@ class LangevinFigures(Gallery):
 def wasserstein(grid, first, second):
     """W2 between two series of masses (S, K) on the cells of a line, spread evenly within each cell.
 
-    With atoms at the centres a change below a cell would cost the root of itself.
+    With atoms at the centers a change below a cell would cost the root of itself.
     """
 
     def one(pair):

@@ -46,15 +46,15 @@ class Network(NamedTuple):
         """Mean-field Langevin dynamics with noise sigma dW."""
         return mf.flows.Wasserstein(self.energy(sigma), self.domain)
 
-    def density(self, centre, cells: int, dtype) -> mf.measures.Grid:
-        """The normal law around `centre` in every coordinate, on the grid."""
-        bump = lambda z: jnp.exp(-jnp.sum((z - centre) ** 2) / (2 * SPREAD**2))
+    def density(self, center, cells: int, dtype) -> mf.measures.Grid:
+        """The normal law around `center` in every coordinate, on the grid."""
+        bump = lambda z: jnp.exp(-jnp.sum((z - center) ** 2) / (2 * SPREAD**2))
         return mf.measures.Grid.from_density(self.domain, cells, bump, dtype=dtype)
 
-    def particles(self, centre, width: int, key, dtype) -> mf.measures.Particles:
-        """Independent draws of the same law; the draws of two centres differ by a shift."""
+    def particles(self, center, width: int, key, dtype) -> mf.measures.Particles:
+        """Independent draws of the same law; the draws of two centers differ by a shift."""
         draw = lambda i: jr.normal(jr.fold_in(key, i), (self.domain.dim,), dtype)
-        return mf.measures.Particles(centre + SPREAD * jax.vmap(draw)(jnp.arange(width)))
+        return mf.measures.Particles(center + SPREAD * jax.vmap(draw)(jnp.arange(width)))
 
 
 def with_noise(smooth: mf.energies.Energy, sigma) -> mf.energies.Energy:

@@ -28,7 +28,7 @@ class Langevin(Runs):
 
     @property
     def starts(self) -> tuple[float, float]:
-        """The centres of the two initial laws."""
+        """The centers of the two initial laws."""
         return self.preset.start, -self.preset.start
 
     def grid(self, name: str) -> Grid:
@@ -37,10 +37,10 @@ class Langevin(Runs):
         return Grid.uniform(self.networks[name].domain, cells, dtype=self.dtype)
 
     # Densities.
-    def _density(self, network: Network, sigma, centre, cells, times) -> mf.Simulation:
+    def _density(self, network: Network, sigma, center, cells, times) -> mf.Simulation:
         return mf.Simulation(
             network.flow(sigma),
-            network.density(centre, cells, self.dtype),
+            network.density(center, cells, self.dtype),
             stepper=mf.steppers.RosenbrockW(*self.preset.tolerances),
             save_at=times,
             observables={"masses": lambda mu, flow: mu.weights},
@@ -86,7 +86,7 @@ class Langevin(Runs):
         return self.records.sweep("fokker-planck-plane", cell, {"sigma": preset.plane_sigmas})
 
     # Particles.
-    def _particles(self, network: Network, sigma, centre, seed, width, times, slots) -> mf.Simulation:
+    def _particles(self, network: Network, sigma, center, seed, width, times, slots) -> mf.Simulation:
         key = jr.key(seed)
 
         def record(mu, flow):
@@ -96,7 +96,7 @@ class Langevin(Runs):
         return mf.Simulation(
             network.flow(sigma),
             # The same draws for both starts and, by the key, the same noise: a synchronous coupling.
-            network.particles(centre, width, jr.fold_in(key, 0), self.dtype),
+            network.particles(center, width, jr.fold_in(key, 0), self.dtype),
             stepper=mf.steppers.StochasticHeun(self.preset.step),
             save_at=times,
             observables={"position": record},
@@ -162,13 +162,13 @@ class Langevin(Runs):
     def gibbs(
         self, name: str, sigma: float, gain: float | None = None, cells: int | None = None
     ) -> "Minimum":
-        """The minimiser of V^sigma on the cells of a network, or on so many per axis."""
+        """The minimizer of V^sigma on the cells of a network, or on so many per axis."""
         key = (name, sigma, self.preset.gain if gain is None else gain, cells)
         if key not in self._minima:
             network, grid = self.network(name, gain), self.grid(name)
             if cells is not None:
                 grid = Grid.uniform(network.domain, cells, dtype=self.dtype)
-            self._minima[key] = _minimise(network.smooth(), jnp.asarray(sigma, self.dtype), grid)
+            self._minima[key] = _minimize(network.smooth(), jnp.asarray(sigma, self.dtype), grid)
         return self._minima[key]
 
     @property
@@ -177,7 +177,7 @@ class Langevin(Runs):
         return list(self._minima.values())
 
     def spectrum(self, name: str, sigma: float, gain: float | None = None) -> float:
-        """The rate at which the excess of V^sigma decays in the end: twice the gap of the linearised flow."""
+        """The rate at which the excess of V^sigma decays in the end: twice the gap of the linearized flow."""
         key = (name, sigma, self.preset.gain if gain is None else gain)
         if key not in self._rates:
             network, plane = self.network(name, gain), name == "two layers"
@@ -199,7 +199,7 @@ class Minimum(NamedTuple):
 
 
 @eqx.filter_jit
-def _minimise(smooth, sigma, grid) -> "Minimum":
+def _minimize(smooth, sigma, grid) -> "Minimum":
     found = mf.gibbs(with_noise(smooth, sigma), grid)
     mu = found.measure
     potential, risk = smooth.first_variation(mu), smooth.solve(mu).value

@@ -10,8 +10,8 @@ from common.options import Settings
 from common.runs import times_of
 
 from mfjax import plot
-from mfjax.observables import fit_rate
 from mfjax.problems import CircleTeacher, relu_coefficients
+from mfjax.theory import fit_rate
 from neurons.runs import BETAS, GAMMA, SHOWN, SIGNED, Neurons, circle_points, sphere_coefficients
 
 SEEN, HIDDEN = (0, 1, 2, 4), (3, 5)

@@ -187,7 +187,9 @@ class Neurons(Runs):
     def signed_series(self, on_grid: bool) -> Any:
         """Both signs at once, towards a teacher of a positive and a negative bump."""
         pair, n = mf.domains.Signed(self.circle), self.preset.cells if on_grid else self.preset.width
-        energy = self.population(SIGNED.fourier(self.preset.degree), mf.features.Signed(self.features))
+        energy = self.population(
+            SIGNED.fourier(self.preset.degree), mf.features.SignedFeatures(self.features)
+        )
         grid = Grid(pair, n, dtype=self.dtype)
         start = grid if on_grid else Particles(grid.points)
 
@@ -200,7 +202,7 @@ class Neurons(Runs):
         return self.records.sweep(name, cell, {"beta": BETAS[:1]})
 
     def birth_flow(self) -> mf.flows.WassersteinFisherRao:
-        """The flow whose masses are realised by births and deaths."""
+        """The flow whose masses are realized by births and deaths."""
         return mf.flows.WassersteinFisherRao(self.teacher_risk, self.circle, 1.0, BETAS[0])
 
     def birth_series(self) -> Any:

@@ -37,8 +37,8 @@ class PairFigures(Gallery):
         """How a system is drawn."""
         return {"color": COLORS[name], "linestyle": DASHES[name]}
 
-    def centres(self, cells):
-        """Centres of the cells and their width."""
+    def centers(self, cells):
+        """Centers of the cells and their width."""
         width = 6 / cells
         return -3 + width * (np.arange(cells) + 0.5), width
 
@@ -46,27 +46,27 @@ class PairFigures(Gallery):
         """Energies, densities and heights of the three systems and of gradient descent."""
         fig, axes = plot.figure(1, 3, height=2.6)
         energy, rho, heights = axes[0]
-        centres, width = self.centres(self.preset.cells)
+        centers, width = self.centers(self.preset.cells)
         for name, (_, label) in SYSTEMS.items():
             data = self.pairs.systems(name).isel(steepness=0)
             energy.plot(times_of(data), data.energy, label=label.split(" (")[0], **self.line(name))
             masses, height = data.masses.values[-1], data.height.values[-1]
-            rho.plot(centres, masses / width, **self.line(name))
+            rho.plot(centers, masses / width, **self.line(name))
             support = masses / width > 1e-3
-            heights.plot(centres[support], height[support], **self.line(name))
+            heights.plot(centers[support], height[support], **self.line(name))
         data = self.pairs.particles().isel(steepness=0)
         path = self.pairs.descent(data)
         energy.plot(times_of(data)[::4], data.energy[::4], "k.", markersize=4, label="gradient descent")
         heights.plot(path[-1, 0, ::4], path[-1, 1, ::4], "k.", markersize=4)
         start = self.pairs.grid(self.preset.cells, self.preset.steepness[0])
-        rho.plot(centres, start.density, color="0.7")
+        rho.plot(centers, start.density, color="0.7")
         support = np.asarray(start.density) > 1e-3
-        heights.plot(centres[support], start.marks["H"][support], color="0.7")
+        heights.plot(centers[support], start.marks["H"][support], color="0.7")
         energy.set(xlabel="flow time t", ylabel="energy G", ylim=(0, None))
         rho.set(xlabel="feature θ", ylabel="density ρ [1 / unit of θ]", xlim=(-3, 3))
         heights.set(xlabel="feature θ", ylabel="height H on the support")
         _legend_below(fig, energy)
-        plot.title(rho, f"at t = {self.preset.time:g} (grey: t = 0)")
+        plot.title(rho, f"at t = {self.preset.time:g} (gray: t = 0)")
         return fig, "three different flows of one energy; gradient descent lies on propagation of chaos"
 
     def descent(self):
@@ -119,17 +119,17 @@ class PairFigures(Gallery):
         _legend_below(fig, row[0])
         return (
             fig,
-            "only the transported system rises, and never in the grey band |∇H| ≤ 2 where theory forbids it",
+            "only the transported system rises, and never in the gray band |∇H| ≤ 2 where theory forbids it",
         )
 
-    def regularised(self):
-        """Stationary densities with heat and porous-medium regularisation."""
+    def regularized(self):
+        """Stationary densities with heat and porous-medium regularization."""
         fig, axes = plot.figure(2, 2, height=4.6, sharex="col")
-        centres, width = self.centres(self.preset.regularised_cells)
+        centers, width = self.centers(self.preset.regularized_cells)
         taus = self.preset.temperatures
         for row, kind in zip(axes, ("heat", "porous"), strict=True):
-            for name in self.preset.regularised_systems:
-                data = self.pairs.regularised(kind, name)
+            for name in self.preset.regularized_systems:
+                data = self.pairs.regularized(kind, name)
                 for i in range(len(taus)):
                     spread = data.spread.isel(temperature=i)
                     row[1].semilogy(
@@ -137,9 +137,9 @@ class PairFigures(Gallery):
                     )
             for i, tau in enumerate(taus):
                 last = data.isel(temperature=i, save=-1)
-                row[0].plot(centres, last.masses / width, label=f"τ = {tau:g}", **_shaded(i, taus, "-"))
+                row[0].plot(centers, last.masses / width, label=f"τ = {tau:g}", **_shaded(i, taus, "-"))
                 exact = _stationary(kind, tau, last.potential.values, last.masses.values / width, width)
-                row[0].plot(centres, exact, "k.", markersize=2.5)
+                row[0].plot(centers, exact, "k.", markersize=2.5)
             row[0].set_ylabel("stationary ρ [1 / unit of θ]")
             row[1].set_ylabel("spread of δG/δρ")
             words = {
@@ -150,7 +150,7 @@ class PairFigures(Gallery):
         axes[1, 0].set_xlabel("feature θ")
         axes[1, 1].set_xlabel("flow time t")
         plot.legend(axes[0, 0])
-        lines = [(SYSTEMS[name][1], {"linestyle": DASHES[name]}) for name in self.preset.regularised_systems]
+        lines = [(SYSTEMS[name][1], {"linestyle": DASHES[name]}) for name in self.preset.regularized_systems]
         plot.legend(axes[0, 1], lines)
         return (
             fig,

@@ -23,7 +23,7 @@ SYSTEMS = {
 DESCENDING = ("separated", "chaos")
 EXTRAS = {"heat": Entropy, "porous": PorousMedium}
 BIAS, LAM = 0.5, 0.01
-# Under a strong regulariser only a strong signal keeps the network from going out.
+# Under a strong regularizer only a strong signal keeps the network from going out.
 STRONG_LAM, SIGNAL = 0.3, 2.0
 
 
@@ -147,9 +147,9 @@ class Pairs(Runs):
         meshes = [end(f"mesh-{n}", lambda s, n=n: self.grid(n, s)) for n in self.preset.meshes]
         return [float(np.max(np.abs(mesh - exact))) for mesh in meshes]
 
-    def regularised(self, kind: str, name: str) -> Any:
-        """A regularised system until it rests, for every temperature."""
-        times = self.preset.regularised_time * (np.arange(1, self.preset.saves + 1) / self.preset.saves) ** 2
+    def regularized(self, kind: str, name: str) -> Any:
+        """A regularized system until it rests, for every temperature."""
+        times = self.preset.regularized_time * (np.arange(1, self.preset.saves + 1) / self.preset.saves) ** 2
         smooth, extra = self.risk(STRONG_LAM, SIGNAL), EXTRAS[kind]()
 
         def potential(mu, flow):
@@ -162,7 +162,7 @@ class Pairs(Runs):
 
             seen = {"masses": _masses, "height": _heights, "potential": potential, "spread": spread}
             flow = SYSTEMS[name][0](smooth + temperature * extra, self.domain)
-            mu = self.grid(self.preset.regularised_cells, self.preset.steepness[0])
+            mu = self.grid(self.preset.regularized_cells, self.preset.steepness[0])
             return mf.Simulation(flow, mu, save_at=times, observables=seen, save_measures=False)
 
         return self.records.sweep(f"{kind}-{name}", cell, {"temperature": self.preset.temperatures})

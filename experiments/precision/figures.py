@@ -44,7 +44,7 @@ class PrecisionFigures(Gallery):
         for axes in (left, right):
             plot.plain_log_ticks(axes.xaxis)
         left.set(xlabel="outer solves, rejected steps included", ylabel="relative error of MMD² at the end")
-        right.set(xlabel="regularisation λ", ylabel="outer solves")
+        right.set(xlabel="regularization λ", ylabel="outer solves")
         right.set_ylim(top=2 * right.get_ylim()[1])
         plot.plain_log_ticks(right.yaxis)
         plot.legend(left, loc="upper right", fontsize=7)

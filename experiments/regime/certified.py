@@ -11,7 +11,7 @@ from common.runs import Runs, times_of
 import mfjax as mf
 from mfjax import bounds
 from mfjax.measures import Grid, Particles
-from mfjax.observables import KL, ChiSquare, NegativeSobolev, Wasserstein1D
+from mfjax.observables import KL, ChiSquare, SobolevDistance, Wasserstein1D
 from regime.limits import diffusion
 from regime.network import CIRCLE, TEACHER, on_circle, risk
 
@@ -42,7 +42,7 @@ class CertifiedRuns(Runs):
 
         def cell(lam):
             flow = mf.flows.Wasserstein(risk(lam, 0.5, DEGREE), CIRCLE)
-            norm = {"norm": NegativeSobolev(TEACHER)}
+            norm = {"norm": SobolevDistance(TEACHER)}
             return mf.Simulation(flow, start, save_at=times, observables=norm, save_measures=False)
 
         data, rows = self.records.sweep("algebraic", cell, {"lam": lams}), []

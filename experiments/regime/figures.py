@@ -72,7 +72,7 @@ class RegimeFigures(Gallery):
         large, fast, widths = limits.slow_varpro(), limits.timescales(), limits.widths()
         _points(axes[0, 1], large.lam, large.mmd_squared, "to the MMD flow, time λ t")
         _slope(axes[0, 1], large.lam, large.mmd_squared, -2, "∝ λ⁻²")
-        axes[0, 1].set_xlabel("regularisation λ")
+        axes[0, 1].set_xlabel("regularization λ")
         _points(axes[1, 0], fast.gamma, fast.mmd_squared, f"to VarPro, λ = {TIMESCALE_LAM:g}")
         _slope(axes[1, 0], fast.gamma, fast.mmd_squared, -2, "∝ γ⁻²")
         axes[1, 0].set_xlabel("timescale γ [1 / flow time]")
@@ -98,7 +98,7 @@ class RegimeFigures(Gallery):
         return fig, "every curve (plain) stays below its bound (dashed)"
 
     def minimum(self):
-        """Flows above the floor of the convex programme, and sparse deconvolution."""
+        """Flows above the floor of the convex program, and sparse deconvolution."""
         fig, axes = plot.figure(1, 3, height=2.6, width_ratios=[1, 1.2, 1])
         self._draw_floor(axes[0, 0])
         self._draw_spikes(axes[0, 1], axes[0, 2])
@@ -131,7 +131,7 @@ class RegimeFigures(Gallery):
             ax.plot(lams, k**2 + 0 * lams, color=plot.color(i), linestyle=":", linewidth=0.8)
             ax.plot(lams, k**2 * c[k] / lams, color=plot.color(i), linestyle="--", linewidth=0.8)
         ax.set_ylim(3e-5 if bias else 1e-4, 60)
-        _log(ax, "regularisation λ", "rate [1 / flow time]")
+        _log(ax, "regularization λ", "rate [1 / flow time]")
         lines = [
             (f"k = {k}" + ("" if c[k] else ": 0"), {"color": plot.color(i)}) for i, k in enumerate(MODES)
         ]
@@ -151,7 +151,7 @@ class RegimeFigures(Gallery):
         lam, gamma = np.meshgrid(slow.lam, slow.gamma, indexing="ij")
         error = np.abs(slow.rate.values / predicted(0.5, 1, lam, gamma) - 1)
         ax.plot(lam.ravel(), error.ravel(), color="0.2", marker="+", markersize=5, linestyle="")
-        _log(ax, "regularisation λ", "|measured / predicted - 1|")
+        _log(ax, "regularization λ", "|measured / predicted - 1|")
         # Room for the legend.
         ax.set_ylim(top=ax.get_ylim()[1] * 1e2)
         kinds = (("VarPro, no bias", "o"), ("VarPro, bias 1/2", "s"), ("two-timescale", "+"))
@@ -159,7 +159,7 @@ class RegimeFigures(Gallery):
         plot.legend(ax, entries)
 
     def _draw_timescales(self, ax) -> None:
-        """The rate of mode 1 over lam and gamma: predicted as colour, measured as dots of the same colour."""
+        """The rate of mode 1 over lam and gamma: predicted as color, measured as dots of the same color."""
         data, c = timescale_rates(self.records), coefficients(DEGREE)[0.5][1]
         low, high = float(data.lam.min()) / 2, float(data.lam.max()) * 2
         lams = np.geomspace(low, high, 120)
@@ -183,12 +183,12 @@ class RegimeFigures(Gallery):
         _label(ax, np.sqrt(low * c), top, "ultra-fast diffusion:\nrate k²")
         _label(ax, np.sqrt(high * c), top, "MMD:\nrate k²c/λ")
         _label(ax, np.sqrt(low * c), bottom, "outer weights lag:\nrate γ")
-        _log(ax, "regularisation λ", "timescale γ [1 / flow time]")
+        _log(ax, "regularization λ", "timescale γ [1 / flow time]")
         plot.title(ax, "rate of k = 1, bias 1/2; dots measured")
         colorbar(ax, mesh, "log₁₀ rate [1 / flow time]")
 
     def _draw_widths(self, ax, bias) -> None:
-        """MMD^2 to the diffusion over lam and width: predicted as colour, measured as dots."""
+        """MMD^2 to the diffusion over lam and width: predicted as color, measured as dots."""
         data = self.limits_.widths().mmd_squared.sel(bias=bias).isel(seed=slice(-1)).mean("seed")
         gaps = self.limits_.varpro().sel(bias=bias)
         low, high = float(data.lam.min()), float(data.lam.max())
@@ -208,7 +208,7 @@ class RegimeFigures(Gallery):
         _label(ax, high / 8, 1e5, "λ")
         if bias == 0:
             _label(ax, low * 20, 2e5, "invisible modes")
-        _log(ax, "regularisation λ", "particles M")
+        _log(ax, "regularization λ", "particles M")
         plot.title(ax, f"MMD² to the diffusion, {NAMES[bias]}; dots measured")
         colorbar(ax, mesh, "log₁₀ MMD²")
 
@@ -216,7 +216,7 @@ class RegimeFigures(Gallery):
         data = self.limits_.varpro()
         for i, bias in enumerate(BIASES):
             _points(ax, data.lam, data.sel(bias=bias), f"to the diffusion, {NAMES[bias]}", i)
-        ax.set_xlabel("regularisation λ")
+        ax.set_xlabel("regularization λ")
 
     def _draw_sampling(self, ax, data) -> None:
         least, sizes = float(data.lam.min()), data.particles.values
@@ -227,7 +227,7 @@ class RegimeFigures(Gallery):
         )  # fmt: skip
         for factor, dash, label in (
             (SAMPLING, ":", "4 / (π M): at the start"),
-            (float(self.limits_.sampling(0.5, least)), "--", "S / M: linearised flow"),
+            (float(self.limits_.sampling(0.5, least)), "--", "S / M: linearized flow"),
         ):
             ax.plot(sizes, factor / sizes, color="0.4", linestyle=dash, label=label)
         _log(ax, "particles M", "MMD²")
@@ -322,7 +322,7 @@ def _slope(ax: Any, x: Any, y: Any, power: float, label: str) -> None:
 
 
 def _label(ax: Any, x: float, y: float, text: str) -> None:
-    """The name of a regime, readable on every colour."""
+    """The name of a regime, readable on every color."""
     box = {"facecolor": "black", "alpha": 0.45, "edgecolor": "none", "pad": 1.5}
     ax.text(x, y, text, bbox=box, color="white", fontsize=6.5, ha="center", va="center")
 

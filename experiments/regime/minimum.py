@@ -1,4 +1,4 @@
-"""The least reduced risk by the convex programme, and flows of particles that tend to it."""
+"""The least reduced risk by the convex program, and flows of particles that tend to it."""
 
 from typing import Any
 
@@ -70,7 +70,7 @@ def spike_inputs() -> Any:
 
 
 def with_lam(energy: Any, lam: Any) -> Any:
-    """The same energy at another regularisation strength."""
+    """The same energy at another regularization strength."""
     return mf.energies.ReducedRisk(energy.features, energy.data.x, energy.data.y, lam, energy.regularizer)
 
 

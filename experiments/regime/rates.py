@@ -7,8 +7,8 @@ import numpy as np
 from common.records import Records
 
 import mfjax as mf
-from mfjax.observables import fit_rate
 from mfjax.problems import CircleTeacher
+from mfjax.theory import fit_rate
 from regime.network import BIASES, CIRCLE, coefficients, decades, lattice, risk, turns
 
 # A lattice of M particles has exact rates if the kernel has no mode beyond M / 2.

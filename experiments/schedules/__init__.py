@@ -1,1 +1,1 @@
-"""Schedules of the regularisation that are learned by gradient through whole runs."""
+"""Schedules of the regularization that are learned by gradient through whole runs."""

@@ -65,7 +65,7 @@ class ScheduleFigures(Gallery):
         left.loglog(times, values, color=LEARNED, label="learned")
         left.loglog(ours.knots, np.exp(ours.best), "o", markersize=4, color=LEARNED)
         left.axhline(lam, color=CONSTANT, linestyle="--", label="best constant")
-        left.set(xlabel="flow time t", ylabel="regularisation λ(t)")
+        left.set(xlabel="flow time t", ylabel="regularization λ(t)")
         for axis in (left.xaxis, left.yaxis):
             plot.plain_log_ticks(axis)
         plot.legend(left)

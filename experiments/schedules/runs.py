@@ -14,7 +14,7 @@ from common.runs import Runs, times_of
 
 import mfjax as mf
 from mfjax import problems
-from mfjax.io import write_dataset
+from mfjax._engine.files import write_dataset
 
 BIAS = 0.5
 # Cells of the teacher in the distance: they add about h^2 / 6 int density^2, 3e-5, to MMD^2.
@@ -119,15 +119,15 @@ class Schedules(Runs):
         both, loss = self.losses
         training, held_out = (jnp.asarray(seeds) for seeds in (self.training, self.held_out))
         rate = optax.cosine_decay_schedule(self.preset.rate, self.preset.iterations)
-        optimiser = optax.adam(rate)
+        optimizer = optax.adam(rate)
         values = jnp.full(self.preset.knots, START, self.dtype)
-        memory, rows = optimiser.init(values), []
+        memory, rows = optimizer.init(values), []
         for i in range(self.preset.iterations + 1):
             now, slope = both(values, training)
             seen = i % self.preset.look == 0 or i == self.preset.iterations
             other = float(loss(values, held_out)) if seen else np.nan
             rows.append((np.asarray(values), float(now), other, np.asarray(slope)))
-            updates, memory = optimiser.update(slope, memory, values)
+            updates, memory = optimizer.update(slope, memory, values)
             values = optax.apply_updates(values, updates)
         columns = [np.stack(column) for column in zip(*rows, strict=True)]
         names = (

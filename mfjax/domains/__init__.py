@@ -4,11 +4,20 @@ Every domain is written for one point `x` of shape `(ambient,)`; callers batch w
 stored in ambient coordinates: unit vectors on a sphere, coordinates in one period on a torus.
 """
 
-from mfjax.domains.base import Cells as Cells
-from mfjax.domains.base import Domain as Domain
-from mfjax.domains.box import Box as Box
-from mfjax.domains.box import Interval as Interval
-from mfjax.domains.euclidean import Euclidean as Euclidean
-from mfjax.domains.signed import Signed as Signed
-from mfjax.domains.sphere import Sphere as Sphere
-from mfjax.domains.torus import Torus as Torus
+from mfjax.domains.base import Cells, Domain
+from mfjax.domains.box import Box, Interval
+from mfjax.domains.euclidean import Euclidean
+from mfjax.domains.signed import Signed
+from mfjax.domains.sphere import Sphere
+from mfjax.domains.torus import Torus
+
+__all__ = [
+    "Box",
+    "Cells",
+    "Domain",
+    "Euclidean",
+    "Interval",
+    "Signed",
+    "Sphere",
+    "Torus",
+]

@@ -11,13 +11,13 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from mfjax._arrays import count, finite, is_traced
+from mfjax._numerics.arrays import count, finite, is_traced
 
 Point = Float[Array, " ambient"]
 
 
 class Cells(NamedTuple):
-    """A uniform tensor grid: cell centres `points` (K, ambient), `spacing` (dim,), cells per axis `shape`.
+    """A uniform tensor grid: cell centers `points` (K, ambient), `spacing` (dim,), cells per axis `shape`.
 
     Nothing flows along the first `frozen` axes.
     """
@@ -97,7 +97,7 @@ class Domain(eqx.Module):
         return all(np.allclose(a, b, rtol=1e-6) for a, b in leaves)
 
     def cells(self, n: int | tuple[int, ...]) -> Cells:
-        """`n` uniform cells per axis (arc length or volume), as cell centres.
+        """`n` uniform cells per axis (arc length or volume), as cell centers.
 
         **Raises** `ValueError` where the domain has no uniform tensor grid.
         """
@@ -139,8 +139,8 @@ def axes_of(n: int | tuple[int, ...], dim: int) -> tuple[int, ...]:
     return tuple(count(k, "n", minimum=4) for k in shape)
 
 
-def tensor_centres(lower: Array, upper: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
-    """(centres (K, dim) in C order, spacing (dim,)) of the cells between two corners."""
+def tensor_centers(lower: Array, upper: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """(centers (K, dim) in C order, spacing (dim,)) of the cells between two corners."""
     spacing = (upper - lower) / jnp.asarray(shape, lower.dtype)
     axes = [lower[i] + spacing[i] * (jnp.arange(k, dtype=lower.dtype) + 0.5) for i, k in enumerate(shape)]
     mesh = jnp.meshgrid(*axes, indexing="ij")

@@ -3,10 +3,10 @@
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._arrays import as_floats, finite, is_traced, scalar
-from mfjax.domains.base import Cells, Domain, axes_of, tensor_centres
+from mfjax._numerics.arrays import as_floats, finite, is_traced, scalar
+from mfjax.domains.base import Cells, Domain, axes_of, tensor_centers
 
 
 class Box(Domain):
@@ -74,14 +74,18 @@ class Box(Domain):
     def cells(self, n):
         shape = axes_of(n, self.dim)
         dtype = jnp.result_type(float)
-        points, spacing = tensor_centres(self.lower.astype(dtype), self.upper.astype(dtype), shape)
+        points, spacing = tensor_centers(self.lower.astype(dtype), self.upper.astype(dtype), shape)
         return Cells(points, spacing, shape, (False,) * self.dim)
 
 
-def Interval(lower, upper) -> Box:
+class Interval(Box):
     """The interval [lower, upper] with no-flux ends: a one-dimensional `Box`.
+
+    **Raises** `ValueError` unless lower < upper are two numbers.
 
     >>> Interval(0.0, 1.0).dim
     1
     """
-    return Box(scalar(lower, "lower"), scalar(upper, "upper"))
+
+    def __init__(self, lower: ScalarLike, upper: ScalarLike):
+        super().__init__(scalar(lower, "lower"), scalar(upper, "upper"))

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 
-from mfjax._arrays import count
+from mfjax._numerics.arrays import count
 from mfjax.domains.base import Domain
 
 

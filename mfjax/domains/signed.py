@@ -4,16 +4,16 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array
 
-from mfjax._arrays import kind
+from mfjax._numerics.arrays import kind
 from mfjax.domains.base import Cells, Domain
 
 
 class Signed(Domain):
     """Two copies {-1, +1} x `domain`, so that a signed measure is a measure: points (sign, x).
 
-    The sign never moves. `features.Signed` and `kernels.Signed` let an energy see sign times mass, and its
-    potential at (s, x) is then s V(x). A grid has `n` cells per axis of each copy, first those of -1, with
-    no flux between the copies.
+    The sign never moves. `features.SignedFeatures` and `kernels.SignedKernel` let an energy see sign times
+    mass, and its potential at (s, x) is then s V(x). A grid has `n` cells per axis of each copy, first
+    those of -1, with no flux between the copies.
 
     >>> import jax.numpy as jnp, mfjax as mf
     >>> pair = Signed(mf.domains.Torus(1))
@@ -36,11 +36,6 @@ class Signed(Domain):
     @property
     def ambient(self) -> int:
         return self.domain.ambient + 1
-
-    @property
-    def tangent(self) -> bool:
-        """Whether motion is tangent, as `Sphere` says."""
-        return getattr(self.domain, "tangent", True)
 
     def sample_point(self, key, dtype=float):
         for_sign, for_point = jr.split(key)

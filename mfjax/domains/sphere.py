@@ -4,16 +4,12 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 
-from mfjax._arrays import count, safe_norm
+from mfjax._numerics.arrays import count, safe_norm
 from mfjax.domains.base import Cells, Domain, axes_of, tolerance
 
 
 class Sphere(Domain):
     """The unit sphere S^dim in R^(dim+1); `Sphere(1)` is the circle, with cells in arc length.
-
-    With `tangent=False` a flow keeps the radial part of the Euclidean gradient and only normalises
-    afterwards, as public variable-projection code does; trajectories then differ by O(tau^2) per step
-    and only `Euler` is meaningful.
 
     >>> import jax.numpy as jnp
     >>> Sphere(1).retract(jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])).round(3).tolist()
@@ -21,11 +17,9 @@ class Sphere(Domain):
     """
 
     dim: int = eqx.field(static=True)
-    tangent: bool = eqx.field(static=True)
 
-    def __init__(self, dim: int, *, tangent: bool = True):
+    def __init__(self, dim: int):
         self.dim = count(dim, "dim")
-        self.tangent = bool(tangent)
 
     @property
     def ambient(self) -> int:
@@ -40,9 +34,6 @@ class Sphere(Domain):
 
     def project(self, x, v):
         return v - jnp.sum(x * v) * x
-
-    def velocity(self, x, v):
-        return self.project(x, v) if self.tangent else v
 
     def retract(self, x, v):
         moved = x + v

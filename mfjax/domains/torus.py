@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._arrays import count, scalar
-from mfjax.domains.base import Cells, Domain, axes_of, tensor_centres
+from mfjax._numerics.arrays import count, scalar
+from mfjax.domains.base import Cells, Domain, axes_of, tensor_centers
 
 
 class Torus(Domain):
@@ -58,5 +58,5 @@ class Torus(Domain):
     def cells(self, n):
         shape = axes_of(n, self.dim)
         upper = jnp.broadcast_to(self.period, (self.dim,)).astype(jnp.result_type(float))
-        points, spacing = tensor_centres(jnp.zeros_like(upper), upper, shape)
+        points, spacing = tensor_centers(jnp.zeros_like(upper), upper, shape)
         return Cells(points, spacing, shape, (True,) * self.dim)

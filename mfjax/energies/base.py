@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from mfjax import status as codes
-from mfjax._arrays import is_traced, scalar
-from mfjax.energies.dual import Combined, Dual
+from mfjax._numerics.arrays import is_traced, scalar
+from mfjax.energies.dual import CombinedDual, Dual
 from mfjax.energies.field import Field, slopes_at, values_at
 from mfjax.measures import Measure
 
@@ -85,7 +85,7 @@ class Energy(eqx.Module):
         return self._solved(mu).potential
 
     def outer_weights(self, mu: Measure) -> Float[Array, " K"]:
-        """The inner minimiser u at the support. **Raises** `ValueError` if this energy has none."""
+        """The inner minimizer u at the support. **Raises** `ValueError` if this energy has none."""
         weights = self._solved(mu).outer_weights
         if weights is None:
             raise ValueError(f"{type(self).__name__} has no outer weights")
@@ -114,7 +114,7 @@ class Energy(eqx.Module):
     def __mul__(self, factor: Any) -> "Energy":
         if not _is_scalar(factor):
             return NotImplemented
-        return Scaled(factor, self)
+        return _scaled(factor, self)
 
     __rmul__ = __mul__
     # NumPy scalars otherwise try to broadcast over the energy from the left.
@@ -135,7 +135,7 @@ def _is_scalar(value: Any) -> bool:
     return _is_number(value) or (isinstance(value, (jax.Array, np.ndarray)) and value.ndim == 0)
 
 
-def Scaled(factor: Any, energy: Energy) -> "Sum":
+def _scaled(factor: Any, energy: Energy) -> "Sum":
     """`factor` times `energy`, for a non-negative number or traced scalar."""
     factor = scalar(factor, "the factor of an energy", minimum=0.0)
     return Sum(tuple((factor * c, term) for c, term in energy.parts()))
@@ -220,7 +220,7 @@ class Sum(Energy):
         duals = [term.dual(mu) for _, term in self.terms]
         if any(dual is None for dual in duals):
             return None
-        return Combined([c for c, _ in self.terms], duals, mu.size, mu.dtype)
+        return CombinedDual([c for c, _ in self.terms], duals, mu.size, mu.dtype)
 
     # Term by term: an internal energy has a first variation on a grid without having a potential, and a
     # layered measure a gradient field of its own.

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._arrays import inner, scalar
+from mfjax._numerics.arrays import inner, scalar
 from mfjax.domains import Box, Domain, Euclidean, Torus
 from mfjax.energies.base import Solution
 from mfjax.energies.convolution import convolution

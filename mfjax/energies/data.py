@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mfjax._arrays import as_floats, finite, is_traced
+from mfjax._numerics.arrays import as_floats, finite, is_traced
+from mfjax._numerics.operators import Operator
 from mfjax.features import FeatureMap
-from mfjax.operators import Operator
 
 
 class Data(eqx.Module):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Array, Float
 
-from mfjax._arrays import is_traced
+from mfjax._numerics.arrays import is_traced
 from mfjax.energies.base import Energy, Solution
 from mfjax.energies.convolution import (
     check_kernel,
@@ -23,14 +23,14 @@ class MMD(Energy):
 
     First variation V = int k(., y) d(mu - nu)(y), so that the velocity is minus its gradient. The cost is
     O(M (M + K)) for M particles and a target of K; rows are taken in blocks, so that memory is not. In one
-    dimension `Energy`, `Laplace` and `kernels.Sobolev` take O((M + K) log(M + K)) by sorting.
+    dimension `Distance`, `Laplace` and `kernels.NegativeSobolev` take O((M + K) log(M + K)) by sorting.
 
     - `kernel(x, y)`: a symmetric, conditionally positive definite function of two points (d,), such as an
       `mf.kernels` object; one with a scale comparable to the spread of the measures is a good start. On a
       torus it needs `domain=`.
     - `target` nu: any measure, points (K, d), of the mass of mu where the kernel is only conditionally
-      positive definite (`Energy`, `Riesz`). A signed one lies on `domains.Signed` and is seen by
-      `kernels.Signed`; a mu that is not negative has the sign +1 alone there.
+      positive definite (`Distance`, `Riesz`). A signed one lies on `domains.Signed` and is seen by
+      `kernels.SignedKernel`; a mu that is not negative has the sign +1 alone there.
 
     **Fails** quietly where particles lie farther from the target than the kernel reaches: forces are nil
     there. Values near the minimum 0 are differences of numbers of size k: their absolute error is about
@@ -45,7 +45,7 @@ class MMD(Energy):
 
     >>> import jax.numpy as jnp, mfjax as mf
     >>> mu, nu = (mf.measures.Particles(jnp.array([[x]])) for x in (0.0, 2.0))
-    >>> float(MMD(mf.kernels.Energy(), nu)(mu))
+    >>> float(MMD(mf.kernels.Distance(), nu)(mu))
     2.0
     """
 

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 class Dual(eqx.Module):
     """F(mu) = max over z of int V_z dmu - F*(z), on the cells or particles of one measure.
 
-    What makes an energy with a few unknowns z (n,), such as the residuals of a risk, easy to minimise
-    together with an entropy: the minimiser is e^{-V_z/T} / Z, and z minimises F*(z) + T log Z.
+    What makes an energy with a few unknowns z (n,), such as the residuals of a risk, easy to minimize
+    together with an entropy: the minimizer is e^{-V_z/T} / Z, and z minimizes F*(z) + T log Z.
     `start` (n,) are unknowns to begin from.
     """
 
@@ -31,7 +31,7 @@ class Dual(eqx.Module):
         """Zero exactly where V_z is the first variation at these masses."""
 
 
-class Linear(Dual):
+class LinearDual(Dual):
     """A linear energy int V dmu: no unknowns."""
 
     start: Float[Array, " n"]
@@ -50,7 +50,7 @@ class Linear(Dual):
         return unknowns
 
 
-class Combined(Dual):
+class CombinedDual(Dual):
     """sum_k c_k F_k for c_k >= 0, its unknowns those of the terms one after the other."""
 
     start: Float[Array, " n"]
@@ -59,7 +59,7 @@ class Combined(Dual):
 
     def __init__(self, coefficients, terms, size: int, dtype):
         self.coefficients = tuple(jnp.asarray(c).astype(dtype) for c in coefficients)
-        self.terms = (*terms, Linear(jnp.zeros((size,), dtype)))
+        self.terms = (*terms, LinearDual(jnp.zeros((size,), dtype)))
         self.coefficients += (jnp.ones((), dtype),)
         self.start = jnp.concatenate([term.start for term in self.terms])
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfjax.sums.rows import over_rows
+from mfjax._numerics.sums.rows import over_rows
 
 
 class Field(eqx.Module):

@@ -6,12 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
 
-from mfjax._arrays import inner
+from mfjax._numerics.arrays import inner
+from mfjax._numerics.sums import nonuniform
+from mfjax._numerics.sums.rows import over_rows
+from mfjax._numerics.sums.waves import Waves, series
 from mfjax.energies.field import Field
 from mfjax.measures import Grid
-from mfjax.sums import nonuniform
-from mfjax.sums.rows import over_rows
-from mfjax.sums.waves import Waves, series
 
 
 def cell_transform(mu: Grid, weights: Float[Array, " K"]) -> Complex[Array, " n"]:

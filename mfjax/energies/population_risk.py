@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax import status as codes
-from mfjax._arrays import inner, kind, safe_sqrt, scalar
-from mfjax._linalg import shifted_solver
+from mfjax._numerics.arrays import inner, kind, safe_sqrt, scalar
+from mfjax._numerics.linalg import shifted_solver
 from mfjax.energies.base import Energy, Solution
 from mfjax.energies.convolution import check_kernel, convolution, convolution_at
 from mfjax.energies.field import Field
@@ -33,7 +33,7 @@ class PopulationReducedRisk(Energy):
     - `teacher` nu: a measure, of any mass. It enters by its kernel sums, K for a teacher of K points.
     - `lam` > 0, and `regularizer`, `Quadratic(c)`, as for `ReducedRisk`. Both are leaves.
 
-    **Cost**: M K + M^2 kernels and one Cholesky factorisation of M x M a solve, with one step of refinement.
+    **Cost**: M K + M^2 kernels and one Cholesky factorization of M x M a solve, with one step of refinement.
     `residual` is that of (K diag(m) + lam) s = int k(., y) d(nu - c mu)(y), relative to its right side.
     Differentiable in everything.
 

@@ -5,7 +5,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._arrays import is_traced, scalar
+from mfjax._numerics.arrays import is_traced, scalar
 from mfjax.energies.internal import InternalEnergy
 
 
@@ -18,7 +18,7 @@ class PorousMedium(InternalEnergy):
 
         rho = 3 / (4 R) (1 - x^2 / R^2)_+,  R^3 = S + (R0^3 - S) e^{-3 lam t},  S = 1.5 T / lam,
 
-    and R^3 = R0^3 + 4.5 T t at lam = 0. At a minimiser V + T rho^{m-1} / (m - 1) is constant on the support
+    and R^3 = R0^3 + 4.5 T t at lam = 0. At a minimizer V + T rho^{m-1} / (m - 1) is constant on the support
     and not below that constant elsewhere: with a potential the support need not be the whole domain.
 
     On a `Grid` limited upwind fluxes keep masses non-negative and move the front within a cell.

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 
 from mfjax.energies.base import Energy, Solution
-from mfjax.energies.dual import Linear
+from mfjax.energies.dual import LinearDual
 
 
 class Potential(Energy):
@@ -35,7 +35,7 @@ class Potential(Energy):
         return Solution(value, potential)
 
     def dual(self, mu):
-        return Linear(jax.vmap(self.function)(mu.points).astype(mu.dtype))
+        return LinearDual(jax.vmap(self.function)(mu.points).astype(mu.dtype))
 
 
 def _apply(function, point):

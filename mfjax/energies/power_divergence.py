@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._arrays import as_floats, is_traced, scalar
+from mfjax._numerics.arrays import as_floats, is_traced, scalar
 from mfjax.energies.internal import InternalEnergy
 from mfjax.measures import Grid
 
@@ -20,7 +20,7 @@ class PowerDivergence(InternalEnergy):
     Its Wasserstein gradient flow is weighted ultra-fast diffusion,
     d_t mu = -scale div(mu grad (target/mu)^order)
            = -scale order/(order - 1) div(target grad (target/mu)^(order - 1)),
-    the second form being the one discretised (generic upwinding of the first is first order).
+    the second form being the one discretized (generic upwinding of the first is first order).
 
     `target` is a density of one point with respect to volume, or a `Grid` on the cells of the flow;
     `order` > 1; `scale` 1/2 with order 2 is the lam -> 0 limit of the reduced risk for

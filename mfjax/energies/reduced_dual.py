@@ -1,8 +1,8 @@
-"""The reduced risk as a supremum of linear energies, for minimisers with an entropy."""
+"""The reduced risk as a supremum of linear energies, for minimizers with an entropy."""
 
 from jaxtyping import Array, Float
 
-from mfjax._arrays import inner
+from mfjax._numerics.arrays import inner
 from mfjax.energies.dual import Dual
 from mfjax.outer.base import OuterProblem
 

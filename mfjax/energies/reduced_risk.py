@@ -1,4 +1,4 @@
-"""The reduced risk of variable projection: the risk after the outer weights are optimised away."""
+"""The reduced risk of variable projection: the risk after the outer weights are optimized away."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._arrays import Prepared, inner, is_traced, kind, scalar
+from mfjax._numerics.arrays import Prepared, inner, is_traced, kind, scalar
 from mfjax.energies.base import Energy, Solution
 from mfjax.energies.data import Data
 from mfjax.energies.field import Field
@@ -27,7 +27,7 @@ class ReducedRisk(Energy):
     paper (15) to (17), (27); its (16) has the sign of alpha reversed, and f there is t^2, here t^2/2).
 
     - `features`: phi(omega, x); `x` (N, k); `y` (N,).
-    - `lam`: regularisation strength, 1e-4 to 1e-1 for features of unit size; `lam=0.0` is the
+    - `lam`: regularization strength, 1e-4 to 1e-1 for features of unit size; `lam=0.0` is the
       interpolant of least int f(u) dmu, an error where none exists.
     - `regularizer`: f, `Quadratic()` unless given.
     - `outer`: an `mf.outer` solver. Unless given: `MinimumNorm` for lam = 0, `Newton` for an f that is not
@@ -72,7 +72,7 @@ class ReducedRisk(Energy):
         if not isinstance(self.regularizer, Regularizer):
             raise ValueError(
                 f"regularizer must be a Regularizer, got {kind(regularizer)}; "
-                "wrap a convex function in regularizers.Convex"
+                "wrap a convex function in regularizers.ConvexRegularizer"
             )
         if outer is None:
             outer = default_outer(lam, self.regularizer)

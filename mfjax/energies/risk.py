@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._arrays import Prepared, inner, scalar
+from mfjax._numerics.arrays import Prepared, inner, scalar
 from mfjax.energies.base import Energy, Solution
 from mfjax.energies.data import Data
 from mfjax.energies.dual import Dual
@@ -22,7 +22,7 @@ class Risk(Energy):
 
     A particle xi holds all parameters of a neuron; `features.Weighted(phi)` makes Phi((w, omega), x)
     = w phi(omega, x). First variation sum_j p_j l'(F(x_j), y_j) Phi(xi, x_j) + lam |xi|^2 / 2 (survey
-    (2.9), 3.1, which lacks the 1/N on the regulariser). Other regularisers: add a `Potential`.
+    (2.9), 3.1, which lacks the 1/N on the regularizer). Other regularizers: add a `Potential`.
 
     - `x` (N, k), `y` (N,), masses `data_weights` (N,), 1/N unless given; `lam` >= 0, default 0.
     - `loss`: l of prediction and target, one of `mf.losses` or a function of two numbers, convex in

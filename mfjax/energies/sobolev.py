@@ -6,16 +6,16 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, ScalarLike
 
-from mfjax._arrays import count, is_traced, scalar
+from mfjax._numerics.arrays import count, is_traced, scalar
+from mfjax._numerics.sums.waves import grid_waves, half_space
 from mfjax.domains import Torus
 from mfjax.energies.base import Energy, Solution
 from mfjax.energies.convolution import convolution
 from mfjax.energies.fourier import Series, cell_values
 from mfjax.energies.torus_potential import CellPotential, ClosedPotential
 from mfjax.energies.torus_target import TorusTarget
-from mfjax.kernels import Sobolev as SobolevKernel
+from mfjax.kernels import NegativeSobolev
 from mfjax.measures import Grid, Particles
-from mfjax.sums.waves import grid_waves, half_space
 
 NO_SERIES = (
     "on particles there is a closed form in 1-D at an order known in advance only: pass modes=, the number "
@@ -37,8 +37,8 @@ class Sobolev(Energy):
     - `domain`: `Torus(d, period=L)`.
     - `modes`: on particles keep |k_i| <= modes, (2 modes + 1)^d / 2 direct sums of O(M) each, in energy and
       potential alike. In 1-D K_s loses less than 2 (2 pi)^{-2s} modes^{1-2s} / (2s - 1), times L^{2s-1};
-      scales below L / modes are not seen. `None`: nothing is left out, by `mf.kernels.Sobolev`, in 1-D at
-      an order known in advance.
+      scales below L / modes are not seen. `None`: nothing is left out, by
+      `mf.kernels.NegativeSobolev`, in 1-D at an order known in advance.
 
     On a `Grid`: all modes of the cells, by FFT, any dimension, order and target; a `Grid` as target has the
     same cells. On particles O(M^2) a step without `modes`. K_s is |x|^{2s - d} about 0, to a smooth
@@ -65,7 +65,7 @@ class Sobolev(Energy):
     order: Float[Array, ""]
     domain: Torus
     modes: int | None = eqx.field(static=True)
-    kernel: SobolevKernel | None
+    kernel: NegativeSobolev | None
     # What particles see of the target by a series: its coefficients at half_space(resolution).
     resolution: int = eqx.field(static=True)
     spectrum: Complex[Array, " n"] | None
@@ -87,7 +87,7 @@ class Sobolev(Energy):
         self.modes = None if modes is None else count(modes, "modes")
         self.kernel, self.resolution, self.spectrum, self.self_energy = None, 0, None, 0.0
         if modes is None and self.domain.dim == 1 and not is_traced(self.order) and float(self.order) > 0.5:
-            self.kernel = SobolevKernel(self.order, self.domain)
+            self.kernel = NegativeSobolev(self.order, self.domain)
         atoms = self.target.atoms
         if self.kernel is not None and atoms is not None:
             self.self_energy = atoms.integrate(convolution(self.kernel, atoms, atoms.points))

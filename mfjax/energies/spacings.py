@@ -1,11 +1,11 @@
-"""Internal energies of particles on a line or circle, by the spacings between neighbours."""
+"""Internal energies of particles on a line or circle, by the spacings between neighbors."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from mfjax._arrays import is_traced
+from mfjax._numerics.arrays import is_traced
 from mfjax.domains import Box, Domain, Euclidean, Torus
 from mfjax.energies.base import Solution
 from mfjax.energies.internal import DensityEstimate, InternalEnergy
@@ -15,9 +15,9 @@ from mfjax.measures import Measure
 class Spacings(DensityEstimate):
     """F(mu) = sum over gaps g of U(rho_g, x_g) |g| for particles in one dimension, rho_g the mass over |g|.
 
-    A gap joins neighbours and holds half of the mass of each; at the ends of a line, all of the outer one.
+    A gap joins neighbors and holds half of the mass of each; at the ends of a line, all of the outer one.
     So particles, which are quantiles of the density, carry internal energies without noise or kernel, and
-    `steppers.Proximal` on them is the minimising movement (JKO) scheme by quantiles: convex for energies that
+    `steppers.Proximal` on them is the minimizing movement (JKO) scheme by quantiles: convex for energies that
     are displacement convex, such as the entropy and slow diffusion.
 
     - `energy`: an `InternalEnergy`, in place of which this one stands in sums: T * Spacings(Entropy(), line).
@@ -26,7 +26,7 @@ class Spacings(DensityEstimate):
     First order in the spacing at free ends, second order inside and on a circle. The potential is U' in the
     gap that holds a point: constant there, so that forces are the derivative of F in the positions.
 
-    Particles of zero mass (padding) have no neighbours and feel no force, whatever lies around them.
+    Particles of zero mass (padding) have no neighbors and feel no force, whatever lies around them.
 
     **Raises** `ValueError` in several dimensions, on another domain than the flow's, for a `Grid`, and for
     fewer than three particles of positive mass. **Fails** (NON_FINITE) where particles meet.
@@ -47,7 +47,7 @@ class Spacings(DensityEstimate):
         if not isinstance(energy, InternalEnergy):
             raise ValueError(f"energy must be an InternalEnergy, got {type(energy).__name__}")
         if not isinstance(domain, (Euclidean, Box, Torus)) or domain.dim != 1:
-            raise ValueError(f"neighbours need Euclidean(1), an interval or Torus(1), got {domain!r}")
+            raise ValueError(f"neighbors need Euclidean(1), an interval or Torus(1), got {domain!r}")
         self.energy, self.domain = energy, domain
 
     def validate(self, mu, domain=None):
@@ -72,7 +72,7 @@ class Spacings(DensityEstimate):
     ) -> tuple[Bool[Array, " G"], Float[Array, " G"], Float[Array, " G"], Float[Array, "G 1"]]:
         """(which are gaps, lengths, masses, middles) from left to right; length and mass 1 for no gaps."""
         massive = weights > 0
-        # Padding comes last, after all particles, so that gaps join neighbours of positive mass.
+        # Padding comes last, after all particles, so that gaps join neighbors of positive mass.
         order = jnp.argsort(jnp.where(massive, points[:, 0], jnp.inf))
         x, m, massive = points[order, 0], weights[order], massive[order]
         last = massive & ~jnp.append(massive[1:], False)

@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 from mfjax.energies.convolution import convolution, convolution_at, convolution_slopes
 from mfjax.energies.field import Field
 from mfjax.energies.fourier import Series
-from mfjax.kernels import Sobolev as SobolevKernel
+from mfjax.kernels import NegativeSobolev
 from mfjax.measures import Particles
 
 
@@ -28,7 +28,7 @@ class CellPotential(Field):
 class ClosedPotential(Field):
     """x -> int K(x, y) d(mu - atoms)(y) + series(x)."""
 
-    kernel: SobolevKernel
+    kernel: NegativeSobolev
     mu: Particles
     atoms: Particles | None
     series: Series

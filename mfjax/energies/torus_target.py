@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
 
-from mfjax._arrays import as_floats, is_traced
+from mfjax._numerics.arrays import as_floats, is_traced
+from mfjax._numerics.sums.waves import grid_waves, half_space
 from mfjax.domains import Torus
 from mfjax.energies.fourier import cell_transform
 from mfjax.measures import Grid, Measure, Particles
-from mfjax.sums.waves import grid_waves, half_space
 
 SAMPLES = 256
 

@@ -1,13 +1,27 @@
 """Feature maps phi(omega, x), written for one particle `omega` and one input `x`."""
 
-from mfjax.features.base import FeatureMap as FeatureMap
-from mfjax.features.base import check_features as check_features
-from mfjax.features.base import require_features as require_features
-from mfjax.features.circle_modes import CircleModes as CircleModes
-from mfjax.features.function import Function as Function
-from mfjax.features.interpolated import Interpolated as Interpolated
-from mfjax.features.rbf import RBF as RBF
-from mfjax.features.relu import ReLU as ReLU
-from mfjax.features.ridge import Ridge as Ridge
-from mfjax.features.weighted import Signed as Signed
-from mfjax.features.weighted import Weighted as Weighted
+from mfjax._numerics.operators import Dense, Operator
+from mfjax.features.base import FeatureMap, check_features, require_features
+from mfjax.features.circle_modes import CircleModes
+from mfjax.features.function import Function
+from mfjax.features.interpolated import Interpolated
+from mfjax.features.rbf import RBF
+from mfjax.features.relu import ReLU
+from mfjax.features.ridge import Ridge
+from mfjax.features.weighted import SignedFeatures, Weighted
+
+__all__ = [
+    "RBF",
+    "CircleModes",
+    "Dense",
+    "FeatureMap",
+    "Function",
+    "Interpolated",
+    "Operator",
+    "ReLU",
+    "Ridge",
+    "SignedFeatures",
+    "Weighted",
+    "check_features",
+    "require_features",
+]

@@ -10,9 +10,9 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float
 
-from mfjax._arrays import kind
-from mfjax.operators import Dense, Operator, Tiled
-from mfjax.operators.base import LARGEST
+from mfjax._numerics.arrays import kind
+from mfjax._numerics.operators import Dense, Operator, Tiled
+from mfjax._numerics.operators.base import LARGEST
 
 # Bytes of the block of features that is computed at a time where not all are stored.
 TILE = 2**25

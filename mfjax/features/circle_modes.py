@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
 
-from mfjax._arrays import as_floats, finite, is_traced, safe_sqrt
+from mfjax._numerics.arrays import as_floats, finite, is_traced, safe_sqrt
 from mfjax.features.base import FeatureMap
 
 

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfjax._arrays import inner
+from mfjax._numerics.arrays import inner
+from mfjax._numerics.operators import Combined
 from mfjax.features.base import FeatureMap
-from mfjax.operators import Combined
 
 
 class Interpolated(FeatureMap):

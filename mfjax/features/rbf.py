@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._arrays import kind, safe_norm, scalar
+from mfjax._numerics.arrays import kind, safe_norm, scalar
 from mfjax.domains import Torus
 from mfjax.features.base import FeatureMap
 

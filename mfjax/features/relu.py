@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ScalarLike
 
-from mfjax._arrays import is_traced
+from mfjax._numerics.arrays import is_traced
+from mfjax._numerics.operators import Arcs, Sectors, Windows, near_circle
 from mfjax.domains import Sphere
 from mfjax.features.ridge import Ridge
-from mfjax.operators import Arcs, Sectors, Windows, near_circle
 
 # Up to so many features a matrix is faster than sorting, by measurement on two cores.
 SMALLEST = 2**18

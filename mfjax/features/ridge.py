@@ -5,7 +5,7 @@ from collections.abc import Callable
 import equinox as eqx
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._arrays import inner, scalar
+from mfjax._numerics.arrays import inner, scalar
 from mfjax.features.base import FeatureMap
 
 

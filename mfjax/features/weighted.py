@@ -1,7 +1,7 @@
 """Neurons that carry their outer weight, or its sign."""
 
+from mfjax._numerics.operators import Scaled
 from mfjax.features.base import FeatureMap
-from mfjax.operators import Scaled
 
 
 class Weighted(FeatureMap):
@@ -33,12 +33,12 @@ class Weighted(FeatureMap):
         return Scaled(self.features.operator(points[:, 1:], x, root, prepared), points[:, 0])
 
 
-class Signed(Weighted):
+class SignedFeatures(Weighted):
     """Phi((s, omega), x) = s phi(omega, x) of a particle of sign s on `domains.Signed`.
 
     A network of positive masses then has the outer weights s_i m_i, and a potential s V(omega).
 
     >>> import jax.numpy as jnp, mfjax as mf
-    >>> float(Signed(mf.features.ReLU())(jnp.array([-1.0, 2.0]), jnp.array([3.0])))
+    >>> float(SignedFeatures(mf.features.ReLU())(jnp.array([-1.0, 2.0]), jnp.array([3.0])))
     -6.0
     """

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 import equinox as eqx
 from jaxtyping import Array, Float
 
-from mfjax._arrays import kind
+from mfjax._numerics.arrays import kind
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy
-from mfjax.evaluation import Evaluation as Evaluation
-from mfjax.evaluation import evaluation as evaluation
 from mfjax.grids.diffusion import Part
+from mfjax.grids.evaluation import Evaluation as Evaluation
+from mfjax.grids.evaluation import evaluation as evaluation
 from mfjax.grids.rates import Pairs
 from mfjax.measures import Measure, Tangent
 
@@ -59,6 +59,10 @@ class Flow(eqx.Module):
         """The flow with its numbers as they are at the time of `state`, at the start unless given."""
         return self
 
+    def on(self, domain: Domain) -> "Flow":
+        """The same flow with another domain, on which its points lie as well."""
+        return eqx.tree_at(lambda flow: flow.domain, self, domain)
+
     def lift(self, mu: Measure) -> Measure:
         """The measure that the energy is a function of: `mu`, unless marks are coordinates of its points."""
         return mu
@@ -80,10 +84,10 @@ class Flow(eqx.Module):
         """The rate of the whole state, with energy, dissipation and solve diagnostics."""
 
     def diffusion(self, mu: Measure) -> tuple[Part, ...]:
-        """The internal energies (coefficient, energy) whose fluxes `linearise` holds; none on particles."""
+        """The internal energies (coefficient, energy) whose fluxes `linearize` holds; none on particles."""
         return ()
 
-    def linearise(self, state: State, now: Evaluation) -> Pairs:
+    def linearize(self, state: State, now: Evaluation) -> Pairs:
         """The stiff fluxes of mass at `state`, where the flow is `now`, linear in the masses of the cells."""
         raise NotImplementedError(f"{type(self).__name__} has no implicit steps")
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax import grids
-from mfjax._arrays import scalar
+from mfjax._numerics.arrays import scalar
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy
 from mfjax.flows.base import Evaluation, Flow, State, require_measure
@@ -36,7 +36,7 @@ class WassersteinFisherRao(Flow):
     neurons that start with |a_i| = |b_i| is (alpha, beta) = (1, 2), m_i = |a_i| |b_i| at b_i / |b_i| on the
     sphere; with a_i = |b_i| not trained but bound to b_i it is (1, 4), m_i = |b_i|^2. Both signs:
     `domains.Signed`.
-    Linearised at the uniform law on S^1 the mode k decays at (alpha k^2 + beta) c_k, c_k the Fourier
+    Linearized at the uniform law on S^1 the mode k decays at (alpha k^2 + beta) c_k, c_k the Fourier
     coefficient of the kernel of V.
 
     **Fails** to reach a teacher where there is no mass at all when alpha = 0, and where the energy
@@ -60,7 +60,7 @@ class WassersteinFisherRao(Flow):
     domain: Domain
     transport: Float[Array, ""]
     reaction: Float[Array, ""]
-    space: grids.Discretisation
+    space: grids.Discretization
     balanced: bool = eqx.field(static=True)
 
     def __init__(
@@ -71,7 +71,7 @@ class WassersteinFisherRao(Flow):
         reaction: ScalarLike = 1.0,
         *,
         balanced: bool = False,
-        space: grids.Discretisation | None = None,
+        space: grids.Discretization | None = None,
     ):
         self.space = grids.FiniteVolume() if space is None else space
         check_space(self.space)
@@ -123,10 +123,10 @@ class WassersteinFisherRao(Flow):
     def diffusion(self, mu: Measure) -> tuple[Part, ...]:
         return self.space.diffusion(self.energy) if isinstance(mu, Grid) else ()
 
-    def linearise(self, state: State, now: Evaluation) -> Pairs:
+    def linearize(self, state: State, now: Evaluation) -> Pairs:
         """The transport; the reaction is not stiff."""
         mu = state.measure
-        pairs = self.space.linearise(self.energy, mu, now.potential)
+        pairs = self.space.linearize(self.energy, mu, now.potential)
         return jax.tree.map(lambda rates: self.transport.astype(mu.dtype) * rates, pairs)
 
     def move(self, state: State, tangent: Tangent, time: Any, noise: Any = None) -> State:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mfjax import grids
-from mfjax._arrays import inner
+from mfjax._numerics.arrays import inner
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy, Sum
 from mfjax.energies.internal import DensityEstimate
@@ -35,8 +35,8 @@ class HeightFlow(Flow):
 
     On a torus lam |theta|^2 is no potential: take lam = 0 there, and lam/2 H^2 as a `Potential` on a grid.
 
-    Internal energies regularise rho (survey, Remark 4.1): they move the mass too, by grad U', and where H
-    rides it goes with the whole velocity. This is the gradient flow of the regularised G and keeps its
+    Internal energies regularize rho (survey, Remark 4.1): they move the mass too, by grad U', and where H
+    rides it goes with the whole velocity. This is the gradient flow of the regularized G and keeps its
     balance; the survey adds the diffusion of rho alone and leaves the equation of H. On `Particles`, too,
     `Spacings` and `Blob` act on rho. An entropy is noise in theta where H is a field; where H rides, noise
     would be another system, and is refused.
@@ -70,7 +70,7 @@ class HeightFlow(Flow):
         require_measure(mu)
         self.domain.validate(mu.points)
         if isinstance(mu, Grid):
-            grids.validate(mu, self.domain)
+            grids.require_grid(mu, self.domain)
         elif self.rides and self.stochastic:
             raise ValueError(
                 f"{type(self).__name__} + Entropy carries H along with the whole velocity of rho, diffusion "
@@ -127,11 +127,11 @@ class HeightFlow(Flow):
     def diffusion(self, mu: Measure) -> tuple[Part, ...]:
         return grids.internal_parts(self.energy) if isinstance(mu, Grid) else ()
 
-    def linearise(self, state: State, now: Evaluation) -> Pairs:
+    def linearize(self, state: State, now: Evaluation) -> Pairs:
         """The diffusion of mass; its drift too, where it is a gradient."""
         mu = state.measure
-        drift = None if self.held or now.potential is None else grids.slopes(now.potential, mu)
-        return grids.linearised(mu, drift, self.diffusion(mu))
+        drift = None if self.held or now.potential is None else grids.face_slopes(now.potential, mu)
+        return grids.linearized(mu, drift, self.diffusion(mu))
 
     def _on_particles(self, state: State, by_height, by_point, value) -> tuple[Tangent, Any, Any, Any]:
         mu, slope = state.measure, self.slope_of_height(state)
@@ -149,13 +149,13 @@ class HeightFlow(Flow):
         if self.held:
             drift = grids.partial_slopes(variation, by_height, height, mu)
         else:
-            drift = grids.slopes(variation, mu)
+            drift = grids.face_slopes(variation, mu)
         of_density, varied = grids.internal_energy(parts, mu)
         value, variation = value + of_density, variation + varied
         rate, max_step = grids.mass_rate(mu, drift, parts)
         rising = -by_height
         if self.rides:
-            riding, limit = grids.riding_rate(height, grids.velocity(mu, drift, parts), mu)
+            riding, limit = grids.riding_rate(height, grids.face_velocities(mu, drift, parts), mu)
             rising, max_step = rising + riding, jnp.minimum(max_step, limit)
         dissipation = -inner(variation, rate) - inner(mu.weights * by_height, rising)
         return Tangent(weights=rate, marks={"H": rising}), value, dissipation, max_step

@@ -20,7 +20,7 @@ class PropagationOfChaos(HeightFlow):
         dG/dt = -int |grad_theta V|^2 drho - int (d_H V)^2 drho.
 
     It is the gradient flow of G for the distance `observables.HeightDistance` (Remark 3.4). Second order in
-    the mesh for smooth rho and H. `tau * Entropy()` and `tau * PorousMedium()` regularise rho (Remark 4.1,
+    the mesh for smooth rho and H. `tau * Entropy()` and `tau * PorousMedium()` regularize rho (Remark 4.1,
     see `HeightFlow`).
 
     **Raises** `ValueError` for a measure without the mark "H".

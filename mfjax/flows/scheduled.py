@@ -1,4 +1,4 @@
-"""A flow whose numbers depend on time: annealed noise, a schedule of the regularisation."""
+"""A flow whose numbers depend on time: annealed noise, a schedule of the regularization."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from mfjax._arrays import Prepared
-from mfjax._closures import depends
+from mfjax._numerics.arrays import Prepared
+from mfjax._numerics.closures import depends
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy
 from mfjax.energies.data import Data
@@ -74,6 +74,9 @@ class Scheduled(Flow):
         """The domain, the same at all times."""
         return self.at().domain
 
+    def on(self, domain: Domain) -> "Scheduled":
+        return Scheduled(_Elsewhere(self.make, domain))
+
     def validate(self, mu: Measure) -> None:
         self.at().validate(mu)
 
@@ -111,3 +114,13 @@ class Scheduled(Flow):
 
     def move(self, state: State, tangent: Tangent, time: Any, noise: Any = None) -> State:
         return self.at(state).move(state, tangent, time, noise)
+
+
+class _Elsewhere(eqx.Module):
+    """A schedule whose flows have another domain."""
+
+    make: Callable[[Any], Flow]
+    domain: Domain
+
+    def __call__(self, time: Any) -> Flow:
+        return self.make(time).on(self.domain)

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from mfjax._arrays import inner
+from mfjax._numerics.arrays import inner
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy
 from mfjax.energies.internal import DensityEstimate, InternalEnergy

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from mfjax._arrays import count
+from mfjax._numerics.arrays import count
 from mfjax.domains import Domain, Torus
 from mfjax.energies.base import Energy
 from mfjax.flows.heights import HeightFlow

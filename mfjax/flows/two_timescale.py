@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, ScalarLike
 
 from mfjax import status as codes
-from mfjax._arrays import Prepared, inner, scalar
+from mfjax._numerics.arrays import Prepared, inner, scalar
 from mfjax.domains import Domain
 from mfjax.energies.reduced_risk import ReducedRisk
 from mfjax.flows.base import Evaluation, Flow, State, evaluation
@@ -37,7 +37,7 @@ class TwoTimescale(Flow):
     eta < 2 lam M / (lambda_max(K) + lam), that is rate * tau < 2 lam / (lambda_max(K) + lam). This bounds
     the outer weights alone: for small lam the coupled steps can ask for a smaller tau still.
 
-    The mark "u" starts at the exact minimiser for the initial features unless the measure brings one.
+    The mark "u" starts at the exact minimizer for the initial features unless the measure brings one.
     """
 
     energy: ReducedRisk

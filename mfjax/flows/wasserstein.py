@@ -20,7 +20,7 @@ class Wasserstein(Flow):
 
     On `Particles`: x_i' = -grad V(x_i), projected to the tangent space of `domain`; an entropy in the
     energy becomes noise sqrt(2 T) dW and leaves the recorded energy, which is then the smooth part.
-    The masses do not move. On a `Grid`: the masses of cells move by `space`, an `mf.grids.Discretisation`,
+    The masses do not move. On a `Grid`: the masses of cells move by `space`, an `mf.grids.Discretization`,
     conservative finite volumes unless given, with internal energies as diffusion.
 
     **Raises** `ValueError` for internal energies other than the entropy on particles, which need a
@@ -29,7 +29,7 @@ class Wasserstein(Flow):
 
     energy: Energy
     domain: Domain
-    space: grids.Discretisation = grids.FiniteVolume()
+    space: grids.Discretization = grids.FiniteVolume()
 
     def __check_init__(self):
         check_space(self.space)
@@ -60,14 +60,14 @@ class Wasserstein(Flow):
     def diffusion(self, mu: Measure) -> tuple[Part, ...]:
         return self.space.diffusion(self.energy) if isinstance(mu, Grid) else ()
 
-    def linearise(self, state: State, now: Evaluation) -> Pairs:
-        return self.space.linearise(self.energy, state.measure, now.potential)
+    def linearize(self, state: State, now: Evaluation) -> Pairs:
+        return self.space.linearize(self.energy, state.measure, now.potential)
 
 
 def check_space(space: Any) -> None:
-    """**Raises** `ValueError` unless `space` is a discretisation."""
-    if not isinstance(space, grids.Discretisation):
-        raise ValueError(f"space must be an mf.grids.Discretisation, got {type(space).__name__}")
+    """**Raises** `ValueError` unless `space` is a discretization."""
+    if not isinstance(space, grids.Discretization):
+        raise ValueError(f"space must be an mf.grids.Discretization, got {type(space).__name__}")
 
 
 def descent(

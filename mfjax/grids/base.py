@@ -1,4 +1,4 @@
-"""How a density on a `Grid` is discretised in space."""
+"""How a density on a `Grid` is discretized in space."""
 
 from abc import abstractmethod
 from typing import Any
@@ -9,17 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mfjax._arrays import is_traced
+from mfjax._numerics.arrays import is_traced
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy, Sum
 from mfjax.energies.internal import InternalEnergy
-from mfjax.evaluation import Evaluation
 from mfjax.grids.diffusion import Part
+from mfjax.grids.evaluation import Evaluation
 from mfjax.grids.rates import Pairs
 from mfjax.measures import Grid, Measure
 
 
-class Discretisation(eqx.Module):
+class Discretization(eqx.Module):
     """The Wasserstein gradient flow of an energy in the masses of cells. A new one is `evaluate`."""
 
     @abstractmethod
@@ -35,10 +35,10 @@ class Discretisation(eqx.Module):
         return transport_part(energy).init(mu)
 
     def diffusion(self, energy: Energy) -> tuple[Part, ...]:
-        """The internal energies whose fluxes `linearise` holds; none where implicit steps have no form."""
+        """The internal energies whose fluxes `linearize` holds; none where implicit steps have no form."""
         return ()
 
-    def linearise(self, energy: Energy, mu: Grid, potential: Float[Array, " K"] | None) -> Pairs:
+    def linearize(self, energy: Energy, mu: Grid, potential: Float[Array, " K"] | None) -> Pairs:
         """The stiff fluxes, linear in the masses, at the frozen `potential` of an `Evaluation`."""
         raise NotImplementedError(f"{type(self).__name__} has no implicit steps")
 
@@ -72,17 +72,17 @@ def first_variation(energy: Energy, mu: Grid, now: Evaluation) -> Float[Array, "
     return variation if now.potential is None else variation + now.potential
 
 
-def validate(mu: Measure, domain: Domain) -> None:
+def require_grid(mu: Measure, domain: Domain) -> None:
     """**Raises** `ValueError` unless `mu` is a measure on the cells of `domain`.
 
     >>> from mfjax.domains import Interval, Torus
-    >>> validate(Grid.uniform(Torus(1), 8), Torus(1))
-    >>> validate(Grid.uniform(Torus(1), 8), Interval(0.0, 1.0))
+    >>> require_grid(Grid.uniform(Torus(1), 8), Torus(1))
+    >>> require_grid(Grid.uniform(Torus(1), 8), Interval(0.0, 1.0))
     Traceback (most recent call last):
     ValueError: the measure lives on another grid than ...: make it with Grid.uniform(domain, n)
     """
     if not isinstance(mu, Grid):
-        raise ValueError(f"grids discretise a Grid, got {type(mu).__name__}")
+        raise ValueError(f"grids discretize a Grid, got {type(mu).__name__}")
     if is_traced((mu, domain)):
         cells = domain.cells(mu.shape[mu.frozen :])
     else:

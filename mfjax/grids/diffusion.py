@@ -1,4 +1,4 @@
-"""Internal energies as diffusion: flux -a grad p through every face, and its linearisation."""
+"""Internal energies as diffusion: flux -a grad p through every face, and its linearization."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def conductance(part: Part, mu: Grid) -> Conductance:
 
 
 def stiffness(conductances: Conductance, values: Float[Array, " K"]) -> Float[Array, " K"]:
-    """L v, (L v)_i = sum over the faces of cell i of conductance * (v_i - v_neighbour).
+    """L v, (L v)_i = sum over the faces of cell i of conductance * (v_i - v_neighbor).
 
     L is symmetric, non-negative, and its rows and columns sum to zero: mass is conserved to rounding.
     """

@@ -1,6 +1,6 @@
 """Half of the cells of a ring eliminated: cyclic reduction of the system of an implicit step.
 
-The system of K cells that pass mass to their neighbours is
+The system of K cells that pass mass to their neighbors is
 
     (excess_i + right_i + left_i) x_i - right_{i-1} x_{i-1} - left_{i+1} x_{i+1} = b_i,
 
@@ -61,7 +61,7 @@ def halved(ring: Ring) -> tuple[Halving, Ring]:
     stay, to_next, to_last = (values * inverse for values in gone)
     step = Halving(inverse, to_next, to_last, kept.right[:count], jnp.roll(kept.left, -1)[:count])
     if count < len(kept.excess):
-        # The last and the first cell of an odd number stay neighbours.
+        # The last and the first cell of an odd number stay neighbors.
         stay, to_next, to_last = jnp.append(stay, 0), jnp.append(to_next, 1), jnp.append(to_last, 1)
     excess = kept.excess + kept.right * stay + kept.left * jnp.roll(stay, 1)
     return step, Ring(excess, kept.right * to_next, kept.left * jnp.roll(to_last, 1))

@@ -46,7 +46,7 @@ def jump(values: Array, mu: Grid, axis: int) -> Array:
 Faces = tuple[Array, ...]
 
 
-def slopes(values: Array, mu: Grid) -> Faces:
+def face_slopes(values: Array, mu: Grid) -> Faces:
     """The difference quotient of cell values (K,) across every face, one array per axis, zero at a wall."""
     values = cells(values, mu)
     return tuple(jump(values, mu, axis) / mu.spacing[axis] for axis in range(len(mu.shape)))

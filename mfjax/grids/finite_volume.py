@@ -4,22 +4,22 @@ from typing import Any
 
 from jaxtyping import Array
 
-from mfjax._arrays import inner
+from mfjax._numerics.arrays import inner
 from mfjax.energies.base import Energy
-from mfjax.evaluation import Evaluation, evaluation
-from mfjax.grids.base import Discretisation, internal_energy, internal_parts, transport_part
+from mfjax.grids.base import Discretization, internal_energy, internal_parts, transport_part
 from mfjax.grids.diffusion import Part
-from mfjax.grids.faces import slopes
-from mfjax.grids.rates import Pairs, linearised, mass_rate
+from mfjax.grids.evaluation import Evaluation, evaluation
+from mfjax.grids.faces import face_slopes
+from mfjax.grids.rates import Pairs, linearized, mass_rate
 from mfjax.measures import Grid, Tangent
 
 
-class FiniteVolume(Discretisation):
+class FiniteVolume(Discretization):
     """Mass rates of d_t mu = div(mu grad V) from the fluxes through the faces of the cells.
 
     The energy is that of the cells, and the dissipation -sum_i V_i m_i' is its exact decrease in continuous
     time; it tends to int |grad V|^2 dmu with second order in the spacing, and is never negative except where
-    a pressure and a drift, discretised apart, oppose each other. Mass is conserved to rounding. The flux is
+    a pressure and a drift, discretized apart, oppose each other. Mass is conserved to rounding. The flux is
     chosen by the energy (`mfjax.grids.rates.mass_rate`). `max_step` is the longest step for which explicit
     transport keeps masses non-negative; diffusion sets no limit here, since only an implicit stepper or
     error control can do without one.
@@ -39,7 +39,7 @@ class FiniteVolume(Discretisation):
         potential = drift = None
         if rest.parts():
             potential = rest.first_variation(mu, solution)
-            drift, variation = slopes(potential, mu), variation + potential
+            drift, variation = face_slopes(potential, mu), variation + potential
         rate, max_step = mass_rate(mu, drift, parts)
         return evaluation(
             Tangent(weights=rate),
@@ -56,6 +56,6 @@ class FiniteVolume(Discretisation):
     def diffusion(self, energy: Energy) -> tuple[Part, ...]:
         return internal_parts(energy)
 
-    def linearise(self, energy: Energy, mu: Grid, potential: Array | None) -> Pairs:
-        drift = None if potential is None else slopes(potential, mu)
-        return linearised(mu, drift, internal_parts(energy))
+    def linearize(self, energy: Energy, mu: Grid, potential: Array | None) -> Pairs:
+        drift = None if potential is None else face_slopes(potential, mu)
+        return linearized(mu, drift, internal_parts(energy))

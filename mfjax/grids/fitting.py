@@ -12,7 +12,7 @@ def fitted(mu: Grid, drift: Faces | None, temperature: Float[Array, ""]) -> tupl
 
     The flux through the face between cells i and i + 1 is T / h (B(z) rho_i - B(-z) rho_{i+1}),
     z = h drift / T and B(z) = z / (e^z - 1): the exact one for constant drift and constant flux
-    between the two centres, h apart. It vanishes where rho_{i+1} / rho_i = e^{-z}.
+    between the two centers, h apart. It vanishes where rho_{i+1} / rho_i = e^{-z}.
 
     Source: D. Scharfetter, H. Gummel, IEEE Trans. Electron Devices 16 (1969) 64-77.
     """

@@ -1,11 +1,11 @@
-"""Mass rates of drift and diffusion: which flux serves which energy, and its linearisation."""
+"""Mass rates of drift and diffusion: which flux serves which energy, and its linearization."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mfjax.grids.diffusion import Part, conductance, diffusion_rate
-from mfjax.grids.faces import Faces, above, outflow, slopes
+from mfjax.grids.faces import Faces, above, face_slopes, outflow
 from mfjax.grids.fitting import fitted
 from mfjax.grids.transport import transport_rate
 from mfjax.measures import Grid
@@ -46,12 +46,12 @@ def mass_rate(
 def with_upwinded(mu: Grid, drift: Faces | None, upwinded: tuple[Part, ...]) -> Faces | None:
     """The drift and the slopes of the energies whose flux is upwinded."""
     for coefficient, energy in upwinded:
-        own = slopes(jnp.asarray(coefficient).astype(mu.dtype) * energy.first_variation(mu), mu)
+        own = face_slopes(jnp.asarray(coefficient).astype(mu.dtype) * energy.first_variation(mu), mu)
         drift = own if drift is None else tuple(a + b for a, b in zip(drift, own, strict=True))
     return drift
 
 
-def linearised(mu: Grid, drift: Faces | None, parts: tuple[Part, ...]) -> Pairs:
+def linearized(mu: Grid, drift: Faces | None, parts: tuple[Part, ...]) -> Pairs:
     """The fluxes of `mass_rate` at frozen drift, as far as they are stiff: linear in the masses of the cells.
 
     Exact for entropies; by the slope of the pressure for the other energies; without upwinded drift.
@@ -67,7 +67,7 @@ def linearised(mu: Grid, drift: Faces | None, parts: tuple[Part, ...]) -> Pairs:
 
 
 def pressure_pairs(part: Part, mu: Grid) -> Pairs:
-    """The linearised flux of one energy in its pressure form."""
+    """The linearized flux of one energy in its pressure form."""
     slope = pressure_and_slope(part[1], mu)[1].reshape(mu.shape)
     return tuple((c * slope, c * above(slope, axis)) for axis, c in enumerate(conductance(part, mu)))
 

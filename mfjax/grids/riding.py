@@ -4,14 +4,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mfjax.grids.diffusion import Part, conductance
-from mfjax.grids.faces import Faces, above, below, cells, jump, slopes
+from mfjax.grids.faces import Faces, above, below, cells, face_slopes, jump
 from mfjax.grids.fitting import fitted
 from mfjax.grids.rates import sorted_parts, with_upwinded
 from mfjax.grids.transport import slope
 from mfjax.measures import Grid
 
 
-def velocity(mu: Grid, drift: Faces, parts: tuple[Part, ...] = ()) -> Faces:
+def face_velocities(mu: Grid, drift: Faces, parts: tuple[Part, ...] = ()) -> Faces:
     """The velocity of the mass through every face, for the fluxes of `mfjax.grids.mass_rate`.
 
     Minus the drift and the slopes of upwinded energies; fluxes of diffusion (entropies, pressures) are
@@ -77,7 +77,9 @@ def partial_slopes(
     `by_value` is dV/dH in each cell, averaged over the two of a face: second order.
     """
     held = []
-    for axis, (whole, moved) in enumerate(zip(slopes(potential, mu), slopes(values, mu), strict=True)):
+    for axis, (whole, moved) in enumerate(
+        zip(face_slopes(potential, mu), face_slopes(values, mu), strict=True)
+    ):
         each = cells(by_value, mu)
         held.append(whole - 0.5 * (each + above(each, axis)) * moved)
     return tuple(held)

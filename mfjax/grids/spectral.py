@@ -8,18 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex
 
-from mfjax._arrays import inner
+from mfjax._numerics.arrays import inner
 from mfjax.energies.base import Energy
 from mfjax.energies.entropy import Entropy
-from mfjax.evaluation import Evaluation, evaluation
-from mfjax.grids.base import Discretisation, internal_energy, internal_parts, transport_part
+from mfjax.grids.base import Discretization, internal_energy, internal_parts, transport_part
+from mfjax.grids.evaluation import Evaluation, evaluation
 from mfjax.measures import Grid, Tangent
 
 
-class Spectral(Discretisation):
+class Spectral(Discretization):
     """d_t rho = div(rho grad V) with derivatives by FFT, for smooth densities on periodic grids.
 
-    V is taken at the cell centres; rho and grad V are interpolated to n / `dealias` points per axis,
+    V is taken at the cell centers; rho and grad V are interpolated to n / `dealias` points per axis,
     multiplied there, and the product brought back to the modes of the n cells. At 2/3 (the "3/2 rule") it
     is free of aliasing: the modes kept are those of the Galerkin method. 1 multiplies in the cells. An
     entropy is the Laplacian.

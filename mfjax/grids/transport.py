@@ -11,7 +11,7 @@ def slope(values: Array, mu: Grid, axis: int) -> Array:
     """The limited difference across each cell (monotonised central), zero in a cell at a wall.
 
     Second order where the values are smooth and monotone; reconstructed face values lie between
-    neighbouring cell values, so they are never negative.
+    neighboring cell values, so they are never negative.
 
     Source: B. van Leer, J. Comput. Phys. 23 (1977), the scheme named MC.
     """

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from mfjax._arrays import safe_norm
+from mfjax._numerics.arrays import safe_norm
 from mfjax.kernels.base import Kernel
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import equinox as eqx
 from jaxtyping import Array, Float
 
-from mfjax._arrays import kind
+from mfjax._numerics.arrays import kind
 from mfjax.domains import Domain
 
 

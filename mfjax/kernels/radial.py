@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._arrays import count, is_traced, safe_norm, scalar
+from mfjax._numerics.arrays import count, is_traced, safe_norm, scalar
+from mfjax._numerics.sums.ordered import Places, decaying_sums
+from mfjax._numerics.sums.waves import half_space, series
 from mfjax.domains import Domain, Sphere, Torus
 from mfjax.kernels.base import Kernel
-from mfjax.sums.ordered import Places, decaying_sums
-from mfjax.sums.waves import half_space, series
 
 
 class _Radial(Kernel):
@@ -51,7 +51,7 @@ class Gaussian(_Radial):
 
     Smooth, and characteristic: the discrepancy vanishes for equal measures only. **Fails** to attract from
     afar: forces at distance r are of size (r / scale^2) e^{-r^2 / (2 scale^2)}, nil beyond 13 scales in
-    single precision; `Energy` and `Riesz` reach everywhere.
+    single precision; `Distance` and `Riesz` reach everywhere.
 
     >>> import mfjax as mf
     >>> x, y = jnp.array([0.0]), jnp.array([1.0])
@@ -87,14 +87,6 @@ class Gaussian(_Radial):
     def _needed(self, dtype):
         """The number of modes below which more than 1e-4 of the largest is lost."""
         return 4.3 * self._radius(dtype) / self.scale.astype(dtype)
-
-    def validate(self, domain):
-        super().validate(domain)
-        if self.modes is not None and isinstance(domain, Sphere) and not domain.tangent:
-            raise ValueError(
-                "modes know nothing of the radius, by which Sphere(1, tangent=False) weighs forces: leave "
-                "modes= out, or move on Sphere(1)"
-            )
 
     def sums(self, points, sources, weights):
         if self.modes is None:
@@ -142,12 +134,12 @@ class Laplace(_Radial):
         return left + here + right
 
 
-class Energy(_Radial):
+class Distance(_Radial):
     """-|x - y| / scale: the kernel of the energy distance, conditionally positive definite.
 
     Sums on a line, and on a `Torus(1)` passed as `domain`, cost one sort.
 
-    >>> float(Energy()(jnp.array([0.0]), jnp.array([2.0])))
+    >>> float(Distance()(jnp.array([0.0]), jnp.array([2.0])))
     -2.0
     """
 
@@ -180,7 +172,7 @@ class Energy(_Radial):
 class Riesz(_Radial):
     """-|z|^q, z = (x - y) / scale, for an exponent 0 < q < 2: conditionally positive definite.
 
-    q = 1 is `Energy`. The force q |z|^{q-1} / scale is finite at coincident points for q >= 1 and infinite
+    q = 1 is `Distance`. The force q |z|^{q-1} / scale is finite at coincident points for q >= 1 and infinite
     for q < 1; there it is taken as 0, and explicit steps of particles that meet are then inaccurate.
 
     **Raises** `ValueError` for q outside (0, 2): at q = 2 the discrepancy sees nothing but means.

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 from jaxtyping import Array, Float
 
-from mfjax.domains import Signed as SignedDomain
+from mfjax.domains import Signed
 from mfjax.kernels.base import Kernel, require_kernel
 
 
-class Signed(Kernel):
+class SignedKernel(Kernel):
     """((s, x), (s', y)) -> s s' k(x, y), for points whose first coordinate is their sign s = +1 or -1.
 
     A measure of such points stands for the signed measure sum_i s_i m_i delta(x_i); its discrepancies are
@@ -16,8 +16,8 @@ class Signed(Kernel):
     allowed for s.
 
     >>> import jax.numpy as jnp
-    >>> from mfjax.kernels import Energy
-    >>> float(Signed(Energy())(jnp.array([1.0, 0.0]), jnp.array([-1.0, 2.0])))
+    >>> from mfjax.kernels import Distance
+    >>> float(SignedKernel(Distance())(jnp.array([1.0, 0.0]), jnp.array([-1.0, 2.0])))
     2.0
     """
 
@@ -36,7 +36,7 @@ class Signed(Kernel):
 
     def validate(self, domain):
         if isinstance(self.kernel, Kernel):
-            self.kernel.validate(domain.domain if isinstance(domain, SignedDomain) else domain)
+            self.kernel.validate(domain.domain if isinstance(domain, Signed) else domain)
 
     def __call__(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:
         return x[0] * y[0] * self.kernel(x[1:], y[1:])

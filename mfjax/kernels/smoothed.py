@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._arrays import scalar
+from mfjax._numerics.arrays import scalar
 from mfjax.kernels.base import Kernel
 
 

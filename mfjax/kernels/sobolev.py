@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._arrays import is_traced, scalar
+from mfjax._numerics.arrays import is_traced, scalar
+from mfjax._numerics.sums.ordered import Places
+from mfjax._numerics.sums.rows import over_rows
 from mfjax.domains import Torus
 from mfjax.kernels.base import Kernel
 from mfjax.kernels.sums import row_sum
-from mfjax.sums.ordered import Places
-from mfjax.sums.rows import over_rows
 
 # zeta(1 + e) = 1/e + (Euler's constant) - STIELTJES e + ...
 STIELTJES = -0.07281584548367673
@@ -21,7 +21,7 @@ STIELTJES = -0.07281584548367673
 TERMS = {"float32": 14, "float64": 28}
 
 
-class Sobolev(Kernel):
+class NegativeSobolev(Kernel):
     """K_s(x, y) = 1/L sum_{k != 0} |2 pi k / L|^{-2s} e^{2 pi i k (x - y) / L} on the circle R / L Z.
 
     To machine precision (1e-9 near, not at, odd 2s), by the expansion of the polylogarithm
@@ -42,7 +42,7 @@ class Sobolev(Kernel):
 
     Source: NIST Digital Library of Mathematical Functions, 25.12.12 and its limit at odd 2s.
 
-    >>> round(float(Sobolev(1.0)(jnp.array([0.3]), jnp.array([0.3]))), 6)
+    >>> round(float(NegativeSobolev(1.0)(jnp.array([0.3]), jnp.array([0.3]))), 6)
     0.083333
     """
 
@@ -94,7 +94,7 @@ class Sobolev(Kernel):
         whole = jnp.any(self.polynomial != 0)
         return jax.lax.cond(whole, ordered, by_row, points, sources, weights)
 
-    def _constant(self) -> "Sobolev":
+    def _constant(self) -> "NegativeSobolev":
         """The same kernel with a fixed order: what was made of it at the start is no function of it here."""
         numbers = lambda kernel: (kernel.order, kernel.even, kernel.last, kernel.polynomial)
         return eqx.tree_at(numbers, self, jax.lax.stop_gradient(numbers(self)))

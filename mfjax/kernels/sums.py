@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfjax._arrays import inner
+from mfjax._numerics.arrays import inner
+from mfjax._numerics.sums.rows import over_rows
 from mfjax.kernels.base import Kernel
-from mfjax.sums.rows import over_rows
 
 # Pairs up to which the dense sum is as fast as any.
 FEW = 2**16
@@ -25,9 +25,9 @@ def kernel_sums(
     By `Kernel.sums` where the kernel has it and there are more than 2^16 pairs, else over blocks of rows:
     memory is O(M + K), in reverse mode too.
 
-    >>> from mfjax.kernels import Energy
+    >>> from mfjax.kernels import Distance
     >>> x = jnp.array([[0.0], [1.0], [3.0]])
-    >>> kernel_sums(Energy(), x, x, jnp.ones(3)).tolist()
+    >>> kernel_sums(Distance(), x, x, jnp.ones(3)).tolist()
     [-4.0, -3.0, -5.0]
     """
     quick = _quick(kernel, points, sources, weights)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mfjax._arrays import as_floats, count, finite, is_traced, kind
+from mfjax._numerics.arrays import as_floats, count, finite, is_traced, kind
 from mfjax.domains import Box, Domain, Euclidean, Sphere, Torus
 from mfjax.flows.base import Flow
 from mfjax.measures import Grid, Measure, Particles
@@ -27,7 +27,7 @@ class Observable(eqx.Module):
         """The value at `mu`."""
 
 
-# Cells per axis on which a density is discretised, by dimension of the domain.
+# Cells per axis on which a density is discretized, by dimension of the domain.
 CELLS = {1: 4096, 2: 64, 3: 16}
 
 
@@ -39,7 +39,7 @@ def as_measure(target: Any, domain: Domain | None, cells: int | None) -> Measure
         measure = target
     elif callable(target):
         if domain is None:
-            raise ValueError("a density as target needs domain=, on whose grid it is discretised")
+            raise ValueError("a density as target needs domain=, on whose grid it is discretized")
         n = CELLS.get(domain.dim, 8) if cells is None else count(cells, "cells", minimum=4)
         return Grid.from_density(domain, n, target)
     else:

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfjax._arrays import inner
-from mfjax.compression import Compressed
+from mfjax._numerics.arrays import inner
+from mfjax.energies.compression import Compressed
 from mfjax.energies.reduced_risk import ReducedRisk
 from mfjax.features import Interpolated
 from mfjax.flows.base import Flow

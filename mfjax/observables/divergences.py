@@ -56,7 +56,7 @@ class ChiSquare(_Divergence):
     the reverse of the usual chi^2 of sampling, int (mu / target - 1)^2 dtarget. It is infinite where mu
     has no mass and the target has, hence for every atomic mu.
 
-    `target` is a `Grid` on the cells of `mu`, or a density of one point, taken at cell centres and
+    `target` is a `Grid` on the cells of `mu`, or a density of one point, taken at cell centers and
     scaled to mass one. The relative error is a rounding, however small the value.
 
     **Raises** `ValueError` on particles, and for a target on other cells.
@@ -79,7 +79,7 @@ class KL(_Divergence):
     """KL(mu | target) = int log(mu / target) dmu - mu(1) + target(1); with `reverse=True`, KL(target | mu).
 
     The masses cancel for probability measures and keep the value non-negative for others. `target` is a
-    `Grid` on the cells of `mu`, or a density of one point, taken at cell centres and scaled to mass one.
+    `Grid` on the cells of `mu`, or a density of one point, taken at cell centers and scaled to mass one.
     Infinite where the second argument has no mass and the first has. The relative error is a few
     roundings, however small the value.
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfjax._arrays import safe_norm
+from mfjax._numerics.arrays import safe_norm
 from mfjax.domains import Domain, Euclidean, Sphere, Torus
 from mfjax.flows.base import Flow
 from mfjax.measures import Measure
@@ -29,8 +29,8 @@ class EnergyDistance(Observable):
     """MMD^2 = 2 E|A - B| - E|A - A'| - E|B - B'| for A ~ mu, B ~ target: a V-statistic, clipped at 0.
 
     - `target`: a measure, points (M, d) of equal masses, or a density of one point with respect to
-      volume, discretised on `cells` cells per axis of `domain` (4096, 64, 16 in dimension 1, 2, 3 unless
-      given) and scaled to mass one. Discretisation by cells of side h adds about
+      volume, discretized on `cells` cells per axis of `domain` (4096, 64, 16 in dimension 1, 2, 3 unless
+      given) and scaled to mass one. Discretization by cells of side h adds about
       h^2 / 6 int density^2 in one dimension.
     - `domain`: whose distance is meant. Without it |x - y| is the distance of the stored coordinates (the
       chord on a sphere); a `Torus` must be passed.
@@ -44,7 +44,7 @@ class EnergyDistance(Observable):
     On the line and on the circle one sort of all points, O((M + K) log(M + K)), and no cancellation:
     the relative error stays near rounding however small the distance. Elsewhere sums over blocks
     of rows, memory O(M), with an absolute error of a few roundings of the mean distance (about 1e-7 in
-    float32). The circle is recognised from `domain=Sphere(1)`, or from a flow on it; points are
+    float32). The circle is recognized from `domain=Sphere(1)`, or from a flow on it; points are
     then read as directions.
 
     The derivative is that of the symmetric one-sided mean: coincident points do not push each other.

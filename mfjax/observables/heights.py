@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfjax._arrays import inner, kind, safe_sqrt
+from mfjax._numerics.arrays import inner, kind, safe_sqrt
 from mfjax.domains import Domain
 from mfjax.flows.base import Flow
 from mfjax.measures import Measure

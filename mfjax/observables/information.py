@@ -7,12 +7,12 @@ import numpy as np
 from jax.scipy.special import digamma, gammaln
 from jaxtyping import Array, Float
 
-from mfjax._arrays import count, is_traced, kind
+from mfjax._numerics.arrays import count, is_traced, kind
 from mfjax.domains import Euclidean
 from mfjax.energies.base import Energy
 from mfjax.flows.base import Flow
 from mfjax.flows.wasserstein import smooth_part
-from mfjax.grids.faces import above, cells, slopes
+from mfjax.grids.faces import above, cells, face_slopes
 from mfjax.grids.fitting import fitted
 from mfjax.measures import Measure, Particles
 from mfjax.observables.base import Observable
@@ -24,11 +24,11 @@ class FisherInformation(_Divergence):
 
     On the faces between cells i, j of masses m and target masses t, at distance h: the sum of
     theta (r_i - r_j) (log r_i - log r_j) / h^2, r = m / t, theta = t_i t_j / L(t_i, t_j), L the
-    logarithmic mean. For the flow of T Entropy + Potential, discretised by exponentially fitted
+    logarithmic mean. For the flow of T Entropy + Potential, discretized by exponentially fitted
     fluxes, T^2 I(mu | Gibbs measure) is then the recorded dissipation, to rounding; I tends to the integral
     with second order in h. Log-Sobolev: KL(mu | target) <= I / (2 rho).
 
-    `target` as for `KL`; infinite where one of two neighbouring cells is empty, or the target alone is.
+    `target` as for `KL`; infinite where one of two neighboring cells is empty, or the target alone is.
 
     **Raises** `ValueError` on particles, and for a target on other cells.
 
@@ -46,7 +46,7 @@ class FisherInformation(_Divergence):
         log = lambda values, seen: jnp.log(jnp.where(seen, values, 1))
         ratio = jnp.where(there, m / jnp.where(there, t, 1), 0)
         heights = cells(log(ratio, full), mu)
-        forward = fitted(mu, slopes(-log(t, there), mu), jnp.ones((), mu.dtype))
+        forward = fitted(mu, face_slopes(-log(t, there), mu), jnp.ones((), mu.dtype))
         total = jnp.where(jnp.any((m > 0) & ~there), jnp.inf, 0)
         ratio, full, t = cells(ratio, mu), cells(full, mu), cells(t, mu)
         for axis, (theta, _) in enumerate(forward):
@@ -68,7 +68,7 @@ class FreeEnergy(Observable):
     c_d the volume of the unit ball of dimension d. Its error is O(M^{-1/2}) in one and two dimensions for
     smooth densities; a bias remains at faces, and grows with d. M^2 memory.
 
-    - `neighbours`: k, 3 unless given; larger is smoother and more biased.
+    - `neighbors`: k, 3 unless given; larger is smoother and more biased.
 
     **Raises** `ValueError` on particles of unequal masses (zero masses are padding).
     **Fails** where particles coincide: the estimate is then infinite.
@@ -83,12 +83,12 @@ class FreeEnergy(Observable):
     """
 
     energy: Energy
-    neighbours: int = eqx.field(static=True)
+    neighbors: int = eqx.field(static=True)
 
-    def __init__(self, energy: Energy, neighbours: int = 3):
+    def __init__(self, energy: Energy, neighbors: int = 3):
         if not isinstance(energy, Energy):
             raise ValueError(f"energy must be an Energy, got {kind(energy)}")
-        self.energy, self.neighbours = energy, count(neighbours, "neighbours")
+        self.energy, self.neighbors = energy, count(neighbors, "neighbors")
 
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
         if not isinstance(mu, Particles):
@@ -102,7 +102,7 @@ class FreeEnergy(Observable):
     def _entropy(self, mu, domain):
         _check_equal(mu.weights)
         there = mu.weights > 0
-        size, k, dim = jnp.sum(there), self.neighbours, domain.dim
+        size, k, dim = jnp.sum(there), self.neighbors, domain.dim
         gap = lambda x, y: jnp.sum(domain.displacement(x, y) ** 2)
         squares = jax.vmap(lambda x: jax.vmap(lambda y: gap(x, y))(mu.points))(mu.points)
         squares = jnp.where(there & ~jnp.eye(mu.size, dtype=bool), squares, jnp.inf)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._arrays import as_floats, finite, inner, scalar
+from mfjax._numerics.arrays import as_floats, finite, inner, scalar
 from mfjax.domains import Box, Domain, Euclidean, Sphere, Torus
 from mfjax.flows.base import Flow
 from mfjax.measures import Grid, Measure

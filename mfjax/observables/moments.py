@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfjax._arrays import count, inner
+from mfjax._numerics.arrays import count, inner
 from mfjax.domains import Domain
 from mfjax.flows.base import Flow
 from mfjax.measures import Measure

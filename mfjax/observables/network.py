@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfjax._arrays import as_floats, count, finite, inner, safe_sqrt
+from mfjax._numerics.arrays import as_floats, count, finite, inner, safe_sqrt
 from mfjax.energies.base import Energy
 from mfjax.energies.data import Data
 from mfjax.energies.reduced_risk import ReducedRisk
@@ -63,11 +63,11 @@ class Prediction(Observable):
         return inner(energy.features.matrix(flow.lift(mu).points, x), mu.weights * outer)
 
 
-class TestRisk(Observable):
+class HeldOutRisk(Observable):
     """1/2 sum_j p_j |F(x_j) - y_j|^2 on data `x` (B, k), `y` (B,) that the flow does not see.
 
     p_j are `data_weights` (B,), 1/B unless given; F is the network of `Prediction`, with the outer weights
-    of the training data. No regulariser is added, and nothing is divided by lam.
+    of the training data. No regularizer is added, and nothing is divided by lam.
 
     **Raises** `ValueError` for data that are empty, not finite or of mismatched shapes.
     """

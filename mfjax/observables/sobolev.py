@@ -3,13 +3,13 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfjax._arrays import safe_sqrt
+from mfjax._numerics.arrays import safe_sqrt
 from mfjax.flows.base import Flow
 from mfjax.measures import Measure
 from mfjax.observables.divergences import _Divergence
 
 
-class NegativeSobolev(_Divergence):
+class SobolevDistance(_Divergence):
     """|target - mu| in dot-H^{-1}(mu): the supremum of int h d(target - mu) over int |h'|^2 dmu <= 1.
 
     In one dimension, with G the cumulative function of target - mu, its square is
@@ -18,7 +18,7 @@ class NegativeSobolev(_Divergence):
     - int (G - c)^2 / mu dx on a circle, c = (int G / mu) / (int 1 / mu), so that int (G - c) / mu = 0.
 
     The constant of Theorem 5.1 of the VarPro paper, which assumes it bounded along the flow (`bounds`).
-    `target` is a `Grid` on the cells of `mu`, or a density of one point, taken at cell centres; both are
+    `target` is a `Grid` on the cells of `mu`, or a density of one point, taken at cell centers; both are
     scaled to mass one. 1 / mu at a face is the mean of the two cells: second order in the spacing.
 
     **Raises** `ValueError` on particles, for which it is infinite, and on grids of two or more axes. It is
@@ -27,14 +27,14 @@ class NegativeSobolev(_Divergence):
     >>> import jax.numpy as jnp, mfjax as mf
     >>> line = mf.measures.Grid.uniform(mf.domains.Interval(0.0, 1.0), 64)
     >>> tilted = mf.measures.Grid.from_density(mf.domains.Interval(0.0, 1.0), 64, lambda x: 2 * x[0])
-    >>> round(float(NegativeSobolev(tilted)(line)) ** 2, 3), round(1 / 30, 3)
+    >>> round(float(SobolevDistance(tilted)(line)) ** 2, 3), round(1 / 30, 3)
     (0.033, 0.033)
     """
 
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
         m, t = self._masses(mu)
         if len(mu.shape) != 1:
-            raise ValueError(f"NegativeSobolev has a closed form in one dimension, got {len(mu.shape)} axes")
+            raise ValueError(f"SobolevDistance has a closed form in one dimension, got {len(mu.shape)} axes")
         m, t = m / jnp.sum(m), t / jnp.sum(t)
         full = jnp.all(m > 0)
         density = jnp.where(full, m, 1) / mu.spacing[0]

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfjax.sums.ordered import Places, positions, sorted_keys
+from mfjax._numerics.sums.ordered import Places, positions, sorted_keys
 
 
 def _sorted(coordinates: Array, masses: Array) -> tuple[Array, Array]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfjax._arrays import safe_sqrt
+from mfjax._numerics.arrays import safe_sqrt
 from mfjax.domains import Domain, Euclidean, Sphere
 from mfjax.flows.base import Flow
 from mfjax.measures import Grid, Measure
@@ -31,14 +31,14 @@ class Wasserstein1D(Observable):
       on the line and unit vectors of the plane on the circle.
 
     - `spread`: on a line, the mass of each cell of a grid is uniform over the cell instead of an atom at its
-      centre: the cumulative function is piecewise linear, and a density is met to second order in the
+      center: the cumulative function is piecewise linear, and a density is met to second order in the
       cells, where atoms are off by up to half a cell, and a change of mass dm between two cells by its root.
 
     Both measures are scaled to total mass one. The result is exact up to rounding:
 
     - W_1 = int |F - G - c| of the cumulative functions; c = 0 on the line, on the circle a median of F - G
       with respect to arc length (Werman, Peleg, Rosenfeld 1985).
-    - W_2^2 = int |F^-1(s) - G^-1(s - theta)|^2 ds; theta = 0 on the line, on the circle the minimiser of a
+    - W_2^2 = int |F^-1(s) - G^-1(s - theta)|^2 ds; theta = 0 on the line, on the circle the minimizer of a
       convex, piecewise linear function of theta, found by bisection and moved onto its breakpoint
       (Delon, Salomon, Sobolevski, SIAM J. Appl. Math. 70, 2010).
 
@@ -92,7 +92,7 @@ class Wasserstein1D(Observable):
         self.coordinates, self.masses = jax.lax.sort((coordinates, measure.weights), num_keys=1)
         self.order, self.spread = int(order), bool(spread)
         if self.spread and self.chart.closed:
-            raise ValueError(f"spread is for a line, got {domain!r}: there cells are atoms at their centres")
+            raise ValueError(f"spread is for a line, got {domain!r}: there cells are atoms at their centers")
         self.half = _half_cell(measure)
 
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
@@ -217,7 +217,7 @@ def _best_shift(x, source, y, target, length) -> Array:
     bracket = (jnp.full_like(length, -2), jnp.full_like(length, 2))
     halvings = 56 if length.dtype == jnp.float64 else 28
     low, high = jax.lax.fori_loop(0, halvings, halve, bracket)
-    # The minimiser is a breakpoint, a level of X minus a level of Y: written so, it has the right
+    # The minimizer is a breakpoint, a level of X minus a level of Y: written so, it has the right
     # derivative in the masses.
     shift = 0.5 * (low + high)
     crossing = target + shift

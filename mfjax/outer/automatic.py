@@ -9,7 +9,7 @@ from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver, bound
 from mfjax.outer.cholesky import Cholesky
 from mfjax.outer.conjugate_gradient import ConjugateGradient
 
-# Smaller side up to which a factorisation beats the products of an iteration, by measurement on two cores;
+# Smaller side up to which a factorization beats the products of an iteration, by measurement on two cores;
 # and where the Gram matrix needs no product of matrices.
 FACTORED, FACTORED_QUICKLY = 64, 192
 # The same for one solve alone, which has no previous solution and no basis.
@@ -20,7 +20,7 @@ class Automatic(OuterSolver):
     """`Cholesky` for narrow networks (or few data) and for a single solve, else `ConjugateGradient`.
 
     `choose(problem)` says which. `tolerance` is handed to either: the residual at which conjugate gradients
-    stop, and above which a factorisation is reported as failed.
+    stop, and above which a factorization is reported as failed.
     """
 
     tolerance: Float[Array, ""] | None = eqx.field(converter=bound("tolerance"), default=None)

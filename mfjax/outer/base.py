@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mfjax import status as codes
-from mfjax._arrays import inner, long_norm, scalar
-from mfjax.operators import Operator, as_operator
+from mfjax._numerics.arrays import inner, long_norm, scalar
+from mfjax._numerics.operators import Operator, as_operator
 from mfjax.regularizers import Regularizer
 
 
@@ -34,16 +34,16 @@ class OuterProblem(eqx.Module):
 
     @property
     def matrix(self) -> Float[Array, "N M"]:
-        """A, for methods that factorise it."""
+        """A, for methods that factorize it."""
         return self.operator.matrix()
 
     @property
     def center(self) -> Float[Array, ""]:
-        """c, the minimiser of f."""
+        """c, the minimizer of f."""
         return self.regularizer.conjugate_derivative(jnp.zeros((), self.target.dtype))
 
     @property
-    def centred_target(self) -> Float[Array, " N"]:
+    def centered_target(self) -> Float[Array, " N"]:
         """b - c A m: what is left to fit when every outer weight is c."""
         return self.target - self.center * self.operator.output(self.masses)
 
@@ -84,7 +84,7 @@ class OuterProblem(eqx.Module):
         """The dual objective: a lower bound of the reduced risk, off by the square of the error in alpha.
 
         Its partial derivatives at fixed alpha are exactly those the potential states, so value and
-        potential agree even for an inexact alpha. It is written around the minimiser c of f to avoid
+        potential agree even for an inexact alpha. It is written around the minimizer c of f to avoid
         cancellation: -f*(s) = f(c) - c s - (f*(s) + f(c) - c s).
         """
         center = self.center
@@ -92,7 +92,7 @@ class OuterProblem(eqx.Module):
         scores = self.scores(alpha)
         excess = self.regularizer.conjugate(scores) + floor - center * scores
         return (
-            inner(alpha, self.centred_target)
+            inner(alpha, self.centered_target)
             - 0.5 * self.lam * inner(alpha, alpha)
             - inner(self.masses, excess)
             + floor * jnp.sum(self.masses)

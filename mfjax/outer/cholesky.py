@@ -1,4 +1,4 @@
-"""Ridge regression by Cholesky factorisation of the smaller Gram matrix."""
+"""Ridge regression by Cholesky factorization of the smaller Gram matrix."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,9 +8,9 @@ import jax
 from jaxtyping import Array, Float
 
 from mfjax import status as codes
-from mfjax._arrays import count, inner, safe_sqrt
-from mfjax._linalg import shifted_solver
-from mfjax.operators import Operator, as_operator
+from mfjax._numerics.arrays import count, inner, safe_sqrt
+from mfjax._numerics.linalg import shifted_solver
+from mfjax._numerics.operators import Operator, as_operator
 from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver, bound, graded, tolerance
 from mfjax.regularizers import Quadratic
 
@@ -26,7 +26,7 @@ def ridge_solve(
 ) -> Float[Array, " N"]:
     """alpha = (A diag(m) A^T + lam)^{-1} b, differentiable to any order in A, m, lam and b.
 
-    The derivative is that of the linear system, not of the factorisation, hence free of sqrt(m): a
+    The derivative is that of the linear system, not of the factorization, hence free of sqrt(m): a
     particle of zero mass has the right derivative in its mass. `refinements` steps of iterative
     refinement take the residual from the size of |A|^2 / lam times rounding to rounding.
     """
@@ -35,7 +35,7 @@ def ridge_solve(
     def matvec(alpha):
         return operator.output(masses * operator.scores(alpha)) + lam * alpha
 
-    # The factorisation is data of the solver, not part of the function being differentiated:
+    # The factorization is data of the solver, not part of the function being differentiated:
     # custom_linear_solve differentiates `matvec`.
     fixed = jax.lax.stop_gradient((operator, masses, lam))
     solve = factored_solve(*fixed, side=side, refinements=refinements)
@@ -50,7 +50,7 @@ def factored_solve(
     side: str | None = None,
     refinements: int = 0,
 ) -> Callable[[Float[Array, " N"]], Float[Array, " N"]]:
-    """A function that applies (A diag(m) A^T + lam)^{-1}, from one factorisation of the smaller side."""
+    """A function that applies (A diag(m) A^T + lam)^{-1}, from one factorization of the smaller side."""
     n, m = operator.shape
     method = {"primal": _primal, "dual": _dual}[side or ("primal" if m <= n else "dual")]
     return method(operator, masses, lam, refinements)
@@ -113,12 +113,12 @@ class Cholesky(OuterSolver):
                 f"Cholesky needs the regularizer Quadratic, got {type(problem.regularizer).__name__}; "
                 "use Newton"
             )
-        # With v = u - c the problem is a plain ridge regression of the centred target.
+        # With v = u - c the problem is a plain ridge regression of the centered target.
         alpha = ridge_solve(
             problem.operator,
             problem.masses,
             problem.lam,
-            problem.centred_target,
+            problem.centered_target,
             side=self.side,
             refinements=self.refinements,
         )

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mfjax import status as codes
-from mfjax._arrays import Fixed, count, inner, long_norm
-from mfjax._linalg import one_by_one
+from mfjax._numerics.arrays import Fixed, count, inner, long_norm
+from mfjax._numerics.linalg import one_by_one
 from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver, bound, graded, tolerance
 from mfjax.outer.subspace import Subspace
 from mfjax.regularizers import Quadratic
@@ -74,11 +74,11 @@ class ConjugateGradient(OuterSolver):
         # A run may begin from a solve that failed.
         start = jnp.where(jnp.all(jnp.isfinite(memory.alpha)), memory.alpha, 0).astype(dtype)
         # Of a target that is fitted by u = c, or is zero, no share of its norm can be asked for.
-        goal = accuracy * jnp.maximum(long_norm(fixed.target), long_norm(fixed.centred_target))
-        lack = fixed.centred_target - ridge_product(fixed)(start)
+        goal = accuracy * jnp.maximum(long_norm(fixed.target), long_norm(fixed.centered_target))
+        lack = fixed.centered_target - ridge_product(fixed)(start)
         # Where particles have come far, zero is the better start: the other would leave its rounding.
-        worse = long_norm(lack) > long_norm(fixed.centred_target)
-        start, lack = jnp.where(worse, 0, start), jnp.where(worse, fixed.centred_target, lack)
+        worse = long_norm(lack) > long_norm(fixed.centered_target)
+        start, lack = jnp.where(worse, 0, start), jnp.where(worse, fixed.centered_target, lack)
         found = start + iterate(lack, goal)
 
         def tangent_solve(linear, y):
@@ -86,7 +86,7 @@ class ConjugateGradient(OuterSolver):
             solve = lambda _, b: iterate(b, accuracy * long_norm(b))
             return jax.lax.custom_linear_solve(linear, y, solve, symmetric=True)
 
-        equation = lambda alpha: ridge_product(problem)(alpha) - problem.centred_target
+        equation = lambda alpha: ridge_product(problem)(alpha) - problem.centered_target
         alpha = jax.lax.custom_root(equation, found, lambda _, x: x, tangent_solve)
         residual = problem.residual(alpha)
         limit = jnp.maximum(tolerance(dtype, None), 10 * accuracy)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mfjax import status as codes
-from mfjax._arrays import count, inner, safe_sqrt
-from mfjax._linalg import shifted_solver, singular_values
+from mfjax._numerics.arrays import count, inner, safe_sqrt
+from mfjax._numerics.linalg import shifted_solver, singular_values
 from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver, bound, graded, relative, tolerance
 from mfjax.outer.newton import descend, implicit_root, ridge_start
 from mfjax.regularizers import Quadratic
@@ -93,7 +93,7 @@ class MinimumNorm(OuterSolver):
                 problem.regularizer,
             )
             # In these coordinates the Gram matrix is the identity.
-            u, beta = ridge_start(white, white.centred_target)
+            u, beta = ridge_start(white, white.centered_target)
             beta = descend(white, inverse, u, beta, self.form, self.max_iterations, constrained=True)
             return inner(beta, whiten)
 
@@ -114,4 +114,4 @@ def _least_squares(problem: OuterProblem, basis, inverse_squares) -> Float[Array
         alpha = apply(b)
         return alpha + apply(b - matvec(alpha))
 
-    return jax.lax.custom_linear_solve(matvec, problem.centred_target, solve, symmetric=True)
+    return jax.lax.custom_linear_solve(matvec, problem.centered_target, solve, symmetric=True)

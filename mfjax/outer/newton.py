@@ -1,4 +1,4 @@
-"""General convex regularisers by globally convergent Newton, in the dual or in the primal variable."""
+"""General convex regularizers by globally convergent Newton, in the dual or in the primal variable."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mfjax import status as codes
-from mfjax._arrays import count, inner
+from mfjax._numerics.arrays import count, inner
 from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver, bound, graded, relative, tolerance
 from mfjax.outer.cholesky import ridge_solve
 from mfjax.regularizers import Regularizer
@@ -21,7 +21,7 @@ Inverse = Callable[[Array, Array], Array]
 class Newton(OuterSolver):
     """Damped Newton for any convex f, on whichever of two convex problems is smooth.
 
-    With s = A^T alpha and u on the curve s = f'(u), both linearise the optimality conditions
+    With s = A^T alpha and u on the curve s = f'(u), both linearize the optimality conditions
     s = f'(u), b - A(m u) = lam alpha, and eliminating du = w ds leaves one ridge system with the masses
     m w, w = 1 / f''(u), in place of m:
 
@@ -30,16 +30,16 @@ class Newton(OuterSolver):
     - "dual": alpha is the unknown, u = (f*)'(s), the last bracket vanishes and w = f*''(s). The dual
       function is smooth unless f'' vanishes.
     - "primal": u is the unknown, alpha = (b - A(m u)) / lam, the first bracket vanishes. Smooth unless
-      f'' is infinite, hence the choice where f'' vanishes at the minimiser of f (powers above two).
+      f'' is infinite, hence the choice where f'' vanishes at the minimizer of f (powers above two).
 
-    `form=None` compares f'' at the minimiser and at distance one from it. Each step is followed by a
+    `form=None` compares f'' at the minimizer and at distance one from it. Each step is followed by a
     line search on the convex function itself, at the cost O(N + M) a trial. The solve starts from the
     alpha of the previous one (`carry`), or from a ridge regression; it stops when the relative
     residual stops falling, and reports `OUTER_SOLVE` where that is above `tolerance` (1e-8 in float64,
     1e-4 in float32) or after `max_iterations`. The derivative is that of the implicit function, of
     any order.
 
-    **Cost**: one ridge solve an iteration: 5 to 15 from cold, 2 to 4 from a neighbouring solution.
+    **Cost**: one ridge solve an iteration: 5 to 15 from cold, 2 to 4 from a neighboring solution.
     **Fails** for lam = 0 (use `MinimumNorm`). For powers r > 2 an outer weight that is zero is known to the
     root r - 1 of rounding only; the status allows for that, and `form="dual"` may not get as far.
 
@@ -73,7 +73,7 @@ class Newton(OuterSolver):
             return ridge_solve(matrix, masses, problem.lam, b)
 
         def find(_, previous):
-            u, alpha = ridge_start(problem, inverse(problem.masses, problem.centred_target))
+            u, alpha = ridge_start(problem, inverse(problem.masses, problem.centered_target))
             known = jnp.all(jnp.isfinite(previous)) & jnp.any(previous != 0)
             alpha = jnp.where(known, previous, alpha)
             u = jnp.where(known, problem.outer_weights(previous), u)
@@ -96,7 +96,7 @@ def implicit_root(
     """
     equation = lambda alpha: problem.stationarity(alpha)
     found = jax.lax.custom_root(equation, guess, find, lambda _, y: y)
-    # From here on the number is fixed: it only says where the equation is linearised.
+    # From here on the number is fixed: it only says where the equation is linearized.
     found = jax.lax.stop_gradient(found)
     weights = jax.lax.stop_gradient(
         problem.masses * compliance(problem.regularizer, problem.outer_weights(found))
@@ -110,7 +110,7 @@ def implicit_root(
 
 
 def ridge_start(problem: OuterProblem, ridge: Float[Array, " N"]) -> tuple[Array, Array]:
-    """(u, alpha) from the alpha of a ridge regression around the minimiser c of f.
+    """(u, alpha) from the alpha of a ridge regression around the minimizer c of f.
 
     u is that of the ridge; alpha is scaled such that A^T alpha is near f'(u) rather than u - c.
     """
@@ -150,9 +150,9 @@ def curvature_floor(problem: OuterProblem) -> Float[Array, " M"]:
 
 
 def dual_is_smooth(f: Regularizer, center: Float[Array, ""]) -> Bool[Array, ""]:
-    """Whether f'' at its minimiser is no small fraction of f'' at distance one."""
+    """Whether f'' at its minimizer is no small fraction of f'' at distance one."""
     around = jnp.maximum(f.curvature(center + 1), f.curvature(center - 1))
-    # Written so that an f'' that is infinite or undefined at the minimiser counts as smooth.
+    # Written so that an f'' that is infinite or undefined at the minimizer counts as smooth.
     return ~(f.curvature(center) < 1e-2 * around)
 
 
@@ -177,12 +177,12 @@ def descend(
 ) -> Float[Array, " N"]:
     """alpha after damped Newton from (u, alpha); `constrained` is lam = 0, where A(m u) = b at the start."""
 
-    def run(minimise):
+    def run(minimize):
         def loop(u, alpha):
             big = jnp.asarray(jnp.inf, alpha.dtype)
             none = jnp.zeros((), jnp.int32)
             state = _Iterate(u, alpha, big, none, none, jnp.array(True))
-            step = lambda x: minimise(problem, inverse, x, constrained)
+            step = lambda x: minimize(problem, inverse, x, constrained)
             going = lambda x: x.running & (x.count < max_iterations)
             return jax.lax.while_loop(going, step, state).alpha
 
@@ -195,7 +195,7 @@ def descend(
 
 
 def newton_direction(problem, inverse, weights, gap, lack) -> tuple[Array, Array]:
-    """(dalpha, ds) of the linearised conditions; `gap` = s - f'(u), `lack` = b - A(m u) - lam alpha."""
+    """(dalpha, ds) of the linearized conditions; `gap` = s - f'(u), `lack` = b - A(m u) - lam alpha."""
     masses = problem.masses * weights
     dalpha = inverse(masses, lack - problem.operator.output(masses * gap))
     return dalpha, gap + problem.scores(dalpha)

@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mfjax._arrays import inner
-from mfjax._linalg import pseudo_inverse, shifted_solver, singular_values
+from mfjax._numerics.arrays import inner
+from mfjax._numerics.linalg import pseudo_inverse, shifted_solver, singular_values
 from mfjax.outer.base import OuterProblem
 
 
@@ -56,7 +56,7 @@ class Subspace(eqx.Module):
 def spread_rows(q: Float[Array, "N r"], count: int) -> Int[Array, " J"]:
     """`count` rows of Q: r by pivoted elimination, so that they are well-conditioned, then the next ones.
 
-    The pivoted Cholesky factorisation of Q Q^T, begun anew every r rows without those that are taken.
+    The pivoted Cholesky factorization of Q Q^T, begun anew every r rows without those that are taken.
     """
     n, rank = q.shape
 

@@ -4,27 +4,48 @@ Every function takes and returns matplotlib axes; `figure` makes them without `p
 on a display, on global state or on the order of calls. Matplotlib is imported on first use.
 """
 
-from mfjax.plot.animation import animate as animate
-from mfjax.plot.canvas import DASHES as DASHES
-from mfjax.plot.canvas import DOUBLE as DOUBLE
-from mfjax.plot.canvas import PALETTE as PALETTE
-from mfjax.plot.canvas import SINGLE as SINGLE
-from mfjax.plot.canvas import STYLE as STYLE
-from mfjax.plot.canvas import Numbers as Numbers
-from mfjax.plot.canvas import color as color
-from mfjax.plot.canvas import figure as figure
-from mfjax.plot.canvas import legend as legend
-from mfjax.plot.canvas import save as save
-from mfjax.plot.canvas import shade as shade
-from mfjax.plot.canvas import title as title
-from mfjax.plot.curves import SPREADS as SPREADS
-from mfjax.plot.curves import band as band
-from mfjax.plot.curves import distances as distances
-from mfjax.plot.curves import plain_log_ticks as plain_log_ticks
-from mfjax.plot.curves import time_axis as time_axis
-from mfjax.plot.densities import angle_axis as angle_axis
-from mfjax.plot.densities import density_lines as density_lines
-from mfjax.plot.densities import density_map as density_map
-from mfjax.plot.particles import circle as circle
-from mfjax.plot.particles import signal as signal
-from mfjax.plot.particles import torus as torus
+from mfjax.plot.animation import animate
+from mfjax.plot.canvas import (
+    DASHES,
+    DOUBLE,
+    PALETTE,
+    SINGLE,
+    STYLE,
+    Numbers,
+    color,
+    figure,
+    legend,
+    save,
+    shade,
+    title,
+)
+from mfjax.plot.curves import SPREADS, band, distances, plain_log_ticks, time_axis
+from mfjax.plot.densities import angle_axis, density_lines, density_map
+from mfjax.plot.particles import circle, signal, torus
+
+__all__ = [
+    "DASHES",
+    "DOUBLE",
+    "PALETTE",
+    "SINGLE",
+    "SPREADS",
+    "STYLE",
+    "Numbers",
+    "angle_axis",
+    "animate",
+    "band",
+    "circle",
+    "color",
+    "density_lines",
+    "density_map",
+    "distances",
+    "figure",
+    "legend",
+    "plain_log_ticks",
+    "save",
+    "shade",
+    "signal",
+    "time_axis",
+    "title",
+    "torus",
+]

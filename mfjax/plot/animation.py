@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxtyping import ScalarLike
 
-from mfjax._arrays import count
+from mfjax._numerics.arrays import count
 from mfjax.plot.canvas import SINGLE, STYLE, figure
 
 

@@ -1,4 +1,4 @@
-"""What every figure needs: paper, colours, titles, legends, and a file to go to."""
+"""What every figure needs: paper, colors, titles, legends, and a file to go to."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array
 
-from mfjax._arrays import count
+from mfjax._numerics.arrays import count
 
 Numbers = Array | np.ndarray
 # Widths in inches of one and of two columns of a printed page.
 SINGLE, DOUBLE = 3.4, 6.9
-# Okabe and Ito's colours, told apart by all common forms of colour vision; yellow, faint as a line, last.
+# Okabe and Ito's colors, told apart by all common forms of color vision; yellow, faint as a line, last.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#F0E442")
 DASHES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)))
 STYLE = {
@@ -82,12 +82,12 @@ def save(fig: Any, stem: str | Path) -> tuple[Path, Path]:
 
 
 def color(index: int) -> str:
-    """The colour of series number `index`; they repeat after eight."""
+    """The color of series number `index`; they repeat after eight."""
     return PALETTE[index % len(PALETTE)]
 
 
 def shade(index: int, total: int) -> Any:
-    """Colour number `index` of `total` of an ordered family, dark blue to yellow-green, readable in grey."""
+    """Color number `index` of `total` of an ordered family, dark blue to yellow-green, readable in gray."""
     import matplotlib
 
     return matplotlib.colormaps["viridis"](0.9 * index / max(total - 1, 1))
@@ -99,7 +99,7 @@ def title(ax: Any, text: str) -> None:
 
 
 def legend(ax: Any, entries: Sequence[tuple[str, Mapping[str, Any]]] | None = None, **options: Any) -> Any:
-    """The legend of `ax`; or one of `entries`, (label, line properties), for what colour and dash mean.
+    """The legend of `ax`; or one of `entries`, (label, line properties), for what color and dash mean.
 
     >>> _, axes = figure()
     >>> [text.get_text() for text in legend(axes[0, 0], [("biased", {"linestyle": "--"})]).get_texts()]
@@ -115,7 +115,7 @@ def legend(ax: Any, entries: Sequence[tuple[str, Mapping[str, Any]]] | None = No
 
 
 def colorbar(ax: Any, image: Any, label: str) -> None:
-    """A colour bar beside `ax`, in the style of its figure."""
+    """A color bar beside `ax`, in the style of its figure."""
     import matplotlib
 
     with matplotlib.rc_context(STYLE):

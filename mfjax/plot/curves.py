@@ -79,7 +79,7 @@ def distances(
     - `times` (S,) in flow time; with `log_time` the time axis is logarithmic and t = 0 is left out.
     - `curves`: labels to arrays (R, S) or (S,); `ylabel` names what they are.
     - `step`: flow time of one iteration; adds a second axis above with the iteration number t / step.
-    - `colors`, `styles`: labels to colours and dash patterns, otherwise `PALETTE` and solid lines.
+    - `colors`, `styles`: labels to colors and dash patterns, otherwise `PALETTE` and solid lines.
 
     >>> from mfjax.plot import figure
     >>> _, axes = figure()

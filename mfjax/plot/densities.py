@@ -18,7 +18,7 @@ def density_lines(
     target: Real[Numbers, " B"] | None = None,
     spread: str = "none",
 ) -> Any:
-    """Densities on the circle over the angle, coloured in the order of time, and the target as a dotted line.
+    """Densities on the circle over the angle, colored in the order of time, and the target as a dotted line.
 
     `angle` (B,) in radians; `densities` maps labels such as "t = 1" to arrays (B,), or (R, B) whose mean
     over R seeds is drawn (`spread` as in `band`); per radian.
@@ -47,7 +47,7 @@ def density_lines(
 def density_map(
     ax: Any, angle: Real[Numbers, " B"], times: Real[Numbers, " S"], density: Real[Numbers, "T K"]
 ) -> Any:
-    """A density on the circle as a heat map, angle across and flow time upwards, with its colour bar.
+    """A density on the circle as a heat map, angle across and flow time upwards, with its color bar.
 
     `angle` (B,) in radians, `times` (S,) positive on a logarithmic axis, `density` (S, B) per radian.
     """

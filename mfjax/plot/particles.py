@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Real, ScalarLike
 
-from mfjax._arrays import count
+from mfjax._numerics.arrays import count
 from mfjax.plot.canvas import Numbers, colorbar
 
 
@@ -40,7 +40,7 @@ def torus(
     label: str | None = None,
     **marks: Any,
 ) -> Any:
-    """Particles on the 2-torus, drawn in the period centred at the origin; dots as in `circle`.
+    """Particles on the 2-torus, drawn in the period centered at the origin; dots as in `circle`.
 
     `points` (M, 2) coordinates, `period` the side of the square.
     """
@@ -83,7 +83,7 @@ def signal(
     cells: int = 121,
     label: str = "Y(x)",
 ) -> Any:
-    """A function of inputs (B, 2) to values (B,) as an image on [-extent, extent]^2 with its colour bar."""
+    """A function of inputs (B, 2) to values (B,) as an image on [-extent, extent]^2 with its color bar."""
     side = np.linspace(-extent, extent, count(cells, "cells", minimum=2))
     mesh = np.stack(np.meshgrid(side, side), axis=-1)
     values = np.asarray(function(mesh.reshape(-1, 2))).reshape(cells, cells)

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from mfjax._arrays import scalar
+from mfjax._numerics.arrays import scalar
 from mfjax.flows.base import Evaluation, Flow, State
 from mfjax.measures import Measure, Particles, Tangent
 
@@ -17,7 +17,7 @@ class Step(eqx.Module):
 
     `error` is the local error relative to the tolerance, so that a step is accepted when it is at most
     one; 0 where the stepper estimates none. `memory` is what the stepper itself carries (moments of an
-    optimiser). `status` reports faults of the scheme itself.
+    optimizer). `status` reports faults of the scheme itself.
     """
 
     state: State
@@ -36,11 +36,8 @@ class Stepper(eqx.Module):
 
     order: ClassVar[int]
     noisy: ClassVar[bool] = False
-    # Whether one step is what `Sphere(dim, tangent=False)` means: normalising a radial velocity acts once a
-    # step, so that a scheme with stages loses its order.
-    single_stage: ClassVar[bool] = False
     # Evaluations of the flow, each with its outer solve if there is one, before the first step and in every
-    # step that is tried; a factorisation counts as one. `None` where their number is not known beforehand.
+    # step that is tried; a factorization counts as one. `None` where their number is not known beforehand.
     evaluations: ClassVar[tuple[int, int] | None] = None
     dt: eqx.AbstractVar[Float[Array, ""] | None]
 
@@ -60,11 +57,10 @@ class Stepper(eqx.Module):
                 f"{type(self).__name__} is deterministic, and this flow has noise (temperature > 0): use "
                 "steppers.EulerMaruyama or steppers.StochasticHeun"
             )
-        if not self.single_stage and not getattr(flow.domain, "tangent", True):
-            raise ValueError(
-                f"{type(self).__name__} needs tangent motion, and {flow.domain!r} keeps the radial part: use "
-                "steppers.Euler, or tangent=True"
-            )
+
+    def evaluate(self, flow: Flow, state: State) -> Evaluation:
+        """The flow at the state from which a run starts, as the first step needs it."""
+        return flow.evaluate(state)
 
     def init(self, flow: Flow, state: State) -> Any:
         """The `memory` before the first step."""

@@ -1,4 +1,4 @@
-"""Masses that grow, realised by particles that are born and die."""
+"""Masses that grow, realized by particles that are born and die."""
 
 from typing import ClassVar
 
@@ -43,7 +43,6 @@ class BirthDeath(Stepper):
 
     order: ClassVar[int] = 1
     noisy: ClassVar[bool] = True
-    single_stage: ClassVar[bool] = True
     dt: Float[Array, ""]
 
     def __init__(self, dt: ScalarLike):
@@ -59,7 +58,7 @@ class BirthDeath(Stepper):
         tangent = eqx.filter_eval_shape(lambda nu: flow.rate(flow.init(nu)), mu)
         if tangent.growth is None:
             raise ValueError(
-                f"BirthDeath realises the growth of masses, and {type(flow).__name__} has none: use "
+                f"BirthDeath realizes the growth of masses, and {type(flow).__name__} has none: use "
                 "flows.WassersteinFisherRao, or another stepper"
             )
 

@@ -1,4 +1,4 @@
-"""The minimising movement (JKO) scheme on a grid, its optimal transport solved by Sinkhorn's iteration."""
+"""The minimizing movement (JKO) scheme on a grid, its optimal transport solved by Sinkhorn's iteration."""
 
 from collections.abc import Callable
 from math import log
@@ -11,7 +11,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, ScalarLike
 
 from mfjax import status as codes
-from mfjax._arrays import count, scalar
+from mfjax._numerics.arrays import count, scalar
 from mfjax.energies.base import Energy
 from mfjax.grids import internal_parts
 from mfjax.grids.rates import sorted_parts
@@ -35,7 +35,7 @@ class EntropicProximal(Stepper):
 
     in g, rho the density of q and V the first variation: of internal energies at q, by Newton's method; of
     the others at m (forward-backward splitting, the same for a `Potential`, and decreasing F for
-    short steps if not). Every iterate is positive, and the mass is that of m. No linearisation of the
+    short steps if not). Every iterate is positive, and the mass is that of m. No linearization of the
     transport limits the step. Order 1. It is a reference, not a fast scheme: a step takes 50 to 1000
     iterations of cost K times the cells of an axis.
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._arrays import inner, safe_sqrt, scalar
+from mfjax._numerics.arrays import inner, safe_sqrt, scalar
 from mfjax.flows.base import State
 from mfjax.measures import Grid, Measure, Tangent
 from mfjax.steppers.base import Step, Stepper, settle, step_size
@@ -97,7 +97,6 @@ class Euler(_Fixed):
 
     order: ClassVar[int] = 1
     evaluations: ClassVar[tuple[int, int] | None] = (1, 1)
-    single_stage: ClassVar[bool] = True
     tableau: ClassVar[Tableau] = EULER
 
 

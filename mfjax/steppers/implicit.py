@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, ScalarLike
 from mfjax import status as codes
 from mfjax.flows.base import Flow, State
 from mfjax.flows.wasserstein import Wasserstein
-from mfjax.grids import FiniteVolume, slopes
+from mfjax.grids import FiniteVolume, face_slopes
 from mfjax.grids.diffusion import Part, conductance, diffusion_rate, stiffness
 from mfjax.grids.fitting import fitted
 from mfjax.grids.linear import ShiftedFluxes
@@ -105,7 +105,7 @@ class ImplicitEuler(Stepper):
         temperature, _, diffusing = sorted_parts(now.diffusion(mu), mu)
         explicit, linear, status = mu, None, jnp.zeros((), jnp.int32)
         if temperature is not None:
-            drift = None if evaluation.potential is None else slopes(evaluation.potential, mu)
+            drift = None if evaluation.potential is None else face_slopes(evaluation.potential, mu)
             linear = fitted(mu, drift, temperature)
         elif evaluation.potential is not None:
             rate = evaluation.tangent.weights - diffusion_rate(diffusing, mu)

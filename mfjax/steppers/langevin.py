@@ -21,7 +21,6 @@ class EulerMaruyama(Stepper):
     order: ClassVar[int] = 1
     evaluations: ClassVar[tuple[int, int] | None] = (1, 1)
     noisy: ClassVar[bool] = True
-    single_stage: ClassVar[bool] = True
     dt: Float[Array, ""]
 
     def __init__(self, dt: ScalarLike):

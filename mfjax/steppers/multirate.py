@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax import status as codes
-from mfjax._arrays import count, is_traced, kind, safe_norm, scalar
+from mfjax._numerics.arrays import count, is_traced, kind, safe_norm, scalar
 from mfjax.energies import ReducedRisk
 from mfjax.energies.base import Solution
 from mfjax.energies.reduced_risk import DualPotential
@@ -42,7 +42,7 @@ class Past(eqx.Module):
 
 
 class Multirate(Stepper):
-    """Particles in substeps under a predicted dual variable: one outer solve and one factorisation a step.
+    """Particles in substeps under a predicted dual variable: one outer solve and one factorization a step.
 
     The dual variable alpha (N,) of a `ReducedRisk`, an average over particles and data, is slow and smooth,
     where the velocity of a particle at given alpha is cheap, and jumps at kinks. With the stationarity
@@ -64,8 +64,8 @@ class Multirate(Stepper):
       1e-6 for smooth features in float64.
     - `substeps`: steps stay below 2.2 substeps / (largest rate). 8 suits lam from 1e-4 to 1e-1.
 
-    **Cost** beside the solve: a factorisation of the smaller Gram matrix (min(N, M) squared times max(N, M)),
-    which runs count as a second solve, and 8 `substeps` evaluations of g, of K^{-1} by that factorisation and
+    **Cost** beside the solve: a factorization of the smaller Gram matrix (min(N, M) squared times max(N, M)),
+    which runs count as a second solve, and 8 `substeps` evaluations of g, of K^{-1} by that factorization and
     of the velocity: about eight products with A each. Pays where an outer solve costs far more than products;
     where a few products are a solve (conjugate gradients on the circle), `Adaptive` is faster. The
     matrix A must fit, unless ReLU in the plane spares it. Differentiable in both modes, on the steps that
@@ -131,18 +131,18 @@ class Multirate(Stepper):
             shape = part**2 * (1 + past) / (1 + dt / memory.gap)
             return response.alpha(points) + past**2 * bend + shape * defect
 
-        def travelled(defect):
+        def traveled(defect):
             def rate(along, time):
                 points = jax.vmap(flow.domain.retract)(start, along)
                 return response.velocity(points, predicted(points, time, defect))
 
             return classical(rate, jnp.zeros_like(start), dt, self.substeps)
 
-        along = travelled(jnp.zeros_like(memory.alpha))
+        along = traveled(jnp.zeros_like(memory.alpha))
         solved = flow.move(state, Tangent(points=along), 1.0).measure
         solution = flow.energy.solve(solved, state.carry)
         alpha = solution.potential.alpha
-        corrected = travelled(alpha - predicted(solved.points, dt, 0.0))
+        corrected = traveled(alpha - predicted(solved.points, dt, 0.0))
         moved = flow.move(state, Tangent(points=corrected), 1.0)
         alpha = response.transported(alpha, solved.points, moved.measure)
         late = Tangent(points=(corrected - along) / dt)
@@ -175,7 +175,7 @@ class Response:
             return energy.problem(there, self.prepared).stationarity(alpha)
 
         product = lambda b: problem.output(gain * problem.scores(b)) + problem.lam * b
-        # The derivative of a run is that of the linear system, not of its factorisation.
+        # The derivative of a run is that of the linear system, not of its factorization.
         solve = lambda b: jax.lax.custom_linear_solve(product, b, lambda _, b: inverse(b), symmetric=True)
         self.stationarity, self.solve = stationarity, solve
 

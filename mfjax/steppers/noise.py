@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Key
 
-from mfjax._arrays import safe_sqrt
+from mfjax._numerics.arrays import safe_sqrt
 from mfjax.flows.base import Evaluation, Flow, State
 from mfjax.measures import Measure, Particles
 from mfjax.steppers.base import with_clock

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._arrays import scalar
+from mfjax._numerics.arrays import scalar
 from mfjax.flows.base import State
 from mfjax.measures import Particles, Tangent
 from mfjax.steppers.base import Step, Stepper, settle, step_size
@@ -45,7 +45,6 @@ class Optax(Stepper):
 
     order: ClassVar[int] = 1
     evaluations: ClassVar[tuple[int, int] | None] = (1, 1)
-    single_stage: ClassVar[bool] = True
     transformation: Any = eqx.field(static=True)
     dt: Float[Array, ""]
     hyperparameters: dict[str, Float[Array, ""]]

@@ -1,4 +1,4 @@
-"""The minimising movement (JKO) scheme on particles: implicit Euler in Lagrangian form."""
+"""The minimizing movement (JKO) scheme on particles: implicit Euler in Lagrangian form."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
@@ -10,7 +10,7 @@ from jax.scipy.sparse.linalg import bicgstab
 from jaxtyping import Array, Float, Int, ScalarLike
 
 from mfjax import status as codes
-from mfjax._arrays import count, scalar
+from mfjax._numerics.arrays import count, scalar
 from mfjax.domains import Box, Domain
 from mfjax.energies.base import Energy
 from mfjax.measures import Particles, Tangent
@@ -23,7 +23,7 @@ Displacements = Float[Array, "M d"]
 class Proximal(Stepper):
     """x^{k+1} = argmin over x of F(x) + sum_i m_i |v_i|^2 / (2 dt), x_i = retract(x_i^k, v_i).
 
-    The minimising movement (24) of the VarPro paper with the coupling that keeps each particle, the
+    The minimizing movement (24) of the VarPro paper with the coupling that keeps each particle, the
     optimal one for small dt; its stationarity v_i = -dt (d retract)^T grad V(x_i) is implicit Euler.
     Solved by Newton's method with conjugate gradients and a line search on the objective, so that
     each step obeys F(x^{k+1}) + W_2^2(x^k, x^{k+1}) / (2 dt) <= F(x^k); a step that does not, or that is
@@ -36,15 +36,15 @@ class Proximal(Stepper):
       atol + rtol times an Euler step. Good values: 0 and the square root of the machine precision, the
       defaults. The slope of a potential made of kinks (ReLU, the energy distance) jumps by the mass of
       one datum, 1/N: take `atol` above dt times that jump.
-    - `max_iterations` Newton steps, each one linearised solve of the energy for every one of at most `krylov`
+    - `max_iterations` Newton steps, each one linearized solve of the energy for every one of at most `krylov`
       conjugate gradients (static).
 
     On a box the motion is held at the faces. On a sphere |v| is the tangent of the angle moved, and bounds
     the distance. A particle of zero mass is free in the objective and stays where it is.
 
     **Raises** `ValueError` for flows other than `Wasserstein` or with noise, on a `Grid`, where
-    `ImplicitEuler` is this scheme, and on `Sphere(dim, tangent=False)`. **Fails** (NOT_CONVERGED) on energies
-    whose minimiser lies at a kink.
+    `ImplicitEuler` is this scheme. **Fails** (NOT_CONVERGED) on energies
+    whose minimizer lies at a kink.
 
     >>> import jax.numpy as jnp, mfjax as mf
     >>> flow = mf.flows.Wasserstein(mf.energies.Potential(lambda x: 50 * x @ x), mf.domains.Euclidean(1))
@@ -104,7 +104,7 @@ class Proximal(Stepper):
 
 
 class _Task(eqx.Module):
-    """The minimisation of one step, in the displacements v (M, d) of the particles of `mu`."""
+    """The minimization of one step, in the displacements v (M, d) of the particles of `mu`."""
 
     energy: Energy
     domain: Domain
@@ -136,7 +136,7 @@ class _Task(eqx.Module):
         return jax.vmap(self.domain.retract)(self.mu.points, v) - self.mu.points
 
     def stationarity(self, v: Displacements) -> Displacements:
-        """Zero at the minimiser; v itself for particles of zero mass, which the objective does not see."""
+        """Zero at the minimizer; v itself for particles of zero mass, which the objective does not see."""
         residual = v - self.admissible(v - self.objective(v)[1])
         return jnp.where(self.masses > 0, residual, v)
 
@@ -179,7 +179,7 @@ class _Iterate(NamedTuple):
 
 
 def _newton(problem: _Problem, start: Displacements, rtol: Array, floor: Array, limit: int, krylov: int):
-    """Projected Newton with an Armijo search: the minimiser, and whether its residual met the tolerance."""
+    """Projected Newton with an Armijo search: the minimizer, and whether its residual met the tolerance."""
     eps = float(jnp.finfo(start.dtype).eps)
 
     def iterate(v, count):

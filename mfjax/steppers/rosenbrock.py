@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax import status as codes
-from mfjax._arrays import inner
+from mfjax._numerics.arrays import inner
 from mfjax.flows.base import Flow, State
 from mfjax.flows.wasserstein import Wasserstein
 from mfjax.grids import transport_part
@@ -118,7 +118,7 @@ class _LinearlyImplicit(Stepper):
 
     def _stages(self, flow, state, evaluation, dt):
         mu, table = state.measure, self.coefficients
-        matrix = ShiftedFluxes(flow.at(state).linearise(state, evaluation), table.gamma * dt, mu.periodic)
+        matrix = ShiftedFluxes(flow.at(state).linearize(state, evaluation), table.gamma * dt, mu.periodic)
         # Where no mass grows, `step` mends the sum of the increment.
         inverse = matrix.inverse if evaluation.tangent.growth is None else matrix.solve
 
@@ -217,7 +217,7 @@ class Rosenbrock(_LinearlyImplicit):
     def validate(self, flow, mu):
         super().validate(flow, mu)
         require_wasserstein(self, flow, "steppers.RosenbrockW")
-        if not linearised_exactly(flow, mu):
+        if not linearized_exactly(flow, mu):
             raise ValueError(
                 "Rosenbrock needs the exact derivative, and has none of limited or non-local fluxes: use "
                 "steppers.RosenbrockW, or stepper=None, for an energy that also transports or has fronts"
@@ -228,7 +228,7 @@ class RosenbrockW(_LinearlyImplicit):
     """Four-stage W-method of order 3 with an embedded solution of order 2, for diffusion with transport.
 
     The scheme of `Rosenbrock` with J the derivative of the fluxes at frozen potential
-    (`Flow.linearise`): a W-method keeps its order with any J. Drift beside an entropy
+    (`Flow.linearize`): a W-method keeps its order with any J. Drift beside an entropy
     is part of J and sets no limit. Limited transport enters as in an explicit Runge-Kutta scheme, and steps
     stay below its limit; so do reactions, heights, and the time of a schedule, which have no part in J.
     L-stable and stiffly accurate in the diffusion. Mass and positivity as for `Rosenbrock`.
@@ -250,8 +250,8 @@ class RosenbrockW(_LinearlyImplicit):
     coefficients: ClassVar[Coefficients] = ROS34PW2
 
 
-def linearised_exactly(flow: Flow, mu: Measure) -> bool:
-    """Whether `flow.linearise` is the exact derivative of the rate: diffusion of masses and nothing else."""
+def linearized_exactly(flow: Flow, mu: Measure) -> bool:
+    """Whether `flow.linearize` is the exact derivative of the rate: diffusion of masses and nothing else."""
     diffuses = all(energy.flux != "upwind" for _, energy in flow.at().diffusion(mu))
     alone = isinstance(flow, Wasserstein) and not transport_part(flow.energy).parts()
     return alone and diffuses

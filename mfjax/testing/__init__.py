@@ -5,10 +5,19 @@ tests of the library run the same checks on everything it offers. They run in th
 they are given; bars are relative to the largest entry.
 """
 
-from mfjax.testing.base import check_traces as check_traces
-from mfjax.testing.base import finished as finished
-from mfjax.testing.domain import check_domain as check_domain
-from mfjax.testing.energy import check_energy as check_energy
-from mfjax.testing.features import check_feature_map as check_feature_map
-from mfjax.testing.flow import check_flow as check_flow
-from mfjax.testing.stepper import check_stepper_order as check_stepper_order
+from mfjax.testing.base import check_traces, finished
+from mfjax.testing.domain import check_domain
+from mfjax.testing.energy import check_energy
+from mfjax.testing.features import check_feature_map
+from mfjax.testing.flow import check_flow
+from mfjax.testing.stepper import check_stepper_order
+
+__all__ = [
+    "check_domain",
+    "check_energy",
+    "check_feature_map",
+    "check_flow",
+    "check_stepper_order",
+    "check_traces",
+    "finished",
+]

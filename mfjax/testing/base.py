@@ -1,4 +1,4 @@
-"""What the checks share: bars, measured errors, trace counts, and measures relabelled."""
+"""What the checks share: bars, measured errors, trace counts, and measures relabeled."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Array
 
 from mfjax import status as codes
+from mfjax._engine.loop import trajectory
+from mfjax._engine.simulation import Simulation
 from mfjax.measures import Measure, Particles
-from mfjax.simulate import trajectory
-from mfjax.simulation import Simulation
 
 # Largest relative errors: of two ways to compute one number, and of a central difference.
 ROUNDING = {"float32": 5e-3, "float64": 1e-8}
@@ -108,7 +108,7 @@ def follow(values: Any, index: Any) -> Any:
     return jax.tree.map(lambda v: v if v.ndim == 0 else v[index], values)
 
 
-def relabelled(mu: Particles) -> dict[str, Particles]:
+def relabeled(mu: Particles) -> dict[str, Particles]:
     """`mu`, which ends with a particle of zero mass, in another order, and with its first particle split."""
     order = jr.permutation(jr.key(1), mu.size)
     index = jnp.arange(mu.size).at[-1].set(0)
@@ -116,8 +116,8 @@ def relabelled(mu: Particles) -> dict[str, Particles]:
     return {"permuted": take(mu, order, mu.weights[order]), "split": take(mu, index, halved)}
 
 
-def check_relabelled(errors: Errors, at: Callable[[str], Any], size: int, bar: float) -> None:
-    """Arrays of the measures of `relabelled` follow the particles of the base measure."""
+def check_relabeled(errors: Errors, at: Callable[[str], Any], size: int, bar: float) -> None:
+    """Arrays of the measures of `relabeled` follow the particles of the base measure."""
     order = jr.permutation(jr.key(1), size)
     errors.same("permutation", at("permuted"), follow(at("base"), order), bar)
     index = jnp.arange(size).at[-1].set(0)

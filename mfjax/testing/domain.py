@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from mfjax._arrays import safe_norm
+from mfjax._numerics.arrays import safe_norm
 from mfjax.domains import Domain
 from mfjax.testing.base import (
     ROUNDING,
@@ -26,7 +26,7 @@ def check_domain(
 
     retract(x, 0) = x; `project` is linear, idempotent and self-adjoint; displacement(retract(x, h v), x)
     = h v + O(h^2) for admissible v; derivatives are finite at coincident points. With `cells` per axis, the
-    centres lie inside and their volumes add up to `volume`.
+    centers lie inside and their volumes add up to `volume`.
 
     >>> import mfjax as mf
     >>> errors = check_domain(mf.domains.Torus(1), cells=8, volume=1.0)
@@ -79,10 +79,10 @@ def check_domain(
     chex.assert_tree_all_finite(slopes)
     if cells is not None:
         grid = domain.cells(cells)
-        ensure(bool(jnp.all(jax.vmap(domain.contains)(grid.points))), "a cell centre lies outside the domain")
+        ensure(bool(jnp.all(jax.vmap(domain.contains)(grid.points))), "a cell center lies outside the domain")
         ensure(
             len(grid.points) == np.prod(grid.shape),
-            f"{len(grid.points)} cell centres on a grid of shape {grid.shape}",
+            f"{len(grid.points)} cell centers on a grid of shape {grid.shape}",
         )
         if volume is not None:
             total = float(jnp.prod(grid.spacing)) * len(grid.points)

@@ -16,11 +16,11 @@ from mfjax.testing.base import (
     Counted,
     Errors,
     bar_for,
-    check_relabelled,
+    check_relabeled,
     ensure,
     follow,
     padded,
-    relabelled,
+    relabeled,
     replaced,
 )
 
@@ -84,7 +84,7 @@ def check_energy(
     measures |= {s: replaced(mu, weights=mu.weights + s * step * exchange) for s in (1, -1)}
     measures |= {2 * s: replaced(mu, mu.points + s * step * motion) for s in (1, -1)}
     if isinstance(mu, Particles):
-        measures |= relabelled(mu)
+        measures |= relabeled(mu)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *measures.values())
     values, slopes = compiled(energy, stacked)
     chex.assert_tree_all_finite((values, slopes))
@@ -96,9 +96,9 @@ def check_energy(
     scaled = _values(energy, replaced(plain, weights=1.2 * plain.weights))
     errors.same("vmap and loop", follow(at("scaled"), slice(plain.size)), scaled, bar)
     variation = base["first variation"]
-    centred = lambda v: jnp.where(mu.weights > 0, v - mu.integrate(v) / mu.mass, 0)
+    centered = lambda v: jnp.where(mu.weights > 0, v - mu.integrate(v) / mu.mass, 0)
     # Relative to V, not to its deviation from the constant, which may be nil.
-    gap = jnp.max(jnp.abs(centred(slopes[1]) - centred(variation)))
+    gap = jnp.max(jnp.abs(centered(slopes[1]) - centered(variation)))
     errors.require("dF/dw, autodiff", float(gap / jnp.maximum(jnp.max(jnp.abs(variation)), 1e-12)), bar)
     scale = jnp.maximum(jnp.abs(exchange) @ jnp.abs(variation), 1e-12)
     gap = jnp.abs(difference(1) - exchange @ variation)
@@ -110,7 +110,7 @@ def check_energy(
         gap = jnp.abs(difference(2) - jnp.sum(motion * forces))
         errors.require("dF/dx, difference", float(gap / scale), rough)
     if isinstance(mu, Particles):
-        check_relabelled(errors, at, mu.size, bar)
+        check_relabeled(errors, at, mu.size, bar)
     for variant in variants:
         compiled(variant, stacked)
     ensure(compiled.traces == 1, f"{1 + len(variants)} parameter values took {compiled.traces} traces")

@@ -13,11 +13,11 @@ from mfjax.testing.base import (
     ROUNDING,
     Errors,
     bar_for,
-    check_relabelled,
+    check_relabeled,
     ensure,
     follow,
     padded,
-    relabelled,
+    relabeled,
 )
 
 
@@ -25,7 +25,7 @@ def check_flow(flow: Flow, mu: Measure, *, rtol: float | None = None) -> dict[st
     """A flow: its energy falls at the recorded rate, and labels and padding change nothing; jit = eager.
 
     (F(state moved by h) - F(state moved by -h)) / 2h = -dissipation, a central difference along the rate;
-    the dissipation of a `monotone` flow is not negative. On a grid both are discretisations: state `rtol`.
+    the dissipation of a `monotone` flow is not negative. On a grid both are discretizations: state `rtol`.
 
     >>> import mfjax as mf
     >>> energy = mf.energies.Potential(lambda x: jnp.sum(x**2))
@@ -56,8 +56,8 @@ def check_flow(flow: Flow, mu: Measure, *, rtol: float | None = None) -> dict[st
     scale = max(abs(dissipation), 1e-6 * abs(float(now["energy"])), 1e-12)
     errors.require("dissipation", abs(slope + dissipation) / scale, rough)
     if isinstance(mu, Particles):
-        measures = {"base": mu, **relabelled(mu)}
-        check_relabelled(errors, lambda name: evaluate(measures[name]), mu.size, bar)
+        measures = {"base": mu, **relabeled(mu)}
+        check_relabeled(errors, lambda name: evaluate(measures[name]), mu.size, bar)
     return errors
 
 

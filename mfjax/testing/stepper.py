@@ -38,8 +38,8 @@ def check_stepper_order(
     >>> round(check_stepper_order(mf.steppers.Euler, flow, mu))
     1
     """
-    from mfjax.simulate import trajectory
-    from mfjax.simulation import Simulation
+    from mfjax._engine.loop import trajectory
+    from mfjax._engine.simulation import Simulation
 
     run = eqx.filter_jit(lambda sim: trajectory(sim)[0])
 

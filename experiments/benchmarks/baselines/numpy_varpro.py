@@ -5,7 +5,7 @@ import scipy.linalg
 
 
 class VarPro:
-    """omega_i <- normalised(omega_i - step P_i grad V(omega_i)) for uniform masses 1/M, in the dtype of `x`.
+    """omega_i <- normalized(omega_i - step P_i grad V(omega_i)) for uniform masses 1/M, in the dtype of `x`.
 
     V = -(u^2 - center^2) / 2 with u(omega) = center + mean_j relu(omega . x_j) (y_j - F_j) / lam; P_i is the
     projection to the tangent. The system is that of the smaller side of the feature matrix.

@@ -29,7 +29,7 @@ def laplace(period, scale, amplitude):
 
 
 def on_circle(points, velocity, step):
-    """A tangent step, then normalised."""
+    """A tangent step, then normalized."""
     velocity = velocity - (velocity * points).sum(1, keepdim=True) * points
     return torch.nn.functional.normalize(points + step * velocity, dim=1)
 
@@ -53,7 +53,7 @@ class VarPro:
         return (0.5 / self.lam) * (error**2).mean() + 0.5 * ((u - self.center) ** 2).mean()
 
     def outer_weights(self, matrix):
-        """The minimiser of the risk in u by LU."""
+        """The minimizer of the risk in u by LU."""
         n, m = matrix.shape
         gram = matrix.T @ matrix / (n * m) + self.lam * torch.eye(m, dtype=matrix.dtype)
         return torch.linalg.solve(gram, matrix.T @ self.y / n + self.lam * self.center)

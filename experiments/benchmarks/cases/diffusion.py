@@ -1,4 +1,4 @@
-"""Ultra-fast diffusion, gamma = 100: work against precision, beside LSODA on the same semi-discretisation."""
+"""Ultra-fast diffusion, gamma = 100: work against precision, beside LSODA on the same semi-discretization."""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -13,7 +13,7 @@ import mfjax as mf
 from benchmarks.baselines.lsoda import Diffusion
 from benchmarks.harness import Contender, Results, race, time_at
 from benchmarks.machine import cores
-from mfjax.simulate import trajectory
+from mfjax._engine.loop import trajectory
 
 TIMES = np.array([0.098, 0.977, 4.88, 9.77])
 BARS, MEMBERS = (1e-5, 1e-7), 16

@@ -15,12 +15,12 @@ import numpy as np
 import mfjax as mf
 from benchmarks.cases.particles import INPUTS, circle, is_double
 from benchmarks.harness import Contender, Results, race
-from mfjax._arrays import inner
-from mfjax._linalg import cholesky
+from mfjax._numerics.arrays import inner
+from mfjax._numerics.linalg import cholesky
+from mfjax._numerics.operators import Dense, Tiled, Windows
+from mfjax._numerics.sums.waves import half_space
 from mfjax.grids.linear import ShiftedFluxes
 from mfjax.kernels import kernel_sums
-from mfjax.operators import Dense, Tiled, Windows
-from mfjax.sums.waves import half_space
 
 
 def peaks(quick, dtype):
@@ -80,7 +80,7 @@ def cases(quick, dtype):
     pairs = lambda x, w: kernel_sums(kernel, x, x, w)
     # Two differences, their squares and sum, the exponent, the exponential, and its sum.
     yield "all pairs, Gaussian", compiled("", pairs, few.points, w), many * many * 9, item * 4 * many
-    line, energy = jr.uniform(jr.key(2), (large, 1), dtype), mf.kernels.Energy()
+    line, energy = jr.uniform(jr.key(2), (large, 1), dtype), mf.kernels.Distance()
     masses = jnp.ones(large, dtype)
     # Comparisons of a sort, and a few operations on each point.
     work = large * (np.log2(large) + 10)

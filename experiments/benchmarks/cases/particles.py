@@ -9,7 +9,7 @@ import numpy as np
 import mfjax as mf
 from benchmarks.harness import Contender
 from mfjax import problems
-from mfjax.simulate import trajectory
+from mfjax._engine.loop import trajectory
 
 LAM, STEP, INPUTS = 1e-3, 2.0**-10, 4096
 CENTER = mf.regularizers.Quadratic(center=1.0)

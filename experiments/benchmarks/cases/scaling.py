@@ -108,7 +108,7 @@ def kernel_run(kind, size, steps):
     if kind.startswith("Sobolev"):
         energy = mf.energies.Sobolev("uniform", order=2.0, domain=domain)
     elif kind.startswith("energy"):
-        energy = mf.energies.MMD(mf.kernels.Energy(domain=domain), nu)
+        energy = mf.energies.MMD(mf.kernels.Distance(domain=domain), nu)
     else:
         modes = 32 if "modes" in kind else None
         energy = mf.energies.MMD(mf.kernels.Gaussian(0.05, domain, modes=modes), nu)

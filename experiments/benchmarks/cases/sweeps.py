@@ -7,7 +7,7 @@ import numpy as np
 import mfjax as mf
 from benchmarks.cases.particles import CENTER, circle, compiled, simulation
 from benchmarks.harness import Contender, Results, race
-from mfjax.layouts import METHODS
+from mfjax._engine.layouts import METHODS
 
 LAMS = (1e-1, 1e-2, 1e-3, 1e-4)
 

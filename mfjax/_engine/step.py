@@ -1,0 +1,162 @@
+"""One transition of a run, pure: the carry between two steps, the step, and the record at a time."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, Int
+
+from mfjax import status as codes
+from mfjax._engine.simulation import Simulation
+from mfjax._numerics.arrays import Fixed
+from mfjax.flows.base import Evaluation, State
+from mfjax.measures import Grid
+
+
+class Carry(eqx.Module):
+    """The whole state of a run between two saves: what a checkpoint holds."""
+
+    state: State
+    evaluation: Evaluation
+    memory: Any
+    save: Int[Array, ""]
+    steps: Int[Array, ""]
+    rejected: Int[Array, ""]
+    dt: Float[Array, ""]
+    dissipated: Float[Array, ""]
+    status: Int[Array, ""]
+    failed_at: Int[Array, ""]
+
+
+def start(sim: Simulation) -> Carry:
+    """The carry at t = 0."""
+    state = sim.flow.init(sim.measure)
+    evaluation = sim.stepper.evaluate(sim.flow, state)
+    state, evaluation = state.with_carry(evaluation.carry), alone(evaluation)
+    dtype = sim.measure.dtype
+    zero = jnp.zeros((), jnp.int32)
+    if sim.stepper.adaptive:
+        # Traced times may begin with zero, or repeat one: an interval of no length is left at once.
+        interval = jnp.min(jnp.where(sim.save_times > 0, sim.save_times, jnp.inf))
+        dt = jnp.minimum(1e-3 * interval, evaluation.max_step).astype(dtype)
+    else:
+        dt = sim.stepper.dt.astype(dtype)
+    return Carry(
+        state=state,
+        evaluation=evaluation,
+        memory=sim.stepper.init(sim.flow, state),
+        save=zero,
+        steps=zero,
+        rejected=zero,
+        dt=dt,
+        dissipated=jnp.zeros((), dtype),
+        status=jnp.where(
+            jnp.all(jnp.diff(sim.times) >= 0),
+            jnp.where(evaluation.status > 0, evaluation.status, health(state, evaluation)),
+            codes.UNORDERED_TIMES,
+        ).astype(jnp.int32),
+        failed_at=zero,
+    )
+
+
+def record(sim: Simulation, carry: Carry) -> tuple[Any, dict[str, Any]]:
+    """What is saved of a run at one time: the part of the measure that moves, and the observables.
+
+    Observables of a failed run are NaN, its measure is the last good one.
+    """
+    mu, flow = carry.state.measure, sim.flow.at(carry.state)
+    # With noise the energy and this integral have no balance.
+    random = sim.stepper.needs_key(sim.flow)
+    values = {
+        "energy": carry.evaluation.energy,
+        "dissipation": carry.evaluation.dissipation,
+        "dissipated": carry.dissipated * jnp.nan if random else carry.dissipated,
+        "residual": carry.evaluation.residual,
+        "mass": mu.mass,
+        "min_weight": jnp.min(mu.weights),
+    }
+    values |= {name: observe(mu, flow) for name, observe in sim.observables.items()}
+    failed = carry.status > 0
+
+    def mask(value):
+        value = jnp.asarray(value)
+        if not jnp.issubdtype(value.dtype, jnp.inexact):
+            return value
+        return jnp.where(failed, jnp.nan, value)
+
+    values = jax.tree.map(mask, values)
+    values |= {"steps": carry.steps, "rejected": carry.rejected, "status": carry.status}
+    if sim.stepper.evaluations is not None:
+        first, each = sim.stepper.evaluations
+        values["evaluations"] = first + each * (carry.steps + carry.rejected)
+    if not sim.save_measures:
+        return None, values
+    return ((mu.weights, mu.marks) if isinstance(mu, Grid) else mu), values
+
+
+def health(state: State, evaluation: Evaluation) -> Int[Array, ""]:
+    """The status of a freshly computed state: NaN and negative masses are caught here, nowhere else."""
+    measure_ok = _finite((state.measure, state.fields))
+    negative = jnp.any(state.measure.weights < 0)
+    status = jnp.where(negative, codes.NEGATIVE_MASS, evaluation.status)
+    # A failed inner solve, which leaves a NaN energy, is the better explanation while the measure is fine.
+    unexplained = ~(_finite(evaluation.tangent) & jnp.isfinite(evaluation.energy)) & (status == codes.OK)
+    return jnp.where(measure_ok & ~unexplained, status, codes.NON_FINITE).astype(jnp.int32)
+
+
+def _finite(tree: Any) -> Array:
+    ok = jnp.array(True)
+    for array in jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array)):
+        ok &= jnp.all(jnp.isfinite(array))
+    return ok
+
+
+def select(condition: Array, new: Any, old: Any) -> Any:
+    """`new` where `condition`, else `old`, leaf by leaf."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b) if eqx.is_array(a) else a, new, old)
+
+
+def one_step(sim: Simulation, carry: Carry, dt: Array) -> tuple[Carry, Array, Array]:
+    """Try one step of size `dt`: (the carry if it is kept, its error, its status)."""
+    key = None if sim.key is None else jr.fold_in(sim.key, carry.steps)
+    step = sim.stepper.step(sim.flow, carry.state, carry.evaluation, dt, key, carry.memory)
+    # What the scheme itself reports comes first: a NaN is often its consequence.
+    status = jnp.where(step.status != codes.OK, step.status, health(step.state, step.evaluation))
+    rates = carry.evaluation.dissipation + step.evaluation.dissipation
+    kept = Carry(
+        state=step.state,
+        evaluation=alone(step.evaluation),
+        memory=step.memory,
+        save=carry.save,
+        steps=carry.steps + 1,
+        rejected=carry.rejected,
+        dt=carry.dt,
+        dissipated=carry.dissipated + 0.5 * dt * rates,
+        status=carry.status,
+        failed_at=carry.failed_at,
+    )
+    return kept, step.error, status
+
+
+def alone(evaluation: Evaluation) -> Evaluation:
+    """The evaluation without its carry, which the state keeps: checkpoints hold it once."""
+    return eqx.tree_at(lambda e: e.carry, evaluation, None, is_leaf=lambda node: node is None)
+
+
+def fail(carry: Carry, status: Array) -> Carry:
+    """The carry of a run that stops here with `status`."""
+    return eqx.tree_at(lambda c: (c.status, c.failed_at), carry, (status, carry.steps + 1))
+
+
+def split(carry: Carry) -> tuple[Carry, Any]:
+    """(what a run moves, what stays as it is): loops carry, copy and keep the first alone."""
+    stays = lambda node: isinstance(node, Fixed)
+    moving = jax.tree.map(lambda node: None if stays(node) else node, carry, is_leaf=stays)
+    return moving, jax.tree.map(lambda node: node if stays(node) else None, carry, is_leaf=stays)
+
+
+def whole_again(moving: Carry, fixed: Any) -> Carry:
+    """The carry of which `split` made two."""
+    return eqx.combine(moving, fixed, is_leaf=lambda node: isinstance(node, Fixed))

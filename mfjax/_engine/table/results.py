@@ -1,0 +1,229 @@
+"""The results of a sweep, one labeled table."""
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from mfjax import status as codes
+from mfjax._engine.files import write_dataset
+from mfjax._engine.run import RECORDED, Run, axis_labels, measure_arrays, named_arrays
+from mfjax._engine.simulation import Simulation
+from mfjax.status import SimulationError
+
+
+class Table(eqx.Module):
+    """The results of a sweep: `values` maps names to arrays whose leading axes are the sweep's axes.
+
+    For a sweep of simulations there are the observables (..., S, ...) with `status` (..., S), `times`
+    (..., S), and the final measure (`final_points`, `final_weights`, `final_mark_...`; narrower cells padded
+    by NaN points of zero mass). `failed` lists the cells that stopped early. `attributes["layout"]` says how
+    the cells of each bucket were laid out on the machine, and why.
+    """
+
+    axes: dict[str, tuple]
+    values: dict[str, Any]
+    result_axes: dict[str, tuple[str, ...]] = eqx.field(static=True)
+    attributes: dict[str, Any] = eqx.field(static=True, default_factory=dict)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.values:
+            raise ValueError(f"no result {name!r}; there are {', '.join(sorted(self.values))}")
+        return self.values[name]
+
+    @property
+    def failed(self) -> list[tuple[dict[str, Any], str]]:
+        """(cell, cause) for every cell that stopped early."""
+        if "status" not in self.values:
+            return []
+        status = np.asarray(self.values["status"])
+        status = status.reshape(*[len(v) for v in self.axes.values()], -1).max(axis=-1)
+        found = []
+        for index in np.argwhere(status != codes.OK):
+            cell = {name: values[i] for (name, values), i in zip(self.axes.items(), index, strict=True)}
+            found.append((cell, codes.describe(int(status[tuple(index)]))))
+        return found
+
+    def to_xarray(self) -> Any:
+        """The table as an `xarray.Dataset`, the sweep's axes as labeled dimensions."""
+        import xarray as xr
+
+        variables = {}
+        for name, value in self.values.items():
+            text = {"long_name": RECORDED[name]} if name in RECORDED else {}
+            variables[name] = ((*self.axes, *self.result_axes[name]), np.asarray(value), text)
+        coordinates = {name: _labels(values) for name, values in self.axes.items()}
+        attributes = {name: json.dumps(value) for name, value in self.attributes.items()}
+        return xr.Dataset(variables, coordinates, attributes)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the table as one netCDF file."""
+        return write_dataset(self.to_xarray(), path)
+
+
+def checked_axes(axes: Mapping[str, Sequence[Any]]) -> dict[str, tuple]:
+    """The axes of a sweep as tuples of plain numbers and other values.
+
+    **Raises** `ValueError` for axes that are empty, no sequences, repeat a value or hold NaN.
+    """
+    if not axes:
+        raise ValueError("sweep needs at least one axis, for example lam=[1e-3, 1e-2]")
+    checked = {}
+    for name, values in axes.items():
+        if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
+            raise ValueError(f"the axis {name} must be a sequence of values, got {values!r}")
+        checked[name] = tuple(v.item() if hasattr(v, "item") and np.ndim(v) == 0 else v for v in values)
+        if not checked[name]:
+            raise ValueError(f"the axis {name} is empty")
+        # Other objects are compared by identity: their equality may be anything.
+        same = [v if isinstance(v, (bool, int, float, str)) else id(v) for v in checked[name]]
+        if len(set(same)) != len(same):
+            raise ValueError(f"the axis {name} repeats a value: {checked[name]}")
+        # Infinity is a legitimate parameter, the limit of a concentration or a temperature.
+        if any(isinstance(v, float) and np.isnan(v) for v in checked[name]):
+            raise ValueError(f"the axis {name} must be finite or infinite numbers, got {checked[name]}")
+        if len({isinstance(v, str) for v in checked[name]}) > 1:
+            raise ValueError(f"the axis {name} mixes texts with other values: {checked[name]}")
+    return checked
+
+
+def check_representable(name: str, values: tuple) -> None:
+    """**Raises** `ValueError` for numbers of an axis that JAX, as it is configured, cannot tell or hold."""
+    whole = all(isinstance(v, int) for v in values)
+    dtype = np.dtype(jax.dtypes.canonicalize_dtype(np.int64 if whole else np.float64))
+    remedy = f'{dtype} here: enable jax_enable_x64, or pass static=["{name}"]'
+    beyond = [v for v in values if not _holds(dtype, v)]
+    if beyond:
+        raise ValueError(f"the axis {name} has a value {beyond[0]} beyond {remedy}")
+    if len({dtype.type(v) for v in values}) < len(values):
+        raise ValueError(f"the axis {name} has values that are one number in {remedy}")
+
+
+def _holds(dtype: np.dtype, value: Any) -> bool:
+    """Whether `value` stays finite, other than zero and, if it is a whole number, itself in `dtype`."""
+    try:
+        with np.errstate(over="ignore"):
+            held = dtype.type(value).item()
+        if isinstance(value, int):
+            return int(held) == value
+    except OverflowError:
+        return False
+    return bool(np.isfinite(held) == np.isfinite(value) and (held == 0) == (value == 0))
+
+
+def check_names(axes: Mapping[str, tuple], result: Any) -> None:
+    """**Raises** `ValueError` if an axis has the name of a result: looked up before cells are computed.
+
+    `result` is that of one cell: a `Simulation`, or a pytree of arrays or shapes.
+    """
+    if isinstance(result, Simulation):
+        used = {*RECORDED, *result.observables, "times", "save", "particle", "cell", "coordinate"}
+        taken = [name for name in axes if name in used or name.startswith("final_")]
+    else:
+        taken = [name for name in axes if name in _array_row(result)]
+    if taken:
+        raise ValueError(f"{taken[0]!r} names both an axis and a result: rename the axis")
+
+
+def is_numeric(values: tuple) -> bool:
+    """Whether all values of an axis are numbers, which a sweep passes as traced scalars."""
+    return all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+
+
+def _labels(values: tuple) -> list:
+    """Coordinates that a file can hold: numbers, or text."""
+    plain = is_numeric(values) or all(isinstance(v, bool) for v in values)
+    return list(values) if plain else [v if isinstance(v, str) else str(v) for v in values]
+
+
+class _Column(NamedTuple):
+    """A result of one cell, the labels of its axes, and what fills up narrower cells, if they may be."""
+
+    value: Any
+    labels: tuple[str, ...]
+    fill: float | None = None
+
+
+def tabulate(axes: dict[str, tuple], cells: dict[tuple, Any], attributes: dict[str, Any]) -> Table:
+    """The table of the results of all cells, given by their index along each axis.
+
+    **Raises** `ValueError` if names or shapes differ between cells, or an axis has the name of a result.
+    """
+    shape = tuple(len(v) for v in axes.values())
+    rows = {index: _row(result) for index, result in cells.items()}
+    first = rows[(0,) * len(shape)]
+    for index, row in rows.items():
+        if row.keys() != first.keys():
+            name = sorted(row.keys() ^ first.keys())[0]
+            raise ValueError(
+                f"cell {index} and the first do not both have a result {name!r}; every cell must return the "
+                "same names"
+            )
+    values, labels = {}, {}
+    for name, (_, names, fill) in first.items():
+        if name in axes:
+            raise ValueError(f"{name!r} names both an axis and a result: rename the axis")
+        columns = {index: np.asarray(row[name].value) for index, row in rows.items()}
+        widest = None if fill is None else max(a.shape[0] for a in columns.values())
+        stacked = None
+        for index, value in columns.items():
+            if fill is not None and value.shape[0] < widest:
+                value = np.pad(
+                    value, [(0, widest - len(value))] + [(0, 0)] * (value.ndim - 1), constant_values=fill
+                )
+            if stacked is None:
+                stacked = np.empty(shape + value.shape, value.dtype)
+            if value.shape != stacked.shape[len(shape) :]:
+                raise ValueError(
+                    f"the result {name!r} has shape {value.shape} in cell {index} and "
+                    f"{stacked.shape[len(shape) :]} in the first; every cell must return the same shapes"
+                )
+            stacked[index] = value
+        values[name], labels[name] = stacked, names
+    return Table(axes, values, labels, attributes)
+
+
+def _row(result: Any) -> dict[str, _Column]:
+    """The named results of one cell."""
+    if not isinstance(result, Run):
+        return _array_row(result)
+    row = {"times": _Column(result.times, ("save",))}
+    arrays = named_arrays(result.observables)
+    for name, leaf in arrays.items():
+        row[name] = _Column(leaf, ("save", *axis_labels(name, np.ndim(leaf) - 1, arrays)))
+    for name, value, names in measure_arrays(result.final):
+        number = name != "weights" and np.issubdtype(np.asarray(value).dtype, np.inexact)
+        row[f"final_{name}"] = _Column(value, names, np.nan if number else 0)
+    return row
+
+
+def _array_row(result: Any) -> dict[str, _Column]:
+    leaves = jax.tree_util.tree_flatten_with_path(result)[0]
+    if not leaves:
+        raise ValueError("fn must return arrays or a Simulation, got nothing")
+    arrays: dict[str, Any] = {}
+    for path, leaf in leaves:
+        name = jax.tree_util.keystr(path, simple=True, separator="_") or "value"
+        if name in arrays:
+            raise ValueError(f"two results of fn would be called {name!r}; rename one")
+        arrays[name] = leaf
+    return {name: _Column(a, axis_labels(name, np.ndim(a), arrays)) for name, a in arrays.items()}
+
+
+def report(table: Table, throw: bool) -> None:
+    """Warn, or raise, if a cell stopped early."""
+    failed = table.failed
+    if not failed:
+        return
+    total = int(np.prod([len(v) for v in table.axes.values()]))
+    cell, cause = failed[0]
+    where = ", ".join(f"{name} = {value}" for name, value in cell.items())
+    message = f"{len(failed)} of {total} cells stopped early; the first, {where}: {cause}"
+    if throw:
+        raise SimulationError(message, table)
+    warnings.warn(message, RuntimeWarning, stacklevel=3)

@@ -1,0 +1,1 @@
+"""Numerical helpers: arrays, linear algebra, sums over pairs and waves, operators. Private."""

@@ -1,0 +1,131 @@
+"""The problems of the papers, by name: the circle, sampled or at the population level, and the torus."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, Key, ScalarLike
+
+from mfjax._numerics.arrays import count, scalar
+from mfjax.features import RBF, CircleModes, ReLU
+from mfjax.problems.inputs import gaussian_inputs
+from mfjax.problems.problem import Problem, teacher_student
+from mfjax.problems.teachers import CircleTeacher, TorusTeacher
+
+
+def relu_coefficients(bias: ScalarLike = 0.0, degree: int = 64, *, dtype: Any = None) -> Float[Array, " K1"]:
+    """Fourier coefficients c_0, ..., c_degree of kappa(s) = E phi(theta, x) phi(theta + s, x) on S^1.
+
+    x is standard normal in R^2, phi(theta, x) = max(cos(theta) x_1 + sin(theta) x_2 + bias, 0), and
+    kappa(s) = sum_k c_k e^{iks}. At bias 0, kappa(s) = (|sin s| + (pi - |s|) cos s) / (2 pi) for |s| <= pi:
+    c_0 = 2 / pi^2, c_1 = 1/8, c_k = 2 / (pi^2 (k^2 - 1)^2) for even k, and 0 for odd k >= 3.
+
+    Otherwise c_k is the mean over the radius r = |x| of a_k(r)^2, where max(r cos t + bias, 0) =
+    sum_k a_k(r) e^{ikt} has closed form on its support |t| < arccos(-bias / r); the mean is taken by Gauss
+    quadrature in v = arcosh(r / |bias|), in which the integrand is analytic, to about 1e-14.
+
+    >>> [round(float(c), 6) for c in relu_coefficients(0.0, 4)]
+    [0.202642, 0.125, 0.022516, 0.0, 0.000901]
+    """
+    k = np.arange(count(degree, "degree") + 1.0)
+    dtype = jnp.result_type(float) if dtype is None else dtype
+    bias = float(scalar(bias, "bias"))
+    if bias == 0:
+        c = np.where(k % 2 == 0, 2 / (np.pi * (k**2 - 1 + (k == 1))) ** 2, 0.0)
+        c[1] = 1 / 8
+        return jnp.asarray(c, dtype)
+    b = abs(bias)
+    # r = b cosh(v): the half-width T of the support then varies by at most one radian per unit of v.
+    end = np.arcsinh(13 / b)
+    node, weight = np.polynomial.legendre.leggauss(48 + degree // 2)
+    panels = int(np.ceil(end))
+    half = end / (2 * panels)
+    v = (half * (node + 1) + 2 * half * np.arange(panels)[:, None]).ravel()
+    s, r = b * np.sinh(v), b * np.cosh(v)
+    mass = half * np.tile(weight, panels) * r * s * np.exp(-(r**2) / 2)
+    support = np.pi / 2 + np.sign(bias) * np.arctan2(b, s)
+
+    def cosine_integral(m):
+        return np.where(m == 0, support, np.sin(m * support) / np.where(m == 0, 1, m))
+
+    m = k[:, None]
+    a = bias * cosine_integral(m) + r / 2 * (cosine_integral(m + 1) + cosine_integral(m - 1))
+    c = (a / np.pi) ** 2 @ mass
+    if bias > 0:
+        # Inputs with r < bias, for which the feature is linear: a_0 = bias, a_1 = r / 2.
+        inside = np.exp(-(b**2) / 2)
+        c[0] += b**2 * (1 - inside)
+        c[1] += (2 - (b**2 + 2) * inside) / 4
+    return jnp.asarray(c, dtype)
+
+
+def circle(
+    key: Key[Array, ""],
+    *,
+    gamma: ScalarLike = 100.0,
+    bias: ScalarLike | None = None,
+    inputs: int = 4096,
+    width: int = 4096,
+    stratified: bool = False,
+    dtype: Any = None,
+) -> Problem:
+    """ReLU on S^1, Gaussian inputs in R^2, the two-bump teacher (thesis III.6, figures III.1 to III.7).
+
+    The published one has no `bias`.
+
+    >>> import jax.random as jr
+    >>> circle(jr.key(0), inputs=8, width=16).y.shape
+    (8,)
+    """
+    for_inputs, for_teacher = jr.split(key)
+    x = gaussian_inputs(for_inputs, inputs, dtype=dtype)
+    return teacher_student(
+        CircleTeacher(gamma), ReLU(bias, circle=True), for_teacher, x=x, width=width, stratified=stratified
+    )
+
+
+def circle_population(
+    gamma: ScalarLike = 100.0,
+    *,
+    bias: ScalarLike = 0.0,
+    degree: int = 64,
+    teacher: CircleTeacher | None = None,
+) -> Problem:
+    """The circle problem with infinitely many inputs and teacher neurons, up to Fourier degree `degree`.
+
+    Its features are `CircleModes(relu_coefficients(bias, degree))` and its data the exact image of the
+    teacher's density. The dropped modes are those with k > degree: lam should lie well above
+    c_degree, on average exp(-bias^2 / 2) / (pi^2 degree^4) (without bias twice that for even degrees, and
+    zero for odd ones).
+
+    >>> problem = circle_population(10.0, degree=8)
+    >>> problem.x.shape, round(float(jnp.mean(problem.y**2)), 4)
+    ((17, 2), 0.2533)
+    """
+    teacher = CircleTeacher(gamma) if teacher is None else teacher
+    features = CircleModes(relu_coefficients(bias, degree))
+    y = features.image(teacher.fourier(degree))
+    return Problem(teacher, features, features.inputs(), y)
+
+
+def torus(
+    key: Key[Array, ""],
+    *,
+    gamma: ScalarLike = 100.0,
+    scale: ScalarLike = 2.0,
+    amplitude: ScalarLike = 8.0,
+    inputs: int = 4096,
+    width: int = 4096,
+    stratified: bool = False,
+    dtype: Any = None,
+) -> Problem:
+    """Laplace RBF on R^2 / 4 Z^2, Gaussian inputs, the two-mode teacher (thesis III.B, III.10 to III.14).
+
+    `scale` 2 is the thesis' 8 exp(-|z| / 2); its public code has 0.5. gamma = inf is the two-atom teacher.
+    """
+    teacher = TorusTeacher(gamma)
+    for_inputs, for_teacher = jr.split(key)
+    x = gaussian_inputs(for_inputs, inputs, dtype=dtype)
+    features = RBF(teacher.domain, scale=scale, amplitude=amplitude)
+    return teacher_student(teacher, features, for_teacher, x=x, width=width, stratified=stratified)

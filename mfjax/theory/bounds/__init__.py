@@ -1,0 +1,29 @@
+"""Bounds as certificates: from declared data to a curve that a run must stay below.
+
+>>> bound = Exponential(2.0, 1.0, name="decay")
+>>> bound.row([0.0, 1.0], [2.0, 0.5])
+{'margin of decay': 0.32...}
+"""
+
+from mfjax.theory.bounds.base import Algebraic, Bound, Exponential, Geometric, Integrated
+from mfjax.theory.bounds.contraction import semiconvexity, stability
+from mfjax.theory.bounds.diffusion import diffusion_decay, proximal_contraction, spectral_gap
+from mfjax.theory.bounds.entropy import entropy_decay, entropy_decay_along, log_sobolev
+from mfjax.theory.bounds.reduced_risk import algebraic_decay
+
+__all__ = [
+    "Algebraic",
+    "Bound",
+    "Exponential",
+    "Geometric",
+    "Integrated",
+    "algebraic_decay",
+    "diffusion_decay",
+    "entropy_decay",
+    "entropy_decay_along",
+    "log_sobolev",
+    "proximal_contraction",
+    "semiconvexity",
+    "spectral_gap",
+    "stability",
+]

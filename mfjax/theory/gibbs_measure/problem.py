@@ -1,0 +1,71 @@
+"""The Gibbs equation m = e^{-V_m / T} / Z on the cells of a grid, and how far a measure is from it."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mfjax.energies.base import Energy
+from mfjax.energies.entropy import Entropy
+from mfjax.grids import internal_parts, transport_part
+from mfjax.measures import Grid
+
+
+class EntropicProblem(eqx.Module):
+    """min over masses (K,) of F(m) + T sum_i m_i log(m_i / volume), F smooth, on the cells of `grid`."""
+
+    smooth: Energy
+    temperature: Float[Array, ""]
+    grid: Grid
+
+    def masses(self, potential: Float[Array, " K"]) -> Float[Array, " K"]:
+        """e^{-V/T} / Z, scaled to the mass of the grid."""
+        return self.grid.mass * jax.nn.softmax(-potential / self.temperature)
+
+    def log_partition(self, potential: Float[Array, " K"]) -> Float[Array, ""]:
+        """T M log sum_i e^{-V_i / T}, M the mass."""
+        scaled = -potential / self.temperature
+        return self.grid.mass * self.temperature * jax.nn.logsumexp(scaled)
+
+    def potential(self, weights: Float[Array, " K"]) -> Float[Array, " K"]:
+        """V_m, the first variation of F."""
+        mu = self.grid.with_weights(weights)
+        solution = self.smooth.solve(mu, self.smooth.init(mu))
+        return self.smooth.first_variation(mu, solution)
+
+    def value(self, weights: Float[Array, " K"]) -> Float[Array, ""]:
+        """F(m)."""
+        mu = self.grid.with_weights(weights)
+        return self.smooth.solve(mu, self.smooth.init(mu)).value
+
+    def free_energy(self, weights: Float[Array, " K"]) -> Float[Array, ""]:
+        """F(m) + T int log m dm."""
+        mu = self.grid.with_weights(weights)
+        return self.value(weights) + self.temperature * Entropy().solve(mu).value
+
+    def residual(self, weights: Float[Array, " K"]) -> Float[Array, ""]:
+        """sum_i |m_i - e^{-V_m(x_i)/T} / Z|, relative to the mass."""
+        return jnp.sum(jnp.abs(weights - self.masses(self.potential(weights)))) / self.grid.mass
+
+    def gap(self, weights: Float[Array, " K"]) -> Float[Array, ""]:
+        """T KL(m | e^{-V_m/T} / Z), a bound of the excess free energy for convex F."""
+        there = self.masses(self.potential(weights))
+        both = (weights > 0) & (there > 0)
+        ratio = jnp.where(both, weights, 1) / jnp.where(both, there, 1)
+        # Cells that underflow on one side only cost their mass in the other.
+        excess = jnp.where(both, weights * jnp.log(ratio), 0) - weights + there
+        # Never negative but for rounding.
+        return self.temperature * jnp.maximum(jnp.sum(excess), 0)
+
+
+def problem(energy: Energy, grid: Grid) -> EntropicProblem:
+    """The problem of `energy`, split into its smooth part and its entropies.
+
+    **Raises** `ValueError` without an entropy, and for other internal energies.
+    """
+    for _, term in internal_parts(energy):
+        if not isinstance(term, Entropy):
+            raise ValueError(
+                f"{type(term).__name__} has no Gibbs measure: run its flow on a grid to its end instead"
+            )
+    return EntropicProblem(transport_part(energy), jnp.asarray(energy.temperature).astype(grid.dtype), grid)
