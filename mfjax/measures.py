@@ -21,7 +21,8 @@ class Tangent(eqx.Module):
     """A velocity of a state; `None` where nothing moves.
 
     Of points (K, d); of weights (K,); `growth` (K,), the relative rate of weights, along which they move by
-    the factor exp(time growth) and stay positive; of marks; of `fields`, which belong to the state alone.
+    the factor exp(time growth) and stay positive; of marks; of `fields`, which belong to the state alone; of
+    its `time`, one, where the flow depends on it.
     """
 
     points: Float[Array, "K d"] | None = None
@@ -29,6 +30,7 @@ class Tangent(eqx.Module):
     growth: Float[Array, " K"] | None = None
     marks: Marks | None = None
     fields: Mapping[str, Float[Array, "..."]] | None = None
+    time: Float[Array, ""] | None = None
 
 
 class Measure(eqx.Module):

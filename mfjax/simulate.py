@@ -1,67 +1,50 @@
 """`mf.simulate`: the only loop over time, for one run."""
 
-import inspect
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Key, ScalarLike
+import jax.numpy as jnp
+import numpy as np
 
 from mfjax import status as codes
-from mfjax._engine.devices import is_global
-from mfjax._engine.host import SOLO, drive
+from mfjax._engine.devices import divisions, gathered, is_global, together
+from mfjax._engine.files import Directory, ForeignRun, Place, environment
+from mfjax._engine.host import drive, progress_bar
+from mfjax._engine.identity import closed_over, numbers_of_run, step_program, text_of
 from mfjax._engine.loop import trajectory
-from mfjax._engine.run import Run as Run
-from mfjax._engine.run import assemble
-from mfjax._engine.simulation import Observable, Simulation
+from mfjax._engine.programs import Programs
+from mfjax._engine.run import Run, assemble
+from mfjax._engine.simulation import Options, Simulation, spelled_out
 from mfjax._numerics.arrays import is_traced
-from mfjax._numerics.closures import hides_tracer
+from mfjax._numerics.compiled import program
 from mfjax.flows import Flow
 from mfjax.measures import Measure
 from mfjax.status import SimulationError
-from mfjax.steppers import Stepper
-
-CORE = eqx.filter_jit(trajectory)
 
 
+@spelled_out
 def simulate(
     flow: Flow | Simulation,
     measure: Measure | None = None,
     *,
-    stepper: Stepper | None = None,
-    steps: int | None = None,
-    save_every: int = 1,
-    t1: ScalarLike | None = None,
-    save_at: Any = None,
-    observables: Mapping[str, Observable] | None = None,
-    key: Key[Array, ""] | None = None,
-    save_measures: bool = True,
-    max_steps: int = 100_000,
-    checkpoints: int | None = None,
     path: str | Path | None = None,
     resume: bool = False,
     progress: bool | None = None,
     throw: bool = True,
+    **options: Unpack[Options],
 ) -> Run:
     """Run `flow` from `measure` and record it; or run a `Simulation` made before.
 
-    Time, in one of two forms: `steps` of a fixed stepper, saving every `save_every` of them; or up to
-    `t1`, or through the increasing times `save_at`, in flow time. t = 0 and the end are always saved.
+    The options that say what a run is, from `stepper` to `checkpoints`, are those of `mf.Simulation`.
 
-    - `stepper`: an `mf.steppers` scheme; `None` is an adaptive one chosen for the measure.
-    - `observables`: names to functions of (measure, flow), evaluated at the saved times; `mf.Run`
-      lists the names that are taken.
-    - `key`: `jax.random.key(seed)`, mandatory for a flow with noise.
-    - `save_measures`: whether the measures are kept, or only the observables.
-    - `max_steps`: budget of an adaptive scheme between two saved times, and of derivatives there.
-    - `checkpoints`: how many states reverse mode keeps on one level, at least 2; see below.
     - `path`: a directory to which saved states are streamed, with a checkpoint; `resume=True` continues
       a run that was killed there, bit for bit on the same machine, versions and dtype, or starts it if there
-      is none. There are about 10 to 30 checkpoints in a run that has so many steps. One to `t1` or through
-      `save_at` has them at its saved times only: let `save_at` list some, since a lone `t1` has none before
-      the end.
+      is none. With more `steps`, or later saved times, it goes on from where it ended. A run is known by the
+      program of its step and by its numbers: another one is refused, with what differs. There are about 10 to
+      30 checkpoints in a run that has so many steps. One to `t1` or through `save_at` has them at its saved
+      times only: let `save_at` list some, since a lone `t1` has none before the end.
     - `progress`: a bar with the time left; by default if stderr is a terminal.
     - `throw`: whether a failed run raises; otherwise look at `run.status`.
 
@@ -91,22 +74,9 @@ def simulate(
     >>> round(float(run.final.points[0, 0]), 4), round(float(run.observables["energy"][0]), 4)
     (0.3679, 0.5)
     """
-    options = {
-        "stepper": stepper,
-        "steps": steps,
-        "save_every": save_every,
-        "t1": t1,
-        "save_at": save_at,
-        "observables": observables,
-        "key": key,
-        "save_measures": save_measures,
-        "max_steps": max_steps,
-        "checkpoints": checkpoints,
-    }
     if isinstance(flow, Simulation):
         sim = flow
-        given = {"measure": measure} | options
-        extra = [name for name, value in given.items() if not _is_default(name, value)]
+        extra = [*(["measure"] if measure is not None else []), *options]
         if extra:
             raise ValueError(f"a Simulation already holds its {extra[0]}: pass it alone")
     elif measure is None:
@@ -115,25 +85,63 @@ def simulate(
         sim = Simulation(flow, measure, **options)
     if resume and path is None:
         raise ValueError("resume=True needs path=, the directory of the run to continue")
-    started = None if is_traced(sim) or hides_tracer(sim) else SOLO.begin(sim)
-    # Whatever else hides a tracer from the leaves of `sim` shows it in the first evaluation.
-    if started is None or is_traced(started):
+    programs = Programs()
+    # What hides a traced number from the leaves of `sim` shows it in the first evaluation.
+    if is_traced(sim) or programs.inside_a_trace(sim):
         if path is not None:
             raise ValueError("path= needs a concrete run: inside jit, vmap or grad nothing can be written")
-        carry, records = CORE(sim)
+        carry, records = program(trajectory, sim, differentiable=True)(sim)
         return assemble(sim.times, records, sim.measure, carry)
-    saves, every = sim.save_times.shape[0], sim.save_every
-    carry, records = drive(
-        SOLO, sim, saves, every, path=path, resume=resume, progress=progress, started=started
-    )
-    run = assemble(sim.times, records, sim.measure, carry)
-    if path is not None and not (is_global(sim) and jax.process_index()):
-        run.save(Path(path) / "results.nc")
+    run = _driven(sim, programs, path, resume, progress)
     if throw and int(run.status) != codes.OK:
         raise SimulationError(f"the run {run.describe()}", run)
     return run
 
 
-def _is_default(name: str, value: Any) -> bool:
-    default = inspect.signature(simulate).parameters[name].default
-    return value is default or (isinstance(value, (bool, int)) and value == default)
+def _driven(sim: Simulation, programs: Programs, path, resume: bool, progress) -> Run:
+    """The run, on the host; streamed to `path`, if there is one, and written at its end."""
+    if path is None:
+        with progress_bar(progress, sim.save_times.size) as update:
+            carry, records = drive(programs, sim, sim.times, sim.save_every, update=update)
+        return assemble(sim.times, records, sim.measure, carry)
+    # Of several processes that share a run the first writes, and all read.
+    shared = is_global(sim)
+    writes = not (shared and jax.process_index())
+    step = step_program(lambda sim: sim, sim)
+    numbers = numbers_of_run(gathered(sim)) | closed_over(step)
+    manifest = {"environment": environment(), "save_every": sim.save_every, "numbers": numbers}
+    manifest |= {"divisions": divisions(sim)}
+    directory, place, text = Directory(path), Place(path), text_of(step)
+    if writes:
+        directory.check(manifest, resume)
+        directory.check_program(text)
+    sim = _continued(sim, place)
+
+    def claim() -> None:
+        if writes:
+            directory.claim(manifest, text)
+        if shared:
+            together("a run directory is open")
+
+    with directory, progress_bar(progress, sim.save_times.size) as update:
+        options = {"place": place, "writes": writes, "claim": claim, "update": update}
+        carry, records = drive(programs, sim, sim.times, sim.save_every, **options)
+        run = assemble(sim.times, records, sim.measure, carry)
+        if writes:
+            run.save(place.path / "results.nc")
+    return run
+
+
+def _continued(sim: Simulation, place: Place) -> Simulation:
+    """`sim` with the saved times that a run on disk has reached, and its own later ones."""
+    kept, asked = place.times(), np.asarray(sim.save_times)
+    if kept is None:
+        return sim
+    strange = np.setdiff1d(asked[asked <= kept[-1]], kept)
+    if strange.size:
+        raise ForeignRun(
+            f"{place.path} holds another run: it has passed t = {strange[0]:g} without saving it; use "
+            "another path"
+        )
+    times = np.concatenate([kept, asked[asked > kept[-1]]]).astype(asked.dtype)
+    return eqx.tree_at(lambda s: s.save_times, sim, jnp.asarray(times))

@@ -1,5 +1,10 @@
 """Outcome of a run, carried as an integer in compiled code and turned into one exception outside it."""
 
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
 OK = 0
 OUTER_SOLVE = 1
 NO_INTERPOLANT = 2
@@ -11,6 +16,7 @@ CFL = 7
 NON_FINITE = 8
 UNORDERED_TIMES = 9
 OVERFLOW = 10
+FROZEN_CLOCK = 11
 
 MESSAGES = {
     OK: "completed",
@@ -31,6 +37,8 @@ MESSAGES = {
     UNORDERED_TIMES: "the saved times decrease, or are NaN: sort save_at",
     OVERFLOW: "more particles were born than there are slots: give the measure a larger capacity (slots of "
     "zero mass), or a smaller step",
+    FROZEN_CLOCK: "the stepper left the clock of a flow that depends on time behind: end its step with "
+    "settle(flow, with_clock(flow, state, evaluation, dt)), its own motion included",
 }
 
 
@@ -40,6 +48,18 @@ class SimulationError(RuntimeError):
     def __init__(self, message: str, run=None):
         super().__init__(message)
         self.run = run
+
+
+def first(*statuses: Any) -> Int[Array, ""]:
+    """The first of several statuses that is a fault: causes come before their consequences.
+
+    >>> int(first(OK, jnp.asarray(CFL), NON_FINITE)) == CFL
+    True
+    """
+    found = jnp.zeros((), jnp.int32)
+    for status in statuses:
+        found = jnp.where(found == OK, status, found)
+    return found.astype(jnp.int32)
 
 
 def describe(code: int) -> str:

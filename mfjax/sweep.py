@@ -1,6 +1,6 @@
-"""The only loop over cells: a function of named parameters over a product of axes, as one labeled table."""
+"""`mf.sweep`: the only loop over cells, of a function of named parameters over a product of axes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -10,46 +10,27 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from mfjax._engine.devices import gathered, together
-from mfjax._engine.files import (
-    BucketLayout,
-    RunDirectory,
-    SweepDirectory,
-    environment,
-    fingerprint,
-    read_arrays,
-    write_arrays,
-)
-from mfjax._engine.host import SOLO, Program, drive, progress_bar, schedule
-from mfjax._engine.layouts import (
+from mfjax._engine.axes import check_ends, check_names, checked_axes, traced_axes
+from mfjax._engine.cells import Cells, along, placed, split, weakly
+from mfjax._engine.devices import as_here, gathered, together
+from mfjax._engine.files import Directory, Place, environment, read_arrays, write_arrays
+from mfjax._engine.host import chunk_of, drive, progress_bar
+from mfjax._engine.identity import closed_over, step_program, text_of
+from mfjax._engine.layout import (
     METHODS,
-    Bucket,
     Layout,
     Request,
-    along,
     groups_of,
-    placed,
     plan,
     plan_arrays,
     spans_processes,
-    split,
     whole_mesh,
 )
 from mfjax._engine.run import Run, assemble
 from mfjax._engine.simulation import Simulation
-from mfjax._engine.table import Table as Table
-from mfjax._engine.table import (
-    Traced,
-    check_ends,
-    check_names,
-    check_representable,
-    checked_axes,
-    is_numeric,
-    report,
-    tabulate,
-    trace,
-)
+from mfjax._engine.table import Table, report, tabulate
 from mfjax._numerics.arrays import count
+from mfjax._numerics.compiled import Program
 
 
 def sweep(
@@ -64,24 +45,28 @@ def sweep(
     progress: bool | None = None,
     throw: bool = False,
     static: Sequence[str] = (),
-    **axes: Sequence[Any],
+    axes: Mapping[str, Sequence[Any]] | None = None,
+    **more: Sequence[Any],
 ) -> Table:
-    """Evaluate `fn(**cell)` for every cell of the product of the named `axes`.
+    """Evaluate `fn(**cell)` for every cell of the product of the named axes.
 
     `fn` returns a pytree of arrays, or an unevaluated `mf.Simulation`, which the sweep then runs with the
-    machinery of `mf.simulate`. Numbers of an axis are passed as traced scalars, so that all cells share
-    one trace and one program; `width`, axes of other values (strings, objects) and those named in `static`
-    are structural: `fn` is traced once for each of their values, which it gets as Python values. The numbers
-    at both ends of every axis are also shown to `fn` as such, computing nothing, so that what it constructs
-    can refuse those out of range.
+    machinery of `mf.simulate`. Axes are keywords, or the mapping `axes` where a name is taken by an option.
+
+    Numbers of an axis are passed as traced scalars, so that all cells share one program, inside which `fn`
+    stays: numbers that it keeps in closures, objects or static fields are those of their cell. Structural are
+    axes of other values (strings, objects), those named in `static`, and those of whole numbers that `fn`
+    needs as Python numbers, such as a width: there is one program for each of their values. The numbers at
+    both ends of every axis are also shown to `fn` as such, computing nothing, so that what it constructs can
+    refuse those out of range.
 
     Of the measures only the last is kept: record as observables what is needed of the others.
 
     - `method`: "loop" runs cells one after the other through one compiled program, several at a time in
       threads; "map" compiles the loop over the cells of a group too; "vmap" runs a group as one array axis.
-      "auto" takes "vmap" on accelerators; on CPU it times the first chunk of each and takes the fastest, or
-      loops where there is less to do than to measure. Arrays are not measured: on CPU they are a loop, on
-      several devices a map. `table.attributes["layout"]` says which, and why.
+      "auto" is a rule, the same at every call: "vmap" on accelerators, "map" on a mesh of processors, else
+      "loop". "measure" compiles each, times its first chunk, and takes the fastest, which may be another one
+      another time: methods differ in rounding. `table.attributes["layout"]` says which was taken, and why.
     - `batch_size`: cells in a group. By default, of runs as many as fit into half of the free memory, and for
       "vmap" on CPU into 8 MiB of cache but at least two; the compiled programs are asked what they need. Of
       arrays all cells, whether they fit or not; one a device where "auto" takes "map".
@@ -107,134 +92,166 @@ def sweep(
     >>> table["value"].tolist()
     [[0.5, 1.5, 2.5], [1.0, 2.0, 3.0]]
     """
-    axes = checked_axes(axes)
+    twice = sorted(set(axes or ()) & set(more))
+    if twice:
+        raise ValueError(f"the axis {twice[0]} is given twice")
+    named = checked_axes({**(axes or {}), **more})
+    request, traced = _checked(fn, named, method, batch_size, workers, mesh, path, resume, static)
+    fixed = [n for n in named if n not in traced]
+    # Of several processes that share a sweep the first writes, and all read.
+    shared = spans_processes(request.mesh)
+    writes = path is not None and not (shared and jax.process_index())
+    cells: dict[tuple, Any] = {}
+    layouts = {}
+    place = None if path is None else Directory(path)
+    if place is not None:
+        request = _opened(place, request, named, fixed, resume, writes, shared)
+    try:
+        for bucket in product(*(range(len(named[n])) for n in fixed)):
+            constant = {n: named[n][i] for n, i in zip(fixed, bucket, strict=True)}
+            name = "-".join(f"{n}-{i}" for n, i in zip(fixed, bucket, strict=True)) or "all"
+            indices = list(product(*(range(len(named[n])) for n in traced)))
+            # Whole numbers beyond 64 bits would make objects of the floats beside them.
+            types = {n: float if any(isinstance(v, float) for v in named[n]) else None for n in traced}
+            columns = {
+                n: np.asarray([named[n][k[j]] for k in indices], types[n]) for j, n in enumerate(traced)
+            }
+            where = None if path is None else Directory(Path(path) / name)
+            results, layout = _bucket(fn, constant, columns, named, where, request, resume, writes, progress)
+            layouts[name] = layout.as_dict()
+            for index, result in zip(indices, results, strict=True):
+                at = dict(zip(fixed, bucket, strict=True)) | dict(zip(traced, index, strict=True))
+                cells[tuple(at[n] for n in named)] = result
+        table = tabulate(named, cells, {"layout": layouts})
+        if writes:
+            table.save(Path(path) / "results.nc")
+    finally:
+        if place is not None:
+            place.release()
+    report(table, throw)
+    return table
+
+
+def _checked(fn, axes, method, batch_size, workers, mesh, path, resume, static) -> tuple[Request, list[str]]:
+    """What is asked for, and the axes whose numbers are traced."""
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     unknown = set(static) - set(axes)
     if unknown:
         raise ValueError(f"static names no axis: {', '.join(sorted(unknown))}")
-    traced = [n for n, v in axes.items() if n not in static and n != "width" and is_numeric(v)]
-    for name in traced:
-        check_representable(name, axes[name])
-    if batch_size is not None:
-        batch_size = count(batch_size, "batch_size")
-    if workers is not None:
-        workers = count(workers, "workers")
+    batch_size = None if batch_size is None else count(batch_size, "batch_size")
+    workers = None if workers is None else count(workers, "workers")
     if resume and path is None:
         raise ValueError("resume=True needs path=, the directory of the sweep to continue")
     if mesh is not None:
         mesh = whole_mesh(mesh)
         if method == "loop":
             raise ValueError('a loop has one cell in a program: mesh= needs method "map", "vmap" or "auto"')
-    request = Request(method, batch_size, workers, mesh)
-    # Of several processes that share a sweep the first writes, and all read.
-    shared = spans_processes(mesh)
-    writes = path is not None and not (shared and jax.process_index())
-    if path is not None:
-        plain = lambda v: v if isinstance(v, (bool, int, float, str)) else fingerprint(v)
-        labels = {n: [plain(v) for v in values] for n, values in axes.items()}
-        manifest = {"axes": labels, "static": sorted(static), "environment": environment()}
-        asked = {"method": method, "batch_size": batch_size}
-        asked["devices"] = None if mesh is None else mesh.devices.size
-        free = method == "auto" and batch_size is None and mesh is None
-        if writes:
-            asked = SweepDirectory(path).open(manifest, resume, asked, free)
-        if shared:
-            together("the directory of the sweep is open")
-        request = request._replace(method=asked["method"], batch_size=asked["batch_size"])
-    fixed = [n for n in axes if n not in traced]
-    cells: dict[tuple, Any] = {}
-    layouts = {}
-    for bucket in product(*(range(len(axes[n])) for n in fixed)):
-        constant = {n: axes[n][i] for n, i in zip(fixed, bucket, strict=True)}
-        name = "-".join(f"{n}-{i}" for n, i in zip(fixed, bucket, strict=True)) or "all"
-        place = None if path is None else Path(path) / name
-        indices = list(product(*(range(len(axes[n])) for n in traced)))
-        # Whole numbers beyond 64 bits would make objects of the floats beside them.
-        types = {n: float if any(isinstance(v, float) for v in axes[n]) else None for n in traced}
-        columns = {n: np.asarray([axes[n][k[j]] for k in indices], types[n]) for j, n in enumerate(traced)}
-        results, layout = _bucket(fn, constant, columns, axes, len(indices), place, request, resume, progress)
-        layouts[name] = layout.as_dict()
-        for index, result in zip(indices, results, strict=True):
-            where = dict(zip(fixed, bucket, strict=True)) | dict(zip(traced, index, strict=True))
-            cells[tuple(where[n] for n in axes)] = result
-    table = tabulate(axes, cells, {"layout": layouts})
+    return Request(method, batch_size, workers, mesh), traced_axes(fn, axes, static)
+
+
+def _opened(directory, request: Request, axes, fixed, resume, writes, shared) -> Request:
+    """Claim the directory of a sweep: the request, whose layout is the stored one if the choice is free."""
+    plain = lambda v: v if isinstance(v, (bool, int, float, str)) else type(v).__name__
+    manifest = {
+        "axes": {n: [plain(v) for v in values] for n, values in axes.items()},
+        "structural": sorted(fixed),
+        "environment": environment(),
+    }
+    asked = {"method": request.method, "batch_size": request.batch_size}
+    asked["devices"] = None if request.mesh is None else int(request.mesh.devices.size)
     if writes:
-        table.save(Path(path) / "results.nc")
-    report(table, throw)
-    return table
+        stored = directory.check(manifest, resume)
+        free = request.method == "auto" and request.batch_size is None and request.mesh is None
+        if stored is not None and free:
+            asked = stored["layout"]
+        directory.check({"layout": asked}, resume)
+        directory.claim(manifest | {"layout": asked})
+    if shared:
+        together("the directory of the sweep is open")
+    return request._replace(method=asked["method"], batch_size=asked["batch_size"])
 
 
 def _bucket(
-    fn, constant, columns, axes, count, place, request: Request, resume, progress
+    fn, constant, columns, axes, directory, request: Request, resume, writes, progress
 ) -> tuple[list[Any], Layout]:
     """The results of all cells that share structure, in order, and how they were laid out."""
-    traced = trace(fn, constant, columns)
-    outline = traced.rebuild(traced.shapes())
-    check_names(axes, outline)
-    if not isinstance(outline, Simulation):
-        return _evaluate(traced, columns, count, place, request, resume, progress)
+    cells = Cells(fn, constant, columns)
+    check_names(axes, cells.outline)
+    if not isinstance(cells.outline, Simulation):
+        return _evaluate(cells, directory, request, resume, writes, progress)
     check_ends(fn, constant, columns)
-    saves, every = outline.save_times.shape[0], outline.save_every
+    saves, every = cells.outline.save_times.shape[0], cells.outline.save_every
+    kept = None
+    if directory is not None:
+        step = step_program(cells.simulation, cells.inputs_of_one)
+        manifest = {"numbers": closed_over(cells.program, step), "save_every": every}
+        kept = _claimed(directory, manifest, text_of(cells.program, step), resume, writes)
+    layout, programs = plan(request, cells, chunk_of(saves, every), kept)
+    if directory is not None and writes and kept is None:
+        directory.amend({"layout": layout.as_dict()})
+    mesh = whole_mesh(request.mesh) if layout.devices > 1 or request.mesh is not None else None
+    loop = layout.method == "loop"
+    groups = list(range(cells.number)) if loop else groups_of(cells.number, layout.batch_size)
 
-    def arrays(index):
-        return traced.arrays([columns[n][index] for n in sorted(columns)])
+    def one(group) -> list[Run]:
+        inputs = placed(cells.inputs(group), None if loop else mesh)
+        whole = cells.assembled(inputs)
+        label = f"cell-{group:05d}" if loop else f"cells-{group[0]:05d}"
+        place = None if directory is None else Place(directory.path / label)
+        carry, records = drive(
+            programs,
+            inputs,
+            _times(whole, None if loop else len(group)),
+            every,
+            place=place,
+            writes=writes,
+            update=update,
+        )
+        if loop:
+            return [assemble(whole.times, records, whole.measure, carry)]
+        return [_member(cells, inputs, carry, records, i) for i in range(len(group))]
 
-    def one(index: int) -> Run:
-        sim = traced.rebuild(arrays(index))
-        where = None if place is None else place / f"cell-{index:05d}"
-        carry, records = drive(SOLO, sim, saves, every, path=where, resume=resume, progress=bar)
-        return assemble(sim.times, records, sim.measure, carry)
-
-    def many(cells: np.ndarray) -> list[Run]:
-        batch = arrays(cells)
-        where = None if place is None else place / f"cells-{cells[0]:05d}"
-        options = {"path": where, "resume": resume, "progress": bar}
-        return _batch(program, traced, batch, len(cells), saves, every, mesh, options)
-
-    try:
-        alone = lambda index: traced.rebuild(arrays(index))
-        batch = lambda cells, mesh: placed(arrays(cells), traced.varying, mesh)
-        bucket = Bucket(traced, count, schedule(saves, every), alone, batch)
-        layout, program = _planned(place, request, resume, bucket)
-        mesh = whole_mesh(request.mesh) if layout.devices > 1 or request.mesh is not None else None
-        loop = layout.method == "loop"
-        groups = [] if loop else groups_of(count, layout.batch_size)
-        with progress_bar(progress, (count if loop else len(groups)) * saves) as bar:
-            if loop:
-                return _in_threads(one, range(count), layout.workers), layout
-            several = _in_threads(many, groups, layout.workers, compiled=True)
-            return [run for runs in several for run in runs][:count], layout
-    except (jax.errors.UnexpectedTracerError, jax.errors.TracerArrayConversionError) as error:
-        raise ValueError(
-            "the Simulation keeps a traced number of an axis where a sweep cannot see it: in a function that "
-            "is a static field, or in an object of another kind. Make it an equinox Module that has the "
-            f"number as a field, or name its axis, one of {', '.join(sorted(columns))}, in static=[...]"
-        ) from error
+    with progress_bar(progress, len(groups) * saves) as update:
+        runs = _in_threads(one, groups, layout.workers)
+        return [run for several in runs for run in several][: cells.number], layout
 
 
-def _planned(place, request: Request, resume: bool, bucket: Bucket) -> tuple[Layout, Program]:
-    """The layout of a bucket, which its directory keeps, since the choice may fall otherwise another time."""
-    if place is None:
-        return plan(request, bucket, None)
-    file = BucketLayout(place)
-    kept = file.read() if resume else None
-    layout, program = plan(request, bucket, None if kept is None else Layout.from_dict(kept))
-    if kept is None and not (spans_processes(request.mesh) and jax.process_index()):
-        file.write(layout.as_dict())
-    return layout, program
+def _times(sim: Simulation, size: int | None) -> np.ndarray:
+    """The saved times of a cell, or of each of several, t = 0 first."""
+    times = np.asarray(sim.save_times)
+    if size is not None:
+        times = np.broadcast_to(times, (size, times.shape[-1]))
+    return np.concatenate([np.zeros_like(times[..., :1]), times], axis=-1)
 
 
-def _in_threads(
-    one: Callable[[Any], Any], items: Sequence[Any], workers: int, compiled: bool = False
-) -> list[Any]:
-    """`one` of every item, several at a time; the first alone if its program is yet to be compiled."""
-    first = [] if compiled and workers > 1 else [one(items[0])]
+def _member(cells: Cells, inputs, carry, records, index: int) -> Run:
+    """One run of a group."""
+    take = lambda leaf: leaf[index]
+    own = inputs._replace(own=[take(leaf) for leaf in gathered(inputs.own)])
+    sim = cells.assembled(own)
+    records, carry = jax.tree.map(take, (records, carry))
+    return assemble(sim.times, records, sim.measure, carry)
+
+
+def _claimed(directory: Directory, manifest, text: str, resume, writes) -> Layout | None:
+    """The layout that a bucket of cells was begun with; its directory is claimed, as part of the sweep's."""
+    stored = None
+    if writes:
+        resume = resume or not (directory.path / "manifest.json").exists()
+        stored = directory.check(manifest, resume)
+        directory.check_program(text)
+        directory.claim(manifest, text, lock=False)
+    return Layout(**stored["layout"]) if stored is not None and "layout" in stored else None
+
+
+def _in_threads(one: Callable[[Any], Any], items: Sequence[Any], workers: int) -> list[Any]:
+    """`one` of every item, several at a time, under the settings of this thread."""
     if workers == 1:
-        return first + [one(item) for item in items[1:]]
+        return [one(item) for item in items]
     with ThreadPoolExecutor(workers) as pool:
         try:
-            return first + list(pool.map(one, items[len(first) :]))
+            return list(pool.map(as_here(one), items))
         except BaseException:
             # An interrupt must not wait for the cells that are still queued.
             pool.shutdown(wait=False, cancel_futures=True)
@@ -242,62 +259,40 @@ def _in_threads(
 
 
 def _evaluate(
-    traced: Traced, columns, count: int, place, request: Request, resume, progress
+    cells: Cells, directory, request: Request, resume, writes, progress
 ) -> tuple[list[Any], Layout]:
     """The results of a function that returns arrays, group by group, each kept on disk once it is known."""
-    names = sorted(columns)
-    layout, mesh = plan_arrays(request, count, bool(names))
-    method = layout.method
-    groups = groups_of(count, layout.batch_size)
-    writes = place is not None and not (spans_processes(mesh) and jax.process_index())
-    directory = None
-    if place is not None:
-        directory = RunDirectory(place)
-        configuration = fingerprint((traced.jaxpr, columns, [len(g) for g in groups]))
-        # The sweep's own directory has been claimed; the first kill may have come before this one was.
+    layout, mesh = plan_arrays(request, cells.number, bool(cells.names))
+    alone = layout.method == "loop"
+    groups = groups_of(cells.number, layout.batch_size)
+    if directory is not None:
+        manifest = {"numbers": closed_over(cells.program), "layout": layout.as_dict() | {"workers": 1}}
+        _claimed(directory, manifest, text_of(cells.program), resume, writes)
+        place = Place(directory.path)
         if writes:
-            directory.open({"configuration": configuration}, resume)
+            place.open()
         if spans_processes(mesh):
             together("the directory of a bucket is open")
-    stacked = (True,) * len(names)
-    single = jax.jit(traced.__call__)
-    batched = jax.jit(split(along(traced.__call__, method), mesh, stacked))
+    like = cells.values_like
+    several = lambda values: along(weakly(lambda *v: cells.leaves(list(v)), *like), layout.method)(*values)
+    programs: dict[int, Program] = {}
 
-    def one(cells):
-        number = len(cells)
-        alone = method == "loop"
-        file = None if directory is None else directory.part(int(cells[0]))
+    def one(group) -> list[Any]:
+        number = len(group)
+        inputs = placed(cells.values(group[0] if alone else group), mesh)
+        file = None if directory is None else place.part(int(group[0]))
         if file is not None and file.exists():
-            like = [
-                jax.ShapeDtypeStruct(s.shape if alone else (number, *s.shape), s.dtype)
-                for s in traced.shapes()
-            ]
-            out = read_arrays(file, like)
+            shape = lambda s: jax.ShapeDtypeStruct(s.shape if alone else (number, *s.shape), s.dtype)
+            out = read_arrays(file, [shape(s) for s in jax.tree.leaves(cells.outline)])
         else:
-            values = [columns[n][cells[0] if alone else cells] for n in names]
-            out = (single if alone else batched)(*placed(values, stacked, mesh))
-            out = gathered(out)
+            function = cells.leaves if alone else split(several, mesh, (True,))
+            out = gathered(programs.setdefault(number, Program(function, inputs))(inputs))
             if file is not None and writes:
                 write_arrays(file, out)
-        bar.update(number)
+        update(number)
         rows = [out] if alone else [[leaf[i] for leaf in out] for i in range(number)]
-        return [jax.tree.map(np.asarray, traced.rebuild(row)) for row in rows]
+        return [jax.tree.map(np.asarray, cells.program.assembled(row)) for row in rows]
 
-    with progress_bar(progress, sum(map(len, groups))) as bar:
+    with progress_bar(progress, sum(map(len, groups))) as update:
         rows = [row for rows in _in_threads(one, groups, layout.workers) for row in rows]
-    return rows[:count], layout
-
-
-def _batch(
-    program: Program, traced: Traced, batch: list[Any], size: int, saves: int, every, mesh, options
-) -> list[Run]:
-    whole = traced.rebuild(batch)
-    there = placed(batch, traced.varying, mesh)
-    carry, records = drive(program, there, saves, every, configuration=whole, **options)
-    runs = []
-    for i in range(size):
-        take = lambda leaf, i=i: leaf[i]
-        sim = traced.rebuild([take(a) if v else a for a, v in zip(batch, traced.varying, strict=True)])
-        own = jax.tree.map(take, (records, carry))
-        runs.append(assemble(sim.times, own[0], sim.measure, own[1]))
-    return runs
+    return rows[: cells.number], layout

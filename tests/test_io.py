@@ -1,39 +1,31 @@
-"""Files: atomic writes, arrays back bit by bit, damaged and foreign files, digests, netCDF."""
+"""Files: atomic writes, arrays back bit by bit, damaged and foreign files, identity, netCDF."""
 
-import dataclasses
-import enum
 import functools
 import os
 import pathlib
 import subprocess
 import sys
-import threading
-import types
-import weakref
 
-import beartype
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import jaxtyping
 import ml_dtypes
 import numpy as np
-import optax
 import pytest
 import xarray as xr
 
 import mfjax as mf
+from mfjax._engine import files
+from mfjax._engine.datasets import write_dataset
 from mfjax._engine.files import (
+    Directory,
     ForeignRun,
-    RunDirectory,
     RunDirectoryError,
     read_arrays,
     write_arrays,
     write_atomically,
-    write_dataset,
 )
-from mfjax._engine.fingerprint import fingerprint
+from mfjax._engine.identity import closed_over, described, numbers_of_run, step_program, text_of
 
 
 def test_arrays_come_back_bit_by_bit(tmp_path):
@@ -118,215 +110,167 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
-# Digests
+# What a run is known by
+
+GLOBAL = 1.0
 
 
-SCALE = 1.0
+class Hidden:
+    """An object that hides a number."""
+
+    def __init__(self, a):
+        self.a = a
+
+    def __call__(self, x):
+        return self.a * x @ x
 
 
 def reads_a_global(x):
-    return SCALE * x
+    return GLOBAL * x @ x
 
 
-def own_feature_map(name):
-    namespace = {"jnp": jnp, "mf": mf, "__name__": "mine"}
-    body = f"class Own(mf.features.FeatureMap):\n def __call__(self, w, x):\n  return jnp.{name}(w @ x)"
-    exec(body, namespace)
-    return namespace["Own"]()
+def potential_run(function, **options):
+    flow = mf.flows.Wasserstein(mf.energies.Potential(function), mf.domains.Euclidean(2))
+    mu = mf.measures.Particles(jnp.array([[1.0, 2.0]]))
+    options = {"stepper": mf.steppers.Euler(0.1), "steps": 4} | options
+    return mf.Simulation(flow, mu, **options)
 
 
-def closes_over(number):
-    return lambda x: number * x
+def known_by(sim):
+    step = step_program(lambda sim: sim, sim)
+    return text_of(step), numbers_of_run(sim) | closed_over(step)
 
 
-def test_a_digest_sees_every_change(monkeypatch):
-    x, y = jnp.ones((3, 2)), jnp.ones(3)
-    risk = lambda **k: mf.energies.ReducedRisk(
-        k.pop("features", mf.features.ReLU()), x, y, **({"lam": 0.1} | k)
-    )
-    function = mf.features.Function
-    distinct = [
-        risk(),
-        risk(lam=0.2),
-        risk(regularizer=mf.regularizers.Quadratic(1.0)),
-        risk(features=mf.features.ReLU(0.5)),
-        risk(features=mf.features.Ridge(jnp.tanh)),
-        risk(features=mf.features.Ridge(jnp.sin)),
-        risk(features=function(lambda w, x: jnp.sin(w @ x))),
-        risk(features=function(lambda w, x: jnp.cos(w @ x))),
-        risk(features=function(lambda w, x: jnp.sin(w @ x) + 1)),
-        risk(features=function(closes_over(1.0))),
-        risk(features=function(closes_over(2.0))),
-        risk(features=function(functools.partial(jnp.multiply, 2))),
-        risk(features=function(functools.partial(jnp.multiply, 3))),
-        risk(data_weights=jnp.array([1.0, 0.0, 0.0])),
-        mf.domains.Sphere(1),
-        mf.domains.Sphere(2),
-        mf.steppers.Euler(0.1),
-        mf.steppers.Heun(0.1),
-        mf.steppers.Optax(optax.sgd(0.1), dt=0.1),
-        mf.steppers.Optax(optax.sgd(0.2), dt=0.1),
-        mf.steppers.Optax(optax.adam(0.1, b1=0.8), dt=0.1),
-        mf.steppers.Optax(optax.adam(0.1, b1=0.9), dt=0.1),
-        jr.key(0),
-        jr.key(1),
-        jnp.zeros(2),
-        jnp.zeros(2, jnp.float32),
-        jnp.zeros((1, 2)),
-        reads_a_global,
-        lambda: {"a", "b"},
-        lambda: {"a", "c"},
-        own_feature_map("sin"),
-        own_feature_map("cos"),
-    ]
-    digests = [fingerprint(value) for value in distinct]
-    assert len(set(digests)) == len(digests)
-    assert digests == [fingerprint(value) for value in distinct]
-    monkeypatch.setitem(globals(), "SCALE", 2.0)
-    assert fingerprint(reads_a_global) not in digests
-
-
-# How a function may come by a number V.
-READERS = {
-    "a dictionary": "T = {'a': [V, {'b': (V,)}]}\ndef f(x): return T['a'][0] * x",
-    "an inner lambda": "v = V\ndef f(x): return (lambda y: [v * z for z in y])(x)",
-    "a class inside": "v = V\ndef f(x):\n  class K:\n    a = v\n  return K.a * x",
-    "a chain": "def c(x): return V\ndef b(x): return c(x)\ndef f(x): return b(x)",
-    "a default": "def f(x, v=V): return v * x",
-    "an attribute": "def f(x): return f.v * x\nf.v = V",
-    "jit": "@jax.jit\ndef h(x): return V * x\ndef f(x): return h(x)",
-    "filter_jit": "@eqx.filter_jit\ndef h(x): return V * x\ndef f(x): return h(x)",
-    "vmap": "g = jax.vmap(lambda x: V * x)\ndef f(x): return g(x)",
-    "grad of jit": "g = jax.grad(jax.jit(lambda x: V * x))\ndef f(x): return g(x)",
-    "custom_vjp": "@jax.custom_vjp\ndef h(x): return x\nh.defvjp(lambda x: (x, x), lambda r, g: (V * g,))\n"
-    "def f(x): return h(x)",
-    "a cache": "@functools.cache\ndef h(x): return V * x\ndef f(x): return h(x)",
-    "a decorator": "def d(h):\n  @functools.wraps(h)\n  def w(x): return h(x)\n  return w\n"
-    "@d\ndef h(x): return V * x\ndef f(x): return h(x)",
-    "a partial": "h = functools.partial(lambda v, x: v * x, V)\ndef f(x): return h(x)",
-    "an equinox module": "class M(eqx.Module):\n  a: float\n  def __call__(self, x): return self.a * x\n"
-    "m = M(V)\ndef f(x): return m(x)",
-    "its method": "class M(eqx.Module):\n  @jax.jit\n  def g(self, x): return V * x\nm = M()\n"
-    "def f(x): return m.g(x)",
-    "a property": "class M:\n  @property\n  def p(self): return V\nm = M()\ndef f(x): return m.p * x",
-    "a class": "class S:\n  a = V\ndef f(x): return S.a * x",
-    "a parent": "class B:\n  def g(self, x): return V * x\nclass C(B): pass\nc = C()\n"
-    "def f(x): return c.g(x)",
-    "an object": "class S:\n  def __init__(self): self.a = V\ns = S()\ndef f(x): return s.a * x",
-    "slots": "class S:\n  __slots__ = ('a',)\ns = S()\ns.a = V\ndef f(x): return s.a * x",
-    "a namespace": "s = types.SimpleNamespace(a=V)\ndef f(x): return s.a * x",
-    "a set": "s = {('a', V), frozenset([V])}\ndef f(x): return len(s)",
-    "a module": "m = types.ModuleType('m')\nm.sub = types.ModuleType('m.sub')\nm.sub.m = m\n"
-    "m.sub.sub = m.sub\nm.sub.a = V\nm.lock = threading.Lock()\ndef f(x): return m.sub.a * x",
-    "an import": "m = types.ModuleType('own_settings')\nm.a = V\nsys.modules['own_settings'] = m\n"
-    "def f(x):\n  import own_settings\n  return own_settings.a * x",
-    "a generator of numbers": "r = np.random.default_rng(int(V))\ndef f(x): return r.normal() * x",
-    "an array": "a = np.array([V, None])\ndef f(x): return a[0] * x",
-    "a function of numpy": "g = np.sin if V > 2 else np.cos\ndef f(x): return g(x)",
-    "a function of jax": "g = jax.nn.relu if V > 2 else jax.nn.silu\ndef f(x): return g(x)",
-    "an enumeration": "class E(enum.Enum):\n  A = V\ndef f(x): return E.A.value * x",
-    "a dataclass": "@dataclasses.dataclass\nclass E:\n  a: float = V\ndef f(x): return E().a * x",
-    "checked types": "@jaxtyping.jaxtyped(typechecker=beartype.beartype)\n"
-    "def h(x: int | None = None): return V * x\ng = beartype.beartype(h)\ndef f(x): return g(x) + h(x)",
-    "a weak reference": "class K:\n  a = V\nr = weakref.ref(K)\ndef f(x): return r().a * x",
-    "a callable": "class C:\n  def __call__(self, x): return V * x\nf = C()",
+DATA = np.arange(2000.0).reshape(1000, 2)
+DIFFERENT = {
+    "a constant": (lambda: lambda x: 2 * x @ x, lambda: lambda x: 3 * x @ x),
+    "a closure": (lambda: Hidden(1.0).__call__, lambda: Hidden(2.0).__call__),
+    "an object": (lambda: Hidden(1.0), lambda: Hidden(2.0)),
+    "an operation": (lambda: jnp.linalg.norm, lambda: jnp.sum),
+    "a partial": (
+        lambda: functools.partial(lambda a, x: a * x @ x, 2.0),
+        lambda: functools.partial(lambda a, x: a * x @ x, 3.0),
+    ),
+    "data": (
+        lambda: lambda x: jnp.mean(jnp.asarray(DATA) @ x),
+        lambda: lambda x: jnp.mean(jnp.asarray(DATA + 1) @ x),
+    ),
 }
-MODULES = (beartype, dataclasses, enum, functools, jax, jaxtyping, sys, threading, types, weakref)
 
 
-def reader(text, number=0):
-    """The function f of a module of one's own with this text, where V is a number."""
-    namespace = {"__name__": "own", "eqx": eqx, "jnp": jnp, "np": np} | {m.__name__: m for m in MODULES}
-    exec(text.replace("V", repr(number)), namespace)
-    return namespace["f"]
+@pytest.mark.parametrize("kind", DIFFERENT)
+def test_a_run_is_known_by_its_program_and_its_numbers(kind):
+    make, other = DIFFERENT[kind]
+    same, different = known_by(potential_run(make())), known_by(potential_run(other()))
+    assert known_by(potential_run(make())) == same != different
 
 
-@pytest.mark.parametrize("kind", READERS)
-def test_a_digest_sees_what_a_function_reads(kind):
-    first, second, again = (fingerprint(reader(READERS[kind], v)) for v in (1.5, 2.5, 1.5))
-    assert first == again != second
+def test_a_global_is_what_it_is_now(monkeypatch):
+    first = known_by(potential_run(reads_a_global))
+    monkeypatch.setitem(globals(), "GLOBAL", 2.0)
+    assert known_by(potential_run(reads_a_global)) != first
 
 
-def test_digests_are_those_of_another_process():
-    """Order of sets, addresses and hashes of strings differ between processes."""
-    program = (
-        "import runpy; space = runpy.run_path('tests/test_io.py'); f = space['fingerprint']\n"
-        "print([f(space['reader'](text, 1.5)) for text in space['READERS'].values()])"
-    )
-    root = pathlib.Path(__file__).parents[1]
-    outputs = {
-        subprocess.run(
-            [sys.executable, "-c", program],
-            cwd=root,
-            env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(root)},
+def test_names_and_numbers_of_steps_do_not_matter():
+    def quadratic(x):
+        return 2 * x @ x
+
+    renamed = jax.jit(lambda point: 2 * point @ point)
+    named = jax.jit(quadratic)
+    base = known_by(potential_run(named))
+    assert known_by(potential_run(renamed)) == base
+    assert known_by(potential_run(named, steps=8)) == base
+    assert known_by(potential_run(named, stepper=mf.steppers.Euler(0.2))) != base
+    assert known_by(potential_run(named, observables={"m": lambda mu, flow: mu.mass})) != base
+
+
+def test_the_identity_is_the_same_in_another_process():
+    program = """
+import sys; sys.path.insert(0, "tests")
+import jax; jax.config.update("jax_enable_x64", True)
+import test_io
+print(hash(repr(test_io.known_by(test_io.potential_run(test_io.reads_a_global)))))
+"""
+    root = pathlib.Path(mf.__file__).parent.parent
+    found = set()
+    for seed in ("1", "2"):
+        # The hash of a text depends on the seed: that of its numbers does not.
+        source = program.replace("hash(repr(", "__import__('zlib').crc32(repr(").replace(
+            ")))))", ")).encode()))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", source],
             capture_output=True,
             text=True,
-            check=True,
-        ).stdout
-        for seed in ("1", "2")
-    }
-    assert len(outputs) == 1
+            cwd=root,
+            env=os.environ | {"PYTHONHASHSEED": seed},
+        )
+        assert done.returncode == 0, done.stderr
+        found.add(done.stdout)
+    assert len(found) == 1
 
 
-@pytest.mark.parametrize("made", ["threading.Lock()", "(i for i in range(3))", "{'a': [threading.Lock()]}"])
-def test_what_cannot_be_compared_is_refused(made, tmp_path):
-    f = reader(f"b = {made}\ndef f(x): return (b, x @ x)[1]")
-    with pytest.raises(ValueError, match="of which another process knows nothing"):
-        fingerprint(f)
-    flow = mf.flows.Wasserstein(mf.energies.Potential(f), mf.domains.Euclidean(1))
-    mu, stepper = mf.measures.Particles(jnp.ones((1, 1))), mf.steppers.Euler(0.1)
-    with pytest.raises(ValueError, match="leave out path="):
-        mf.simulate(flow, mu, stepper=stepper, steps=1, path=tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_run_whose_functions_read_other_numbers_is_another(tmp_path):
-    text = "@jax.jit\ndef h(x): return T['a'] * x @ x\nT = {'a': V}\ndef f(x): return h(x)"
-
-    def go(number):
-        flow = mf.flows.Wasserstein(mf.energies.Potential(reader(text, number)), mf.domains.Euclidean(1))
-        mu, stepper = mf.measures.Particles(jnp.ones((1, 1))), mf.steppers.Euler(0.1)
-        return mf.simulate(flow, mu, stepper=stepper, steps=2, path=tmp_path / "run", resume=True)
-
-    go(1.0)
-    go(1.0)
-    with pytest.raises(ForeignRun, match="configuration is"):
-        go(2.0)
-
-
-def test_a_digest_does_not_see_where_and_when_a_function_was_made():
-    namespaces = [{}, {}]
-    exec("def f(x, k=3):\n    return [i + k for i in x if i in {'p', 'q', 1}]", namespaces[0])
-    exec("# moved\n\n\ndef f(x, k=3):\n    return [i + k for i in x if i in {'p', 'q', 1}]", namespaces[1])
-    assert fingerprint(namespaces[0]["f"]) == fingerprint(namespaces[1]["f"])
-    assert fingerprint(closes_over(1.0)) == fingerprint(closes_over(1.0))
-    assert fingerprint(optax.adam(0.1)) == fingerprint(optax.adam(0.1))
-
-
-def test_a_function_may_reach_itself():
-    def countdown(n):
-        return n and countdown(n - 1)
-
-    assert fingerprint(countdown) == fingerprint(countdown)
+@pytest.mark.parametrize(
+    ("array", "text"),
+    [
+        (jnp.asarray(0.1), "0.1 (float64)"),
+        (jnp.asarray([1, 2]), "[1, 2] (int64[2])"),
+        (jnp.zeros((3, 3)), "float64[3, 3] with digest 4f24e0ba2ff3b1f1"),
+    ],
+)
+def test_numbers_are_described(array, text):
+    assert described(array).split(" with")[0] == text.split(" with")[0]
+    assert described(array) != described(array + 1)
+    assert described(jr.key(0)) != described(jr.key(1))
 
 
 # Directories
 
 
-MANIFEST = {"configuration": "abc", "chunks": [1, 2], "environment": {"jax": "1", "numpy": "2"}}
+MANIFEST = {"numbers": {"flow.energy.lam": "0.1 (float64)"}, "environment": {"jax": "1", "numpy": "2"}}
+
+
+def opened(path, manifest, resume, text=None):
+    """A directory, checked and claimed, and let go."""
+    directory = Directory(path)
+    stored = directory.check(manifest, resume)
+    if text is not None:
+        directory.check_program(text)
+    with directory:
+        directory.claim(manifest, text)
+    return stored
 
 
 def test_a_directory_is_claimed_once(tmp_path):
     path = tmp_path / "deep" / "run"
-    assert RunDirectory(path).open(MANIFEST, False) is False
+    assert opened(path, MANIFEST, False, "a\nb") is None
     with pytest.raises(ValueError, match=r"run already holds a run: pass resume=True"):
-        RunDirectory(path).open(MANIFEST, False)
-    assert RunDirectory(path).open(MANIFEST, True) is False
+        opened(path, MANIFEST, False)
+    assert opened(path, MANIFEST, True, "a\nb")["numbers"] == MANIFEST["numbers"]
     other = MANIFEST | {"environment": {"jax": "9", "numpy": "2"}}
-    with pytest.raises(ForeignRun, match=r"environment is \{'jax': '1'\} there and \{'jax': '9'\} here"):
-        RunDirectory(path).open(other, True)
-    with pytest.raises(ForeignRun, match="configuration is abc there and xyz here"):
-        RunDirectory(path).open(MANIFEST | {"configuration": "xyz"}, True)
+    with pytest.raises(ForeignRun, match="environment jax is 1 there and 9 here"):
+        opened(path, other, True)
+    other = MANIFEST | {"numbers": {"flow.energy.lam": "0.2 (float64)"}}
+    with pytest.raises(
+        ForeignRun, match=r"flow\.energy\.lam is 0\.1 \(float64\) there and 0\.2 \(float64\) here"
+    ):
+        opened(path, other, True)
+    with pytest.raises(ForeignRun, match=r"program differs, in line 2 of program\.txt: b there and c here"):
+        opened(path, MANIFEST, True, "a\nc")
+    manifest = files.read_json(path / "manifest.json")
+    files.write_json(path / "manifest.json", {k: v for k, v in manifest.items() if k != "format"})
+    with pytest.raises(ForeignRun, match=r"holds a run of mfjax 0\.1\.0, which this version cannot continue"):
+        opened(path, MANIFEST, True)
+
+
+def test_a_second_process_is_kept_out(tmp_path):
+    first = Directory(tmp_path)
+    with first:
+        first.claim(MANIFEST)
+        with pytest.raises(RunDirectoryError, match=rf"is being written by process {os.getpid()} on "):
+            Directory(tmp_path).claim(MANIFEST)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["manifest.json"]
+    opened(tmp_path, MANIFEST, True)
 
 
 def test_a_directory_without_manifest(tmp_path):
@@ -335,7 +279,7 @@ def test_a_directory_without_manifest(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / ".checkpoint.npz.17.tmp").write_bytes(b"half")
     (tmp_path / "parts" / ".000001.npz.17.tmp").write_bytes(b"half")
-    RunDirectory(tmp_path).open(MANIFEST, False)
+    opened(tmp_path, MANIFEST, False)
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert not list(tmp_path.rglob("*.tmp"))
 
@@ -345,7 +289,7 @@ def test_a_directory_without_manifest(tmp_path):
 def test_results_of_unknown_origin_are_kept(tmp_path, name, resume):
     (tmp_path / name).write_bytes(b"precious")
     with pytest.raises(ValueError, match=rf"holds {name} and no manifest\.json: pass another path"):
-        RunDirectory(tmp_path).open(MANIFEST, resume)
+        opened(tmp_path, MANIFEST, resume)
     assert (tmp_path / name).read_bytes() == b"precious"
 
 
@@ -353,18 +297,18 @@ def test_places_that_cannot_be_written(tmp_path):
     file = tmp_path / "file"
     file.write_text("text")
     with pytest.raises(ValueError, match="file is a file: pass a directory"):
-        RunDirectory(file).open(MANIFEST, True)
+        opened(file, MANIFEST, True)
     with pytest.raises(ValueError, match=r"cannot write to .*Not a directory"):
-        RunDirectory(file / "run").open(MANIFEST, False)
+        opened(file / "run", MANIFEST, False)
     with pytest.raises(ValueError, match="cannot write to /proc/mfjax"):
-        RunDirectory("/proc/mfjax").open(MANIFEST, False)
+        opened("/proc/mfjax", MANIFEST, False)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1, 2]", "\x00"])
 def test_a_damaged_manifest_is_named(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(ValueError, match=r"manifest\.json is damaged"):
-        RunDirectory(tmp_path).open(MANIFEST, True)
+        opened(tmp_path, MANIFEST, True)
 
 
 # netCDF

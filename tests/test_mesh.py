@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from mfjax._engine.layouts import choice, memory
 
 import mfjax as mf
-from mfjax._engine.layouts import choice, memory
 
 PROGRAM = """
 import json, sys
@@ -367,6 +367,7 @@ def test_data_are_shared_in_every_layout():
         return mf.Simulation(flow, mu, stepper=mf.steppers.Euler(0.1), steps=1)
 
     from mfjax._engine.layouts import batched
+
     from mfjax._engine.table import trace
 
     traced = trace(fn, {}, {"lam": np.ones(40), "seed": np.arange(40)})
@@ -376,6 +377,7 @@ def test_data_are_shared_in_every_layout():
 
 def test_a_sweep_of_the_same_structure_finds_its_program():
     from mfjax._engine.layouts import batched
+
     from mfjax._engine.table import trace
 
     def program(fn=cell, method="map"):

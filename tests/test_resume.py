@@ -19,7 +19,7 @@ import pytest
 
 import mfjax as mf
 from mfjax._engine import files
-from mfjax._engine import host as driver
+from mfjax._engine.programs import Programs
 
 PROGRAM = """
 import jax
@@ -125,13 +125,13 @@ def test_a_kill_at_any_file_operation(kind, tmp_path, monkeypatch):
         go(kind, path, True)
         same_results(path, tmp_path / "reference")
     print(f"{kind}: {moments} moments")
-    # Two files of text, at four moments each, and ten of arrays, at five.
-    assert moments == 58 if kind == "run" else moments > 2
+    # Three files of text, at four moments each, and ten of arrays, at five.
+    assert moments == 62 if kind == "run" else moments > 2
 
 
-@pytest.mark.parametrize("number", range(8))
+@pytest.mark.parametrize("number", range(10))
 def test_a_full_disk_leaves_what_was_written(number, tmp_path, monkeypatch):
-    """Manifest, two parts, four checkpoints and the results: the disk is full for one of them."""
+    """Lock, program, manifest, parts, checkpoints and the results: the disk is full for one of them."""
     go = namespace(steps=4, saves=2)["go"]
     go("run", tmp_path / "reference", False)
     opened = itertools.count()
@@ -165,13 +165,13 @@ def test_a_run_with_one_saved_time_has_checkpoints_on_the_way(tmp_path, monkeypa
     assert progress(tmp_path / "run") == 0 and (tmp_path / "run" / "checkpoint.npz").exists()
     steps = []
 
-    def counted(*arguments, take=driver.SOLO.steps_only):
-        steps.append(arguments[-1])
-        return take(*arguments)
+    def counted(self, inputs, carry, number, take=Programs.advance_steps):
+        steps.append(number)
+        return take(self, inputs, carry, number)
 
-    monkeypatch.setattr(driver, "SOLO", driver.SOLO._replace(steps_only=counted))
+    monkeypatch.setattr(Programs, "advance_steps", counted)
     go("run", tmp_path / "run", True)
-    assert steps == [50] * 13
+    assert steps == [63] * 8 + [55]
     same_results(tmp_path / "run", tmp_path / "reference")
 
 
@@ -256,7 +256,7 @@ def stopped(tmp_path, monkeypatch):
     return tmp_path / "run", go
 
 
-@pytest.mark.parametrize("name", ["checkpoint.npz", "parts/000002.npz"])
+@pytest.mark.parametrize("name", ["checkpoint.npz", "parts/000003.npz"])
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
 def test_damaged_files_are_named(stopped, name, damage):
     path, go = stopped
@@ -286,25 +286,75 @@ def test_a_missing_part_and_a_foreign_checkpoint(stopped, tmp_path):
         go("run", path, True)
 
 
-def test_another_configuration_is_refused_and_nothing_lost(stopped):
+def test_another_run_is_refused_and_nothing_lost(stopped):
     path, _ = stopped
     before = contents(path)
-    for change in ({"work": 2}, {"steps": 64}):
-        with pytest.raises(
-            files.ForeignRun, match=r"holds another run: configuration is .* use another path"
-        ):
-            namespace(**change)["go"]("run", path, True)
+    # The number of turns of a loop inside the energy.
+    with pytest.raises(
+        files.ForeignRun, match=r"program differs, in line \d+ .*dense<1>.* there and .*dense<2>"
+    ):
+        namespace(work=2)["go"]("run", path, True)
+    with pytest.raises(files.ForeignRun, match=r"save_every is 2 there and 4 here"):
+        namespace(steps=64)["go"]("run", path, True)
     with pytest.raises(ValueError, match="already holds a run: pass resume=True"):
         namespace()["go"]("run", path, False)
+    simulation = namespace()["simulation"](2.0, 0)
+    with pytest.raises(files.ForeignRun, match=r"is 1\.0 \(float64\) there and 2\.0 \(float64\) here"):
+        mf.simulate(simulation, path=path, resume=True)
     assert contents(path) == before
+
+
+@pytest.mark.parametrize("kind", ["few saves", "many saves", "adaptive"])
+def test_a_run_goes_on_beyond_its_end(kind, tmp_path):
+    """With more steps, or later times, bit for bit as a run that was longer from the beginning."""
+    flow = mf.flows.Wasserstein(
+        mf.energies.ReducedRisk(mf.features.ReLU(0.5), jr.normal(jr.key(2), (12, 2)), jnp.ones(12), lam=0.1),
+        mf.domains.Sphere(1),
+    )
+    mu = mf.measures.Particles.sample(flow.domain, jr.key(0), 5)
+    euler = {"stepper": mf.steppers.Euler(2**-6)}
+    short, long = {
+        "few saves": (euler | {"steps": 24, "save_every": 8}, euler | {"steps": 48, "save_every": 8}),
+        "many saves": (euler | {"steps": 24}, euler | {"steps": 64}),
+        "adaptive": ({"save_at": [0.25, 0.5]}, {"save_at": [0.25, 0.5, 0.75, 1.0]}),
+    }[kind]
+    straight = mf.simulate(flow, mu, path=tmp_path / "straight", **long)
+    mf.simulate(flow, mu, path=tmp_path / "run", **short)
+    longer = mf.simulate(flow, mu, path=tmp_path / "run", resume=True, **long)
+    assert float(jnp.max(jnp.abs(straight.final.points - mu.points))) > 1e-3
+    np.testing.assert_array_equal(longer.times, straight.times)
+    np.testing.assert_array_equal(longer.final.points, straight.final.points)
+    for name, value in straight.observables.items():
+        np.testing.assert_array_equal(longer.observables[name], value, err_msg=name)
+    with pytest.raises(files.ForeignRun, match="more than the|without saving it"):
+        fewer = {"adaptive": {"save_at": [0.3, 2.0]}}.get(kind, short)
+        mf.simulate(flow, mu, path=tmp_path / "run", resume=True, **fewer)
+
+
+def test_a_later_end_keeps_the_saved_times_that_were_reached(tmp_path):
+    flow = mf.flows.Wasserstein(mf.energies.Potential(lambda x: x @ x), mf.domains.Euclidean(1))
+    mu = mf.measures.Particles(jnp.ones((1, 1)))
+    mf.simulate(flow, mu, t1=1.0, path=tmp_path / "run")
+    run = mf.simulate(flow, mu, t1=2.0, path=tmp_path / "run", resume=True)
+    assert run.times.tolist() == [0.0, 1.0, 2.0]
+    np.testing.assert_array_equal(run.final.points, mf.simulate(flow, mu, save_at=[1.0, 2.0]).final.points)
+
+
+def test_a_cosmetic_edit_goes_on(stopped):
+    path, _ = stopped
+    space = {"__name__": "program", "STEPS": 32, "WORK": 1, "SAVES": 16}
+    exec(
+        "# a comment\n"
+        + PROGRAM.replace("spin", "turn").replace("lambda i, a: jnp.sin(a)", "lambda k, b: jnp.sin(b)"),
+        space,
+    )
+    space["go"]("run", path, True)
 
 
 def test_another_version_is_refused_by_name(stopped, monkeypatch):
     path, go = stopped
-    monkeypatch.setattr("mfjax._engine.host.environment", lambda: files.environment() | {"jax": "0.0.1"})
-    with pytest.raises(
-        files.ForeignRun, match=r"environment is \{'jax': '.*'\} there and \{'jax': '0\.0\.1'\} here"
-    ):
+    monkeypatch.setattr("mfjax.simulate.environment", lambda: files.environment() | {"jax": "0.0.1"})
+    with pytest.raises(files.ForeignRun, match=r"environment jax is .* there and 0\.0\.1 here"):
         go("run", path, True)
 
 

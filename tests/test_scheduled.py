@@ -93,7 +93,7 @@ def test_w_methods_keep_their_order_under_a_schedule():
         return jax.lax.fori_loop(0, steps.astype(int), body, (state, flow.evaluate(state)))[0]
 
     ends = [fixed(jnp.asarray(n, float)) for n in (8, 16, 32, 512)]
-    np.testing.assert_allclose([float(e.fields["time"]) for e in ends], 1, rtol=1e-12)
+    np.testing.assert_allclose([float(e.time) for e in ends], 1, rtol=1e-12)
     errors = [float(jnp.sum(jnp.abs(e.measure.weights - ends[-1].measure.weights))) for e in ends[:-1]]
     orders = np.log2(np.divide(errors[:-1], errors[1:]))
     print("orders of RosenbrockW under annealing:", orders)
@@ -123,7 +123,7 @@ def test_weak_order_of_annealed_particles_from_the_exact_recursion():
         state = flow.init(Particles(points))
         cross = jax.jit(lambda state, key: make(dt).step(flow, state, flow.evaluate(state), dt, key, None))
         for n in range(steps):
-            state = mf.flows.State(Particles(points), state.carry, {"time": n * dt})
+            state = mf.flows.State(Particles(points), state.carry, time=n * dt)
             step = cross(state, jr.fold_in(key, n))
             zero, one = step.state.measure.points[:, 0]
             draws = [jr.normal(jr.fold_in(jr.fold_in(key, n), i), (1,), points.dtype)[0] for i in (0, 1)]

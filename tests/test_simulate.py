@@ -9,6 +9,7 @@ import pytest
 
 import mfjax as mf
 from mfjax import status as codes
+from mfjax._numerics import compiled
 
 
 class Well(eqx.Module):
@@ -207,11 +208,10 @@ def test_progress_without_a_terminal(capsys):
 
 @pytest.mark.parametrize("saves", [1, 2, 15, 16, 17, 97, 100, 1009])
 def test_chunks_cover_all_saves_in_few_programs(saves):
-    from mfjax._engine.host import chunk_lengths
+    from mfjax._engine.host import chunk_of
 
-    lengths = chunk_lengths(saves)
-    assert sum(lengths) == saves and len(set(lengths)) <= 2 and len(lengths) <= 32
-    run = None
+    chunk = chunk_of(saves, None)
+    assert chunk.steps == 0 and saves / 16 <= chunk.saves < saves / 16 + 1
     if saves <= 100:
         run = mf.simulate(well(), particles(), stepper=mf.steppers.Euler(0.01), steps=saves)
         np.testing.assert_allclose(run.final.points, 0.99**saves * particles().points, rtol=1e-12)
@@ -313,23 +313,29 @@ def test_path_inside_a_transformation_raises(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_many_parameter_values_share_one_trace():
+def test_many_parameter_values_share_one_program():
+    """A function of a user is traced at every call, and compiled once; a library's is not traced again."""
     traces = []
 
     def watch(mu, flow):
         traces.append(1)
         return mu.mass
 
-    def go(rate, dt, seed):
+    def go(rate, dt, seed, **observables):
         mu = mf.measures.Particles.sample(mf.domains.Euclidean(1), jr.key(seed), 3)
+        flow = wasserstein(mf.energies.MMD(mf.kernels.Gaussian(rate), particles()))
         stepper = mf.steppers.Euler(dt)
-        return mf.simulate(well(rate), mu, stepper=stepper, steps=8, save_every=4, observables={"m": watch})
+        return mf.simulate(flow, mu, stepper=stepper, steps=8, save_every=4, observables=observables)
 
-    go(1.0, 0.1, 0)
-    first = len(traces)
-    for rate, dt, seed in [(2.0, 0.05, 1), (0.5, 0.2, 2), (1.5, 0.01, 3)]:
-        go(rate, dt, seed)
-    assert first > 0 and len(traces) == first
+    values = [(2.0, 0.05, 1), (0.5, 0.2, 2), (1.5, 0.01, 3)]
+    for observables in ({}, {"m": watch}):
+        go(1.0, 0.1, 0, **observables)
+        programs, structures = set(compiled._by_text), set(compiled._by_structure)
+        for numbers in values:
+            go(*numbers, **observables)
+        assert set(compiled._by_text) == programs and set(compiled._by_structure) == structures
+        assert bool(structures)
+    assert len(traces) == 2 * (1 + len(values))
 
 
 # Failures

@@ -1,5 +1,7 @@
 """Arrays on several devices, of this process or of others: put there, and brought back to the host."""
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import equinox as eqx
@@ -79,3 +81,25 @@ def divisions(tree: Any) -> list[str]:
             if isinstance(s, NamedSharding) and s.mesh.size > 1
         }
     )
+
+
+def as_here(function: Callable) -> Callable:
+    """`function` for another thread, under the settings of JAX in this one: precision, device, checks."""
+    settings = [
+        (jax.enable_x64, jax.config.jax_enable_x64),
+        (jax.default_device, jax.config.jax_default_device),
+        (jax.default_matmul_precision, jax.config.jax_default_matmul_precision),
+        (jax.numpy_dtype_promotion, jax.config.jax_numpy_dtype_promotion),
+        (jax.numpy_rank_promotion, jax.config.jax_numpy_rank_promotion),
+        (jax.debug_nans, jax.config.jax_debug_nans),
+        (jax.debug_infs, jax.config.jax_debug_infs),
+        (jax.default_prng_impl, jax.config.jax_default_prng_impl),
+    ]
+
+    def there(*arguments):
+        with ExitStack() as stack:
+            for setting, value in settings:
+                stack.enter_context(setting(value))
+            return function(*arguments)
+
+    return there

@@ -1,4 +1,4 @@
-"""Files: atomic writes, manifests, checkpoints and the parts of a streamed run. No pickles.
+"""Files: atomic writes, run directories, checkpoints and the parts of a streamed run. No pickles.
 
 Everything is written to a temporary name beside its place and renamed, so a kill at any moment leaves
 either the old file or the new one.
@@ -9,8 +9,9 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,6 @@ import jax
 import jax.numpy as jnp
 import jaxlib
 import numpy as np
-
-from mfjax._engine.fingerprint import fingerprint as fingerprint
 
 
 class RunDirectoryError(ValueError):
@@ -58,10 +57,14 @@ def _flush_directory(path: Path) -> None:
         os.close(handle)
 
 
+def write_text(path: Path, text: str) -> Path:
+    """Write `text`, atomically."""
+    return write_atomically(path, lambda file: file.write(text.encode()))
+
+
 def write_json(path: Path, content: Any) -> Path:
     """Write `content` as indented JSON, atomically."""
-    text = json.dumps(content, indent=2, sort_keys=True) + "\n"
-    return write_atomically(path, lambda file: file.write(text.encode()))
+    return write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def write_arrays(path: Path, tree: Any) -> Path:
@@ -135,31 +138,6 @@ def _from_numpy(stored: np.ndarray, leaf: Any, path: Path) -> Any:
     return jnp.asarray(stored)
 
 
-def write_dataset(dataset: Any, path: str | Path) -> Path:
-    """Write an `xarray.Dataset` as netCDF-3, which every reader knows.
-
-    That format has no 64-bit integers, booleans, half precision or complex numbers: they become 32-bit
-    integers (float64 where they do not fit), float32, and two variables, `name_real` and `name_imag`.
-    """
-    path = Path(path)
-    narrow = dataset.copy()
-    for name in list(dataset.variables):
-        array = dataset[name]
-        if np.issubdtype(array.dtype, np.complexfloating):
-            narrow = narrow.drop_vars(name).assign({f"{name}_real": array.real, f"{name}_imag": array.imag})
-        else:
-            narrow[name] = array.astype(_stored_dtype(array.values))
-    data = narrow.to_netcdf(engine="scipy", format="NETCDF3_64BIT")
-    return write_atomically(path, lambda file: file.write(data))
-
-
-def _stored_dtype(array: np.ndarray) -> Any:
-    if array.dtype.kind in "biu":
-        small = array.size == 0 or (int(array.max()) < 2**31 and int(array.min()) >= -(2**31))
-        return np.int32 if small else np.float64
-    return np.float32 if array.dtype.itemsize == 2 and array.dtype.kind in "fV" else array.dtype
-
-
 def environment() -> dict[str, Any]:
     """What a bitwise resume depends on besides the configuration."""
     from mfjax import __version__
@@ -180,108 +158,173 @@ def environment() -> dict[str, Any]:
     }
 
 
-class RunDirectory:
-    """The files of one streamed run: manifest.json, parts/*.npz, checkpoint.npz, results.nc.
+FORMAT = 2
+MANIFEST, PROGRAM, LOCK = "manifest.json", "program.txt", ".lock"
 
-    A part holds the records of one chunk, if it reaches saved times; the checkpoint, written after the
-    part, holds the state from which the next chunk starts and how many chunks are done.
+
+class Directory:
+    """The directory of a run, or of cells that share a program: whose it is, and what it holds.
+
+    `manifest.json` says by what the run is known; `program.txt` is its program; a lock keeps a second process
+    out. `place` holds a run's `parts/`, its `checkpoint.npz` and, at its end, `results.nc`.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.parts = self.path / "parts"
-        self.checkpoint = self.path / "checkpoint.npz"
+        self._lock: Any = None
 
-    def check(self, manifest: dict[str, Any], resume: bool) -> None:
-        """Look, and write nothing.
+    def check(self, manifest: Mapping[str, Any], resume: bool) -> dict[str, Any] | None:
+        """The manifest that is there, once it is known to belong to the same run; writes nothing.
 
         **Raises** `RunDirectoryError` if the directory holds a run and `resume` is not set, holds results of
-        unknown origin, or is no directory; `ForeignRun` if it holds the run of another configuration or
-        environment.
+        unknown origin, or is no directory; `ForeignRun` if it holds another run, naming what differs.
         """
-        claim_check(self.path, manifest, resume)
+        if self.path.exists() and not self.path.is_dir():
+            raise RunDirectoryError(f"{self.path} is a file: pass a directory")
+        place = self.path / MANIFEST
+        if not place.exists():
+            found = [n for n in ("checkpoint.npz", "results.nc") if (self.path / n).exists()]
+            if found:
+                raise RunDirectoryError(
+                    f"{self.path} holds {found[0]} and no {MANIFEST}: pass another path, to keep it"
+                )
+            return None
+        if not resume:
+            raise RunDirectoryError(
+                f"{self.path} already holds a run: pass resume=True to continue it, or another path"
+            )
+        stored = read_json(place)
+        if stored.get("format") != FORMAT:
+            raise ForeignRun(
+                f"{self.path} holds a run of mfjax 0.1.0, which this version cannot continue: keep its "
+                "results.nc, and use another path"
+            )
+        for name in manifest:
+            difference = _difference(name, stored.get(name), plain(manifest[name]))
+            if difference:
+                raise ForeignRun(f"{self.path} holds another run: {difference}; use another path")
+        return stored
 
-    def open(self, manifest: dict[str, Any], resume: bool) -> bool:
-        """Create the directory, or check that it belongs to `manifest`; whether there is a checkpoint.
+    def check_program(self, text: str) -> None:
+        """**Raises** `ForeignRun` with the first line that differs, if the stored program is another one."""
+        place = self.path / PROGRAM
+        if not place.exists():
+            return
+        here, there = text.splitlines(), place.read_text().splitlines()
+        for number, (a, b) in enumerate(zip_longest(here, there, fillvalue="nothing"), 1):
+            if a != b:
+                raise ForeignRun(
+                    f"{self.path} holds another run: its program differs, in line {number} of {PROGRAM}: "
+                    f"{b.strip()[:160]} there and {a.strip()[:160]} here; use another path"
+                )
 
-        **Raises** as `check` does, and `RunDirectoryError` if the directory cannot be written.
+    def claim(self, manifest: Mapping[str, Any], text: str | None = None, lock: bool = True) -> None:
+        """Make the directory that of a run, clear of what a kill left half written, and `lock` it.
+
+        **Raises** `RunDirectoryError` if it cannot be written, or another process has it.
         """
-        claim(self.path, manifest, resume)
-        with _writing(self.path):
-            self.parts.mkdir(exist_ok=True)
-        return self.checkpoint.exists()
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            if lock:
+                self._take_lock()
+            for leftover in self.path.rglob(".*.tmp"):
+                leftover.unlink(missing_ok=True)
+            if text is not None and not (self.path / PROGRAM).exists():
+                write_text(self.path / PROGRAM, text)
+            if not (self.path / MANIFEST).exists():
+                write_json(self.path / MANIFEST, {"format": FORMAT, **manifest})
 
-    def part(self, index: int) -> Path:
-        """The file of chunk `index`."""
-        return self.parts / f"{index:06d}.npz"
+    def amend(self, entries: Mapping[str, Any]) -> None:
+        """Add entries to the manifest."""
+        with writing(self.path):
+            write_json(self.path / MANIFEST, read_json(self.path / MANIFEST) | dict(entries))
+
+    def _take_lock(self) -> None:
+        try:
+            import fcntl
+        except ImportError:
+            return
+        if self._lock is not None:
+            return
+        file = open(self.path / LOCK, "a+")  # noqa: SIM115
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            file.close()
+            raise RunDirectoryError(
+                f"{self.path} is being written by {holder}: wait for it, or use another path"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        self._lock = file
+
+    def release(self) -> None:
+        """Let other processes in."""
+        if self._lock is not None:
+            (self.path / LOCK).unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> "Directory":
+        return self
+
+    def __exit__(self, *reason: Any) -> None:
+        self.release()
 
 
-class SweepDirectory:
-    """The directory of a sweep: manifest.json with axes and layout, and one folder per bucket of cells."""
+class Place:
+    """Where one run, or one batch of cells, is streamed to: `parts/*.npz` and `checkpoint.npz`.
+
+    A part holds the records of the saved times from the one in its name to the next part; the checkpoint,
+    written after the part, the state from which the run goes on and how far it has come.
+    """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        self.checkpoint = self.path / "checkpoint.npz"
 
-    def open(
-        self, manifest: dict[str, Any], resume: bool, layout: dict[str, Any], free: bool
-    ) -> dict[str, Any]:
-        """Claim the directory; the layout to use, which is the stored one if the choice is `free`.
+    def open(self) -> None:
+        """Make the folders."""
+        with writing(self.path):
+            (self.path / "parts").mkdir(parents=True, exist_ok=True)
 
-        **Raises** as `RunDirectory.open` does.
+    def part(self, first: int) -> Path:
+        """The file of the records that begin with saved time number `first`."""
+        return self.path / "parts" / f"{first:06d}.npz"
+
+    def times(self) -> np.ndarray | None:
+        """The saved times that a run has reached, t = 0 left out; `None` if there are none on disk."""
+        if not self.checkpoint.exists():
+            return None
+        reached = int(_loaded(self.checkpoint)[0])
+        parts = [_loaded(file)[0] for file, _ in self.parts(reached)]
+        return np.concatenate(parts) if parts else None
+
+    def parts(self, saves: int) -> list[tuple[Path, int]]:
+        """(file, number of records) of the parts that hold the saved times 1, ..., `saves`.
+
+        **Raises** `RunDirectoryError` if one is missing.
         """
-        place = self.path / MANIFEST
-        if free and resume and place.exists():
-            layout = _read_manifest(place).get("layout", layout)
-        claim(self.path, manifest | {"layout": layout}, resume)
-        return layout
-
-
-class BucketLayout:
-    """The layout of one bucket of a sweep, written before its cells are run."""
-
-    def __init__(self, path: Path):
-        self.file = path / "layout.json"
-
-    def read(self) -> dict[str, Any] | None:
-        """The layout, if it was written."""
-        return _read_manifest(self.file) if self.file.exists() else None
-
-    def write(self, layout: dict[str, Any]) -> None:
-        """Keep the layout."""
-        with _writing(self.file.parent):
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self.file, layout)
-
-
-MANIFEST = "manifest.json"
-
-
-def claim_check(path: Path, manifest: dict[str, Any], resume: bool) -> None:
-    """**Raises** `RunDirectoryError` or `ForeignRun` if `claim` would, short of trying to write."""
-    if path.exists() and not path.is_dir():
-        raise RunDirectoryError(f"{path} is a file: pass a directory")
-    place = path / MANIFEST
-    if not place.exists():
-        found = [n for n in ("checkpoint.npz", "results.nc") if (path / n).exists()]
-        if found:
+        firsts = sorted(int(p.stem) for p in (self.path / "parts").glob("[0-9]*.npz"))
+        firsts = [first for first in firsts if first <= saves]
+        if saves and (not firsts or firsts[0] != 1):
             raise RunDirectoryError(
-                f"{path} holds {found[0]} and no {MANIFEST}: pass another path, to keep it"
+                f"{self.part(1)} is missing: restore it, or start the run again elsewhere"
             )
-        return
-    if not resume:
-        raise RunDirectoryError(
-            f"{path} already holds a run: pass resume=True to continue it, or another path"
-        )
-    stored, manifest = _read_manifest(place), json.loads(json.dumps(manifest))
-    for name in sorted(set(manifest) | set(stored)):
-        if stored.get(name) != manifest.get(name):
-            here, there = _difference(manifest.get(name), stored.get(name))
-            raise ForeignRun(
-                f"{path} holds another run: {name} is {there} there and {here} here; use another path"
-            )
+        ends = [*firsts[1:], saves + 1]
+        return [(self.part(a), b - a) for a, b in zip(firsts, ends, strict=True)]
 
 
-def _read_manifest(place: Path) -> dict[str, Any]:
+def plain(value: Any) -> Any:
+    """`value` as JSON gives it back."""
+    return json.loads(json.dumps(value))
+
+
+def read_json(place: Path) -> dict[str, Any]:
+    """A mapping from a file. **Raises** `RunDirectoryError` if it is damaged."""
     try:
         return dict(json.loads(place.read_text()))
     except (OSError, ValueError, TypeError) as error:
@@ -290,27 +333,21 @@ def _read_manifest(place: Path) -> dict[str, Any]:
         ) from error
 
 
-def _difference(here: Any, there: Any) -> tuple[Any, Any]:
-    """Two unequal values, less the entries on which two mappings agree."""
-    if not (isinstance(here, dict) and isinstance(there, dict)):
-        return here, there
-    names = [n for n in sorted(set(here) | set(there)) if here.get(n) != there.get(n)]
-    return {n: here.get(n) for n in names}, {n: there.get(n) for n in names}
-
-
-def claim(path: Path, manifest: dict[str, Any], resume: bool) -> None:
-    """Make `path` the directory of the run of `manifest`, clear of what a kill left half written."""
-    claim_check(path, manifest, resume)
-    with _writing(path):
-        path.mkdir(parents=True, exist_ok=True)
-        for leftover in [*path.glob(".*.tmp"), *path.glob("parts/.*.tmp")]:
-            leftover.unlink(missing_ok=True)
-        if not (path / MANIFEST).exists():
-            write_json(path / MANIFEST, manifest)
+def _difference(name: str, there: Any, here: Any) -> str | None:
+    """What differs between two entries of manifests, in words."""
+    if there == here:
+        return None
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in sorted(set(here) | set(there)):
+            if here.get(key) != there.get(key):
+                label = key if name == "numbers" else f"{name} {key}"
+                return _difference(label, there.get(key, "absent"), here.get(key, "absent"))
+    return f"{name} is {there} there and {here} here"
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """**Raises** `RunDirectoryError` in place of the errors of the file system."""
     try:
         yield
     except OSError as error:

@@ -1,172 +1,137 @@
-"""The host around the pure core: chunks, progress, disk and resume."""
+"""The host around the pure loop: chunks, progress, disk and resume."""
 
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import equinox as eqx
 import jax
 import numpy as np
 
 from mfjax import status as codes
-from mfjax._engine.devices import as_placed, divisions, gathered, is_global, together
-from mfjax._engine.files import RunDirectory, environment, fingerprint, read_arrays, write_arrays
-from mfjax._engine.loop import advance, begin, close, steps_only
+from mfjax._engine.devices import as_placed, gathered
+from mfjax._engine.files import ForeignRun, Place, read_arrays, write_arrays
+from mfjax._engine.programs import Chunk, Programs
 from mfjax._engine.run import named_arrays
 
 CHUNKS = 16
 
 
-class Program(NamedTuple):
-    """A compiled loop, of one run or a batch: the functions of `mfjax._engine.loop`; saves are on `axis`."""
+def chunk_of(saves: int, every: int | None = None) -> Chunk:
+    """What is done between two checkpoints: about `CHUNKS` of them in a run, at saved times or between.
 
-    begin: Callable
-    advance: Callable
-    steps_only: Callable
-    close: Callable
-    axis: int
+    Chunks of steps where saved times are few and `every` fixed steps apart.
 
-
-SOLO = Program(*map(eqx.filter_jit, (begin, advance, steps_only, close)), 0)
+    >>> chunk_of(100), chunk_of(1, 1000), chunk_of(8, 6)
+    (Chunk(steps=0, saves=7), Chunk(steps=63, saves=0), Chunk(steps=3, saves=0))
+    """
+    if every is None or every == 1 or saves >= CHUNKS:
+        return Chunk(0, -(-saves // CHUNKS))
+    return Chunk(-(-every // -(-CHUNKS // saves)), 0)
 
 
 def drive(
-    program: Program,
-    sim: Any,
-    saves: int,
+    programs: Programs,
+    inputs: Any,
+    times: Any,
     every: int | None,
     *,
-    path: str | Path | None = None,
-    resume: bool = False,
-    progress: Any = None,
-    configuration: Any = None,
-    started: Any = None,
+    place: Place | None = None,
+    writes: bool = True,
+    claim: Callable[[], None] | None = None,
+    update: Callable[[int], None] | None = None,
 ) -> tuple[Any, Any]:
-    """Advance a simulation (or a batch of them) chunk by chunk: (final carry, all records on the host).
+    """Advance a run, or a batch of them, chunk by chunk: (final carry, all records on the host).
 
-    `saves` and `every` are the number of saved times and the steps between them, if it is fixed.
-    `configuration` is what identifies the run on disk, `sim` unless given. `progress` may be a bar that
-    several runs share; `started` is `program.begin(sim)`, if it is known.
+    `times` (..., S + 1) are the saved times, t = 0 first, `every` the number of steps between two, if it is
+    fixed. `claim` is called before anything is written, once the first evaluation is made; `update` with the
+    number of saved times that were reached. Of several processes that share a run, one `writes`.
 
-    The chunks depend on `saves` and `every` alone, never on where a run was interrupted, so that a
-    resumed run executes the same compiled programs as an uninterrupted one.
+    Where a run is cut changes no rounding: the lengths of chunks are numbers that its programs are given.
 
-    **Raises** `ValueError` before anything is written if two results would have the same name, and as
-    `RunDirectory` does.
+    **Raises** `ValueError` before anything is written if two results would have the same name.
     """
-    chunks = schedule(saves, every)
-    directory = None if path is None else RunDirectory(path)
-    # Of several processes that share a run the first writes, and all read.
-    shared = is_global(sim)
-    writes = directory is not None and (not shared or jax.process_index() == 0)
-    if directory is not None and configuration is None:
-        configuration = gathered(sim)
-    if writes:
-        manifest = {
-            "configuration": fingerprint(configuration),
-            "environment": environment(),
-            "chunks": chunks,
-        }
-        if divisions(sim):
-            manifest["divisions"] = divisions(sim)
-        directory.check(manifest, resume)
-    carry, first = program.begin(sim) if started is None else started
+    carry, first = programs.begin(inputs)
     first = gathered(first)
     named_arrays(first[1])
-    done = 0
-    # Only now: a directory is not claimed by a run whose first evaluation raises.
-    if writes:
-        directory.open(manifest, resume)
-    if shared and directory is not None:
-        together("a run directory is open")
-    if directory is not None and directory.checkpoint.exists():
-        done, read = read_arrays(directory.checkpoint, (np.zeros((), np.int64), carry))
-        done, carry = int(done), as_placed(read, carry)
-    expand = lambda leaf: np.expand_dims(np.asarray(leaf), program.axis)
+    if claim is not None:
+        claim()
+    times = np.asarray(times)
+    saves = times.shape[-1] - 1
+    chunk, axis = chunk_of(saves, every), programs.axis
+    expand = lambda leaf: np.expand_dims(np.asarray(leaf), axis)
     pieces = [jax.tree.map(expand, first)]
-    with progress_bar(progress, saves) as bar:
-        for index, (steps, length) in enumerate(chunks):
-            piece = None
-            if index < done:
-                if length:
-                    like = partial(_several, axis=program.axis, length=length)
-                    piece = read_arrays(directory.part(index), jax.tree.map(like, first))
-            elif np.all(np.take(pieces[-1][1]["status"], -1, axis=program.axis) != codes.OK):
-                # Every run has stopped: later records repeat the last one.
-                repeated = [-1] * length
-                piece = jax.tree.map(partial(np.take, indices=repeated, axis=program.axis), pieces[-1])
-            else:
-                if not steps:
-                    carry, piece = program.advance(sim, carry, length)
-                else:
-                    carry = program.steps_only(sim, carry, steps)
-                    if length:
-                        carry, reached = program.close(sim, carry)
-                        piece = jax.tree.map(expand, gathered(reached))
-                piece = gathered(piece)
-                if directory is not None:
-                    state = gathered(carry)
-                if writes:
-                    if length:
-                        write_arrays(directory.part(index), jax.tree.map(np.asarray, piece))
-                    write_arrays(directory.checkpoint, (np.asarray(index + 1), state))
-            if length:
-                pieces.append(jax.tree.map(np.asarray, piece))
-                bar.update(length)
-    join = lambda *leaves: np.concatenate(leaves, axis=program.axis)
+    reached = taken = 0
+    if place is not None:
+        if writes:
+            place.open()
+        if place.checkpoint.exists():
+            like = (np.zeros((), np.int64), np.zeros((), np.int64), carry)
+            counts = read_arrays(place.checkpoint, like)
+            reached, taken, carry = int(counts[0]), int(counts[1]), as_placed(counts[2], carry)
+            if reached > saves:
+                raise ForeignRun(f"{place.path} holds {reached} saved times, more than the {saves} asked for")
+            begin = 1
+            for file, length in place.parts(reached):
+                here = times[..., begin : begin + length]
+                stored, records = read_arrays(
+                    file, (here, jax.tree.map(partial(_several, axis, length), first))
+                )
+                if not np.array_equal(stored, here):
+                    raise ForeignRun(
+                        f"{place.path} holds another run: its saved times differ; use another path"
+                    )
+                pieces.append(records)
+                begin += length
+    update = update or (lambda number: None)
+    update(reached)
+    while reached < saves:
+        if np.all(np.take(np.asarray(pieces[-1][1]["status"]), -1, axis=axis) != codes.OK):
+            # Every run has stopped: later records repeat the last one.
+            repeated = [-1] * (saves - reached)
+            pieces.append(jax.tree.map(partial(np.take, indices=repeated, axis=axis), pieces[-1]))
+            update(saves - reached)
+            break
+        begun, piece = reached, None
+        if chunk.steps or taken:
+            steps = min(chunk.steps or every, every - taken)
+            carry = programs.advance_steps(inputs, carry, steps)
+            taken += steps
+            if taken == every:
+                carry, record = programs.close(inputs, carry)
+                piece = jax.tree.map(expand, gathered(record))
+                reached, taken = reached + 1, 0
+        else:
+            number = min(chunk.saves, saves - reached)
+            carry, records = programs.advance(inputs, carry, number, chunk.saves)
+            piece = gathered(records)
+            reached += number
+        if piece is not None:
+            pieces.append(jax.tree.map(np.asarray, piece))
+        if place is not None:
+            state = gathered(carry)
+            if writes:
+                if piece is not None:
+                    write_arrays(place.part(begun + 1), (times[..., begun + 1 : reached + 1], pieces[-1]))
+                write_arrays(place.checkpoint, (np.int64(reached), np.int64(taken), state))
+        update(reached - begun)
+    join = lambda *leaves: np.concatenate(leaves, axis=axis)
     return gathered(carry), jax.tree.map(join, *pieces)
 
 
-def _several(leaf: Any, axis: int, length: int) -> jax.ShapeDtypeStruct:
+def _several(axis: int, length: int, leaf: Any) -> jax.ShapeDtypeStruct:
     """The shape of `length` records like one."""
     return jax.ShapeDtypeStruct((*leaf.shape[:axis], length, *leaf.shape[axis:]), leaf.dtype)
 
 
-def schedule(saves: int, every: int | None = None) -> list[tuple[int, int]]:
-    """(steps, saves) between two checkpoints, of which few are different: each of those is compiled once.
-
-    (0, n) advances over n saved times. Where these are few and `every` fixed steps apart, (n, 0) takes n
-    steps, and (n, 1) reaches a saved time by them.
-
-    >>> schedule(100)[:2], schedule(1, 1000)[-2:], schedule(8, 6)[:2]
-    ([(0, 5), (0, 5)], [(50, 0), (50, 1)], [(3, 0), (3, 1)])
-    """
-    if every is None or every == 1 or saves >= CHUNKS:
-        return [(0, length) for length in chunk_lengths(saves)]
-    *parts, last = chunk_lengths(every, -(-CHUNKS // saves))
-    return [*((part, 0) for part in parts), (last, 1)] * saves
-
-
-def chunk_lengths(total: int, chunks: int = CHUNKS) -> list[int]:
-    """About `chunks` chunks of a number of saves or steps, of at most two different lengths.
-
-    >>> chunk_lengths(100)[:2], len(chunk_lengths(100)), sum(chunk_lengths(1009))
-    ([5, 5], 20, 1009)
-    """
-    length = -(-total // chunks)
-    for divisor in range(length, length // 2, -1):
-        if total % divisor == 0:
-            length = divisor
-            break
-    full, rest = divmod(total, length)
-    return [length] * full + ([rest] if rest else [])
-
-
-class _Silent:
-    def update(self, n: int) -> None:
-        """Nothing to show."""
-
-
-def progress_bar(progress: Any, total: int) -> Any:
-    """A context that holds a bar of `total` saves: shown or not, by default on a terminal; or one given."""
-    if hasattr(progress, "update"):
-        return nullcontext(progress)
-    shown = sys.stderr.isatty() if progress is None else progress
-    if not shown:
-        return nullcontext(_Silent())
+@contextmanager
+def progress_bar(shown: bool | None, total: int) -> Iterator[Callable[[int], None]]:
+    """A function that moves a bar of `total` saves, on a terminal unless `shown` says otherwise."""
+    if not (sys.stderr.isatty() if shown is None else shown):
+        yield lambda number: None
+        return
     from tqdm import tqdm
 
-    return tqdm(total=total, desc="mfjax", unit="save", leave=False)
+    with tqdm(total=total, desc="mfjax", unit="save", leave=False) as bar:
+        yield lambda number: bar.update(number) and None

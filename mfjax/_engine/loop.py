@@ -1,7 +1,4 @@
-"""The only loop over time, pure: from state to state, for use inside `jit`, `vmap` and `grad`.
-
-The host driver around it (progress, disk, checkpoints, exceptions) is in `mfjax._engine.host`.
-"""
+"""The only loop over time, pure: from state to state, for use inside `jit`, `vmap` and `grad`."""
 
 from collections.abc import Callable
 from math import ceil, sqrt
@@ -10,18 +7,86 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+import jax.random as jr
+from jaxtyping import Array, Float
 
 from mfjax import status as codes
-from mfjax._engine.checkpointing import loop
-from mfjax._engine.pieces import Pieces, pieces
+from mfjax._engine.blocks import loop
 from mfjax._engine.simulation import Simulation
-from mfjax._engine.step import Carry, fail, record, select, split, start, whole_again
+from mfjax._engine.step import Carry, fail, joined, one_step, record, select, split, start
+from mfjax._numerics.arrays import frozen
 
 
-def fixed_step(run: Pieces, carry: Carry, dt: Array) -> Carry:
-    """One step of size `dt`; a run that has failed stays where it was."""
-    kept, _, status = run.attempt(carry, dt)
+class System(eqx.Module):
+    """What the loops see of a run: a step, a record, the times, and no number that is out of sight.
+
+    `attempt(carry, time, dt)` is `one_step`, `observe(carry)` is `record`, of a carry without what stays;
+    `dt` is the fixed step, if there is one.
+    """
+
+    attempt: Callable[[Carry, Array, Array], tuple[Carry, Array, Array]]
+    observe: Callable[[Carry], tuple[Any, dict[str, Any]]]
+    times: Float[Array, " S1"]
+    dt: Float[Array, ""] | None
+    order: int = eqx.field(static=True)
+    save_every: int | None = eqx.field(static=True)
+    max_steps: int = eqx.field(static=True)
+    checkpoints: int | None = eqx.field(static=True)
+    countable: bool = eqx.field(static=True)
+
+    @staticmethod
+    def of(sim: Simulation, fixed: Any, closed: Carry | None = None) -> "System":
+        """The system of `sim` for carries without what is `fixed`.
+
+        With a carry, `closed`: whatever traced numbers its functions reach are leaves.
+        """
+        attempt, observe = eqx.Partial(_attempt, sim, fixed), eqx.Partial(_observe, sim, fixed)
+        if closed is not None:
+            attempt = _Keyless.of(eqx.filter_closure_convert(attempt, closed, closed.dt, closed.dt))
+            observe = _Keyless.of(eqx.filter_closure_convert(observe, closed))
+        options = (sim.stepper.order, sim.save_every, sim.max_steps, sim.checkpoints, sim.countable)
+        return System(attempt, observe, sim.times, sim.stepper.dt, *options)
+
+    def interval(self, carry: Carry) -> tuple[Array, Array]:
+        """The saved times between which a run is."""
+        times = self.times.astype(carry.dt.dtype)
+        return times[carry.save], times[carry.save + 1]
+
+
+def _attempt(sim: Simulation, fixed: Any, moving: Carry, time: Array, dt: Array):
+    kept, error, status = one_step(sim, joined(moving, fixed), time, dt)
+    return split(kept)[0], error, status
+
+
+def _observe(sim: Simulation, fixed: Any, moving: Carry):
+    return record(sim, joined(moving, fixed))
+
+
+class _RawKey(eqx.Module):
+    data: Array
+    kind: Any = eqx.field(static=True)
+
+
+class _Keyless(eqx.Module):
+    """A function whose leaves are numbers: JAX cannot keep a random key for reverse mode inside a choice."""
+
+    function: Any
+
+    @staticmethod
+    def of(function: Callable) -> "_Keyless":
+        is_key = lambda x: eqx.is_array(x) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        apart = lambda x: _RawKey(jr.key_data(x), jr.key_impl(x)) if is_key(x) else x
+        return _Keyless(jax.tree.map(apart, function))
+
+    def __call__(self, *arguments):
+        is_raw = lambda x: isinstance(x, _RawKey)
+        whole = lambda x: jr.wrap_key_data(x.data, impl=x.kind) if is_raw(x) else x
+        return jax.tree.map(whole, self.function, is_leaf=is_raw)(*arguments)
+
+
+def fixed_step(system: System, carry: Carry, begin: Array, dt: Array) -> Carry:
+    """One step of size `dt`, at a whole number of them after `begin`; a failed run stays where it was."""
+    kept, _, status = system.attempt(carry, begin + carry.taken * dt, dt)
     moved = select(status == codes.OK, kept, fail(carry, status))
     return select(carry.status == codes.OK, moved, carry)
 
@@ -30,27 +95,29 @@ SAFETY, SHRINK, GROW = 0.9, 0.2, 5.0
 
 
 def adaptive_interval(
-    run: Pieces, carry: Carry, begin: Array, end: Array, mesh: Array | None = None
+    system: System, carry: Carry, begin: Array, end: Array, mesh: Array | None = None
 ) -> tuple[Carry, Array | None]:
     """Adaptive steps from one saved time to the next, landing on it exactly.
 
-    Their sizes are written to `mesh`, if one is given.
+    Their sizes are written to `mesh`, if one is given. The time since `begin` is summed with its rounding
+    error kept: a stiff run takes steps that are far below the rounding of the time it has reached.
     """
     eps = float(jnp.finfo(carry.dt.dtype).eps)
-    exponent = -1.0 / run.order
+    exponent = -1.0 / system.order
+    length = end - begin
 
     def running(loop):
-        carry, time, tries, _ = loop
-        return (carry.status == codes.OK) & (time < end) & (tries < run.max_steps)
+        carry, (elapsed, lost), tries, _ = loop
+        return (carry.status == codes.OK) & (elapsed - lost < length) & (tries < system.max_steps)
 
     def attempt(loop):
-        carry, time, tries, mesh = loop
+        carry, (elapsed, lost), tries, mesh = loop
         allowed = jnp.minimum(carry.dt, carry.evaluation.max_step)
-        remaining = end - time
+        remaining = (length - elapsed) + lost
         last = allowed >= remaining * (1 - 10 * eps)
         # Two equal steps rather than one long and one tiny step before the saved time.
         dt = jnp.where(last, remaining, jnp.minimum(allowed, jnp.maximum(0.5 * remaining, 0.6 * allowed)))
-        kept, error, status = run.attempt(carry, dt)
+        kept, error, status = system.attempt(carry, begin + elapsed, dt)
         good = (status == codes.OK) & (error <= 1)
         factor = jnp.clip(SAFETY * jnp.maximum(error, 1e-10) ** exponent, SHRINK, GROW)
         # A NaN error or a fault says nothing of the right size: shrink.
@@ -61,85 +128,106 @@ def adaptive_interval(
         rejected = eqx.tree_at(lambda c: c.rejected, carry, carry.rejected + 1)
         new = select(good, kept, rejected)
         new = eqx.tree_at(lambda c: c.dt, new, proposal)
-        # Relative to the time reached, not to the end: a stiff start needs steps far below eps * end.
-        stuck = ~good & (dt <= 16 * eps * jnp.maximum(time, 1e-4 * end))
+        # Steps may be shorter than the rounding of the time, if they still move something. Relative to the
+        # time reached, not to the end: a stiff start needs steps far below eps * end.
+        scale = jnp.maximum(begin + elapsed, 1e-4 * end)
+        at_rest = good & (dt <= 16 * eps * scale) & _equal(kept.state.measure, carry.state.measure)
+        stuck = at_rest | (~good & (dt <= 16 * eps**2 * scale))
         cause = jnp.where(status == codes.OK, codes.STEP_UNDERFLOW, status)
         new = select(stuck, fail(new, cause.astype(jnp.int32)), new)
-        time = jnp.where(good, jnp.where(last, end, time + dt), time)
+        added = dt - lost
+        total = elapsed + added
+        clock = (jnp.where(last, length, total), jnp.where(last, 0.0, (total - elapsed) - added))
         if mesh is not None:
             # A rejected step is overwritten by the next one.
             mesh = mesh.at[carry.steps - first].set(dt)
-        return new, time, tries + 1, mesh
+        return new, select(good, clock, (elapsed, lost)), tries + 1, mesh
 
-    first = carry.steps
-    start = (carry, begin, jnp.zeros((), jnp.int32), mesh)
-    carry, time, _, mesh = jax.lax.while_loop(running, attempt, start)
-    unfinished = (carry.status == codes.OK) & (time < end)
+    first, zero = carry.steps, jnp.zeros_like(length)
+    start = (carry, (zero, zero), jnp.zeros((), jnp.int32), mesh)
+    carry, (elapsed, lost), _, mesh = jax.lax.while_loop(running, attempt, start)
+    unfinished = (carry.status == codes.OK) & (elapsed - lost < length)
     out_of_steps = jnp.asarray(codes.STEP_BUDGET, jnp.int32)
     return select(unfinished, fail(carry, out_of_steps), carry), mesh
 
 
-def equal_steps(run: Pieces, begin: Array, end: Array) -> tuple[Array, Array]:
+def _equal(a: Any, b: Any) -> Array:
+    """Whether two trees hold the same numbers."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return jnp.all(jnp.stack([jnp.all(x == y) for x, y in pairs if eqx.is_array(x)]))
+
+
+def equal_steps(system: System, begin: Array, end: Array) -> tuple[Array, Array]:
     """(number, size) of equal steps between two times, the longest that do not exceed the stepper's size."""
-    dt = run.dt.astype(begin.dtype)
+    dt = system.dt.astype(begin.dtype)
     # The rounding of the two times, counted in steps: it must not add a step to a whole number of them.
     slack = 2 * float(jnp.finfo(dt.dtype).eps) * end / dt
     n = jnp.where(end > begin, jnp.maximum(jnp.ceil((end - begin) / dt - slack), 1), 0)
     return n.astype(jnp.int32), (end - begin) / jnp.maximum(n, 1)
 
 
-def next_save(run: Pieces, carry: Carry) -> Carry:
+def next_save(system: System, carry: Carry) -> Carry:
     """Advance a run from one saved time to the next."""
-    if run.save_every is not None:
-        return equally(run, carry, run.save_every)
-    times = run.times.astype(carry.dt.dtype)
-    begin, end = times[carry.save], times[carry.save + 1]
-    if run.dt is None:
-        return adaptive_interval(run, carry, begin, end)[0]
-    n, dt = equal_steps(run, begin, end)
-    return jax.lax.fori_loop(0, n, lambda _, c: fixed_step(run, c, dt), carry)
+    if system.save_every is not None:
+        return equally(system, carry, system.save_every)
+    begin, end = system.interval(carry)
+    if system.dt is None:
+        return adaptive_interval(system, carry, begin, end)[0]
+    n, dt = equal_steps(system, begin, end)
+    return jax.lax.fori_loop(0, n, lambda _, c: fixed_step(system, c, begin, dt), carry)
 
 
-def equally(run: Pieces, carry: Carry, steps: int) -> Carry:
+def equally(system: System, carry: Carry, steps: Any) -> Carry:
     """Advance by `steps` steps of the stepper's size."""
-    dt = run.dt.astype(carry.dt.dtype)
-    return jax.lax.scan(lambda c, _: (fixed_step(run, c, dt), None), carry, length=steps)[0]
+    dt, (begin, _) = system.dt.astype(carry.dt.dtype), system.interval(carry)
+    return jax.lax.fori_loop(0, steps, lambda _, c: fixed_step(system, c, begin, dt), carry)
 
 
-def reach(run: Pieces, carry: Carry) -> tuple[Carry, Any]:
+def reach(system: System, carry: Carry) -> tuple[Carry, Any]:
     """The carry that has reached the next saved time, and its record."""
-    carry = eqx.tree_at(lambda c: c.save, carry, carry.save + 1)
-    return carry, run.observe(carry)
+    state = carry.state.at_time(system.interval(carry)[1])
+    where = lambda c: (c.state, c.save, c.taken)
+    carry = eqx.tree_at(where, carry, (state, carry.save + 1, jnp.zeros_like(carry.taken)))
+    return carry, system.observe(carry)
 
 
-def replay_save(run: Pieces, carry: Carry) -> Carry:
+def replay_save(system: System, carry: Carry) -> Carry:
     """`next_save` in a form with both modes of differentiation, step sizes being constants.
 
     An interval is divided in fixed ratios: its steps are constants times its length. Those of an adaptive run
     are found first, without derivatives, and its accepted steps are taken once more.
     """
-    if run.save_every is not None:
-        dt, n = run.dt.astype(carry.dt.dtype), run.save_every
-        return replay(run, carry, lambda i: dt, n, n)
-    times = run.times.astype(carry.dt.dtype)
-    begin, end = times[carry.save], times[carry.save + 1]
-    if run.dt is not None:
-        n, dt = equal_steps(run, begin, end)
-        moved = replay(run, carry, lambda i: dt, n, run.max_steps)
-        return select(n > run.max_steps, fail(moved, jnp.asarray(codes.STEP_BUDGET, jnp.int32)), moved)
-    frozen = constant((run, carry, begin, end))
-    found, mesh = adaptive_interval(*frozen, jnp.zeros(run.max_steps, carry.dt.dtype))
+    begin, end = system.interval(carry)
+    if system.save_every is not None:
+        dt, n = system.dt.astype(carry.dt.dtype), system.save_every
+        return replay(system, carry, lambda i: (begin + i * dt, dt), n, n)
+    if system.dt is not None:
+        n, dt = equal_steps(system, begin, end)
+        moved = replay(system, carry, lambda i: (begin + i * dt, dt), n, system.max_steps)
+        return select(n > system.max_steps, fail(moved, jnp.asarray(codes.STEP_BUDGET, jnp.int32)), moved)
+    still = frozen((system, carry, begin, end))
+    found, mesh = adaptive_interval(*still, jnp.zeros(system.max_steps, carry.dt.dtype))
     length = end - begin
-    growth = length / jnp.where(length > 0, constant(length), 1)
-    moved = replay(run, carry, lambda i: mesh[i] * growth, found.steps - carry.steps, run.max_steps)
+    growth = length / jnp.where(length > 0, frozen(length), 1)
+    before = jnp.cumsum(mesh) - mesh
+    step = lambda i: (begin + before[i] * growth, mesh[i] * growth)
+    moved = replay(system, carry, step, found.steps - carry.steps, system.max_steps)
     where = lambda c: (c.dt, c.rejected, c.status, c.failed_at)
     return eqx.tree_at(where, moved, where(found))
 
 
-def replay(run: Pieces, carry: Carry, size: Callable[[Array], Array], count: Any, bound: int) -> Carry:
-    """`count` <= `bound` steps, number i of length `size(i)`."""
-    body = lambda i, c: (fixed_step(run, c, size(i)), None)
-    return loop(body, carry, count, bound, kept_carries(run))[0]
+def replay(
+    system: System, carry: Carry, step: Callable[[Array], tuple[Array, Array]], count: Any, bound: int
+) -> Carry:
+    """`count` <= `bound` steps, number i from time and of length `step(i)`."""
+
+    def body(i, carry):
+        time, dt = step(i)
+        kept, _, status = system.attempt(carry, time, dt)
+        moved = select(status == codes.OK, kept, fail(carry, status))
+        return select(carry.status == codes.OK, moved, carry), None
+
+    return loop(body, carry, count, bound, kept_carries(system))[0]
 
 
 def poisoned(carry: Carry) -> Carry:
@@ -150,57 +238,48 @@ def poisoned(carry: Carry) -> Carry:
     return eqx.tree_at(where, carry, jax.tree.map(spoil, where(carry)))
 
 
-def kept_carries(run: Pieces) -> int:
+def kept_carries(system: System) -> int:
     """The carries that reverse mode keeps on each level of its loops."""
-    if run.checkpoints is not None:
-        return run.checkpoints
-    saves = run.times.shape[0] - 1
-    longest = run.max_steps if run.save_every is None else saves * run.save_every
+    if system.checkpoints is not None:
+        return system.checkpoints
+    saves = system.times.shape[0] - 1
+    longest = system.max_steps if system.save_every is None else saves * system.save_every
     return max(2, ceil(sqrt(longest)))
 
 
-def constant(tree: Any) -> Any:
-    """`tree` without its derivatives."""
-    return jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_inexact_array(x) else x, tree)
-
-
-def through_saves(run: Pieces, carry: Carry, saves: int) -> tuple[Carry, Any]:
-    """Advance over `saves` saved times; records have the saves as leading axis."""
-    return jax.lax.scan(lambda c, _: reach(run, next_save(run, c)), carry, length=saves)
-
-
-def replay_saves(run: Pieces, carry: Carry, first: Any) -> tuple[Carry, Any]:
+def replay_saves(system: System, carry: Carry, first: Any) -> tuple[Carry, Any]:
     """`whole` in a form with both modes of differentiation."""
-    body = lambda _, c: reach(run, poisoned(replay_save(run, c)))
-    saves = run.times.shape[0] - 1
+    body = lambda _, c: reach(system, poisoned(replay_save(system, c)))
+    saves = system.times.shape[0] - 1
     blank = jax.tree.map(jnp.zeros_like, first)
-    carry, rest = loop(body, carry, saves, saves, kept_carries(run), blank)
-    return carry, joined(first, rest)
+    carry, rest = loop(body, carry, saves, saves, kept_carries(system), blank)
+    return carry, stacked(first, rest)
 
 
 @eqx.filter_custom_jvp
-def whole(run: Pieces, carry: Carry, first: Any) -> tuple[Carry, Any]:
+def whole(system: System, carry: Carry, first: Any) -> tuple[Carry, Any]:
     """(carry, all records) from t = 0, where the record is `first`, to the end.
 
     Only a differentiated run takes the loops that reverse mode can pass: they cost more, the more so in a
     batch of adaptive runs.
     """
-    carry, rest = through_saves(run, carry, run.times.shape[0] - 1)
-    return carry, joined(first, rest)
+    body = lambda c, _: reach(system, next_save(system, c))
+    carry, rest = jax.lax.scan(body, carry, length=system.times.shape[0] - 1)
+    return carry, stacked(first, rest)
 
 
 @whole.def_jvp
 def _(primals, tangents):
-    run = primals[0]
-    if not run.countable:
+    system = primals[0]
+    if not system.countable:
         raise ValueError(
-            f"this run takes more than max_steps = {run.max_steps} steps of a fixed size between two saved "
-            "times, and the loop of its derivative has that length: raise max_steps, or pass steps="
+            f"this run takes more than max_steps = {system.max_steps} steps of a fixed size between two "
+            "saved times, and the loop of its derivative has that length: raise max_steps, or pass steps="
         )
     return eqx.filter_jvp(replay_saves, primals, tangents)
 
 
-def joined(first: Any, rest: Any) -> Any:
+def stacked(first: Any, rest: Any) -> Any:
     """The record at t = 0 and the stacked later ones as one.
 
     Inside `whole`, where it also brings the axis of a batch to the front: JAX wants it in one place, whether
@@ -209,35 +288,47 @@ def joined(first: Any, rest: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.concatenate([jnp.asarray(a)[None], b]), first, rest)
 
 
-def close(sim: Simulation, carry: Carry) -> tuple[Carry, Any]:
-    """The carry that has reached the next saved time, and its record."""
-    moving, fixed = split(carry)
-    moving, values = reach(pieces(sim, fixed), moving)
-    return whole_again(moving, fixed), values
-
-
-def steps_only(sim: Simulation, carry: Carry, steps: int) -> Carry:
-    """Advance a run of fixed steps by `steps` of them."""
-    moving, fixed = split(carry)
-    return whole_again(equally(pieces(sim, fixed), moving, steps), fixed)
-
-
-def advance(sim: Simulation, carry: Carry, saves: int) -> tuple[Carry, Any]:
-    """Advance over `saves` saved times; records have the saves as leading axis."""
-    moving, fixed = split(carry)
-    moving, values = through_saves(pieces(sim, fixed), moving, saves)
-    return whole_again(moving, fixed), values
-
-
 def begin(sim: Simulation) -> tuple[Carry, Any]:
     """The carry and the record at t = 0."""
     carry = start(sim)
     return carry, record(sim, carry)
 
 
+def advance(sim: Simulation, carry: Carry, saves: Array, capacity: int) -> tuple[Carry, Any]:
+    """Advance over `saves` <= `capacity` saved times: (carry, records), the first `saves` of them filled.
+
+    The number is no part of the program, so that a run may be cut anywhere without another rounding.
+    """
+    moving, fixed = split(carry)
+    system = System.of(sim, fixed)
+    like = jax.eval_shape(lambda c: reach(system, c)[1], moving)
+    blank = jax.tree.map(lambda s: jnp.zeros((capacity, *s.shape), s.dtype), like)
+
+    def body(i, loop):
+        moving, records = loop
+        moving, values = reach(system, next_save(system, moving))
+        return moving, jax.tree.map(lambda all, one: all.at[i].set(one), records, values)
+
+    moving, records = jax.lax.fori_loop(0, saves, body, (moving, blank))
+    return joined(moving, fixed), records
+
+
+def advance_steps(sim: Simulation, carry: Carry, steps: Array) -> Carry:
+    """Advance a run of fixed steps by `steps` of them."""
+    moving, fixed = split(carry)
+    return joined(equally(System.of(sim, fixed), moving, steps), fixed)
+
+
+def close(sim: Simulation, carry: Carry) -> tuple[Carry, Any]:
+    """The carry that has reached the next saved time, and its record."""
+    moving, fixed = split(carry)
+    moving, values = reach(System.of(sim, fixed), moving)
+    return joined(moving, fixed), values
+
+
 def trajectory(sim: Simulation) -> tuple[Carry, Any]:
     """The pure core: the whole run, t = 0 included, for use inside `jit`, `vmap` and `grad`."""
     carry, first = begin(sim)
     moving, fixed = split(carry)
-    moving, values = whole(pieces(sim, fixed, moving), moving, first)
-    return whole_again(moving, fixed), values
+    moving, values = whole(System.of(sim, fixed, moving), moving, first)
+    return joined(moving, fixed), values

@@ -74,7 +74,7 @@ class Run(eqx.Module):
 
     def save(self, path: str | Path) -> Path:
         """Write the run as one netCDF file, which `xarray.open_dataset` reads."""
-        from mfjax._engine.files import write_dataset
+        from mfjax._engine.datasets import write_dataset
 
         return write_dataset(self.to_xarray(), path)
 

@@ -1,8 +1,9 @@
 """What a run is, checked and unevaluated: flow, initial measure, stepper, saved times, observables."""
 
+import copy
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import equinox as eqx
 import jax
@@ -21,10 +22,63 @@ from mfjax.steppers.rosenbrock import linearized_exactly
 Observable = Callable[[Measure, Flow], Array]
 
 
-class Simulation(eqx.Module):
-    """Everything that defines a run, unevaluated: the arguments of `mf.simulate`, checked.
+class Options(TypedDict, total=False):
+    """The options of a run: `Simulation` says what they mean, `DEFAULTS` which are not `None`."""
 
-    A sweep stacks these. `save_times` (S,) are the S saved times after t = 0.
+    stepper: Stepper | None
+    steps: int | None
+    save_every: int
+    t1: ScalarLike | None
+    save_at: Any
+    observables: Mapping[str, Observable] | None
+    key: Key[Array, ""] | None
+    save_measures: bool
+    max_steps: int
+    checkpoints: int | None
+
+
+DEFAULTS: Options = {"save_every": 1, "save_measures": True, "max_steps": 100_000}
+
+
+def spelled_out(function: Any) -> Any:
+    """`function` with a signature that lists the options of a run by name, for readers and their tools."""
+    signature = inspect.signature(function)
+    given = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=DEFAULTS.get(name), annotation=kind)
+        for name, kind in Options.__annotations__.items()
+    ]
+    positional = [p for p in given if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    function.__signature__ = signature.replace(parameters=positional + options + given[len(positional) :])
+    return function
+
+
+class Simulation(eqx.Module):
+    """A run that is declared and checked, and not yet made: what `mf.simulate` runs and a sweep stacks.
+
+    Time, in one of two forms: `steps` of a fixed stepper, saving every `save_every` of them; or up to
+    `t1`, or through the increasing times `save_at`, in flow time. t = 0 and the end are always saved.
+
+    - `flow`, `measure`: what moves, and from where.
+    - `stepper`: an `mf.steppers` scheme; `None` is an adaptive one chosen for the measure.
+    - `observables`: names to functions of (measure, flow), evaluated at the saved times; `mf.Run` lists
+      the names that are taken.
+    - `key`: `jax.random.key(seed)`, mandatory for a flow with noise.
+    - `save_measures`: whether the measures are kept, or only the observables.
+    - `max_steps`: budget of an adaptive scheme between two saved times, and of derivatives there.
+    - `checkpoints`: how many states reverse mode keeps on one level, at least 2 (`mf.simulate`).
+
+    The field `save_times` (S,) holds the S saved times after t = 0.
+
+    **Raises** `ValueError` for arguments that are wrong, or do not go together, and `TypeError` for options
+    that do not exist.
+
+    >>> import mfjax as mf
+    >>> flow = mf.flows.Wasserstein(mf.energies.Potential(lambda x: x @ x), mf.domains.Euclidean(1))
+    >>> mu = mf.measures.Particles(jnp.ones((1, 1)))
+    >>> sim = Simulation(flow, mu, stepper=mf.steppers.Euler(0.25), steps=4, save_every=2)
+    >>> sim.times.tolist()
+    [0.0, 0.5, 1.0]
     """
 
     flow: Flow
@@ -40,45 +94,42 @@ class Simulation(eqx.Module):
     # Whether a run of fixed steps through times has, as far as is known, at most max_steps between two.
     countable: bool = eqx.field(static=True)
 
-    def __init__(
-        self,
-        flow: Flow,
-        measure: Measure,
-        *,
-        stepper: Stepper | None = None,
-        steps: int | None = None,
-        save_every: int = 1,
-        t1: ScalarLike | None = None,
-        save_at: Any = None,
-        observables: Mapping[str, Observable] | None = None,
-        key: Key[Array, ""] | None = None,
-        save_measures: bool = True,
-        max_steps: int = 100_000,
-        checkpoints: int | None = None,
-    ):
+    @spelled_out
+    def __init__(self, flow: Flow, measure: Measure, **options: Unpack[Options]):
+        unknown = sorted(set(options) - set(Options.__annotations__))
+        if unknown:
+            known = ", ".join(Options.__annotations__)
+            raise TypeError(f"a run has no option {unknown[0]!r}; there are {known}")
+        given = DEFAULTS | options
         if not isinstance(flow, Flow):
             raise ValueError(f"flow must be a Flow, got {kind(flow)}")
         refuse_explicit(measure)
         flow.validate(measure)
         self.flow, self.measure = flow, measure
+        stepper = given.get("stepper")
         self.stepper = default_stepper(flow, measure) if stepper is None else stepper
         if not isinstance(self.stepper, Stepper):
             raise ValueError(f"stepper must be a Stepper, got {kind(stepper)}")
         self.stepper.validate(flow, measure)
-        self.observables = _checked_observables(observables)
-        self.key = _checked_key(key, self.stepper.needs_key(flow))
-        self.save_measures = bool(save_measures)
-        self.max_steps = count(max_steps, "max_steps")
+        self.observables = _checked_observables(given.get("observables"))
+        self.key = _checked_key(given.get("key"), self.stepper.needs_key(flow))
+        self.save_measures = bool(given["save_measures"])
+        self.max_steps = count(given["max_steps"], "max_steps")
+        checkpoints = given.get("checkpoints")
         self.checkpoints = None if checkpoints is None else _checked_checkpoints(checkpoints)
-        self.save_every, self.save_times = _schedule(
-            self.stepper, steps, save_every, t1, save_at, measure.dtype
-        )
+        self.save_every, self.save_times = _schedule(self.stepper, given, measure.dtype)
         self.countable = _is_countable(self.stepper, self.save_every, self.times, self.max_steps)
 
     @property
     def times(self) -> Float[Array, " S1"]:
         """The saved times, t = 0 first."""
         return jnp.concatenate([jnp.zeros_like(self.save_times[:1]), self.save_times])
+
+    def without_measures(self) -> "Simulation":
+        """The same run, of whose measures the last alone is kept."""
+        changed = copy.copy(self)
+        object.__setattr__(changed, "save_measures", False)
+        return changed
 
 
 def default_stepper(flow: Flow, measure: Measure) -> Stepper:
@@ -136,11 +187,12 @@ def _checked_key(key, needed: bool):
     return key
 
 
-def _schedule(stepper, steps, save_every, t1, save_at, dtype):
+def _schedule(stepper, options, dtype):
     """(save_every or None, saved times) from one of the two forms of the time axis."""
+    steps, t1, save_at = (options.get(name) for name in ("steps", "t1", "save_at"))
     if (steps is None) == (t1 is None and save_at is None):
         raise ValueError("pass either steps= (with a fixed stepper) or t1= and/or save_at= (any stepper)")
-    every = count(save_every, "save_every")
+    every = count(options["save_every"], "save_every")
     if steps is not None:
         if stepper.adaptive:
             raise ValueError(
@@ -201,6 +253,13 @@ def _saved_times(t1, save_at, dtype) -> Array:
     end = None if end is None else np.asarray(end).astype(dtype)
     if values[0] == 0:
         values = values[1:]
+    if (
+        end is not None
+        and values.size
+        and abs(values[-1] - end) <= 8 * float(jnp.finfo(values.dtype).eps) * end
+    ):
+        # A list made by np.arange ends a rounding before or after the end that is meant.
+        values[-1] = end
     if end is not None and (values.size == 0 or values[-1] < end):
         values = np.append(values, end)
     if values.size == 0:

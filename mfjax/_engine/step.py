@@ -1,4 +1,4 @@
-"""One transition of a run, pure: the carry between two steps, the step, and the record at a time."""
+"""One step of a run, pure: what is carried from step to step, the step itself, and the record at a time."""
 
 from typing import Any
 
@@ -16,12 +16,17 @@ from mfjax.measures import Grid
 
 
 class Carry(eqx.Module):
-    """The whole state of a run between two saves: what a checkpoint holds."""
+    """The whole state of a run between two steps: what a checkpoint holds.
+
+    `save` saved times have been reached since the run began, and `taken` steps since the last of them;
+    `steps` and `rejected` are counted from t = 0.
+    """
 
     state: State
     evaluation: Evaluation
     memory: Any
     save: Int[Array, ""]
+    taken: Int[Array, ""]
     steps: Int[Array, ""]
     rejected: Int[Array, ""]
     dt: Float[Array, ""]
@@ -32,9 +37,9 @@ class Carry(eqx.Module):
 
 def start(sim: Simulation) -> Carry:
     """The carry at t = 0."""
-    state = sim.flow.init(sim.measure)
+    state = sim.flow.init(sim.measure).at_time(sim.times[0])
     evaluation = sim.stepper.evaluate(sim.flow, state)
-    state, evaluation = state.with_carry(evaluation.carry), alone(evaluation)
+    state, evaluation = state.with_carry(evaluation.carry), _alone(evaluation)
     dtype = sim.measure.dtype
     zero = jnp.zeros((), jnp.int32)
     if sim.stepper.adaptive:
@@ -43,22 +48,54 @@ def start(sim: Simulation) -> Carry:
         dt = jnp.minimum(1e-3 * interval, evaluation.max_step).astype(dtype)
     else:
         dt = sim.stepper.dt.astype(dtype)
+    ordered = jnp.where(jnp.all(jnp.diff(sim.times) >= 0), codes.OK, codes.UNORDERED_TIMES)
     return Carry(
         state=state,
         evaluation=evaluation,
         memory=sim.stepper.init(sim.flow, state),
         save=zero,
+        taken=zero,
         steps=zero,
         rejected=zero,
         dt=dt,
         dissipated=jnp.zeros((), dtype),
-        status=jnp.where(
-            jnp.all(jnp.diff(sim.times) >= 0),
-            jnp.where(evaluation.status > 0, evaluation.status, health(state, evaluation)),
-            codes.UNORDERED_TIMES,
-        ).astype(jnp.int32),
+        status=codes.first(ordered, evaluation.status, health(state, evaluation)),
         failed_at=zero,
     )
+
+
+def one_step(sim: Simulation, carry: Carry, time: Array, dt: Array) -> tuple[Carry, Array, Array]:
+    """Try one step of size `dt` from `time`: (the carry if it is kept, its error, its status)."""
+    key = None if sim.key is None else jr.fold_in(sim.key, carry.steps)
+    state = carry.state.at_time(time)
+    step = sim.stepper.step(sim.flow, state, carry.evaluation, dt, key, carry.memory)
+    rates = carry.evaluation.dissipation + step.evaluation.dissipation
+    kept = Carry(
+        state=step.state.at_time(time + dt),
+        evaluation=_alone(step.evaluation),
+        memory=step.memory,
+        save=carry.save,
+        taken=carry.taken + 1,
+        steps=carry.steps + 1,
+        rejected=carry.rejected,
+        dt=carry.dt,
+        dissipated=carry.dissipated + 0.5 * dt * rates,
+        status=carry.status,
+        failed_at=carry.failed_at,
+    )
+    # What the scheme itself reports comes first: a NaN is often its consequence.
+    status = codes.first(
+        step.status, _clock(carry, step.state, time + dt), health(step.state, step.evaluation)
+    )
+    return kept, step.error, status
+
+
+def _clock(carry: Carry, state: State, time: Array) -> Array | int:
+    """Whether a scheme has moved the clock of a flow that depends on it."""
+    if carry.evaluation.tangent.time is None:
+        return codes.OK
+    slack = 1e-3 * jnp.abs(time - carry.state.time) + 8 * jnp.finfo(time.dtype).eps * jnp.abs(time)
+    return jnp.where(jnp.abs(state.time - time) <= slack, codes.OK, codes.FROZEN_CLOCK)
 
 
 def record(sim: Simulation, carry: Carry) -> tuple[Any, dict[str, Any]]:
@@ -72,7 +109,7 @@ def record(sim: Simulation, carry: Carry) -> tuple[Any, dict[str, Any]]:
     values = {
         "energy": carry.evaluation.energy,
         "dissipation": carry.evaluation.dissipation,
-        "dissipated": carry.dissipated * jnp.nan if random else carry.dissipated,
+        "dissipated": jnp.full_like(carry.dissipated, jnp.nan) if random else carry.dissipated,
         "residual": carry.evaluation.residual,
         "mass": mu.mass,
         "min_weight": jnp.min(mu.weights),
@@ -99,8 +136,8 @@ def record(sim: Simulation, carry: Carry) -> tuple[Any, dict[str, Any]]:
 def health(state: State, evaluation: Evaluation) -> Int[Array, ""]:
     """The status of a freshly computed state: NaN and negative masses are caught here, nowhere else."""
     measure_ok = _finite((state.measure, state.fields))
-    negative = jnp.any(state.measure.weights < 0)
-    status = jnp.where(negative, codes.NEGATIVE_MASS, evaluation.status)
+    negative = jnp.where(jnp.any(state.measure.weights < 0), codes.NEGATIVE_MASS, codes.OK)
+    status = codes.first(negative, evaluation.status)
     # A failed inner solve, which leaves a NaN energy, is the better explanation while the measure is fine.
     unexplained = ~(_finite(evaluation.tangent) & jnp.isfinite(evaluation.energy)) & (status == codes.OK)
     return jnp.where(measure_ok & ~unexplained, status, codes.NON_FINITE).astype(jnp.int32)
@@ -113,36 +150,14 @@ def _finite(tree: Any) -> Array:
     return ok
 
 
+def _alone(evaluation: Evaluation) -> Evaluation:
+    """The evaluation without its carry, which the state keeps: checkpoints hold it once."""
+    return eqx.tree_at(lambda e: e.carry, evaluation, None, is_leaf=lambda node: node is None)
+
+
 def select(condition: Array, new: Any, old: Any) -> Any:
     """`new` where `condition`, else `old`, leaf by leaf."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b) if eqx.is_array(a) else a, new, old)
-
-
-def one_step(sim: Simulation, carry: Carry, dt: Array) -> tuple[Carry, Array, Array]:
-    """Try one step of size `dt`: (the carry if it is kept, its error, its status)."""
-    key = None if sim.key is None else jr.fold_in(sim.key, carry.steps)
-    step = sim.stepper.step(sim.flow, carry.state, carry.evaluation, dt, key, carry.memory)
-    # What the scheme itself reports comes first: a NaN is often its consequence.
-    status = jnp.where(step.status != codes.OK, step.status, health(step.state, step.evaluation))
-    rates = carry.evaluation.dissipation + step.evaluation.dissipation
-    kept = Carry(
-        state=step.state,
-        evaluation=alone(step.evaluation),
-        memory=step.memory,
-        save=carry.save,
-        steps=carry.steps + 1,
-        rejected=carry.rejected,
-        dt=carry.dt,
-        dissipated=carry.dissipated + 0.5 * dt * rates,
-        status=carry.status,
-        failed_at=carry.failed_at,
-    )
-    return kept, step.error, status
-
-
-def alone(evaluation: Evaluation) -> Evaluation:
-    """The evaluation without its carry, which the state keeps: checkpoints hold it once."""
-    return eqx.tree_at(lambda e: e.carry, evaluation, None, is_leaf=lambda node: node is None)
 
 
 def fail(carry: Carry, status: Array) -> Carry:
@@ -157,6 +172,6 @@ def split(carry: Carry) -> tuple[Carry, Any]:
     return moving, jax.tree.map(lambda node: node if stays(node) else None, carry, is_leaf=stays)
 
 
-def whole_again(moving: Carry, fixed: Any) -> Carry:
+def joined(moving: Carry, fixed: Any) -> Carry:
     """The carry of which `split` made two."""
     return eqx.combine(moving, fixed, is_leaf=lambda node: isinstance(node, Fixed))

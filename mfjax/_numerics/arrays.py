@@ -34,6 +34,15 @@ class Prepared(Fixed):
     """What was computed once from the data and the features, which must then stay the same, or `None`."""
 
 
+def frozen(tree: Any) -> Any:
+    """`tree` with the same numbers and no derivatives.
+
+    >>> float(jax.grad(lambda x: x * frozen(x))(3.0))
+    3.0
+    """
+    return jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_inexact_array(x) else x, tree)
+
+
 def as_floats(value: Any, name: str) -> Array:
     """Convert to a floating array, keeping a floating dtype and promoting integers and booleans.
 

@@ -194,7 +194,7 @@ class Sum(Energy):
         residual, status = zero, jnp.zeros((), jnp.int32)
         for s in solutions:
             residual = jnp.maximum(residual, s.residual)
-            status = jnp.maximum(status, s.status)
+            status = codes.first(status, s.status)
         return Solution(
             value=value,
             potential=_WeightedPotential(coefficients, tuple(s.potential for s in solutions), mu.size),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._numerics.arrays import Prepared, inner, is_traced, kind, scalar
+from mfjax._numerics.compiled import compiled
 from mfjax.energies.base import Energy, Solution
 from mfjax.energies.data import Data
 from mfjax.energies.field import Field
@@ -140,7 +141,7 @@ class Carried(eqx.Module):
     memory: Any
 
 
-@eqx.filter_jit
+@compiled
 def _initial(energy: ReducedRisk, mu) -> Carried:
     prepared = energy.prepare(mu)
     return Carried(Prepared(prepared), energy.outer.init(energy.problem(mu, prepared)))

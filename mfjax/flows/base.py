@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mfjax._numerics.arrays import kind
@@ -20,16 +21,25 @@ from mfjax.measures import Measure, Tangent
 class State(eqx.Module):
     """What a flow moves: a measure (with marks), and `fields`, arrays that belong to no particle or cell.
 
-    `carry` is where the next inner solve starts.
+    `carry` is where the next inner solve starts, `time` the flow time, which the loop sets at every step.
     """
 
     measure: Measure
     carry: Any = None
     fields: Mapping[str, Float[Array, "..."]] = eqx.field(default_factory=dict)
+    time: Float[Array, ""] | float = 0.0
 
     def with_carry(self, carry: Any) -> "State":
         """The same state with another carry."""
-        return State(self.measure, carry, self.fields)
+        return State(self.measure, carry, self.fields, self.time)
+
+    def with_measure(self, measure: Measure) -> "State":
+        """The same state with another measure."""
+        return State(measure, self.carry, self.fields, self.time)
+
+    def at_time(self, time: Any) -> "State":
+        """The same state at another flow time."""
+        return State(self.measure, self.carry, self.fields, jnp.asarray(time, self.measure.dtype))
 
 
 def require_measure(mu: Any) -> None:
@@ -119,4 +129,5 @@ class Flow(eqx.Module):
         measure, fields = state.measure.move(self.domain, tangent, time, noise), dict(state.fields)
         for name, rate in (tangent.fields or {}).items():
             fields[name] = fields[name] + time * rate
-        return State(measure, state.carry, fields)
+        now = state.time if tangent.time is None else state.time + time * tangent.time
+        return State(measure, state.carry, fields, now)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from mfjax._numerics.arrays import Prepared
-from mfjax._numerics.closures import depends
+from mfjax._numerics.compiled import reached
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy
 from mfjax.energies.data import Data
@@ -23,7 +23,7 @@ class Scheduled(Flow):
 
     `make(t) = Wasserstein(F + T(t) * Entropy(), domain)` is Langevin dynamics annealed by T(t), on particles
     and as a density; `make(t) = Wasserstein(ReducedRisk(..., lam=lam(t)), domain)` a schedule of lam. The
-    state carries t, as the field "time".
+    state carries t as its `time`, counted from the start and the number of steps.
 
     - `make`: from a number t () to a `Flow`. It is traced: schedules are written with `jnp` (`jnp.log`,
       `jnp.where`; not `math.log`, nor `if t > 1`), and what
@@ -62,7 +62,7 @@ class Scheduled(Flow):
             raise ValueError(f"make must return a Flow, got {type(flow).__name__}")
 
     def at(self, state: State | None = None) -> Flow:
-        return self.make(jnp.zeros(()) if state is None else state.fields["time"])
+        return self.make(jnp.zeros(()) if state is None else state.time)
 
     @property
     def energy(self) -> Energy:
@@ -81,11 +81,10 @@ class Scheduled(Flow):
         self.at().validate(mu)
 
     def init(self, mu: Measure) -> State:
-        state = self.at().init(mu)
-        return State(state.measure, state.carry, {**state.fields, "time": jnp.zeros((), mu.dtype)})
+        return self.at().init(mu).at_time(0)
 
     def evaluate(self, state: State) -> Evaluation:
-        time = state.fields["time"]
+        time = state.time
         if self._data_vary(time):
             # What features prepare of the data is that of t = 0.
             stale = lambda node: isinstance(node, Prepared)
@@ -94,9 +93,8 @@ class Scheduled(Flow):
         now = self.at(state).evaluate(state)
         one = jnp.ones_like(time)
         _, drift = jax.jvp(lambda t: self.make(t).evaluate(state).energy, (time,), (one,))
-        fields = {**(now.tangent.fields or {}), "time": one}
-        where = lambda e: (e.tangent.fields, e.dissipation)
-        return eqx.tree_at(where, now, (fields, now.dissipation - drift), is_leaf=lambda leaf: leaf is None)
+        where = lambda e: (e.tangent.time, e.dissipation)
+        return eqx.tree_at(where, now, (one, now.dissipation - drift), is_leaf=lambda leaf: leaf is None)
 
     def _data_vary(self, time: Array) -> bool:
         """Whether the inputs, their masses or the features of a risk follow from the time."""
@@ -104,7 +102,8 @@ class Scheduled(Flow):
         parts = lambda t: [n for n in jax.tree.leaves(self.make(t), is_leaf=learns) if learns(n)]
         targets = lambda n: n.y if isinstance(n, Data) else None
         without = lambda n: n if targets(n) is None else eqx.tree_at(lambda data: data.y, n, None)
-        return any(depends(lambda t: [without(n) for n in parts(t)], time))
+        numbers = lambda t: jax.tree.leaves(eqx.filter([without(n) for n in parts(t)], eqx.is_array))
+        return any(reached(jax.make_jaxpr(numbers)(time).jaxpr))
 
     def lift(self, mu: Measure) -> Measure:
         return self.at().lift(mu)

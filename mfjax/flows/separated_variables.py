@@ -68,7 +68,7 @@ class SeparatedVariables(HeightFlow):
             return state
         data = self._risk()[1].data
         fields = {"duals": jnp.zeros_like(data.y, dtype=mu.dtype), "decay": jnp.ones((), mu.dtype)}
-        return State(mu, state.carry, fields)
+        return State(mu, state.carry, fields, state.time)
 
     def _started(self, mu: Any) -> Measure:
         """The measure with the mark "H" at the start."""
@@ -125,7 +125,7 @@ class SeparatedVariables(HeightFlow):
         if not isinstance(state.measure, Particles):
             return moved
         height = jax.vmap(self.field(moved))(moved.measure.points)
-        return State(moved.measure.with_marks(H=height), moved.carry, moved.fields)
+        return moved.with_measure(moved.measure.with_marks(H=height))
 
     def slope_of_height(self, state):
         return jax.vmap(jax.grad(self.field(state)))(state.measure.points)

@@ -28,7 +28,7 @@ class Discretization(eqx.Module):
 
     def validate(self, energy: Energy, mu: Measure, domain: Domain) -> None:
         """**Raises** `ValueError` unless `mu` is a measure on the cells of `domain` that this can move."""
-        validate(mu, domain)
+        require_grid(mu, domain)
 
     def init(self, energy: Energy, mu: Grid) -> Any:
         """The `carry` of the first evaluation."""

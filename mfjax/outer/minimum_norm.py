@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from mfjax import status as codes
 from mfjax._numerics.arrays import count, inner, safe_sqrt
+from mfjax._numerics.compiled import compiled
 from mfjax._numerics.linalg import shifted_solver, singular_values
 from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver, bound, graded, relative, tolerance
 from mfjax.outer.newton import descend, implicit_root, ridge_start
@@ -48,7 +49,7 @@ class MinimumNorm(OuterSolver):
             raise ValueError(f"form must be 'primal', 'dual' or None, got {self.form!r}")
         count(self.max_iterations, "max_iterations")
 
-    @eqx.filter_jit
+    @compiled
     def solve(self, problem: OuterProblem, carry: Any = None) -> OuterSolution:
         # The coordinates are data of the solver: the derivative is that of the conditions at the optimum.
         basis, sizes, kept = self._span(jax.lax.stop_gradient(problem))
@@ -63,7 +64,7 @@ class MinimumNorm(OuterSolver):
         residual = problem.residual(alpha)
         exists = graded(misfit, limit, codes.NO_INTERPOLANT)
         solved = graded(residual, limit + problem.unresolved(alpha), codes.OUTER_SOLVE)
-        return OuterSolution(alpha, residual, jnp.maximum(exists, solved), carry)
+        return OuterSolution(alpha, residual, codes.first(exists, solved), carry)
 
     def _span(self, problem: OuterProblem) -> tuple[Array, Array, Array]:
         """(U, S with 1 in place of cut values, which are kept)."""

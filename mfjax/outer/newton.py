@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mfjax import status as codes
 from mfjax._numerics.arrays import count, inner
+from mfjax._numerics.compiled import compiled
 from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver, bound, graded, relative, tolerance
 from mfjax.outer.cholesky import ridge_solve
 from mfjax.regularizers import Regularizer
@@ -65,7 +66,7 @@ class Newton(OuterSolver):
         return jnp.zeros_like(problem.target)
 
     # Compiled as one program also where the caller is not: op by op, each loop would compile by itself.
-    @eqx.filter_jit
+    @compiled
     def solve(self, problem: OuterProblem, carry: Any = None) -> OuterSolution:
         matrix = problem.matrix
 

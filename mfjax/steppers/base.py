@@ -85,8 +85,8 @@ def step_size(dt: Any) -> Array:
 
 
 def with_clock(flow: Flow, state: State, evaluation: Evaluation, dt: Array) -> State:
-    """`state` with its fields moved, for schemes that move the measure in their own way."""
-    return flow.move(state, Tangent(fields=evaluation.tangent.fields), dt)
+    """`state` with its time and fields moved, for schemes that move the measure in their own way."""
+    return flow.move(state, Tangent(fields=evaluation.tangent.fields, time=evaluation.tangent.time), dt)
 
 
 def settle(flow: Flow, state: State, memory: Any = None, *, error=0.0, status=0) -> Step:

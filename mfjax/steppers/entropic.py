@@ -16,7 +16,7 @@ from mfjax.energies.base import Energy
 from mfjax.grids import internal_parts
 from mfjax.grids.rates import sorted_parts
 from mfjax.measures import Grid
-from mfjax.steppers.base import State, Step, Stepper, settle, step_size, with_clock
+from mfjax.steppers.base import Step, Stepper, settle, step_size, with_clock
 from mfjax.steppers.implicit import require_wasserstein
 
 # Enough to halve the range of logarithms down to rounding.
@@ -95,8 +95,9 @@ class EntropicProximal(Stepper):
         end = jax.lax.while_loop(running, lambda loop: problem.improve(loop, total), start)
         moved = mu.with_weights(end.weights * (total / jnp.sum(end.weights)))
         status = jnp.where(end.change <= tolerance, codes.OK, codes.NOT_CONVERGED)
-        fields = with_clock(flow, state, evaluation, dt).fields
-        return settle(flow, State(moved, state.carry, fields), memory, status=status)
+        return settle(
+            flow, with_clock(flow, state, evaluation, dt).with_measure(moved), memory, status=status
+        )
 
 
 class _Iterate(NamedTuple):

@@ -1,15 +1,15 @@
 """Implicit Euler for diffusion on a grid: unconditionally positive, any step size."""
 
 from functools import reduce
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, ScalarLike
 
 from mfjax import status as codes
-from mfjax.flows.base import Flow, State
+from mfjax._numerics.arrays import frozen
+from mfjax.flows.base import Flow
 from mfjax.flows.wasserstein import Wasserstein
 from mfjax.grids import FiniteVolume, face_slopes
 from mfjax.grids.diffusion import Part, conductance, diffusion_rate, stiffness
@@ -112,8 +112,8 @@ class ImplicitEuler(Stepper):
             explicit = mu.with_weights(mu.weights + dt * rate)
             status = jnp.where(dt > evaluation.max_step * (1 + 1e-6), codes.CFL, codes.OK)
         moved, solved = implicit_diffusion(diffusing, explicit, dt, linear)
-        fields = with_clock(flow, state, evaluation, dt).fields
-        return settle(flow, State(moved, state.carry, fields), status=jnp.maximum(status, solved))
+        moved = with_clock(flow, state, evaluation, dt).with_measure(moved)
+        return settle(flow, moved, status=codes.first(status, solved))
 
 
 def implicit_diffusion(
@@ -121,7 +121,7 @@ def implicit_diffusion(
 ) -> tuple[Grid, Int[Array, ""]]:
     """(solution, status) of m + dt (G m + sum_k L_k p_k(m)) = weights of `mu`, G the fluxes `linear`."""
     eps = float(jnp.finfo(mu.dtype).eps)
-    frozen = _without_derivative((parts, mu, dt, linear))
+    still = frozen((parts, mu, dt, linear))
 
     def searching(loop):
         _, change, count = loop
@@ -129,10 +129,10 @@ def implicit_diffusion(
 
     def search(loop):
         weights, _, count = loop
-        weights, change = _newton(*frozen, weights, bounded=True)
+        weights, change = _newton(*still, weights, bounded=True)
         return weights, change, count + 1
 
-    start = (frozen[1].weights, jnp.asarray(jnp.inf, mu.dtype), jnp.zeros((), jnp.int32))
+    start = (still[1].weights, jnp.asarray(jnp.inf, mu.dtype), jnp.zeros((), jnp.int32))
     weights, change, _ = jax.lax.while_loop(searching, search, start)
     # Nothing to differentiate comes out of the search: the derivative is that of the polishing steps.
     for _ in range(POLISH):
@@ -141,10 +141,6 @@ def implicit_diffusion(
     weights = weights * (jnp.sum(mu.weights) / jnp.sum(weights))
     status = jnp.where(change <= eps**0.5, codes.OK, codes.NOT_CONVERGED)
     return mu.with_weights(weights), status
-
-
-def _without_derivative(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_inexact_array(x) else x, tree)
 
 
 def _newton(parts, mu: Grid, dt, linear, weights, *, bounded: bool) -> tuple[Array, Array]:

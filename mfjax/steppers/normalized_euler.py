@@ -28,7 +28,7 @@ class NormalizedEuler(Stepper):
 
     >>> import mfjax as mf
     >>> circle = mf.domains.Sphere(1)
-    >>> flow = mf.flows.Wasserstein(mf.energies.Potential(lambda x: x[0] - x[1]), circle)
+    >>> flow = mf.flows.Wasserstein(mf.energies.Potential(lambda x: -x[0] - 3 * x[1]), circle)
     >>> mu = mf.measures.Particles(jnp.array([[1.0, 0.0]]))
     >>> run = mf.simulate(flow, mu, stepper=NormalizedEuler(0.5), steps=1)
     >>> run.final.points.round(3).tolist()

@@ -10,7 +10,7 @@ from jax.scipy.sparse.linalg import bicgstab
 from jaxtyping import Array, Float, Int, ScalarLike
 
 from mfjax import status as codes
-from mfjax._numerics.arrays import count, scalar
+from mfjax._numerics.arrays import count, frozen, scalar
 from mfjax.domains import Box, Domain
 from mfjax.energies.base import Energy
 from mfjax.measures import Particles, Tangent
@@ -87,13 +87,13 @@ class Proximal(Stepper):
         mu = state.measure
         eps = float(jnp.finfo(mu.dtype).eps)
         task = _Task(flow.at(state).energy, flow.domain, mu, state.carry, dt)
-        frozen = jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_inexact_array(x) else x, task)
-        problem = _Problem(frozen.objective, frozen.admissible, frozen.masses / jnp.sum(frozen.masses))
+        still = frozen(task)
+        problem = _Problem(still.objective, still.admissible, still.masses / jnp.sum(still.masses))
         rtol = jnp.asarray(eps**0.5 if self.rtol is None else self.rtol, mu.dtype)
         floor = self.atol.astype(mu.dtype) + 10 * eps * (1 + problem.size(mu.points))
         start = jnp.zeros_like(mu.points)
         v, converged = _newton(problem, start, rtol, floor, self.max_iterations, self.krylov)
-        v = _differentiable(task, frozen, jax.lax.stop_gradient(v), 10 * self.krylov)
+        v = _differentiable(task, still, jax.lax.stop_gradient(v), 10 * self.krylov)
         moved = flow.move(with_clock(flow, state, evaluation, dt), Tangent(points=v), 1.0)
         done = settle(flow, moved)
         before, after = evaluation.energy, done.evaluation.energy
@@ -141,14 +141,14 @@ class _Task(eqx.Module):
         return jnp.where(self.masses > 0, residual, v)
 
 
-def _differentiable(task: _Task, frozen: _Task, v: Displacements, limit: int) -> Displacements:
+def _differentiable(task: _Task, still: _Task, v: Displacements, limit: int) -> Displacements:
     """`v` unchanged, with the derivative of the root of `task.stationarity`.
 
     The right side below is zero and carries the derivative of the equation; solving with it costs nothing
     unless a derivative is asked for. (`custom_root` around an iterative solve has no reverse mode in JAX.)
     """
     equation = task.stationarity(v)
-    _, linear = jax.linearize(frozen.stationarity, v)
+    _, linear = jax.linearize(still.stationarity, v)
     tolerance = 1e-2 * float(jnp.finfo(v.dtype).eps) ** 0.5
     # Not symmetric in unequal masses, nor where zero masses or active faces leave bare rows.
     change, _ = bicgstab(linear, jax.lax.stop_gradient(equation) - equation, tol=tolerance, maxiter=limit)

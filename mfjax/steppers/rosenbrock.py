@@ -158,7 +158,7 @@ def _rates(mu: Grid, tangent: Tangent) -> Tangent:
     if tangent.growth is not None:
         full = mu.weights > 0
         weights = weights + jnp.where(full, mu.weights * jnp.where(full, tangent.growth, 0), 0)
-    return Tangent(weights=weights, marks=tangent.marks, fields=tangent.fields)
+    return Tangent(weights=weights, marks=tangent.marks, fields=tangent.fields, time=tangent.time)
 
 
 def _combined(factors: Float[Array, " s"], stages: Tangent) -> Tangent:
@@ -175,7 +175,8 @@ def _moved(state: State, increment: Tangent, weights: Float[Array, " K"]) -> Sta
     fields = {**state.fields}
     for name, change in (increment.fields or {}).items():
         fields[name] = fields[name] + change
-    return State(state.measure.with_weights(weights).with_marks(**marks), state.carry, fields)
+    time = state.time if increment.time is None else state.time + increment.time
+    return State(state.measure.with_weights(weights).with_marks(**marks), state.carry, fields, time)
 
 
 class Rosenbrock(_LinearlyImplicit):

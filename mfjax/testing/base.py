@@ -14,6 +14,7 @@ from jaxtyping import Array
 from mfjax import status as codes
 from mfjax._engine.loop import trajectory
 from mfjax._engine.simulation import Simulation
+from mfjax._numerics.compiled import program
 from mfjax.measures import Measure, Particles
 
 # Largest relative errors: of two ways to compute one number, and of a central difference.
@@ -124,13 +125,9 @@ def check_relabeled(errors: Errors, at: Callable[[str], Any], size: int, bar: fl
     errors.same("splitting", at("split"), follow(at("base"), index), bar)
 
 
-@eqx.filter_jit
-def _trajectory(sim: Simulation):
-    return trajectory(sim)
-
-
 def finished(flow, mu: Measure, stepper, **options: Any) -> tuple[Measure, dict[str, Array]]:
     """(the measure at the end, what was recorded) of a compiled run. **Raises** unless it completes."""
-    carry, (_, values) = _trajectory(Simulation(flow, mu, stepper=stepper, **options))
+    sim = Simulation(flow, mu, stepper=stepper, **options)
+    carry, (_, values) = program(trajectory, sim)(sim)
     ensure(int(carry.status) == codes.OK, codes.describe(int(carry.status)))
     return carry.state.measure, values

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mfjax._numerics.arrays import is_traced
+from mfjax._numerics.compiled import compiled
 from mfjax.flows.base import Flow, State
 from mfjax.flows.fisher_rao import WassersteinFisherRao
 from mfjax.flows.wasserstein import Wasserstein
@@ -110,7 +111,7 @@ def linearize(flow: Flow, mu_star: Measure, *, tolerance: float | None = 1e-3) -
     return Spectrum(rates, frequencies, modes, speed, note)
 
 
-@eqx.filter_jit
+@compiled
 def _decompose(flow: Flow, state: State, symmetric: bool):
     mu = state.measure
     on_grid = isinstance(mu, Grid)

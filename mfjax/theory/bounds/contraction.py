@@ -1,11 +1,11 @@
 """How fast two flows of the reduced risk can part: the semiconvexity of the energy."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._numerics.arrays import inner, is_traced, scalar
+from mfjax._numerics.compiled import compiled
 from mfjax.domains import Domain
 from mfjax.energies.reduced_risk import ReducedRisk
 from mfjax.measures import Measure
@@ -77,7 +77,7 @@ def semiconvexity(
     return radius * k2 * (shift + radius * k0) + (radius * k1) ** 2
 
 
-@eqx.filter_jit
+@compiled
 def _derivatives(energy: ReducedRisk, domain: Domain, points: Array, spacing: Array):
     """k_0, k_1, k_2, and k_2 by differences of the gradient over a cell."""
     data, features, dim = energy.data, energy.features, domain.dim

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._numerics.arrays import is_traced, scalar
+from mfjax._numerics.compiled import compiled
 from mfjax.domains import Box, Domain, Sphere, Torus
 from mfjax.energies.base import Energy
 from mfjax.measures import Grid
@@ -79,7 +80,7 @@ def entropy_decay_along(
     return Integrated(initial, times, rates, "log-Sobolev along the run")
 
 
-@eqx.filter_jit
+@compiled
 def oscillations(energy: Energy, measures: Grid) -> Float[Array, " S"]:
     """sup - inf over the cells of the first variation of `energy`, at each measure of a run."""
 

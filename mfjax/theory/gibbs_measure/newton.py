@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mfjax._numerics.arrays import frozen
 from mfjax.energies.dual import Dual
 from mfjax.theory.gibbs_measure.problem import EntropicProblem
 
@@ -62,8 +63,7 @@ def direction(unknowns: Any, z: Array) -> Array:
 
 def newton(unknowns: Any, tolerance: Array, iterations: int) -> tuple[Array, Array]:
     """(masses, Newton iterations): damped steps that decrease the merit, then steps with derivatives."""
-    frozen = jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_inexact_array(x) else x, unknowns)
-    z, count, found = _search(frozen, tolerance, iterations)
+    z, count, found = _search(frozen(unknowns), tolerance, iterations)
     z = jax.lax.stop_gradient(z)
     # A search that failed stays where it stopped.
     polish = lambda z, _: (z + jnp.where(found, direction(unknowns, z), 0), None)

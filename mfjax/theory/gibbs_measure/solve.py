@@ -6,6 +6,7 @@ from jaxtyping import Array, Float, Int, ScalarLike
 
 from mfjax import status as codes
 from mfjax._numerics.arrays import count, is_traced, kind, scalar
+from mfjax._numerics.compiled import compiled
 from mfjax.energies.base import Energy
 from mfjax.measures import Grid
 from mfjax.status import SimulationError
@@ -108,7 +109,7 @@ def _unknowns(task: EntropicProblem) -> int:
     return task.grid.size if dual is None else dual.start.shape[0]
 
 
-@eqx.filter_jit
+@compiled
 def _solve(task: EntropicProblem, method: str, tolerance: Array, iterations: int) -> GibbsMeasure:
     if method == "newton":
         dual = task.smooth.dual(task.grid)

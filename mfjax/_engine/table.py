@@ -2,7 +2,6 @@
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,9 +10,8 @@ import jax
 import numpy as np
 
 from mfjax import status as codes
-from mfjax._engine.files import write_dataset
+from mfjax._engine.datasets import write_dataset
 from mfjax._engine.run import RECORDED, Run, axis_labels, measure_arrays, named_arrays
-from mfjax._engine.simulation import Simulation
 from mfjax.status import SimulationError
 
 
@@ -66,72 +64,8 @@ class Table(eqx.Module):
         return write_dataset(self.to_xarray(), path)
 
 
-def checked_axes(axes: Mapping[str, Sequence[Any]]) -> dict[str, tuple]:
-    """The axes of a sweep as tuples of plain numbers and other values.
-
-    **Raises** `ValueError` for axes that are empty, no sequences, repeat a value or hold NaN.
-    """
-    if not axes:
-        raise ValueError("sweep needs at least one axis, for example lam=[1e-3, 1e-2]")
-    checked = {}
-    for name, values in axes.items():
-        if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
-            raise ValueError(f"the axis {name} must be a sequence of values, got {values!r}")
-        checked[name] = tuple(v.item() if hasattr(v, "item") and np.ndim(v) == 0 else v for v in values)
-        if not checked[name]:
-            raise ValueError(f"the axis {name} is empty")
-        # Other objects are compared by identity: their equality may be anything.
-        same = [v if isinstance(v, (bool, int, float, str)) else id(v) for v in checked[name]]
-        if len(set(same)) != len(same):
-            raise ValueError(f"the axis {name} repeats a value: {checked[name]}")
-        # Infinity is a legitimate parameter, the limit of a concentration or a temperature.
-        if any(isinstance(v, float) and np.isnan(v) for v in checked[name]):
-            raise ValueError(f"the axis {name} must be finite or infinite numbers, got {checked[name]}")
-        if len({isinstance(v, str) for v in checked[name]}) > 1:
-            raise ValueError(f"the axis {name} mixes texts with other values: {checked[name]}")
-    return checked
-
-
-def check_representable(name: str, values: tuple) -> None:
-    """**Raises** `ValueError` for numbers of an axis that JAX, as it is configured, cannot tell or hold."""
-    whole = all(isinstance(v, int) for v in values)
-    dtype = np.dtype(jax.dtypes.canonicalize_dtype(np.int64 if whole else np.float64))
-    remedy = f'{dtype} here: enable jax_enable_x64, or pass static=["{name}"]'
-    beyond = [v for v in values if not _holds(dtype, v)]
-    if beyond:
-        raise ValueError(f"the axis {name} has a value {beyond[0]} beyond {remedy}")
-    if len({dtype.type(v) for v in values}) < len(values):
-        raise ValueError(f"the axis {name} has values that are one number in {remedy}")
-
-
-def _holds(dtype: np.dtype, value: Any) -> bool:
-    """Whether `value` stays finite, other than zero and, if it is a whole number, itself in `dtype`."""
-    try:
-        with np.errstate(over="ignore"):
-            held = dtype.type(value).item()
-        if isinstance(value, int):
-            return int(held) == value
-    except OverflowError:
-        return False
-    return bool(np.isfinite(held) == np.isfinite(value) and (held == 0) == (value == 0))
-
-
-def check_names(axes: Mapping[str, tuple], result: Any) -> None:
-    """**Raises** `ValueError` if an axis has the name of a result: looked up before cells are computed.
-
-    `result` is that of one cell: a `Simulation`, or a pytree of arrays or shapes.
-    """
-    if isinstance(result, Simulation):
-        used = {*RECORDED, *result.observables, "times", "save", "particle", "cell", "coordinate"}
-        taken = [name for name in axes if name in used or name.startswith("final_")]
-    else:
-        taken = [name for name in axes if name in _array_row(result)]
-    if taken:
-        raise ValueError(f"{taken[0]!r} names both an axis and a result: rename the axis")
-
-
 def is_numeric(values: tuple) -> bool:
-    """Whether all values of an axis are numbers, which a sweep passes as traced scalars."""
+    """Whether all values of an axis are numbers."""
     return all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
 
 
@@ -191,7 +125,7 @@ def tabulate(axes: dict[str, tuple], cells: dict[tuple, Any], attributes: dict[s
 def _row(result: Any) -> dict[str, _Column]:
     """The named results of one cell."""
     if not isinstance(result, Run):
-        return _array_row(result)
+        return array_row(result)
     row = {"times": _Column(result.times, ("save",))}
     arrays = named_arrays(result.observables)
     for name, leaf in arrays.items():
@@ -202,7 +136,8 @@ def _row(result: Any) -> dict[str, _Column]:
     return row
 
 
-def _array_row(result: Any) -> dict[str, _Column]:
+def array_row(result: Any) -> dict[str, _Column]:
+    """The named arrays of a result that is no run."""
     leaves = jax.tree_util.tree_flatten_with_path(result)[0]
     if not leaves:
         raise ValueError("fn must return arrays or a Simulation, got nothing")

@@ -1,0 +1,197 @@
+"""Cells that share a program: a function of named numbers, which stays inside the compiled loop over time."""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import jaxpr_as_fun
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mfjax._engine.devices import put
+from mfjax._engine.programs import Programs
+from mfjax._engine.simulation import Simulation
+from mfjax._numerics.compiled import Program, is_array, shapes_of
+
+
+class Inputs(NamedTuple):
+    """What makes one cell, or several: `values` of axes, `own` arrays that follow from them, `shared` ones.
+
+    Of several cells, `values` and `own` have the cells as leading axis.
+    """
+
+    values: list[Any]
+    own: list[Any]
+    shared: list[Any]
+
+
+class Cells:
+    """`fn` of the structural values `constant` and of numbers, given as `columns` of one entry a cell.
+
+    The arrays that `fn` makes are computed once a cell, those that no number reaches once in all, and are
+    arguments of the loop. Inside the loop `fn` is called again, where its arrays are replaced by these: what
+    is left are the numbers that it keeps elsewhere, in closures, objects and static fields.
+    """
+
+    def __init__(self, fn: Callable[..., Any], constant: dict[str, Any], columns: dict[str, Any]):
+        self.fn, self.constant, self.columns = fn, constant, columns
+        self.names = sorted(columns)
+        self.program = Program(self._arrays, self.values_like)
+        self.varying = self.program.varying
+        self.number = len(self.columns[self.names[0]]) if self.names else 1
+
+    def result(self, values: list[Any]) -> Any:
+        """What `fn` returns for one cell."""
+        result = self.fn(**self.constant, **dict(zip(self.names, values, strict=True)))
+        # The histories of all measures would fill the memory, and a table holds the last only.
+        return result.without_measures() if isinstance(result, Simulation) else result
+
+    @property
+    def values_like(self) -> list[Any]:
+        """The numbers of a cell as shapes: weakly typed, as Python numbers are, they promote nothing."""
+        kind = lambda name: jnp.asarray(self.columns[name][:1]).dtype
+        return [jax.ShapeDtypeStruct((), kind(name), weak_type=True) for name in self.names]
+
+    def _arrays(self, values: list[Any]) -> Any:
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf) if is_array(leaf) else leaf, self.result(values))
+
+    @property
+    def outline(self) -> Any:
+        """The result of one cell, with shapes in place of arrays."""
+        return self.program.shapes
+
+    def leaves(self, values: list[Any]) -> list[Any]:
+        """The arrays of one cell, in order."""
+        return jax.tree.leaves(eqx.filter(self._arrays(values), is_array))
+
+    def _part(self, varying: bool) -> Callable[[list[Any]], list[Any]]:
+        """The arrays of a cell that vary, or those that do not."""
+
+        def part(values):
+            pairs = zip(self.leaves(values), self.varying, strict=True)
+            return [leaf for leaf, v in pairs if v == varying]
+
+        return part
+
+    @cached_property
+    def shared(self) -> list[Any]:
+        """The arrays that are the same in all cells."""
+        some = self.values(0)
+        return Program(self._part(False), self.values_like)(some)
+
+    def values(self, cells: Any) -> list[Any]:
+        """The numbers of one cell, or of several."""
+        if np.ndim(cells):
+            return [jnp.asarray(self.columns[name][cells]) for name in self.names]
+        return [jnp.asarray(self.columns[name][cells].item()) for name in self.names]
+
+    @cached_property
+    def _own(self) -> Program:
+        return Program(self._part(True), self.values_like)
+
+    def inputs(self, cells: Any) -> Inputs:
+        """The inputs of cell number `cells`, or of several."""
+        values = self.values(cells)
+        if np.ndim(cells):
+            many = lambda values: jax.vmap(weakly(self._part(True), self.values_like))(values)
+            return Inputs(values, Program(many, values)(values), self.shared)
+        return Inputs(values, self._own(values), self.shared)
+
+    @property
+    def inputs_of_one(self) -> Inputs:
+        """The inputs of one cell as shapes."""
+        return Inputs(self.values_like, list(self._own.shapes), shapes_of(self.shared))
+
+    def inputs_like(self, size: int) -> Inputs:
+        """The inputs of `size` cells as shapes."""
+        many = lambda s: jax.ShapeDtypeStruct((size, *s.shape), s.dtype)
+        own = [many(s) for s in self._own.shapes]
+        return Inputs([many(s) for s in self.values_like], own, shapes_of(self.shared))
+
+    def simulation(self, inputs: Inputs) -> Simulation:
+        """The run of one cell, its arrays taken from `inputs`."""
+        dynamic, static = eqx.partition(self.result(inputs.values), is_array)
+        own, shared = iter(inputs.own), iter(inputs.shared)
+        leaves = [next(own) if varies else next(shared) for varies in self.varying]
+        return eqx.combine(jax.tree.unflatten(jax.tree.structure(dynamic), leaves), static)
+
+    def assembled(self, inputs: Inputs) -> Any:
+        """The result of one cell or of several, as far as it consists of arrays."""
+        own, shared = iter(inputs.own), iter(inputs.shared)
+        return self.program.assembled([next(own) if varies else next(shared) for varies in self.varying])
+
+    def programs(self, method: str, mesh: Mesh | None = None) -> Programs:
+        """The loop over time of one cell ("loop"), or of a batch: "vmap" or "map", divided over a mesh."""
+        if method == "loop":
+            return Programs(lambda function: lambda inputs, *rest: function(self.simulation(inputs), *rest))
+        return Programs(lambda function: self._batched(function, method, mesh), axis=1)
+
+    def _batched(self, function: Callable, method: str, mesh: Mesh | None) -> Callable:
+        def all_cells(inputs, *rest):
+            # The state of the cells, if there is one, and counts that all cells share.
+            carry, counts = (rest[0], rest[1:]) if rest and not _is_count(rest[0]) else (None, rest)
+            (moving, counts), still = eqx.partition((carry, counts), is_array)
+            made = []
+
+            def on_device(values, own, moving, shared, counts):
+                def one(values, own, moving):
+                    sim = self.simulation(Inputs(values, own, shared))
+                    state, numbers = eqx.combine((moving, counts), still)
+                    result = function(sim, *(() if state is None else (state,)), *numbers)
+                    dynamic, rest = eqx.partition(result, eqx.is_array)
+                    made.append(rest)
+                    return dynamic
+
+                first = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), (own, moving))
+                return along(weakly(one, self.values_like, *first), method)(values, own, moving)
+
+            stacked = (True, True, True, False, False)
+            out = split(on_device, mesh, stacked)(inputs.values, inputs.own, moving, inputs.shared, counts)
+            return eqx.combine(out, made[-1])
+
+        return all_cells
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) or (is_array(value) and value.ndim == 0)
+
+
+def weakly(one: Callable, *like: Any) -> Callable:
+    """`one` as traced for arguments like these: numbers of a batch, which have a type, promote nothing."""
+    closed, shapes = jax.make_jaxpr(one, return_shape=True)(*like)
+    structure = jax.tree.structure(shapes)
+
+    def call(*arguments):
+        return jax.tree.unflatten(structure, jaxpr_as_fun(closed)(*jax.tree.leaves(arguments)))
+
+    return call
+
+
+def along(one: Callable, method: str) -> Callable:
+    """`one` cell made a function of many, stacked: as one array axis, or one after the other."""
+    return jax.vmap(one) if method == "vmap" else lambda *xs: jax.lax.map(lambda x: one(*x), xs)
+
+
+def split(function: Callable, mesh: Mesh | None, stacked: tuple[bool, ...]) -> Callable:
+    """`function` of many cells with the cells divided among the devices; of `stacked` arguments only."""
+    if mesh is None:
+        return function
+    cells = PartitionSpec(mesh.axis_names)
+    specs = tuple(cells if s else PartitionSpec() for s in stacked)
+    # No cell needs another: nothing is exchanged, and there is no replication to be proved.
+    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=cells, check_vma=False)
+
+
+def placed(inputs: Any, mesh: Mesh | None) -> Any:
+    """The inputs or the values of a group where its program wants them, so that no call moves them again."""
+    if mesh is None:
+        return inputs
+    cells, everywhere = (NamedSharding(mesh, PartitionSpec(*names)) for names in ((mesh.axis_names,), ()))
+    stacked = lambda leaves: [put(leaf, cells) for leaf in leaves]
+    if not isinstance(inputs, Inputs):
+        return stacked(inputs)
+    shared = [put(leaf, everywhere) for leaf in inputs.shared]
+    return Inputs(stacked(inputs.values), stacked(inputs.own), shared)

@@ -1,0 +1,262 @@
+"""Programs traced at every call and compiled once for every text: what runs is what is asked for, always.
+
+`jax.jit` knows a program by the identity of its function, and keeps running what a global or an attribute
+was when the function was first traced. Here functions are traced anew, which sees every number that they
+read, and machine code is shared by all programs whose lowered text is the same. Where nothing enters that
+others have written, the program of the last time is right, and is not traced again.
+"""
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from functools import partial, wraps
+from types import FunctionType
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+
+from mfjax._numerics.arrays import is_traced
+
+# Arrays that functions close over are arguments of their programs where they are larger (in bytes): as
+# constants they would be printed, parsed and folded. Smaller ones help the compiler to simplify.
+LARGE = 4096
+
+
+def is_array(leaf: Any) -> bool:
+    """Whether a leaf is an argument of a program, and not a part of it."""
+    return isinstance(leaf, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct))
+
+
+def shapes_of(tree: Any) -> Any:
+    """`tree` with shapes in place of its arrays, and the same promotion of types."""
+    return jax.tree.map(lambda leaf: _shape(leaf) if is_array(leaf) else leaf, tree)
+
+
+def _shape(array: Any) -> jax.ShapeDtypeStruct:
+    sharding = None if isinstance(array, jax.core.Tracer) else getattr(array, "sharding", None)
+    if not isinstance(sharding, jax.sharding.NamedSharding):
+        sharding = None
+    weak = bool(getattr(array, "weak_type", False))
+    return jax.ShapeDtypeStruct(np.shape(array), array.dtype, sharding=sharding, weak_type=weak)
+
+
+class _Recent(OrderedDict):
+    """A cache of the last `size` values that were asked for."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size, self.lock = size, threading.RLock()
+
+    def find(self, key: Any, make: Callable[[], Any]) -> Any:
+        with self.lock:
+            if key not in self:
+                self[key] = make()
+                while len(self) > self.size:
+                    self.popitem(last=False)
+            self.move_to_end(key)
+            return self[key]
+
+
+_by_text, _by_structure = _Recent(256), _Recent(256)
+
+
+class Program:
+    """`function(*arguments)` of pytrees, for arrays of the shapes that it was made with.
+
+    What is no array in the arguments, or in the result, is what it was when the program was made. A program
+    that is `differentiable` shares no machine code: a text says nothing of rules of differentiation.
+    """
+
+    def __init__(self, function: Callable, *arguments: Any, differentiable: bool = False):
+        dynamic, static = eqx.partition(arguments, is_array)
+        leaves, inputs = jax.tree.flatten(dynamic)
+        made = []
+
+        def flat(*leaves):
+            result = function(*eqx.combine(jax.tree.unflatten(inputs, leaves), static))
+            dynamic, rest = eqx.partition(result, eqx.is_array)
+            out, structure = jax.tree.flatten(dynamic)
+            made.append((structure, rest))
+            return out
+
+        traced_here = lambda leaf: isinstance(leaf, jax.core.Tracer)
+        like = [_shape(leaf) if traced_here(leaf) else leaf for leaf in leaves]
+        closed = jax.make_jaxpr(flat)(*like)
+        self._outputs, self._rest = made[-1]
+        self._results = [
+            jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=a.weak_type) for a in closed.out_avals
+        ]
+        # Which arrays of the result follow from the arguments.
+        self.varying = reached(closed.jaxpr)
+        # Numbers of an outer program that the function reaches are arguments too.
+        chosen = [traced_here(c) or _nbytes(c) > LARGE for c in closed.consts]
+        self.constants = [c for c, is_chosen in zip(closed.consts, chosen, strict=True) if is_chosen]
+        self._like = [*map(_shape, self.constants), *like]
+        # With all arguments, used or not: a text then says which is which.
+        jitted = jax.jit(_with_arguments(closed, chosen), keep_unused=True)
+        if not differentiable and not any(map(traced_here, [*leaves, *self.constants])):
+            text = jitted.lower(*self._like).as_text()
+            digest = hashlib.sha256(text.encode()).hexdigest()
+            jitted = _by_text.find(digest, lambda: jitted)
+        self._jitted = jitted
+
+    @property
+    def inside_a_trace(self) -> bool:
+        """Whether the function reaches numbers of an outer program."""
+        return any(isinstance(c, jax.core.Tracer) for c in self.constants)
+
+    @property
+    def text(self) -> str:
+        """The lowered program, in StableHLO, without arguments that are not used."""
+        return jax.jit(self._jitted.__wrapped__).lower(*self._like).as_text()
+
+    @property
+    def shapes(self) -> Any:
+        """The result, with shapes in place of arrays."""
+        return self.assembled(self._results)
+
+    def memory(self) -> Any:
+        """What the compiler says of the memory of the program, which is compiled for it."""
+        return self._jitted.lower(*self._like).compile().memory_analysis()
+
+    def __call__(self, *arguments: Any) -> Any:
+        leaves = jax.tree.leaves(eqx.filter(arguments, is_array))
+        return self.assembled(self._jitted(*self.constants, *leaves))
+
+    def assembled(self, leaves: list[Any]) -> Any:
+        """The result of which these are the arrays."""
+        return eqx.combine(jax.tree.unflatten(self._outputs, leaves), self._rest)
+
+
+def _nbytes(constant: Any) -> int:
+    if not is_array(constant) or jax.dtypes.issubdtype(constant.dtype, jax.dtypes.extended):
+        return 0
+    return int(np.prod(np.shape(constant))) * np.dtype(constant.dtype).itemsize
+
+
+def _with_arguments(closed: Any, chosen: list[bool]) -> Callable:
+    """A traced function whose chosen constants are its first arguments."""
+    kept = [None if is_chosen else c for c, is_chosen in zip(closed.consts, chosen, strict=True)]
+    count, jaxpr = sum(chosen), closed.jaxpr
+
+    def function(*values):
+        given = iter(values[:count])
+        constants = [next(given) if is_chosen else c for c, is_chosen in zip(kept, chosen, strict=True)]
+        return jaxpr_as_fun(ClosedJaxpr(jaxpr, constants))(*values[count:])
+
+    return function
+
+
+def program(function: Callable, *arguments: Any, differentiable: bool = False) -> Program:
+    """The program of `function`, made before or now.
+
+    `function` is one of the library, and reads nothing but its arguments and what those reach.
+    """
+    key = _key(function, arguments) if from_libraries(arguments) else None
+    if key is None:
+        return Program(function, *arguments, differentiable=differentiable)
+    make = lambda: Program(function, *shapes_of(arguments), differentiable=differentiable)
+    return _by_structure.find((key, differentiable), make)
+
+
+def compiled(function: Callable) -> Callable:
+    """A function of the library that runs compiled; what its arguments reach is read at every call.
+
+    Inside another program it is a part of that one.
+    """
+
+    @wraps(function)
+    def call(*arguments):
+        if is_traced(arguments):
+            return function(*arguments)
+        return program(function, *arguments)(*arguments)
+
+    return call
+
+
+# Settings of JAX that enter a trace.
+CONTEXT = (
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_numpy_dtype_promotion",
+    "jax_numpy_rank_promotion",
+    "jax_default_prng_impl",
+    "jax_debug_nans",
+)
+
+
+def _key(function: Callable, arguments: Any) -> Any:
+    """What decides a program, if that can be compared; `None` if it cannot."""
+    leaves, structure = jax.tree.flatten(arguments)
+    kinds = tuple(
+        (s.shape, s.dtype, s.weak_type, s.sharding) if isinstance(s, jax.ShapeDtypeStruct) else (type(s), s)
+        for s in map(shapes_of, leaves)
+    )
+    key = (function, structure, kinds, tuple(getattr(jax.config, name) for name in CONTEXT))
+    try:
+        hash(key)
+    except (TypeError, ValueError):
+        return None
+    return key
+
+
+LIBRARIES = frozenset({"mfjax", "jax", "jaxlib", "equinox", "optax", "numpy", "functools", "builtins"})
+
+
+def from_libraries(value: Any) -> bool:
+    """Whether an object, all that it holds included, is made of libraries, whose functions never change.
+
+    Functions and classes of others may read a global, or an attribute, that has changed since.
+    """
+    if (
+        value is None
+        or isinstance(value, (bool, int, float, complex, str, bytes, np.dtype))
+        or is_array(value)
+    ):
+        return True
+    if isinstance(value, dict):
+        return all(map(from_libraries, value.values()))
+    kind = type(value)
+    if isinstance(value, (tuple, list)):
+        return _is_library(kind) and all(map(from_libraries, value))
+    if isinstance(value, type):
+        return _is_library(value)
+    if not _is_library(value if isinstance(value, FunctionType) else kind):
+        return False
+    if isinstance(value, FunctionType):
+        held = [cell.cell_contents for cell in value.__closure__ or () if _is_full(cell)]
+        return all(map(from_libraries, [*held, *(value.__defaults__ or ())]))
+    if isinstance(value, partial):
+        return from_libraries((value.func, value.args, value.keywords))
+    if hasattr(value, "__wrapped__"):
+        return from_libraries(value.__wrapped__)
+    if is_dataclass(value):
+        return all(from_libraries(getattr(value, f.name, None)) for f in fields(value))
+    # An object of a library that shows nothing of what it holds.
+    return not callable(value) or isinstance(value, (np.ufunc, jax.numpy.ufunc))
+
+
+def _is_library(value: Any) -> bool:
+    return (getattr(value, "__module__", None) or "").split(".")[0] in LIBRARIES
+
+
+def _is_full(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
+
+
+def reached(jaxpr: Any) -> list[bool]:
+    """Which outputs of a jaxpr follow from its inputs, by the operations that make them."""
+    known = set(map(id, jaxpr.invars))
+    for equation in jaxpr.eqns:
+        if any(id(atom) in known for atom in equation.invars):
+            known.update(map(id, equation.outvars))
+    return [id(atom) in known for atom in jaxpr.outvars]
