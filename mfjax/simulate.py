@@ -115,7 +115,9 @@ def _driven(sim: Simulation, programs: Programs, path, resume: bool, progress) -
     if writes:
         directory.check(manifest, resume)
         directory.check_program(text)
-    sim = _continued(sim, place)
+    continued = _continued(sim, place)
+    if continued is not sim:
+        sim, programs = continued, Programs()
 
     def claim() -> None:
         if writes:

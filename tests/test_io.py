@@ -186,23 +186,18 @@ def test_names_and_numbers_of_steps_do_not_matter():
 
 def test_the_identity_is_the_same_in_another_process():
     program = """
-import sys; sys.path.insert(0, "tests")
+import sys, zlib; sys.path.insert(0, "tests")
 import jax; jax.config.update("jax_enable_x64", True)
 import test_io
-print(hash(repr(test_io.known_by(test_io.potential_run(test_io.reads_a_global)))))
+print(zlib.crc32(repr(test_io.known_by(test_io.potential_run(test_io.reads_a_global))).encode()))
 """
-    root = pathlib.Path(mf.__file__).parent.parent
     found = set()
     for seed in ("1", "2"):
-        # The hash of a text depends on the seed: that of its numbers does not.
-        source = program.replace("hash(repr(", "__import__('zlib').crc32(repr(").replace(
-            ")))))", ")).encode()))"
-        )
         done = subprocess.run(
-            [sys.executable, "-c", source],
+            [sys.executable, "-c", program],
             capture_output=True,
             text=True,
-            cwd=root,
+            cwd=pathlib.Path(mf.__file__).parent.parent,
             env=os.environ | {"PYTHONHASHSEED": seed},
         )
         assert done.returncode == 0, done.stderr
@@ -251,9 +246,7 @@ def test_a_directory_is_claimed_once(tmp_path):
     with pytest.raises(ForeignRun, match="environment jax is 1 there and 9 here"):
         opened(path, other, True)
     other = MANIFEST | {"numbers": {"flow.energy.lam": "0.2 (float64)"}}
-    with pytest.raises(
-        ForeignRun, match=r"flow\.energy\.lam is 0\.1 \(float64\) there and 0\.2 \(float64\) here"
-    ):
+    with pytest.raises(ForeignRun, match=r"flow\.energy\.lam is 0\.1 .*there and 0\.2 .*here"):
         opened(path, other, True)
     with pytest.raises(ForeignRun, match=r"program differs, in line 2 of program\.txt: b there and c here"):
         opened(path, MANIFEST, True, "a\nc")

@@ -3,7 +3,6 @@
 The number of devices is fixed when JAX starts: what needs several runs in a process of its own.
 """
 
-import importlib
 import json
 import os
 import socket
@@ -16,7 +15,6 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from mfjax._engine.layouts import choice, memory
 
 import mfjax as mf
 
@@ -204,7 +202,7 @@ def test_cells_divided_among_devices_equal_those_of_one(several):
 
 def test_a_divided_sweep_is_continued_with_the_same_bits(several):
     assert several["stopped"] and several["resumed"] == 0
-    assert "layout is" in several["other mesh"] and "2" in several["other mesh"]
+    assert "layout devices is 4 there and 2 here" in several["other mesh"]
 
 
 @pytest.mark.parametrize("system", ["varpro", "weak ridge", "mmd"])
@@ -272,74 +270,59 @@ def test_a_compiled_map_equals_the_loop(options, looped):
 
 def timed(monkeypatch, fastest):
     """Clocks by which one layout is the fastest."""
-    monkeypatch.setattr(choice, "WORTH", 0)
-    real = choice._whole
+    real = measure._expected
 
-    def whole(program, argument, layout, *rest):
-        assert real(program, argument, layout, *rest) > 0
+    def expected(layout, *rest):
+        assert real(layout, *rest) > 0
         return 1.0 if layout.method == fastest else 2.0
 
-    monkeypatch.setattr(choice, "_whole", whole)
+    monkeypatch.setattr(measure, "_expected", expected)
 
 
 @pytest.mark.parametrize("fastest", ["loop", "map", "vmap"])
 def test_the_layout_is_measured_once_reported_and_kept(fastest, tmp_path, monkeypatch, looped):
-    calls = []
-
-    def counted(lam, seed):
-        calls.append(isinstance(lam, jax.core.Tracer))
-        return cell(lam, seed)
-
     timed(monkeypatch, fastest)
-    table = mf.sweep(counted, path=tmp_path / "s", **AXES)
-    assert calls.count(True) == 1
+    table = mf.sweep(cell, method="measure", path=tmp_path / "s", **AXES)
     layout = table.attributes["layout"]["all"]
     assert layout["method"] == fastest and f"{fastest} in " in layout["reason"]
-    assert json.loads((tmp_path / "s" / "all" / "layout.json").read_text()) == layout
+    assert json.loads((tmp_path / "s" / "all" / "manifest.json").read_text())["layout"] == layout
     assert json.loads(table.to_xarray().attrs["layout"])["all"] == layout
     assert_close(table, looped)
 
     def again(*arguments):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(importlib.import_module("mfjax._engine.layouts.plan"), "choose", again)
+    monkeypatch.setattr(measure, "fastest", again)
     resumed = mf.sweep(cell, path=tmp_path / "s", resume=True, **AXES)
     assert resumed.attributes == table.attributes
     for name in table.values:
         np.testing.assert_array_equal(resumed[name], table[name])
 
 
-def test_a_layout_whose_measurement_would_be_the_work_is_not_measured(monkeypatch):
-    """Runs saved once, adaptive steps in between: all cells as one array would be run whole for its time."""
-    timed(monkeypatch, "vmap")
-
-    def once(lam, seed):
-        sim = cell(lam, seed)
-        return mf.Simulation(sim.flow, sim.measure, stepper=mf.steppers.Adaptive(), save_at=[0.5])
-
-    layout = mf.sweep(once, **AXES).attributes["layout"]["all"]
-    assert layout["method"] == "loop" and "vmap" not in layout["reason"]
-
-
-def test_little_work_is_not_measured():
-    layout = mf.sweep(cell, **AXES).attributes["layout"]["all"]
-    assert layout["method"] == "loop" and "would take longer" in layout["reason"]
+def test_the_rule_is_the_same_at_every_call(looped):
+    first, second = (mf.sweep(cell, **AXES) for _ in range(2))
+    assert first.attributes == second.attributes
+    layout = first.attributes["layout"]["all"]
+    assert layout["method"] == "loop" and layout["reason"] == "the rule on a processor"
+    for name in first.values:
+        np.testing.assert_array_equal(first[name], second[name])
+        np.testing.assert_array_equal(first[name], looped[name])
 
 
 def test_groups_fit_into_the_free_memory(monkeypatch):
     whole = mf.sweep(cell, method="vmap", workers=1, **AXES)
     assert whole.attributes["layout"]["all"]["batch_size"] == 6
     needed = []
-    real = memory.needed_memory
+    real = layouts.needed_memory
 
-    def watched(program, batch, chunks):
-        needed.append(real(program, batch, chunks))
+    def watched(*arguments):
+        needed.append(real(*arguments))
         return needed[-1]
 
-    monkeypatch.setattr(memory, "needed_memory", watched)
+    monkeypatch.setattr(layouts, "needed_memory", watched)
     mf.sweep(cell, method="vmap", workers=1, **AXES)
     # Half of it may be filled: room for less than all six cells.
-    monkeypatch.setattr(memory, "free_memory", lambda mesh: 1.4 * needed[0])
+    monkeypatch.setattr(layouts, "free_memory", lambda mesh: 1.4 * needed[0])
     table = mf.sweep(cell, method="vmap", workers=1, **AXES)
     size = table.attributes["layout"]["all"]["batch_size"]
     assert size < 6 and needed[-1] <= 0.7 * needed[0]
@@ -348,7 +331,7 @@ def test_groups_fit_into_the_free_memory(monkeypatch):
 
 def test_batches_on_cpu_fit_into_the_cache_unless_their_size_is_asked_for(monkeypatch):
     whole = mf.sweep(cell, method="loop", **AXES)
-    monkeypatch.setattr(memory, "CACHE", 1)
+    monkeypatch.setattr(layouts, "CACHE", 1)
     for asked, taken in ((None, 2), (6, 6)):
         table = mf.sweep(cell, method="vmap", workers=1, batch_size=asked, **AXES)
         assert table.attributes["layout"]["all"]["batch_size"] == taken
@@ -366,28 +349,25 @@ def test_data_are_shared_in_every_layout():
         mu = mf.measures.Particles(jr.normal(jr.key(seed), (1, 2)))
         return mf.Simulation(flow, mu, stepper=mf.steppers.Euler(0.1), steps=1)
 
-    from mfjax._engine.layouts import batched
-
-    from mfjax._engine.table import trace
-
-    traced = trace(fn, {}, {"lam": np.ones(40), "seed": np.arange(40)})
-    compiled = batched(traced, "map").begin.lower(memory.shapes_of(traced, 40)).compile()
-    assert compiled.memory_analysis().argument_size_in_bytes < 1.2 * x.nbytes
+    cells = Cells(fn, {}, {"lam": np.ones(40), "seed": np.arange(40)})
+    for method in ("map", "vmap"):
+        programs = cells.programs(method).needed(cells.inputs_like(40), Chunk(0, 1))
+        assert programs[1].memory().argument_size_in_bytes < 1.2 * x.nbytes
 
 
-def test_a_sweep_of_the_same_structure_finds_its_program():
-    from mfjax._engine.layouts import batched
-
-    from mfjax._engine.table import trace
-
-    def program(fn=cell, method="map"):
-        return batched(trace(fn, {}, {"lam": np.ones(2), "seed": np.arange(2)}), method)
-
+def test_a_sweep_of_the_same_structure_finds_its_programs():
     longer = lambda lam, seed: mf.Simulation(
         cell(lam, seed).flow, cell(lam, seed).measure, stepper=mf.steppers.Euler(2**-3), steps=4
     )
-    assert program() is program()
-    assert program() is not program(longer) and program() is not program(method="vmap")
+
+    def made(fn=cell, **options):
+        before = set(compiled._by_text)
+        mf.sweep(fn, workers=1, **options, **AXES)
+        return set(compiled._by_text) - before
+
+    made()
+    assert not made() and not made(lambda lam, seed: cell(lam, seed))
+    assert made(longer) and made(method="map", batch_size=3)
 
 
 def test_wrong_meshes_are_told(looped):

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pathlib
 import random
+import sys
 import time
 
 import jax.numpy as jnp
@@ -129,9 +130,9 @@ def test_a_kill_at_any_file_operation(kind, tmp_path, monkeypatch):
     assert moments == 62 if kind == "run" else moments > 2
 
 
-@pytest.mark.parametrize("number", range(10))
+@pytest.mark.parametrize("number", range(9))
 def test_a_full_disk_leaves_what_was_written(number, tmp_path, monkeypatch):
-    """Lock, program, manifest, parts, checkpoints and the results: the disk is full for one of them."""
+    """Program, manifest, parts, checkpoints and the results: the disk is full for one of them."""
     go = namespace(steps=4, saves=2)["go"]
     go("run", tmp_path / "reference", False)
     opened = itertools.count()
@@ -290,9 +291,7 @@ def test_another_run_is_refused_and_nothing_lost(stopped):
     path, _ = stopped
     before = contents(path)
     # The number of turns of a loop inside the energy.
-    with pytest.raises(
-        files.ForeignRun, match=r"program differs, in line \d+ .*dense<1>.* there and .*dense<2>"
-    ):
+    with pytest.raises(files.ForeignRun, match=r"program differs, in line .*dense<1>.* there and .*dense<2>"):
         namespace(work=2)["go"]("run", path, True)
     with pytest.raises(files.ForeignRun, match=r"save_every is 2 there and 4 here"):
         namespace(steps=64)["go"]("run", path, True)
@@ -326,7 +325,7 @@ def test_a_run_goes_on_beyond_its_end(kind, tmp_path):
     np.testing.assert_array_equal(longer.final.points, straight.final.points)
     for name, value in straight.observables.items():
         np.testing.assert_array_equal(longer.observables[name], value, err_msg=name)
-    with pytest.raises(files.ForeignRun, match="more than the|without saving it"):
+    with pytest.raises(files.ForeignRun, match=r"more than the|without saving it"):
         fewer = {"adaptive": {"save_at": [0.3, 2.0]}}.get(kind, short)
         mf.simulate(flow, mu, path=tmp_path / "run", resume=True, **fewer)
 
@@ -353,7 +352,9 @@ def test_a_cosmetic_edit_goes_on(stopped):
 
 def test_another_version_is_refused_by_name(stopped, monkeypatch):
     path, go = stopped
-    monkeypatch.setattr("mfjax.simulate.environment", lambda: files.environment() | {"jax": "0.0.1"})
+    monkeypatch.setattr(
+        sys.modules["mfjax.simulate"], "environment", lambda: files.environment() | {"jax": "0.0.1"}
+    )
     with pytest.raises(files.ForeignRun, match=r"environment jax is .* there and 0\.0\.1 here"):
         go("run", path, True)
 

@@ -323,7 +323,8 @@ def test_many_parameter_values_share_one_program():
 
     def go(rate, dt, seed, **observables):
         mu = mf.measures.Particles.sample(mf.domains.Euclidean(1), jr.key(seed), 3)
-        flow = wasserstein(mf.energies.MMD(mf.kernels.Gaussian(rate), particles()))
+        energy = mf.energies.MMD(mf.kernels.Gaussian(rate), particles())
+        flow = mf.flows.Wasserstein(energy, mf.domains.Euclidean(1))
         stepper = mf.steppers.Euler(dt)
         return mf.simulate(flow, mu, stepper=stepper, steps=8, save_every=4, observables=observables)
 

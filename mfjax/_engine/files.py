@@ -80,8 +80,18 @@ def read_arrays(path: Path, like: Any) -> Any:
     damaged.
     """
     leaves, structure = jax.tree.flatten(like)
+    stored = _stored(path)
+    if len(stored) != len(leaves):
+        raise ForeignRun(f"{path} holds {len(stored)} arrays, expected {len(leaves)}")
+    return jax.tree.unflatten(
+        structure, [_from_numpy(s, leaf, path) for s, leaf in zip(stored, leaves, strict=True)]
+    )
+
+
+def _stored(path: Path) -> list[np.ndarray]:
+    """The arrays of a file. **Raises** `RunDirectoryError` if it is missing or damaged."""
     try:
-        stored = _loaded(path)
+        return _loaded(path)
     except FileNotFoundError as error:
         raise RunDirectoryError(f"{path} is missing: restore it, or start the run again elsewhere") from error
     except Exception as error:
@@ -90,11 +100,6 @@ def read_arrays(path: Path, like: Any) -> Any:
             f"{path} is damaged ({type(error).__name__}: {error}): restore it, or start the run again "
             "elsewhere"
         ) from error
-    if len(stored) != len(leaves):
-        raise ForeignRun(f"{path} holds {len(stored)} arrays, expected {len(leaves)}")
-    return jax.tree.unflatten(
-        structure, [_from_numpy(s, leaf, path) for s, leaf in zip(stored, leaves, strict=True)]
-    )
 
 
 # Headers of arrays are parsed as Python, and CPython 3.11 counts the depth of that for all threads together:
@@ -171,7 +176,7 @@ class Directory:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self._lock: Any = None
+        self._lock: int | None = None
 
     def check(self, manifest: Mapping[str, Any], resume: bool) -> dict[str, Any] | None:
         """The manifest that is there, once it is known to belong to the same run; writes nothing.
@@ -246,26 +251,24 @@ class Directory:
             return
         if self._lock is not None:
             return
-        file = open(self.path / LOCK, "a+")  # noqa: SIM115
+        lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            file.close()
+            holder = os.read(lock, 200).decode().strip() or "another process"
+            os.close(lock)
             raise RunDirectoryError(
                 f"{self.path} is being written by {holder}: wait for it, or use another path"
             ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
-        self._lock = file
+        os.truncate(lock, 0)
+        os.write(lock, f"process {os.getpid()} on {platform.node()}".encode())
+        self._lock = lock
 
     def release(self) -> None:
         """Let other processes in."""
         if self._lock is not None:
             (self.path / LOCK).unlink(missing_ok=True)
-            self._lock.close()
+            os.close(self._lock)
             self._lock = None
 
     def __enter__(self) -> "Directory":
@@ -299,8 +302,8 @@ class Place:
         """The saved times that a run has reached, t = 0 left out; `None` if there are none on disk."""
         if not self.checkpoint.exists():
             return None
-        reached = int(_loaded(self.checkpoint)[0])
-        parts = [_loaded(file)[0] for file, _ in self.parts(reached)]
+        reached = int(_stored(self.checkpoint)[0])
+        parts = [_stored(file)[0] for file, _ in self.parts(reached)]
         return np.concatenate(parts) if parts else None
 
     def parts(self, saves: int) -> list[tuple[Path, int]]:
@@ -308,9 +311,11 @@ class Place:
 
         **Raises** `RunDirectoryError` if one is missing.
         """
+        if not saves:
+            return []
         firsts = sorted(int(p.stem) for p in (self.path / "parts").glob("[0-9]*.npz"))
         firsts = [first for first in firsts if first <= saves]
-        if saves and (not firsts or firsts[0] != 1):
+        if not firsts or firsts[0] != 1:
             raise RunDirectoryError(
                 f"{self.part(1)} is missing: restore it, or start the run again elsewhere"
             )
