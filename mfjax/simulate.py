@@ -139,6 +139,10 @@ def _continued(sim: Simulation, place: Place) -> Simulation:
     kept, asked = place.times(), np.asarray(sim.save_times)
     if kept is None:
         return sim
+    if asked[-1] < kept[-1]:
+        raise ForeignRun(
+            f"{place.path} has reached t = {kept[-1]:g}, beyond t = {asked[-1]:g}: use another path"
+        )
     strange = np.setdiff1d(asked[asked <= kept[-1]], kept)
     if strange.size:
         raise ForeignRun(

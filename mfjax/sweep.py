@@ -13,7 +13,15 @@ from jax.sharding import Mesh
 from mfjax._engine.axes import check_ends, check_names, checked_axes, traced_axes
 from mfjax._engine.cells import Cells, along, placed, split, weakly
 from mfjax._engine.devices import as_here, gathered, together
-from mfjax._engine.files import Directory, Place, environment, read_arrays, write_arrays
+from mfjax._engine.files import (
+    MANIFEST,
+    Directory,
+    Place,
+    environment,
+    read_arrays,
+    read_json,
+    write_arrays,
+)
 from mfjax._engine.host import chunk_of, drive, progress_bar
 from mfjax._engine.identity import closed_over, step_program, text_of
 from mfjax._engine.layout import (
@@ -26,6 +34,7 @@ from mfjax._engine.layout import (
     spans_processes,
     whole_mesh,
 )
+from mfjax._engine.measure import fastest
 from mfjax._engine.run import Run, assemble
 from mfjax._engine.simulation import Simulation
 from mfjax._engine.table import Table, report, tabulate
@@ -187,7 +196,8 @@ def _bucket(
         step = step_program(cells.simulation, cells.inputs_of_one)
         manifest = {"numbers": closed_over(cells.program, step), "save_every": every}
         kept = _claimed(directory, manifest, text_of(cells.program, step), resume, writes)
-    layout, programs = plan(request, cells, chunk_of(saves, every), kept)
+    chosen = fastest if request.method == "measure" and kept is None and cells.names else plan
+    layout, programs = chosen(request, cells, chunk_of(saves, every), kept)
     if directory is not None and writes and kept is None:
         directory.amend({"layout": layout.as_dict()})
     mesh = whole_mesh(request.mesh) if layout.devices > 1 or request.mesh is not None else None
@@ -236,12 +246,13 @@ def _member(cells: Cells, inputs, carry, records, index: int) -> Run:
 
 def _claimed(directory: Directory, manifest, text: str, resume, writes) -> Layout | None:
     """The layout that a bucket of cells was begun with; its directory is claimed, as part of the sweep's."""
-    stored = None
+    begun = (directory.path / MANIFEST).exists()
     if writes:
-        resume = resume or not (directory.path / "manifest.json").exists()
-        stored = directory.check(manifest, resume)
+        stored = directory.check(manifest, resume or not begun)
         directory.check_program(text)
         directory.claim(manifest, text, lock=False)
+    else:
+        stored = read_json(directory.path / MANIFEST) if resume and begun else None
     return Layout(**stored["layout"]) if stored is not None and "layout" in stored else None
 
 

@@ -17,6 +17,11 @@ import numpy as np
 import pytest
 
 import mfjax as mf
+from mfjax._engine import layout as layouts
+from mfjax._engine import measure
+from mfjax._engine.cells import Cells
+from mfjax._engine.programs import Chunk
+from mfjax._numerics import compiled
 
 PROGRAM = """
 import json, sys
@@ -292,7 +297,7 @@ def test_the_layout_is_measured_once_reported_and_kept(fastest, tmp_path, monkey
     def again(*arguments):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(measure, "fastest", again)
+    monkeypatch.setattr(sys.modules["mfjax.sweep"], "fastest", again)
     resumed = mf.sweep(cell, path=tmp_path / "s", resume=True, **AXES)
     assert resumed.attributes == table.attributes
     for name in table.values:

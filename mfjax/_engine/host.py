@@ -134,4 +134,5 @@ def progress_bar(shown: bool | None, total: int) -> Iterator[Callable[[int], Non
     from tqdm import tqdm
 
     with tqdm(total=total, desc="mfjax", unit="save", leave=False) as bar:
-        yield lambda number: bar.update(number) and None
+        # A bar that is told of nothing is drawn once more all the same.
+        yield lambda number: bar.update(number) if number else None

@@ -136,10 +136,6 @@ def plan(request: Request, cells: Cells, chunk: Chunk, kept: Layout | None) -> t
             )
         return kept, cells.programs(kept.method, mesh)
     method, reason, mesh = ruled(request, bool(cells.names))
-    if method == "measure":
-        from mfjax._engine.measure import fastest
-
-        return fastest(request, cells, chunk)
     layout, programs = prepared(request._replace(method=method, mesh=mesh), cells, chunk)
     return layout.because(reason), programs
 
