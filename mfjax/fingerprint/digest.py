@@ -208,9 +208,11 @@ _DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType, types.Fu
 
 def _program_parts(program: Any) -> Parts:
     """A traced program: its text, and the arrays in it and in the programs inside it."""
-    if isinstance(program, ClosedJaxpr):
-        return [("program", program.jaxpr), ("constants", list(program.consts))]
-    parts: Parts = [("text", _without_addresses(str(program)))]
+    constants = list(getattr(program, "consts", ()))
+    # From JAX 0.12 on programs are one class, which holds its constants itself and is its own `jaxpr`.
+    if isinstance(program, ClosedJaxpr) and program.jaxpr is not program:
+        return [("program", program.jaxpr), ("constants", constants)]
+    parts: Parts = [("text", _without_addresses(str(program))), ("constants", constants)]
     for equation in program.eqns:
         parts += [("", atom.val) for atom in equation.invars if isinstance(atom, Literal)]
         for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program):
