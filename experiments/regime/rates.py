@@ -4,9 +4,9 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from common.records import Records
 
 import mfjax as mf
+from common.records import Records
 from mfjax.observables import fit_rate
 from mfjax.problems import CircleTeacher
 from regime.network import BIASES, CIRCLE, coefficients, decades, lattice, risk, turns
