@@ -170,7 +170,7 @@ def started(source, tmp_path, devices, **names):
     settings = "".join(f"{name} = {value!r}\n" for name, value in names.items())
     place = f"from pathlib import Path\nOUT = Path({str(tmp_path)!r})\n"
     environment = os.environ | {
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}",
+        "JAX_NUM_CPU_DEVICES": str(devices),
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }

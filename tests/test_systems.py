@@ -268,6 +268,11 @@ def rows(keep):
     return pytest.mark.parametrize(("name", "side"), cases, ids=[", ".join(case) for case in cases])
 
 
+# From JAX 0.12 on the FFT on CPU takes as many members of a batch at a time as fit into a register, and the
+# rest one by one: their last digits differ (one transform of 18 numbers shows it in a batch of three).
+TRANSFORMED = {("Sobolev discrepancy", "density"), ("Sobolev discrepancy, spectral", "density")}
+
+
 def swept(name, side, dim, dtype):
     """The final measures and recorded values at the three values, and the numbers of traces."""
 
@@ -280,7 +285,11 @@ def swept(name, side, dim, dtype):
     out = run(values)
     twins = run(jnp.full_like(values, values[1]))
     for twin, other in zip(jax.tree.leaves(twins), jax.tree.leaves(out), strict=True):
-        np.testing.assert_array_equal(twin[0], twin[2])
+        if (name, side) in TRANSFORMED and jnp.issubdtype(twin.dtype, jnp.floating):
+            scale = np.max(np.abs(twin), initial=0.0)
+            np.testing.assert_allclose(twin[0], twin[2], rtol=0, atol=1e3 * jnp.finfo(dtype).eps * scale)
+        else:
+            np.testing.assert_array_equal(twin[0], twin[2])
         np.testing.assert_allclose(twin[0], other[1], rtol=1e-5, atol=1e-6)
     assert run.traces == 1
     return out

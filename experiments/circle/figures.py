@@ -2,12 +2,12 @@
 
 import jax
 import numpy as np
-from common.figures import Figures, Line, lam_is
-from common.runs import times_of
-from common.series import GAMMA, UNBIASED
 
 from circle.population import KNOWN, TIME, population
 from circle.runs import Circle
+from common.figures import Figures, Line, lam_is
+from common.runs import times_of
+from common.series import GAMMA, UNBIASED
 from mfjax import plot
 from mfjax.observables import KernelDensity
 from mfjax.problems import CircleTeacher

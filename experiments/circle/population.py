@@ -4,11 +4,11 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from common.records import Records
-from common.runtime import double_precision
 
 import mfjax as mf
 from circle.diffusion import diffusion
+from common.records import Records
+from common.runtime import double_precision
 from mfjax import problems
 from mfjax.observables import FourierModes
 

@@ -5,14 +5,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from common.identifiability import relu_on_circle
-from common.laboratory import Laboratory
-from common.records import Records
-from common.series import GAMMA
 
 import mfjax as mf
 from circle.diffusion import diffusion
 from circle.population import KNOWN
+from common.identifiability import relu_on_circle
+from common.laboratory import Laboratory
+from common.records import Records
+from common.series import GAMMA
 from mfjax import problems
 from mfjax.features import ReLU
 

@@ -1,6 +1,5 @@
 """Precision, compilation cache and threads of JAX: the one place where global configuration is set."""
 
-import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +13,13 @@ def prepare_jax(settings: Settings) -> None:
     # Small factorizations lose more to waking threads than they gain; cells run side by side instead.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if getattr(settings.preset, "quick_compilation", False) and _known_to_xla("xla_cpu_use_fusion_emitters"):
-        os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
     import jax
+    import jaxlib
 
+    # In JAX 0.10 the older code generator compiles in a third less time. Later releases have none, and XLA
+    # ends the process at an option that it does not know.
+    if getattr(settings.preset, "quick_compilation", False) and jaxlib.__version__.startswith("0.10."):
+        os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
     jax.config.update("jax_enable_x64", settings.precision == "float64")
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     cache = Path(root) / "mfjax" / "compiled"
@@ -28,17 +30,6 @@ def prepare_jax(settings: Settings) -> None:
     if os.access(cache, os.W_OK):
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-
-
-def _known_to_xla(option: str) -> bool:
-    """Whether this jaxlib has the option: XLA ends the process at one that it does not know."""
-    import jaxlib
-
-    for library in Path(jaxlib.__file__).parent.glob("*.so"):
-        with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            if content.find(option.encode()) >= 0:
-                return True
-    return False
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from common.figures import Figures
 from common.series import GAMMA, LAM
-
 from flat_torus.runs import FlatTorus
 from mfjax import plot
 

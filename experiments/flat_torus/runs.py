@@ -1,12 +1,12 @@
 """Radial basis functions on the 2-torus: particles and their distance to the teacher."""
 
 import numpy as np
+
+import mfjax as mf
 from common.laboratory import Laboratory
 from common.records import Records
 from common.runtime import double_precision
 from common.series import GAMMA
-
-import mfjax as mf
 from mfjax import problems
 
 

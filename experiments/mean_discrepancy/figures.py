@@ -1,9 +1,9 @@
 """The figures of the experiment on kernel mean discrepancies."""
 
 import numpy as np
-from common.gallery import Gallery
 
 import mfjax as mf
+from common.gallery import Gallery
 from mean_discrepancy.runs import FAMILIES, KERNELS, ORDERS, PAIRS, SHAPES, Discrepancies, two_bumps
 from mfjax import plot
 from mfjax.plot.canvas import colorbar

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from common.records import Records
-from common.runs import Runs
 
 import mfjax as mf
+from common.records import Records
+from common.runs import Runs
 from mfjax.measures import Grid, Particles
 
 ORDERS = (1.0, 1.5, 2.0)

@@ -6,11 +6,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+import mfjax as mf
 from common.gallery import Gallery
 from common.options import Settings
 from common.runs import times_of
-
-import mfjax as mf
 from mean_field.network import TEACHER
 from mean_field.runs import Langevin
 from mfjax import plot

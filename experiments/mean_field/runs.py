@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from common.records import Records
-from common.runs import Runs
 
 import mfjax as mf
+from common.records import Records
+from common.runs import Runs
 from mean_field.network import Network, one_neuron, two_layer, with_noise
 from mfjax.measures import Grid, Particles
 

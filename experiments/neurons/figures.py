@@ -4,11 +4,11 @@ from functools import partial
 
 import jax
 import numpy as np
+
 from common.gallery import Gallery
 from common.identifiability import relu_on_circle
 from common.options import Settings
 from common.runs import times_of
-
 from mfjax import plot
 from mfjax.problems import CircleTeacher, relu_coefficients
 from mfjax.theory import fit_rate

@@ -5,10 +5,10 @@ from typing import Any
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from common.records import Records
-from common.runs import Runs, times_of
 
 import mfjax as mf
+from common.records import Records
+from common.runs import Runs, times_of
 from mfjax.measures import Grid, Particles
 from mfjax.problems import CircleTeacher, relu_coefficients
 from neurons.gradient_flow import neurons

@@ -1,11 +1,11 @@
 """The figures of networks as pairs (rho, H)."""
 
 import numpy as np
+
+import mfjax as mf
 from common.gallery import Gallery
 from common.options import Settings
 from common.runs import times_of
-
-import mfjax as mf
 from mfjax import plot
 from pairs.runs import SYSTEMS, Pairs
 

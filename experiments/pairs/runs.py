@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common.records import Records
-from common.runs import Runs, times_of
 
 import mfjax as mf
+from common.records import Records
+from common.runs import Runs, times_of
 from mfjax.energies import Entropy, PorousMedium
 from mfjax.flows import PropagationOfChaos, SeparatedVariables, Transported
 from mfjax.measures import Grid, Particles

@@ -1,10 +1,10 @@
 """The work-precision diagram."""
 
 import numpy as np
+
 from common.gallery import Gallery
 from common.identifiability import relu_on_circle
 from common.options import Settings
-
 from mfjax import plot
 from precision.runs import ADAPTIVE, FIXED, Precision
 

@@ -4,11 +4,11 @@ from typing import Any
 
 import jax.random as jr
 import numpy as np
+
+import mfjax as mf
 from common.records import Records
 from common.runs import Runs
 from common.series import UNBIASED
-
-import mfjax as mf
 from mfjax import problems
 
 FIXED = {"Euler": mf.steppers.Euler, "Heun": mf.steppers.Heun, "RK4": mf.steppers.RK4}

@@ -6,9 +6,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common.runs import Runs, times_of
 
 import mfjax as mf
+from common.runs import Runs, times_of
 from mfjax import bounds
 from mfjax.measures import Grid, Particles
 from mfjax.observables import KL, ChiSquare, SobolevDistance, Wasserstein1D

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
+
+import mfjax as mf
 from common.gallery import Gallery
 from common.identifiability import relu_on_circle
 from common.options import Settings
 from common.runs import times_of
 from common.runtime import double_precision
-
-import mfjax as mf
 from mfjax import plot
 from mfjax.plot.canvas import colorbar
 from regime.certified import CertifiedRuns

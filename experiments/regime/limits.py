@@ -5,10 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common.records import Records
-from common.runs import Runs
 
 import mfjax as mf
+from common.records import Records
+from common.runs import Runs
 from mfjax.measures import Grid, Particles, padded_weights
 from mfjax.observables import ChiSquare, FourierModes
 from regime.network import (

@@ -5,9 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common.runs import Runs
 
 import mfjax as mf
+from common.runs import Runs
 from mfjax.measures import Grid, Particles, padded_weights
 from mfjax.problems import CircleTeacher, signal
 from regime.network import CIRCLE, on_circle, risk

@@ -4,7 +4,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from common.records import Records
 
 import mfjax as mf
 from mfjax.problems import CircleTeacher

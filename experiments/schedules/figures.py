@@ -1,11 +1,11 @@
 """The figures of the learned schedule."""
 
 import numpy as np
+
 from common.gallery import Gallery
 from common.identifiability import relu_on_circle
 from common.options import Settings
 from common.runs import times_of
-
 from mfjax import plot
 from schedules.runs import BIAS, Schedules
 

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-from common.records import Records
-from common.runs import Runs, times_of
 
 import mfjax as mf
+from common.records import Records
+from common.runs import Runs, times_of
 from mfjax import problems
 from mfjax._engine.files import write_dataset
 

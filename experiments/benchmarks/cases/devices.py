@@ -3,19 +3,14 @@
 JAX fixes the number of its devices when it starts, so that each needs a process of its own.
 """
 
-import os
-
 from benchmarks.harness import Contender, Results, Statistics, part, race
-
-OPTION = "--xla_force_host_platform_device_count"
 
 
 def run(quick=False):
     """Cells of a sweep and particles of a run, in proportion to the devices."""
     results, base = Results(), {}
     for number in (1,) if quick else (1, 2):
-        flags = f"{os.environ.get('XLA_FLAGS', '')} {OPTION}={number}"
-        found, why = part("devices", number, int(quick), environment={"XLA_FLAGS": flags})
+        found, why = part("devices", number, int(quick), environment={"JAX_NUM_CPU_DEVICES": str(number)})
         if found is None:
             raise RuntimeError(why)
         for name, seconds in found.items():

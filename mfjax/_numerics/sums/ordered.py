@@ -126,13 +126,16 @@ def _running(decay: Array, masses: Array) -> Array:
         -1, length
     )
 
-    def advance(before, entry):
-        product, total = before[0] * entry[0], entry[0] * before[1] + entry[1]
-        return (product, total), (product, total)
-
-    start = lambda like: (jnp.ones_like(like), jnp.zeros_like(like))
     decay, masses = blocks(decay, 1), blocks(masses, 0)
-    ends, (products, within) = jax.lax.scan(advance, start(decay[:, 0]), (decay.T, masses.T))
-    _, (_, whole) = jax.lax.scan(advance, start(decay[0, 0]), ends)
+    # Apart from the masses: JAX transposes the sums inside `decaying_sums` by taking all that a loop returns
+    # for linear in them as soon as one of its inputs is.
+    products = jnp.cumprod(decay, axis=1).T
+
+    def advance(before, entry):
+        total = entry[0] * before + entry[1]
+        return total, total
+
+    ends, within = jax.lax.scan(advance, jnp.zeros_like(masses[:, 0]), (decay.T, masses.T))
+    _, whole = jax.lax.scan(advance, jnp.zeros_like(ends[0]), (products[-1], ends))
     before = jnp.concatenate([jnp.zeros_like(whole[:1]), whole[:-1]])
     return (within + products * before).T.ravel()[:size]
