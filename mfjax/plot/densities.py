@@ -81,7 +81,8 @@ def density(
     style = {"cmap": "cividis", "shading": "flat", "rasterized": True, "vmin": min(0.0, values.min())}
     mesh = ax.pcolormesh(corners[..., 0], corners[..., 1], values, **(style | drawing))
     frame(ax, domain, extent, symbol, light=True)
-    colorbar(ax, mesh, density_label(domain))
+    # A map of a curved surface is wider than high.
+    colorbar(ax, mesh, density_label(domain), 0.9 if domain.isometric else 0.6)
     return ax
 
 
@@ -105,7 +106,8 @@ def _over_time(ax: Any, q: np.ndarray, values: np.ndarray, domain: Domain, drawi
 def _on_axis(source: Source, domain: Domain, extent: Extent, cells: int | None):
     """(coordinates (B,) ascending, values (R, B))."""
     if isinstance(source, Grid):
-        points, values = source.points, source.density
+        # Of one time or of several, as a run has them.
+        points, values = source.points, np.asarray(source.weights) / float(source.volume)
     elif isinstance(source, tuple):
         points, values = source
     else:

@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import ScalarLike
 
 from mfjax.domains import Axis, Domain
 
-Extent = Sequence[tuple[float, float]] | None
+Extent = Sequence[tuple[ScalarLike, ScalarLike]] | None
 # Lines of a graticule divide each of its axes in so many parts.
 PARTS = 6
 
@@ -52,7 +53,7 @@ def coordinates(domain: Domain, points: Any, extent: Extent = None) -> np.ndarra
     points = jnp.asarray(points, float)
     if points.ndim != 2 or points.shape[1] != domain.ambient:
         raise ValueError(f"points must have shape (M, {domain.ambient}) on {domain!r}, got {points.shape}")
-    q = np.asarray(jax.jit(jax.vmap(domain.coordinates))(points), float)
+    q = np.array(jax.jit(jax.vmap(domain.coordinates))(points), float)
     if extent is None:
         return q
     for i, (axis, (low, _)) in enumerate(zip(domain.axes, ranges(domain, extent), strict=True)):
@@ -104,26 +105,30 @@ def graticule(ax: Any, domain: Domain, light: bool = False) -> None:
             color = "0.4" if outer else ("1" if light else "0.85")
             style = {"color": color, "linewidth": 0.8 if outer else 0.5, "gid": "graticule"}
             ax.plot(*mapped(domain, q).T, **style, zorder=3 if light or outer else 0)
+    bottom = mapped(domain, np.array([[a, shown[1][0]] for a in steps[0]]))
+    # Where the second axis ends at a single point there is no room for values.
+    pole = np.ptp(bottom, axis=0).max() < 1e-5
     for k in range(1, PARTS):
         left = mapped(domain, np.array([shown[0][0], steps[1][k]]))
-        below = mapped(domain, np.array([steps[0][k], shown[1][0]]))
-        _note(ax, left, _value(domain.axes[1], steps[1][k]), ha="right", va="center", offset=(-3, 0))
-        # Where an end of the second axis is a single point there is no room for values.
-        if np.ptp(mapped(domain, np.array([[a, shown[1][0]] for a in steps[0]])), axis=0).max() > 1e-6:
-            _note(ax, below, _value(domain.axes[0], steps[0][k]), ha="center", va="top", offset=(0, -3))
+        # Away from a margin that is curved.
+        side = np.sign(2 * k - PARTS)
+        va = {-1: "top", 0: "center", 1: "bottom"}[int(side)] if pole else "center"
+        _note(ax, left, _value(domain.axes[1], steps[1][k]), ha="right", va=va, offset=(-3, 0))
+        if not pole:
+            _note(ax, bottom[k], _value(domain.axes[0], steps[0][k]), ha="center", va="top", offset=(0, -3))
     ax.set_aspect("equal")
     ax.set_xticks([])
     ax.set_yticks([])
     for spine in ax.spines.values():
         spine.set_visible(False)
-    pole = np.allclose(*mapped(domain, np.array([[a, shown[1][0]] for a in shown[0]])))
-    if pole and _is_angle(domain.axes[0]):
-        ax.set_xlabel(
-            f"longitude {_value(domain.axes[0], shown[0][0])} to {_value(domain.axes[0], shown[0][1])}"
-        )
+    # Values are at the lines, angles in degrees.
+    across, up = (name.replace("[rad]", "").strip() for name in names(domain))
+    if pole:
+        low, high = (_value(domain.axes[0], end) for end in shown[0])
+        ax.set_xlabel(f"{across}, {low} to {high}", labelpad=2)
     else:
-        ax.set_xlabel(names(domain)[0], labelpad=14)
-    ax.set_ylabel(names(domain)[1].replace("[rad]", "").strip(), labelpad=18)
+        ax.set_xlabel(across, labelpad=14)
+    ax.set_ylabel(up, labelpad=20)
 
 
 def _note(ax: Any, place: np.ndarray, text: str, *, offset: tuple[int, int], **alignment: str) -> None:
