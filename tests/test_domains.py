@@ -27,6 +27,227 @@ DOMAINS = {
 }
 
 
+class Ellipse(mf.domains.Domain):
+    """The ellipse x^2 / a^2 + y^2 / b^2 = 1 in the plane; its coordinate is arc length."""
+
+    half_axes: jax.Array
+    # The speed of (a cos t, b sin t) is a series of cos(2 k t) with these coefficients.
+    speed: jax.Array
+    dim: int = eqx.field(static=True, default=1)
+
+    def __init__(self, a, b, modes=32):
+        turn = 2 * np.pi * np.arange(4 * modes) / (4 * modes)
+        speed = np.sqrt((a * np.sin(turn)) ** 2 + (b * np.cos(turn)) ** 2)
+        series = np.fft.rfft(speed).real[: 2 * modes : 2] / len(turn) * np.append(1, np.full(modes - 1, 2))
+        self.half_axes, self.speed, self.dim = jnp.asarray([a, b], float), jnp.asarray(series), 1
+
+    @property
+    def ambient(self):
+        return 2
+
+    @property
+    def length(self):
+        return 2 * jnp.pi * self.speed[0]
+
+    @property
+    def axes(self):
+        return (mf.domains.Axis(0.0, self.length, closed=True, label="arc length"),)
+
+    def along(self, turn):
+        """Arc length from the end of the first half axis."""
+        k = jnp.arange(1, len(self.speed))
+        return self.speed[0] * turn + jnp.sum(self.speed[1:] * jnp.sin(2 * k * turn) / (2 * k))
+
+    def point(self, q):
+        turn = q[0] / self.speed[0]
+        for _ in range(12):
+            turn = turn - (self.along(turn) - q[0]) / jax.grad(self.along)(turn)
+        return self.half_axes.astype(q.dtype) * jnp.stack([jnp.cos(turn), jnp.sin(turn)])
+
+    def coordinates(self, x):
+        u = x / self.half_axes.astype(x.dtype)
+        return self.along(jnp.mod(jnp.arctan2(u[1], u[0]), 2 * jnp.pi))[None].astype(x.dtype)
+
+    def sample_point(self, key, dtype=float):
+        return self.point(self.length.astype(dtype) * jr.uniform(key, (1,), dtype))
+
+    def contains(self, x):
+        return jnp.abs(jnp.sum((x / self.half_axes.astype(x.dtype)) ** 2) - 1) <= 1e-10
+
+    def project(self, x, v):
+        normal = x / self.half_axes.astype(x.dtype) ** 2
+        return v - (normal @ v) / (normal @ normal) * normal
+
+    def retract(self, x, v):
+        u = (x + v) / self.half_axes.astype(x.dtype)
+        return self.half_axes.astype(x.dtype) * u / jnp.sqrt(jnp.sum(u * u))
+
+    def cells(self, n):
+        h = self.length / n
+        points = jax.vmap(self.point)(h * (jnp.arange(n)[:, None] + 0.5))
+        return mf.domains.Cells(points, h[None], (n,), (True,))
+
+
+class Cylinder(mf.domains.Domain):
+    """A circle times an interval [0, height], as (cos a, sin a, z): the least that one writes."""
+
+    height: jax.Array
+    dim: int = eqx.field(static=True, default=2)
+
+    def __init__(self, height):
+        self.height, self.dim = jnp.asarray(height, float), 2
+
+    @property
+    def ambient(self):
+        return 3
+
+    @property
+    def axes(self):
+        angle = mf.domains.Axis(-np.pi, np.pi, closed=True, label="angle [rad]")
+        return angle, mf.domains.Axis(0.0, self.height, label="height")
+
+    @property
+    def isometric(self):
+        return True
+
+    def coordinates(self, x):
+        return jnp.stack([jnp.arctan2(x[1], x[0]), x[2]])
+
+    def point(self, q):
+        return jnp.stack([jnp.cos(q[0]), jnp.sin(q[0]), q[1]])
+
+    def sample_point(self, key, dtype=float):
+        u = jr.uniform(key, (2,), dtype)
+        return self.point(jnp.stack([2 * jnp.pi * u[0], self.height.astype(dtype) * u[1]]))
+
+    def contains(self, x):
+        round_ = jnp.abs(x[0] ** 2 + x[1] ** 2 - 1) <= 1e-10
+        return round_ & (x[2] >= 0) & (x[2] <= self.height)
+
+    def project(self, x, v):
+        return v - jnp.append(x[:2] @ v[:2] * x[:2], 0.0)
+
+    def velocity(self, x, v):
+        v = self.project(x, v)
+        stuck = ((x[2] <= 0) & (v[2] < 0)) | ((x[2] >= self.height) & (v[2] > 0))
+        return v.at[2].set(jnp.where(stuck, 0.0, v[2]))
+
+    def retract(self, x, v):
+        moved = x + v
+        around = moved[:2] / jnp.linalg.norm(moved[:2])
+        return jnp.append(around, jnp.clip(moved[2], 0.0, self.height))
+
+    def cells(self, n):
+        first, second = mf.domains.Sphere(1).cells(n), mf.domains.Interval(0.0, self.height).cells(n)
+        points = jnp.concatenate([jnp.repeat(first.points, n, 0), jnp.tile(second.points, (n, 1))], axis=1)
+        spacing = jnp.concatenate([first.spacing, second.spacing])
+        return mf.domains.Cells(points, spacing, (n, n), (True, False))
+
+
+class Product(mf.domains.Domain):
+    """All pairs of points of two domains, whatever these are: each question is asked of both."""
+
+    first: mf.domains.Domain
+    second: mf.domains.Domain
+
+    @property
+    def dim(self):
+        return self.first.dim + self.second.dim
+
+    @property
+    def ambient(self):
+        return self.first.ambient + self.second.ambient
+
+    @property
+    def axes(self):
+        return self.first.axes + self.second.axes
+
+    @property
+    def walls(self):
+        return self.first.walls + self.second.walls
+
+    @property
+    def isometric(self):
+        return self.first.isometric and self.second.isometric
+
+    @property
+    def product_of_circles(self):
+        return self.first.product_of_circles and self.second.product_of_circles
+
+    @property
+    def flat(self):
+        return self.first.flat and self.second.flat
+
+    def _apart(self, x, size):
+        return x[:size], x[size:]
+
+    def _each(self, method, *points):
+        pairs = [self._apart(x, self.first.ambient) for x in points]
+        values = [
+            getattr(d, method)(*part)
+            for d, part in zip((self.first, self.second), zip(*pairs, strict=True), strict=True)
+        ]
+        return jnp.concatenate(values)
+
+    def sample_point(self, key, dtype=float):
+        keys = jr.split(key)
+        parts = [d.sample_point(k, dtype) for d, k in zip((self.first, self.second), keys, strict=True)]
+        return jnp.concatenate(parts)
+
+    def contains(self, x):
+        a, b = self._apart(x, self.first.ambient)
+        return self.first.contains(a) & self.second.contains(b)
+
+    def displacement(self, x, y):
+        return self._each("displacement", x, y)
+
+    def project(self, x, v):
+        return self._each("project", x, v)
+
+    def velocity(self, x, v):
+        return self._each("velocity", x, v)
+
+    def retract(self, x, v):
+        return self._each("retract", x, v)
+
+    def diffuse(self, x, v):
+        return self._each("diffuse", x, v)
+
+    def embed(self, x):
+        return self._each("embed", x)
+
+    def chord(self, x, y):
+        return self._each("chord", x, y)
+
+    def coordinates(self, x):
+        return self._each("coordinates", x)
+
+    def point(self, q):
+        a, b = self._apart(q, self.first.dim)
+        return jnp.concatenate([self.first.point(a), self.second.point(b)])
+
+    def cells(self, n):
+        a, b = self.first.cells(n), self.second.cells(n)
+        left, right = jnp.repeat(a.points, len(b.points), 0), jnp.tile(b.points, (len(a.points), 1))
+        return mf.domains.Cells(
+            jnp.concatenate([left, right], axis=1),
+            jnp.concatenate([a.spacing, b.spacing]),
+            a.shape + b.shape,
+            a.periodic + b.periodic,
+        )
+
+
+ELLIPSE = Ellipse(2.0, 1.0)
+WRITTEN = {
+    "ellipse": (ELLIPSE, 12, float(ELLIPSE.length)),
+    "cylinder": (Cylinder(1.5), 6, 3 * np.pi),
+    "circle x torus": (Product(mf.domains.Sphere(1), mf.domains.Torus(1, 0.5)), 6, np.pi),
+    "circle x interval": (Product(mf.domains.Sphere(1), mf.domains.Interval(-1.0, 1.0)), 6, 4 * np.pi),
+    "ellipse x line": (Product(ELLIPSE, mf.domains.Euclidean(1)), None, None),
+}
+DOMAINS |= WRITTEN
+
+
 @pytest.mark.parametrize("name", DOMAINS)
 def test_generic(name):
     domain, cells, volume = DOMAINS[name]
@@ -136,6 +357,124 @@ def test_cells_may_differ_per_axis():
     np.testing.assert_allclose(cells.spacing, [0.25, 0.5])
     # C order: the last axis runs fastest.
     np.testing.assert_allclose(cells.points[:2], [[0.125, 0.25], [0.125, 0.75]])
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_coordinates_of_a_sphere_are_longitude_and_latitudes(dim):
+    sphere = mf.domains.Sphere(dim)
+    x = sphere.sample(jr.key(0), 20)
+    q = jax.vmap(sphere.coordinates)(x)
+    np.testing.assert_allclose(jnp.sin(q[:, -1]), x[:, -1], atol=1e-12)
+    np.testing.assert_allclose(jnp.tan(q[:, 0]), x[:, 1] / x[:, 0], rtol=1e-10)
+
+
+def test_the_map_of_the_sphere_keeps_areas():
+    sphere = mf.domains.Sphere(2)
+    q = jax.vmap(sphere.coordinates)(sphere.sample(jr.key(1), 50))
+    stretch = jnp.linalg.det(jax.vmap(jax.jacobian(sphere.drawn))(q))
+    np.testing.assert_allclose(stretch, jnp.cos(q[:, 1]), rtol=1e-10)
+
+
+@pytest.mark.parametrize("width", [0.05, 0.5, 5.0])
+def test_the_gaussian_of_the_sphere_has_mass_one(width):
+    sphere, pole = mf.domains.Sphere(2), jnp.array([0.0, 0.6, 0.8])
+    # Gauss quadrature in the latitude, whose sine is uniform, and equal steps of longitude.
+    height, weight = np.polynomial.legendre.leggauss(200)
+    turn = 2 * np.pi * np.arange(400) / 400
+    q = np.stack(np.meshgrid(turn, np.arcsin(height), indexing="ij"), -1).reshape(-1, 2)
+    points = jax.vmap(sphere.point)(jnp.asarray(q))
+    values = jax.vmap(sphere.gaussian, (0, None, None))(points, pole, jnp.asarray(width))
+    mass = np.sum(np.asarray(values).reshape(400, 200) * weight) * 2 * np.pi / 400
+    np.testing.assert_allclose(mass, 1, rtol=1e-8)
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_domains_of_users_work_everywhere(name):
+    """Runs, discrepancies, the energy distance, density estimates and figures of a domain written above."""
+    domain = WRITTEN[name][0]
+    target = mf.measures.Particles.sample(domain, jr.key(1), 12)
+    mu = mf.measures.Particles.sample(domain, jr.key(0), 8)
+    energy = mf.energies.MMD(mf.kernels.Gaussian(0.8, domain), target)
+    distance = mf.observables.EnergyDistance(target, domain)
+    estimate = mf.observables.KernelDensity(target.points[:3], 0.3, domain)
+    run = mf.simulate(
+        mf.flows.Wasserstein(energy, domain),
+        mu,
+        stepper=mf.steppers.Euler(0.05),
+        steps=20,
+        save_every=10,
+        observables={"distance": distance, "density": estimate},
+    )
+    domain.validate(run.final.points)
+    values = run.observables
+    assert values["energy"][-1] < values["energy"][0]
+    assert values["density"].shape == (3, 3) and np.all(np.isfinite(values["density"]))
+    # The chordal energy distance, directly from the embeddings.
+    x, y = (np.asarray(jax.vmap(domain.embed)(nu.points)) for nu in (run.final, target))
+    mean = lambda a, b: np.mean(np.linalg.norm(a[:, None] - b[None], axis=-1))
+    np.testing.assert_allclose(
+        values["distance"][-1], 2 * mean(x, y) - mean(x, x) - mean(y, y), rtol=1e-8, atol=1e-12
+    )
+    panel = mf.plot.figure()[1][0, 0]
+    mf.plot.particles(panel, run.final, domain, label="particles")
+    assert len(panel.collections[0].get_offsets()) == 8
+    extent = [(0.0, 1.0), (-2.0, 2.0)] if domain.axes[-1].endless else None
+    fig, panels = mf.plot.figure()
+    mf.plot.density(panels[0, 0], estimate.at(run.final), domain, cells=16, extent=extent)
+    fig.draw_without_rendering()
+    assert panels[0, 0].lines or panels[0, 0].collections
+
+
+def test_a_curve_has_wasserstein_distances_and_fourier_modes():
+    """Two atoms on an ellipse are apart by the shorter arc between them."""
+    half = float(ELLIPSE.length) / 2
+    at = lambda q: mf.measures.Particles(ELLIPSE.point(jnp.array([q]))[None])
+    for order in (1, 2):
+        away = mf.observables.Wasserstein1D(at(0.1), order, ELLIPSE)
+        np.testing.assert_allclose(away(at(half + 0.3)), half - 0.2, rtol=1e-6)
+    modes = mf.observables.FourierModes(1, ELLIPSE)(at(half / 2))
+    np.testing.assert_allclose(modes[1], [0, 1], atol=1e-6)
+
+
+def test_proximal_steps_stop_at_the_walls_of_a_product():
+    """A step on circle x interval: to the wall along the interval, on the sphere as without an interval."""
+    circle = mf.domains.Sphere(1)
+    product = Product(circle, mf.domains.Interval(-1.0, 1.0))
+    pull = lambda x: -x[1] + 0.2 * x[0]
+    start = jnp.array([[1.0, 0.0], [0.6, 0.8]])
+    move = lambda domain, potential, points: (
+        mf.simulate(
+            mf.flows.Wasserstein(mf.energies.Potential(potential), domain),
+            mf.measures.Particles(points),
+            stepper=mf.steppers.Proximal(0.5),
+            steps=2,
+        ).final.points
+    )
+    alone = move(circle, pull, start)
+    both = move(product, lambda x: pull(x) - 3 * x[2], jnp.append(start, jnp.array([[0.5], [-0.9]]), axis=1))
+    np.testing.assert_allclose(both[:, :2], alone, atol=1e-6)
+    np.testing.assert_allclose(both[:, 2], 1.0)
+
+
+def test_the_log_sobolev_constant_of_a_product_is_the_least():
+    product = Product(mf.domains.Sphere(1), mf.domains.Interval(0.0, 4.0))
+    np.testing.assert_allclose(mf.bounds.log_sobolev(domain=product), (np.pi / 4) ** 2)
+    np.testing.assert_allclose(mf.bounds.log_sobolev(domain=mf.domains.Sphere(2)), 2)
+
+
+def test_a_domain_without_coordinates_says_so():
+    class Bare(mf.domains.Domain):
+        dim: int = eqx.field(static=True, default=1)
+        ambient = 2
+
+        def sample_point(self, key, dtype=float):
+            return jnp.array([1.0, 0.0], dtype)
+
+        def contains(self, x):
+            return True
+
+    with pytest.raises(NotImplementedError, match="overrides `coordinates`"):
+        Bare().coordinates(jnp.array([1.0, 0.0]))
 
 
 @pytest.mark.wrong_calls

@@ -81,7 +81,7 @@ def test_modes_make_the_population_kernel():
         (lambda: Ridge(3.0), "sigma must be a function"),
         (lambda: ReLU(np.inf), "bias must be finite"),
         (lambda: ReLU([1.0, 2.0]), "bias must be a scalar"),
-        (lambda: RBF(None, scale=1.0), "torus must be a domains.Torus, got NoneType"),
+        (lambda: RBF(None, scale=1.0), "torus must be a domains.Torus or another flat domain, got NoneType"),
         (lambda: RBF(TORUS, scale=0.0), "scale must be greater than 0"),
         (lambda: RBF(TORUS, scale=1.0, profile="cauchy"), "profile must be"),
         (lambda: Function("phi"), "function must be callable"),

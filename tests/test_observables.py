@@ -754,7 +754,7 @@ BAD = [
     (lambda: obs.FourierModes(2, LINE), "need a circle"),
     (lambda: obs.FourierModes(2)(measure(POINTS)), "need a circle"),
     (lambda: obs.KernelDensity(POINTS, 0.0, CIRCLE), "bandwidth must be greater than 0"),
-    (lambda: obs.KernelDensity(POINTS, 0.1, mf.domains.Sphere(2)), "needs Euclidean, Box, Torus or Sphere"),
+    (lambda: obs.KernelDensity(jnp.eye(4), 0.1, mf.domains.Sphere(3)), "no Gaussian is known on Sphere"),
     (lambda: obs.KernelDensity(16, 0.1, LINE), "has no uniform grid"),
     (lambda: obs.KernelDensity(POINTS, 0.1, CIRCLE)(measure([[1.0]])), "points of dimension 2"),
     (lambda: obs.Prediction(POINTS[0]), r"x must have shape \(B, k\)"),

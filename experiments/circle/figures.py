@@ -133,8 +133,11 @@ class CircleFigures(Figures):
         for ax, points, densities in zip(
             axes, (lab.grid.points, estimate.points), (exact, learned), strict=True
         ):
-            target = teacher_density(GAMMA, points)
-            plot.density_lines(ax, lab.coordinates(points), densities, target=target)
+            for i, (label, values) in enumerate(densities.items()):
+                color = plot.shade(i, len(densities))
+                plot.density(ax, (points, values), lab.domain, label=label, color=color)
+            dotted = {"color": "0.25", "linestyle": ":", "linewidth": 1.1, "zorder": 3}
+            plot.density(ax, CircleTeacher(GAMMA), lab.domain, label="target", **dotted)
         plot.title(axes[0], "ultra-fast diffusion")
         plot.title(axes[1], f"VarPro, M = {int(data.width[0])}, {lam_is(float(data.lam[0]))}, biased f")
         axes[1].set_ylabel("")

@@ -17,7 +17,8 @@ class FlatTorusFigures(Figures):
         period = float(lab.domain.period)
         fig, axes = plot.figure(1, 2, height=2.9)
         neurons = lab.data.teachers[lab.gammas.index(GAMMA), 0]
-        plot.torus(axes[0, 0], neurons, period=period, color=plot.color(0))
+        square = 2 * [(-period / 2, period / 2)]
+        plot.particles(axes[0, 0], neurons, lab.domain, extent=square, symbol="ω", color=plot.color(0))
         plot.title(axes[0, 0], f"teacher neurons, γ = {GAMMA:g}")
         self.draw_signal(axes[0, 1], extent=period / 2)
         return fig, "neurons gather at (-1, 0) and (1, 1); the signal is their convolution with the kernel"

@@ -10,6 +10,7 @@ from common.identifiability import relu_on_circle
 from common.options import Settings
 from common.runs import times_of
 from mfjax import plot
+from mfjax.domains import Sphere
 from mfjax.problems import CircleTeacher, relu_coefficients
 from mfjax.theory import fit_rate
 from neurons.runs import BETAS, GAMMA, SHOWN, SIGNED, Neurons, circle_points, sphere_coefficients
@@ -93,7 +94,10 @@ class NeuronFigures(Gallery):
         teacher = np.asarray(jax.vmap(CircleTeacher(GAMMA))(circle_points(angle)))
         last = f"t = {self.preset.teacher_time:g}"
         final = data.masses.values[-1] / width
-        plot.density_lines(axes[0, 2], angle, {last: final}, target=teacher)
+        points = circle_points(angle)
+        plot.density(axes[0, 2], (points, final), Sphere(1), label=last, color=plot.shade(0, 1))
+        dotted = {"color": "0.25", "linestyle": ":", "linewidth": 1.1, "zorder": 3}
+        plot.density(axes[0, 2], (points, teacher), Sphere(1), label="target", **dotted)
         axes[0, 2].set_ylim(0, 1.35 * max(teacher.max(), final.max()))
         plot.legend(axes[0, 2], loc="upper left")
         return (

@@ -1,10 +1,11 @@
 """Domains on which measures live: how to sample, measure displacements, move, and cut into cells.
 
 Every domain is written for one point `x` of shape `(ambient,)`; callers batch with `jax.vmap`. Points are
-stored in ambient coordinates: unit vectors on a sphere, coordinates in one period on a torus.
+stored in ambient coordinates: unit vectors on a sphere, coordinates in one period on a torus. Intrinsic
+coordinates, lengths, walls and closed axes are asked of the domain, never of its class.
 """
 
-from mfjax.domains.base import Cells, Domain
+from mfjax.domains.base import Axis, Cells, Domain, torus_period
 from mfjax.domains.box import Box, Interval
 from mfjax.domains.euclidean import Euclidean
 from mfjax.domains.signed import Signed
@@ -12,6 +13,7 @@ from mfjax.domains.sphere import Sphere
 from mfjax.domains.torus import Torus
 
 __all__ = [
+    "Axis",
     "Box",
     "Cells",
     "Domain",
@@ -20,4 +22,5 @@ __all__ = [
     "Signed",
     "Sphere",
     "Torus",
+    "torus_period",
 ]

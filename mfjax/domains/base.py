@@ -1,4 +1,4 @@
-"""The abstract domain, written for one point, and its cells."""
+"""The abstract domain, written for one point, its axes and its cells."""
 
 import dataclasses
 from abc import abstractmethod
@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, ScalarLike
 
 from mfjax._numerics.arrays import count, finite, is_traced
+from mfjax.domains.gaussians import gaussian, wrapped
 
 Point = Float[Array, " ambient"]
 
@@ -29,11 +30,43 @@ class Cells(NamedTuple):
     frozen: int = 0
 
 
+class Axis(NamedTuple):
+    """One coordinate of a domain: from `lower` to `upper`, `None` where endless, or `closed` to a circle.
+
+    An axis that has ends and is not closed ends at walls, or where coordinates degenerate (a pole).
+    `label` is its name, with the unit in brackets, "angle [rad]", for figures.
+
+    >>> Axis(0.0, 2.0, closed=True).length
+    2.0
+    """
+
+    lower: ScalarLike | None = None
+    upper: ScalarLike | None = None
+    closed: bool = False
+    label: str | None = None
+
+    @property
+    def endless(self) -> bool:
+        """Whether the coordinate may be any number."""
+        return self.lower is None
+
+    @property
+    def length(self) -> ScalarLike:
+        """The length between the ends, infinite where there are none."""
+        if self.lower is None or self.upper is None:
+            return float("inf")
+        # Without an operation, so that a period known inside `jit` stays known.
+        at_origin = isinstance(self.lower, float) and self.lower == 0
+        return self.upper if at_origin else self.upper - self.lower
+
+
 class Domain(eqx.Module):
     """A set with a way to move inside it.
 
     A new domain provides `dim`, `ambient`, `sample_point`, `contains` and, where they differ from flat
-    space, the other methods; none of them sees a batch axis.
+    space, `project`, `retract` and the other methods; none of them sees a batch axis. With `axes`,
+    `coordinates` and `point` it can be drawn, and in one dimension, or where it is `isometric`, has
+    Wasserstein distances, Fourier modes and density estimates. Nobody asks for the class of a domain.
     """
 
     # Intrinsic dimension.
@@ -69,6 +102,14 @@ class Domain(eqx.Module):
         fields = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
         return f"{type(self).__name__}({', '.join(f'{name}={numbers(value)}' for name, value in fields)})"
 
+    def tangent_basis(self, x: Point) -> Float[Array, "ambient dim"]:
+        """Orthonormal vectors that span the tangent space at `x`, as columns."""
+        if self.ambient == self.dim:
+            return jnp.eye(self.dim, dtype=x.dtype)
+        projection = jax.vmap(lambda v: self.project(x, v))(jnp.eye(x.size, dtype=x.dtype))
+        # Eigenvalues ascend from 0 (normal) to 1 (tangent).
+        return jnp.linalg.eigh(projection)[1][:, -self.dim :]
+
     def retract(self, x: Point, v: Point) -> Point:
         """The point reached from `x` by the displacement `v`, to first order along a geodesic."""
         return x + v
@@ -80,6 +121,109 @@ class Domain(eqx.Module):
     def embed(self, x: Point) -> Float[Array, " k"]:
         """Coordinates in a Euclidean space in which chordal distances are negative definite."""
         return x
+
+    def chord(self, x: Point, y: Point) -> Float[Array, " k"]:
+        """A vector as long as `embed(x) - embed(y)`, exactly zero where x = y."""
+        return self.embed(x) - self.embed(y)
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """The `Axis` of each intrinsic coordinate: its ends, whether it is closed, its name."""
+        return (Axis(),) * self.dim
+
+    @property
+    def closed(self) -> tuple[bool, ...]:
+        """Which axes are closed to circles."""
+        return tuple(axis.closed for axis in self.axes)
+
+    @property
+    def lengths(self) -> Float[Array, " dim"]:
+        """The length of each axis, infinite where it is endless."""
+        return jnp.stack([jnp.asarray(axis.length) for axis in self.axes])
+
+    @property
+    def walls(self) -> tuple[bool, ...]:
+        """Which stored coordinates `retract` clips at walls, x + v elsewhere along them."""
+        if self.ambient != self.dim:
+            return (False,) * self.ambient
+        return tuple(not (axis.closed or axis.endless) for axis in self.axes)
+
+    def coordinates(self, x: Point) -> Float[Array, " dim"]:
+        """The intrinsic coordinates of `x`, between the ends of `axes`; arc length in one dimension.
+
+        **Raises** `NotImplementedError` where a domain in a space of more dimensions does not say.
+        """
+        self._require_flat("coordinates")
+        return x
+
+    def point(self, q: Float[Array, " dim"]) -> Point:
+        """The point of coordinates `q`.
+
+        **Raises** `NotImplementedError` as `coordinates` does.
+        """
+        self._require_flat("point")
+        return q
+
+    def _require_flat(self, method: str) -> None:
+        if self.ambient != self.dim:
+            raise NotImplementedError(
+                f"{type(self).__name__} has no coordinates: a domain of dimension {self.dim} in a space of "
+                f"{self.ambient} overrides `{method}`"
+            )
+
+    @property
+    def isometric(self) -> bool:
+        """Whether coordinates measure lengths: a product of lines, intervals and circles."""
+        return self.dim == 1
+
+    @property
+    def product_of_circles(self) -> bool:
+        """Whether `embed` maps to a product of round circles about the origin, as long as `lengths`."""
+        return False
+
+    @property
+    def log_sobolev(self) -> Float[Array, ""]:
+        """The log-Sobolev constant of the uniform law; zero where there is none, or none is known."""
+        if not self.isometric:
+            return jnp.zeros(())
+        axis_constant = lambda axis: ((2 if axis.closed else 1) * jnp.pi / axis.length) ** 2
+        return jnp.min(jnp.stack([jnp.asarray(axis_constant(axis)) for axis in self.axes]))
+
+    def gaussian(self, x: Point, y: Point, width: Float[Array, ""]) -> Float[Array, ""]:
+        """The Gaussian density at `x` of standard deviation `width` about `y`, of mass one on the domain.
+
+        The heat kernel where the domain is `isometric`: wrapped on closed axes, reflected at walls.
+
+        **Raises** `ValueError` where neither holds and the domain gives no density of its own.
+        """
+        if not self.isometric:
+            raise ValueError(f"no Gaussian is known on {self!r}: a domain that has one overrides `gaussian`")
+        p, q, axes = self.coordinates(x), self.coordinates(y), self.axes
+        kinds = {"endless": [], "closed": [], "walls": []}
+        for i, axis in enumerate(axes):
+            kinds["endless" if axis.endless else "closed" if axis.closed else "walls"].append(i)
+        factors = []
+        for kind, which in kinds.items():
+            if not which:
+                continue
+            here, there = (p, q) if len(which) == self.dim else (p[np.array(which)], q[np.array(which)])
+            difference = here - there
+            if kind == "endless":
+                factors.append(gaussian(difference / width) / width)
+                continue
+            ends = ([getattr(axes[i], side) for i in which] for side in ("lower", "upper"))
+            lower, upper = (jnp.stack([jnp.asarray(end) for end in side]).astype(x.dtype) for side in ends)
+            if kind == "closed":
+                factors.append(wrapped(difference, width, upper - lower))
+            else:
+                period = 2 * (upper - lower)
+                mirrored = wrapped(here + there - 2 * lower, width, period)
+                factors.append(wrapped(difference, width, period) + mirrored)
+        return jnp.prod(jnp.concatenate(factors))
+
+    def drawn(self, q: Float[Array, " dim"]) -> Float[Array, " dim"]:
+        """Where coordinates are put in a figure: themselves, or their place on an equal-area map."""
+        return q
 
     @property
     def flat(self) -> bool:
@@ -124,6 +268,23 @@ class Domain(eqx.Module):
                     f"{name}[{bad[0]}] = {where} does not lie on {self!r}: jax.vmap(domain.retract)"
                     "(points, jnp.zeros_like(points)) is what lies there"
                 )
+
+
+def torus_period(domain: Domain) -> Array | None:
+    """The one period of a flat torus whose points are stored as coordinates from zero; `None` elsewhere.
+
+    >>> import mfjax as mf
+    >>> float(torus_period(mf.domains.Torus(2, 4.0))), torus_period(mf.domains.Sphere(1))
+    (4.0, None)
+    """
+    if not (domain.product_of_circles and domain.ambient == domain.dim):
+        return None
+    periods = [axis.length for axis in domain.axes]
+    # Known periods must agree; those of a torus that is traced are one array.
+    one = all(other is periods[0] for other in periods) or is_traced(periods)
+    if not one and len({float(period) for period in periods}) > 1:
+        return None
+    return jnp.asarray(periods[0])
 
 
 def tolerance(x: Array) -> float:

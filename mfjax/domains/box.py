@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._numerics.arrays import as_floats, finite, is_traced, scalar
-from mfjax.domains.base import Cells, Domain, axes_of, tensor_centers
+from mfjax.domains.base import Axis, Cells, Domain, axes_of, tensor_centers
 
 
 class Box(Domain):
@@ -46,6 +46,14 @@ class Box(Domain):
     @property
     def dim(self) -> int:
         return self.lower.shape[0]
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        return tuple(Axis(self.lower[i], self.upper[i]) for i in range(self.dim))
+
+    @property
+    def isometric(self) -> bool:
+        return True
 
     def sample_point(self, key, dtype=float):
         low, high = self.lower.astype(dtype), self.upper.astype(dtype)

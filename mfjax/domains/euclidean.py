@@ -20,6 +20,10 @@ class Euclidean(Domain):
     def __init__(self, dim: int):
         self.dim = count(dim, "dim")
 
+    @property
+    def isometric(self) -> bool:
+        return True
+
     def sample_point(self, key, dtype=float):
         return jr.normal(key, (self.dim,), dtype)
 

@@ -5,7 +5,7 @@ import jax.random as jr
 from jaxtyping import Array
 
 from mfjax._numerics.arrays import kind
-from mfjax.domains.base import Cells, Domain
+from mfjax.domains.base import Axis, Cells, Domain
 
 
 class Signed(Domain):
@@ -58,6 +58,33 @@ class Signed(Domain):
 
     def diffuse(self, x, v):
         return _joined(_nearest_sign(x[0] + v[0]), self.domain.diffuse(x[1:], v[1:]))
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        return self.domain.axes
+
+    @property
+    def walls(self) -> tuple[bool, ...]:
+        return (False, *self.domain.walls)
+
+    @property
+    def isometric(self) -> bool:
+        return False
+
+    def coordinates(self, x):
+        """The coordinates of `x` on its copy; those of two copies are the same."""
+        return self.domain.coordinates(x[1:])
+
+    def point(self, q):
+        """The point of coordinates `q` on the positive copy."""
+        x = self.domain.point(q)
+        return _joined(jnp.ones((), x.dtype), x)
+
+    def drawn(self, q):
+        return self.domain.drawn(q)
+
+    def chord(self, x, y):
+        return _joined(x[0] - y[0], self.domain.chord(x[1:], y[1:]))
 
     def embed(self, x):
         return _joined(x[0], self.domain.embed(x[1:]))

@@ -3,13 +3,17 @@
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 
 from mfjax._numerics.arrays import count, safe_norm
-from mfjax.domains.base import Cells, Domain, axes_of, tolerance
+from mfjax.domains.base import Axis, Cells, Domain, axes_of, tolerance
 
 
 class Sphere(Domain):
     """The unit sphere S^dim in R^(dim+1); `Sphere(1)` is the circle, with cells in arc length.
+
+    Coordinates are the angle in (-pi, pi], in more dimensions the longitude followed by latitudes: on S^2
+    x = (cos b cos a, cos b sin a, sin b). Figures of S^2 are equal-area maps (Hammer's).
 
     >>> import jax.numpy as jnp
     >>> Sphere(1).retract(jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])).round(3).tolist()
@@ -24,6 +28,49 @@ class Sphere(Domain):
     @property
     def ambient(self) -> int:
         return self.dim + 1
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        name = "angle [rad]" if self.dim == 1 else "longitude [rad]"
+        latitude = Axis(-np.pi / 2, np.pi / 2, label="latitude [rad]")
+        return (Axis(-np.pi, np.pi, closed=True, label=name), *(latitude,) * (self.dim - 1))
+
+    @property
+    def product_of_circles(self) -> bool:
+        return self.dim == 1
+
+    @property
+    def log_sobolev(self):
+        return jnp.asarray(float(self.dim))
+
+    def coordinates(self, x):
+        # The angle has no derivative at the origin, where only padding can be.
+        origin = (x[0] == 0) & (x[1] == 0)
+        angles = [jnp.arctan2(x[1], jnp.where(origin, 1.0, x[0]))]
+        angles += [jnp.arctan2(x[i], safe_norm(x[:i])) for i in range(2, self.ambient)]
+        return jnp.stack(angles)
+
+    def point(self, q):
+        x = jnp.stack([jnp.cos(q[0]), jnp.sin(q[0])])
+        for i in range(1, self.dim):
+            x = jnp.append(jnp.cos(q[i]) * x, jnp.sin(q[i]))
+        return x
+
+    def gaussian(self, x, y, width):
+        if self.dim != 2:
+            return super().gaussian(x, y, width)
+        # The law of von Mises and Fisher, whose mass is known: the heat kernel to first order in width^2.
+        # 1 - x . y = |x - y|^2 / 2 on the sphere loses no digits where the points are close.
+        sharpness = 1 / width**2
+        mass = 2 * jnp.pi * -jnp.expm1(-2 * sharpness) / sharpness
+        return jnp.exp(-0.5 * sharpness * jnp.sum((x - y) ** 2)) / mass
+
+    def drawn(self, q):
+        if self.dim != 2:
+            return q
+        half = 0.5 * q[0]
+        depth = jnp.sqrt(2 / (1 + jnp.cos(q[1]) * jnp.cos(half)))
+        return depth * jnp.stack([2 * jnp.cos(q[1]) * jnp.sin(half), jnp.sin(q[1])])
 
     def sample_point(self, key, dtype=float):
         z = jr.normal(key, (self.ambient,), dtype)

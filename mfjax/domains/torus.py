@@ -6,7 +6,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._numerics.arrays import count, scalar
-from mfjax.domains.base import Cells, Domain, axes_of, tensor_centers
+from mfjax.domains.base import Axis, Cells, Domain, axes_of, tensor_centers
 
 
 class Torus(Domain):
@@ -27,6 +27,18 @@ class Torus(Domain):
         self.dim = count(dim, "dim")
         self.period = scalar(period, "period", above=0)
 
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        return (Axis(0.0, self.period, closed=True),) * self.dim
+
+    @property
+    def isometric(self) -> bool:
+        return True
+
+    @property
+    def product_of_circles(self) -> bool:
+        return True
+
     def _wrap(self, x):
         period = self.period.astype(x.dtype)
         # The exact remainder: x - period * floor(x / period) rounds to values below zero.
@@ -44,9 +56,11 @@ class Torus(Domain):
         period = self.period.astype(x.dtype)
         return (x - y) - period * jnp.round((x - y) / period)
 
-    def representatives(self, points: Float[Array, "n dim"]) -> Float[Array, "n dim"]:
-        """The same points, stored in [0, period)^dim."""
-        return self._wrap(points)
+    def coordinates(self, x):
+        return self._wrap(x)
+
+    def point(self, q):
+        return self._wrap(q)
 
     def retract(self, x, v):
         return self._wrap(x + v)
@@ -54,6 +68,13 @@ class Torus(Domain):
     def embed(self, x):
         radius = self.period.astype(x.dtype) / (2 * jnp.pi)
         return radius * jnp.concatenate([jnp.cos(x / radius), jnp.sin(x / radius)])
+
+    def chord(self, x, y):
+        # From the difference of coordinates, which is exactly zero for equal points. A difference of two
+        # embeddings need not be (a compiler may round them differently), and the derivative of its length
+        # is then a unit vector of noise.
+        diameter = self.period.astype(x.dtype) / jnp.pi
+        return diameter * jnp.sin((x - y) / diameter)
 
     def cells(self, n):
         shape = axes_of(n, self.dim)

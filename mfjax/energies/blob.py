@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._numerics.arrays import inner, scalar
-from mfjax.domains import Box, Domain, Euclidean, Torus
+from mfjax.domains import Domain
 from mfjax.energies.base import Solution
 from mfjax.energies.convolution import convolution
 from mfjax.energies.internal import DensityEstimate, InternalEnergy
@@ -48,7 +48,7 @@ class Blob(DensityEstimate):
     def __init__(self, energy: InternalEnergy, width: ScalarLike, domain: Domain):
         if not isinstance(energy, InternalEnergy):
             raise ValueError(f"energy must be an InternalEnergy, got {type(energy).__name__}")
-        if not isinstance(domain, (Euclidean, Box, Torus)):
+        if domain.ambient != domain.dim:
             raise ValueError(f"blobs need a flat domain, Euclidean, a box or a torus, got {domain!r}")
         self.energy, self.domain = energy, domain
         self.width = scalar(width, "width", above=0)

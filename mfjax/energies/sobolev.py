@@ -8,7 +8,7 @@ from jaxtyping import Array, Complex, Float, ScalarLike
 
 from mfjax._numerics.arrays import count, is_traced, scalar
 from mfjax._numerics.sums.waves import grid_waves, half_space
-from mfjax.domains import Torus
+from mfjax.domains import Domain, Torus, torus_period
 from mfjax.energies.base import Energy, Solution
 from mfjax.energies.convolution import convolution
 from mfjax.energies.fourier import Series, cell_values
@@ -63,7 +63,7 @@ class Sobolev(Energy):
 
     target: TorusTarget
     order: Float[Array, ""]
-    domain: Torus
+    domain: Domain
     modes: int | None = eqx.field(static=True)
     kernel: NegativeSobolev | None
     # What particles see of the target by a series: its coefficients at half_space(resolution).
@@ -76,11 +76,11 @@ class Sobolev(Energy):
         self,
         target: Any = "uniform",
         order: ScalarLike = 1.0,
-        domain: Torus | None = None,
+        domain: Domain | None = None,
         modes: int | None = None,
     ):
         self.domain = Torus(1) if domain is None else domain
-        if not isinstance(self.domain, Torus):
+        if torus_period(self.domain) is None:
             raise ValueError(f"a Sobolev discrepancy lives on a Torus, got {self.domain!r}")
         self.target = TorusTarget(target, self.domain)
         self.order = scalar(order, "order", above=0)
@@ -96,9 +96,9 @@ class Sobolev(Energy):
 
     def validate(self, mu, domain=None):
         self.target.check_place(mu, "the measure")
-        periods = (self.domain.period, getattr(domain, "period", self.domain.period))
-        same = is_traced(periods) or float(periods[0]) == float(periods[1])
-        if domain is not None and not (isinstance(domain, Torus) and same):
+        periods = (self.target.period, self.target.period if domain is None else torus_period(domain))
+        same = periods[1] is not None and (is_traced(periods) or float(periods[0]) == float(periods[1]))
+        if not same:
             raise ValueError(f"this discrepancy lives on {self.domain!r} and the measure moves on {domain!r}")
         if isinstance(mu, Grid):
             if isinstance(self.target.source, Grid):
@@ -116,7 +116,7 @@ class Sobolev(Energy):
     def solve(self, mu, carry=None):
         if not isinstance(mu, Grid) and self.kernel is None and self.modes is None:
             raise ValueError(NO_SERIES)
-        order, period = self.order.astype(mu.dtype), self.domain.period.astype(mu.dtype)
+        order, period = self.order.astype(mu.dtype), self.target.period.astype(mu.dtype)
         volume, origin = period**self.domain.dim, jnp.zeros_like(mu.points[0])
         if isinstance(mu, Grid):
             waves, origin, seen = grid_waves(mu.shape), mu.points[0], self.target.seen_on_cells(mu, period)

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from mfjax._numerics.arrays import is_traced
-from mfjax.domains import Box, Domain, Euclidean, Torus
+from mfjax.domains import Domain
 from mfjax.energies.base import Solution
 from mfjax.energies.internal import DensityEstimate, InternalEnergy
 from mfjax.measures import Measure
@@ -46,7 +46,7 @@ class Spacings(DensityEstimate):
     def __init__(self, energy: InternalEnergy, domain: Domain):
         if not isinstance(energy, InternalEnergy):
             raise ValueError(f"energy must be an InternalEnergy, got {type(energy).__name__}")
-        if not isinstance(domain, (Euclidean, Box, Torus)) or domain.dim != 1:
+        if not domain.dim == domain.ambient == 1:
             raise ValueError(f"neighbors need Euclidean(1), an interval or Torus(1), got {domain!r}")
         self.energy, self.domain = energy, domain
 
@@ -76,8 +76,8 @@ class Spacings(DensityEstimate):
         order = jnp.argsort(jnp.where(massive, points[:, 0], jnp.inf))
         x, m, massive = points[order, 0], weights[order], massive[order]
         last = massive & ~jnp.append(massive[1:], False)
-        if isinstance(self.domain, Torus):
-            period, real = self.domain.period.astype(x.dtype), massive
+        if self.domain.closed[0]:
+            period, real = self.domain.lengths.astype(x.dtype)[0], massive
             lengths = jnp.where(last, x[0] + period, jnp.roll(x, -1)) - x
             masses = 0.5 * (m + jnp.where(last, m[0], jnp.roll(m, -1)))
             lengths = jnp.where(real, lengths, 1)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Complex, Float
 
 from mfjax._numerics.arrays import as_floats, is_traced
 from mfjax._numerics.sums.waves import grid_waves, half_space
-from mfjax.domains import Torus
+from mfjax.domains import Domain, torus_period
 from mfjax.energies.fourier import cell_transform
 from mfjax.measures import Grid, Measure, Particles
 
@@ -25,15 +25,20 @@ class TorusTarget(eqx.Module):
     """
 
     source: Measure | Callable | None
-    domain: Torus
+    domain: Domain
 
-    def __init__(self, source: Any, domain: Torus):
+    def __init__(self, source: Any, domain: Domain):
         self.source = None if isinstance(source, str) and source == "uniform" else source
         self.domain = domain
         if isinstance(self.source, Measure):
             self.check_place(self.source, "the target")
         elif not (self.source is None or callable(self.source)):
             raise ValueError(f'target must be "uniform", a density of one point or a measure, got {source!r}')
+
+    @property
+    def period(self) -> Float[Array, ""]:
+        """The period of the torus."""
+        return torus_period(self.domain)
 
     @property
     def atoms(self) -> Particles | None:
@@ -45,9 +50,9 @@ class TorusTarget(eqx.Module):
         dim = self.domain.dim
         if mu.points.shape[-1] != dim:
             raise ValueError(f"{name} must have points of dimension {dim}, got {mu.points.shape[-1]}")
-        if isinstance(mu, Grid) and not is_traced((mu.spacing, self.domain.period)):
+        if isinstance(mu, Grid) and not is_traced((mu.spacing, self.period)):
             sides = np.asarray(mu.spacing) * np.asarray(mu.shape)
-            if not all(mu.periodic) or not np.allclose(sides, float(self.domain.period), rtol=1e-5):
+            if not all(mu.periodic) or not np.allclose(sides, float(self.period), rtol=1e-5):
                 raise ValueError(f"{name} lives on another grid than {self.domain!r}: use Grid.uniform")
 
     def sampled(self, mu: Grid) -> Grid:
@@ -81,9 +86,7 @@ class TorusTarget(eqx.Module):
             source = self.sampled(Grid.uniform(self.domain, SAMPLES if modes is None else max(4 * modes, 16)))
         resolution = (min(source.shape) - 1) // 2 if modes is None else modes
         waves = half_space(resolution, self.domain.dim)
-        coefficients = waves.transform(
-            source.points / self.domain.period.astype(source.dtype), source.weights
-        )
+        coefficients = waves.transform(source.points / self.period.astype(source.dtype), source.weights)
         if isinstance(source, Grid):
             # Modes that the cells do not carry would repeat others.
             carried = np.all(2 * np.abs(waves.k) < np.asarray(source.shape), axis=-1)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._numerics.arrays import kind, safe_norm, scalar
-from mfjax.domains import Torus
+from mfjax.domains import Domain
 from mfjax.features.base import FeatureMap
 
 
@@ -28,18 +28,18 @@ class RBF(FeatureMap):
     0.3679
     """
 
-    torus: Torus
+    torus: Domain
     scale: Float[Array, ""]
     amplitude: Float[Array, ""]
     profile: str = eqx.field(static=True)
 
     def __init__(
-        self, torus: Torus, *, scale: ScalarLike, amplitude: ScalarLike = 1.0, profile: str = "laplace"
+        self, torus: Domain, *, scale: ScalarLike, amplitude: ScalarLike = 1.0, profile: str = "laplace"
     ):
         if profile not in ("laplace", "gaussian"):
             raise ValueError(f"profile must be 'laplace' or 'gaussian', got {profile!r}")
-        if not isinstance(torus, Torus):
-            raise ValueError(f"torus must be a domains.Torus, got {kind(torus)}")
+        if not isinstance(torus, Domain) or torus.ambient != torus.dim:
+            raise ValueError(f"torus must be a domains.Torus or another flat domain, got {kind(torus)}")
         self.torus = torus
         self.scale = scalar(scale, "scale", above=0)
         self.amplitude = scalar(amplitude, "amplitude")

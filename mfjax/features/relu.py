@@ -9,7 +9,6 @@ from jaxtyping import Array, ScalarLike
 
 from mfjax._numerics.arrays import is_traced
 from mfjax._numerics.operators import Arcs, Sectors, Windows, near_circle
-from mfjax.domains import Sphere
 from mfjax.features.ridge import Ridge
 
 # Up to so many features a matrix is faster than sorting, by measurement on two cores.
@@ -71,7 +70,8 @@ class ReLU(Ridge):
         if not self.circle:
             return
         length = None if is_traced(points) else np.linalg.norm(np.asarray(points), axis=-1)
-        wrong = domain is not None and not (isinstance(domain, Sphere) and domain.dim == 1)
+        in_plane = domain is None or (domain.dim, domain.ambient) == (1, 2)
+        wrong = not in_plane or not (domain is None or domain.product_of_circles)
         if wrong or (length is not None and np.any(np.abs(length - 1) > 1e-3)):
             raise ValueError(
                 f"ReLU(circle=True) is for unit vectors of the plane, got particles of shape {points.shape} "

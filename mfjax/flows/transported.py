@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from mfjax._numerics.arrays import count
-from mfjax.domains import Domain, Torus
+from mfjax.domains import Domain
 from mfjax.energies.base import Energy
 from mfjax.flows.heights import HeightFlow
 from mfjax.measures import Particles
@@ -30,7 +30,7 @@ class Transported(HeightFlow):
     - `labels`: shape of a grid of labels. Free particles are refused: v needs grad H, which obeys an equation
       with grad v, hence with the second derivatives of H, and so on: no number of marks closes. On labels
       a -> (X(a), H(a)) it is (dX/da)^{-T} dH/da: particle number i (C order) is the image of label i of a
-      uniform grid, as many axes as the domain has coordinates, closed where the domain is a torus. Second
+      uniform grid, as many axes as the domain has coordinates, closed where those of the domain are. Second
       order, while X is one to one: where it folds the run ends as non-finite.
 
     Without `labels` the measure is a `Grid` with the mark "H"; second order in the mesh for smooth H. The
@@ -92,10 +92,10 @@ class Transported(HeightFlow):
         points = mu.points.reshape(*self.labels, -1)
         height = self.outer_weights(mu).reshape(self.labels)
         apart = jnp.vectorize(self.domain.displacement, signature="(d),(d)->(d)")
-        closed, axes = isinstance(self.domain, Torus), range(len(self.labels))
+        closed, axes = self.domain.closed, range(len(self.labels))
         # Entry (a, b) of the first is dX_b/da_a: its inverse acts on dH/da.
-        stretch = jnp.stack([_differences(points, axis, closed, apart) for axis in axes], axis=-2)
-        rise = jnp.stack([_differences(height, axis, closed) for axis in axes], axis=-1)
+        stretch = jnp.stack([_differences(points, axis, closed[axis], apart) for axis in axes], axis=-2)
+        rise = jnp.stack([_differences(height, axis, closed[axis]) for axis in axes], axis=-1)
         slope = jnp.linalg.solve(stretch, rise[..., None])[..., 0].reshape(mu.points.shape)
         side = jnp.sign(jnp.linalg.det(stretch))
         return jnp.where(jnp.all(side == side.ravel()[0]), slope, jnp.nan)

@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, ScalarLike
@@ -10,7 +11,7 @@ from jaxtyping import Array, Float, ScalarLike
 from mfjax._numerics.arrays import count, is_traced, safe_norm, scalar
 from mfjax._numerics.sums.ordered import Places, decaying_sums
 from mfjax._numerics.sums.waves import half_space, series
-from mfjax.domains import Domain, Sphere, Torus
+from mfjax.domains import Domain
 from mfjax.kernels.base import Kernel
 
 
@@ -44,10 +45,10 @@ class Gaussian(_Radial):
       to begin with, down to a few spacings of the particles; it may be swept.
     - `domain`: where distances are taken, chordally, as `Domain.embed` says; flat space unless given. A
       flow on a torus needs it.
-    - `modes` K: on `Torus(d)` or the circle `Sphere(1)` sums over a measure are taken by Fourier series,
-      which cost O(M + K^d) where there are many particles. Good values: for a circumference L at least L /
-      scale, for an error of 1e-8 of the total mass, and 1.4 L / scale for rounding in double precision; below
-      it also holds what `sums.nonuniform` says. `None`: all pairs.
+    - `modes` K: on products of circles, `Torus(d)` or `Sphere(1)`, sums over a measure are taken by Fourier
+      series, which cost O(M + K^d) where there are many particles. Good values: for a circumference L at
+      least L / scale, for an error of 1e-8 of the total mass, and 1.4 L / scale for rounding in double
+      precision; below it also holds what `sums.nonuniform` says. `None`: all pairs.
 
     Smooth, and characteristic: the discrepancy vanishes for equal measures only. **Fails** to attract from
     afar: forces at distance r are of size (r / scale^2) e^{-r^2 / (2 scale^2)}, nil beyond 13 scales in
@@ -69,10 +70,10 @@ class Gaussian(_Radial):
         self.modes = None if modes is None else count(modes, "modes")
         if modes is None:
             return
-        if not (isinstance(domain, Torus) or (isinstance(domain, Sphere) and domain.dim == 1)):
+        if domain is None or not domain.product_of_circles:
             raise ValueError(f"modes are those of a Torus or of Sphere(1), passed as domain=, got {domain!r}")
         if not is_traced((self.scale, domain)):
-            needed = float(self._needed(self.scale.dtype))
+            needed = float(jnp.max(self._needed(self.scale.dtype)))
             if modes < needed:
                 raise ValueError(f"modes must be at least {int(np.ceil(needed))} for this scale, got {modes}")
 
@@ -80,33 +81,31 @@ class Gaussian(_Radial):
         z = self._difference(x, y)
         return jnp.exp(-0.5 * jnp.sum(z * z))
 
-    def _radius(self, dtype):
-        """Of each of the circles that the domain is a product of."""
-        return self.domain.period.astype(dtype) / (2 * np.pi) if isinstance(self.domain, Torus) else 1.0
+    def _radii(self, dtype):
+        """Of the circles that the domain is a product of, (dim,)."""
+        return self.domain.lengths.astype(dtype) / (2 * np.pi)
 
     def _needed(self, dtype):
-        """The number of modes below which more than 1e-4 of the largest is lost."""
-        return 4.3 * self._radius(dtype) / self.scale.astype(dtype)
+        """The number of modes along each axis below which more than 1e-4 of the largest is lost."""
+        return 4.3 * self._radii(dtype) / self.scale.astype(dtype)
 
     def sums(self, points, sources, weights):
         if self.modes is None:
             return None
         dtype, dim = points.dtype, self.domain.dim
-        if isinstance(self.domain, Torus):
-            turns = lambda p: p / self.domain.period.astype(dtype)
-        else:
-            turns = lambda p: jnp.arctan2(p[:, 1:], p[:, :1]) / (2 * np.pi)
+        lengths = self.domain.lengths.astype(dtype)
+        turns = lambda p: jax.vmap(self.domain.coordinates)(p) / lengths
         # exp(-kappa (1 - cos theta)) on each circle: its coefficients by an FFT that resolves it to rounding.
         angles = jnp.asarray(2 * np.pi * np.arange(4 * self.modes) / (4 * self.modes), dtype)
-        kappa = (self._radius(dtype) / self.scale.astype(dtype)) ** 2
+        kappa = (self._radii(dtype)[:, None] / self.scale.astype(dtype)) ** 2
         table = jnp.fft.rfft(jnp.exp(-kappa * (1 - jnp.cos(angles)))).real / len(angles)
         # A scale that was traced when the kernel was made: not a number, rather than a wrong one.
-        table = jnp.where(self.modes >= 0.999 * self._needed(dtype), table, jnp.nan)
+        table = jnp.where(self.modes >= 0.999 * self._needed(dtype)[:, None], table, jnp.nan)
         waves = half_space(self.modes, dim)
-        symbol = jnp.prod(table[jnp.abs(jnp.asarray(waves.k))], axis=1)
+        symbol = jnp.prod(table[jnp.arange(dim), jnp.abs(jnp.asarray(waves.k))], axis=1)
         seen = jnp.asarray(waves.times, dtype) * symbol * waves.transform(turns(sources), weights)
         varying = series(turns(points), seen, jnp.asarray(waves.k, dtype), self.modes)
-        return varying + table[0] ** dim * jnp.sum(weights)
+        return varying + jnp.prod(table[:, 0]) * jnp.sum(weights)
 
 
 class Laplace(_Radial):
@@ -150,7 +149,8 @@ class Distance(_Radial):
 
     def sums(self, points, sources, weights):
         scale = self.scale.astype(points.dtype)
-        if isinstance(self.domain, Torus) and self.domain.dim == 1:
+        closed = self.domain is not None and self.domain.product_of_circles
+        if closed and self.domain.dim == self.domain.ambient == 1:
             return self._circle_sums(points, sources, weights) / scale
         line = self._line(points, sources)
         if line is None:
@@ -160,9 +160,9 @@ class Distance(_Radial):
         return (places.signed_sum(weights * y) - x * places.signed_sum(weights)) / scale
 
     def _circle_sums(self, points, sources, weights):
-        x, y = self.domain.representatives(points)[:, 0], self.domain.representatives(sources)[:, 0]
+        x, y = (jax.vmap(self.domain.coordinates)(p)[:, 0] for p in (points, sources))
         places = Places.of(x, y)
-        diameter = self.domain.period.astype(x.dtype) / jnp.pi
+        diameter = self.domain.lengths.astype(x.dtype)[0] / jnp.pi
         # The chord is the diameter times sign(x - y) sin((x - y) / diameter).
         cosine, sine = (weights * f(y / diameter) for f in (jnp.cos, jnp.sin))
         a, b = places.signed_sum(cosine), places.signed_sum(sine)

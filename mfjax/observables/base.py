@@ -1,4 +1,4 @@
-"""The abstract observable, what may serve as its target, and one-dimensional coordinates."""
+"""The abstract observable, what may serve as its target, and arc length in one dimension."""
 
 from abc import abstractmethod
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mfjax._numerics.arrays import as_floats, count, finite, is_traced, kind
-from mfjax.domains import Box, Domain, Euclidean, Sphere, Torus
+from mfjax.domains import Domain
 from mfjax.flows.base import Flow
 from mfjax.measures import Grid, Measure, Particles
 
@@ -64,57 +64,26 @@ def on_unit_circle(points: Array) -> bool:
     return bool(np.all(np.abs(norms - 1) <= 100 * float(jnp.finfo(points.dtype).eps)))
 
 
-class Chart(eqx.Module):
-    """Arc length on a one-dimensional domain: the line, or a circle of stated circumference.
+def one_dimensional(domain: Domain | None) -> bool:
+    """Whether `domain` is a line or a closed curve, with arc length as its coordinate."""
+    return domain is not None and domain.dim == 1 and domain.isometric
 
-    A unit vector becomes its angle in (-pi, pi], a point of a torus its representative in [0, period).
-    """
 
-    domain: Domain
+def arc_length(domain: Domain, points: Float[Array, "K d"]) -> Float[Array, " K"]:
+    """The coordinate of each point of a line or a closed curve."""
+    return jax.vmap(domain.coordinates)(points)[:, 0]
 
-    def __init__(self, domain: Domain):
-        if domain.dim != 1 or not isinstance(domain, (Euclidean, Box, Sphere, Torus)):
-            raise ValueError(f"a line or a circle is needed, got {domain!r}")
-        self.domain = domain
 
-    @staticmethod
-    def covers(domain: Domain | None) -> bool:
-        """Whether `domain` is a line or a circle."""
-        return isinstance(domain, (Euclidean, Box, Sphere, Torus)) and domain.dim == 1
-
-    @property
-    def closed(self) -> bool:
-        """Whether the domain is a circle."""
-        return isinstance(self.domain, (Sphere, Torus))
-
-    def circumference(self, dtype) -> Float[Array, ""]:
-        """Length of the circle."""
-        period = 2 * jnp.pi if isinstance(self.domain, Sphere) else self.domain.period
-        return jnp.asarray(period).astype(dtype)
-
-    def coordinates(self, points: Float[Array, "K d"]) -> Float[Array, " K"]:
-        """The coordinate of each point."""
-        if isinstance(self.domain, Sphere):
-            x, y = points[:, 0], points[:, 1]
-            # The angle has no derivative at the origin, where only padding can be.
-            origin = (x == 0) & (y == 0)
-            return jnp.arctan2(y, jnp.where(origin, 1.0, x))
-        if isinstance(self.domain, Torus):
-            return jax.vmap(self.domain.retract)(points, jnp.zeros_like(points))[:, 0]
-        return points[:, 0]
-
-    def angles(self, points: Float[Array, "K d"]) -> Float[Array, " K"]:
-        """The coordinate scaled to a circumference of 2 pi."""
-        coordinates = self.coordinates(points)
-        if isinstance(self.domain, Sphere):
-            return coordinates
-        return coordinates * (2 * jnp.pi / self.circumference(coordinates.dtype))
+def angles(domain: Domain, points: Float[Array, "K d"]) -> Float[Array, " K"]:
+    """Arc length on a closed curve scaled to a circumference of 2 pi."""
+    coordinates = arc_length(domain, points)
+    return coordinates * (2 * jnp.pi / domain.lengths.astype(coordinates.dtype)[0])
 
 
 def check_flow_domain(flow: Flow | None, domain: Domain | None) -> None:
-    """**Raises** `ValueError` if distances were chosen without a domain and the flow moves on a torus."""
-    if domain is None and flow is not None and isinstance(flow.domain, Torus):
+    """**Raises** `ValueError` without `domain` if distances on that of the flow are not of coordinates."""
+    if domain is None and flow is not None and not flow.domain.flat:
         raise ValueError(
-            "this flow moves on a Torus, whose distance is not that of the coordinates: pass domain= to the "
-            "observable"
+            f"this flow moves on a {type(flow.domain).__name__}, whose distance is not that of the "
+            "coordinates: pass domain= to the observable"
         )

@@ -5,15 +5,17 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from mfjax._numerics.arrays import safe_norm
-from mfjax.domains import Domain, Euclidean, Sphere, Torus
+from mfjax._numerics.arrays import is_traced, safe_norm
+from mfjax.domains import Domain, Euclidean, Sphere
 from mfjax.flows.base import Flow
 from mfjax.measures import Measure
 from mfjax.observables.base import (
-    Chart,
     Observable,
+    angles,
+    arc_length,
     as_measure,
     check_dimension,
     check_flow_domain,
@@ -78,47 +80,49 @@ class EnergyDistance(Observable):
     ):
         if metric not in ("chordal", "wrapped"):
             raise ValueError(f"metric must be 'chordal' or 'wrapped', got {metric!r}")
-        if metric == "wrapped" and not isinstance(domain, Torus):
+        if metric == "wrapped" and (domain is None or domain.flat):
             raise ValueError("metric='wrapped' is a distance on a Torus: pass domain=Torus(...)")
         self.target = _probability(as_measure(target, domain, cells))
         self.domain, self.metric = domain, metric
         self.coordinates = self.self_distance = None
         points, masses = self.target.points, self.target.weights
-        chart = self._chart(None)
-        if chart is None and domain is None and on_unit_circle(points):
+        ordered = self._ordered(None)
+        if ordered is None and domain is None and on_unit_circle(points):
             # A flow on the circle may ask for either form later; the sort gives both constants.
-            self.coordinates = Chart(Sphere(1)).angles(points)
+            self.coordinates = angles(Sphere(1), points)
             self.self_distance = -circle_energy(self.coordinates, masses)
-        elif chart is not None:
-            self.coordinates = chart.angles(points) if chart.closed else chart.coordinates(points)
+        elif ordered is not None:
+            self.coordinates = _places(ordered, points)
         else:
             self.self_distance = self._mean_distance(self.target, self.target)
 
-    def _chart(self, flow: Flow | None) -> Chart | None:
-        """Where sorting applies."""
+    def _ordered(self, flow: Flow | None) -> Domain | None:
+        """The line or the circle on which sorting applies."""
         if self.metric == "wrapped":
             return None
         if self.domain is not None:
-            return Chart(self.domain) if Chart.covers(self.domain) else None
+            return self.domain if _sortable(self.domain) else None
         if self.target.points.shape[-1] == 1:
-            return Chart(Euclidean(1))
-        circle = flow is not None and isinstance(flow.domain, Sphere) and flow.domain.dim == 1
-        return Chart(flow.domain) if circle and self.coordinates is not None else None
+            return Euclidean(1)
+        if flow is None or self.coordinates is None:
+            return None
+        # The target lies on the unit circle: so must the flow.
+        return Sphere(1) if _is_unit_circle(flow.domain) else None
 
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
         check_dimension(mu, self.target.points.shape[-1])
         check_flow_domain(flow, self.domain)
-        chart = self._chart(flow)
+        ordered = self._ordered(flow)
         mu = _probability(mu)
-        if chart is None:
+        if ordered is None:
             value = 2 * self._mean_distance(mu, self.target) - self._mean_distance(mu, mu)
             return jnp.maximum(value - self.self_distance.astype(mu.dtype), 0)
         masses = jnp.concatenate([mu.weights, -self.target.weights.astype(mu.dtype)])
-        here = chart.angles(mu.points) if chart.closed else chart.coordinates(mu.points)
+        here = _places(ordered, mu.points)
         coordinates = jnp.concatenate([here, self.coordinates.astype(mu.dtype)])
-        if not chart.closed:
+        if not ordered.closed[0]:
             return jnp.maximum(line_energy(coordinates, masses), 0)
-        radius = chart.circumference(mu.dtype) / (2 * jnp.pi)
+        radius = ordered.lengths.astype(mu.dtype)[0] / (2 * jnp.pi)
         return jnp.maximum(radius * circle_energy(coordinates, masses), 0)
 
     def _mean_distance(self, mu: Measure, nu: Measure) -> Float[Array, ""]:
@@ -127,14 +131,8 @@ class EnergyDistance(Observable):
         vector = lambda a, b: a - b
         if self.metric == "wrapped":
             vector = self.domain.displacement
-        elif isinstance(self.domain, Torus):
-            # The chord from the difference of coordinates, which is exactly zero for equal points. A
-            # difference of two embeddings need not be (a compiler may round them differently), and
-            # the derivative of its length is then a unit vector of noise.
-            diameter = self.domain.period.astype(mu.dtype) / jnp.pi
-            vector = lambda a, b: diameter * jnp.sin((a - b) / diameter)
         elif self.domain is not None:
-            x, y = jax.vmap(self.domain.embed)(x), jax.vmap(self.domain.embed)(y)
+            vector = self.domain.chord
         weights = nu.weights.astype(mu.dtype)
 
         # Recomputed in reverse mode, which would otherwise keep every block.
@@ -143,6 +141,23 @@ class EnergyDistance(Observable):
             return _sum(jax.vmap(lambda b: safe_norm(vector(a, b)))(y) * weights)
 
         return _sum(mu.weights * jax.lax.map(row, x, batch_size=ROWS))
+
+
+def _sortable(domain: Domain) -> bool:
+    """Whether chordal distances are those of a line or of a round circle."""
+    return domain.dim == 1 and (domain.product_of_circles or (domain.flat and domain.ambient == 1))
+
+
+def _is_unit_circle(domain: Domain) -> bool:
+    """Whether points of `domain` are unit vectors of the plane."""
+    in_plane = (domain.dim, domain.ambient, domain.product_of_circles) == (1, 2, True)
+    lengths = [axis.length for axis in domain.axes]
+    return in_plane and domain.flat and not is_traced(lengths) and np.allclose(lengths, 2 * np.pi)
+
+
+def _places(domain: Domain, points: Array) -> Array:
+    """Arc length on a line, angles on a circle."""
+    return angles(domain, points) if domain.closed[0] else arc_length(domain, points)
 
 
 def _probability(mu: Measure) -> Measure:

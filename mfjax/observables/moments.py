@@ -8,7 +8,7 @@ from mfjax._numerics.arrays import count, inner
 from mfjax.domains import Domain
 from mfjax.flows.base import Flow
 from mfjax.measures import Measure
-from mfjax.observables.base import Chart, Observable
+from mfjax.observables.base import Observable, angles, one_dimensional
 
 
 class Moments(Observable):
@@ -64,18 +64,17 @@ class FourierModes(Observable):
 
     def __init__(self, n: int, domain: Domain | None = None):
         self.n = count(n, "n", minimum=0)
-        self.domain = None if domain is None else _circle(domain).domain
+        self.domain = None if domain is None else _circle(domain)
 
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, "modes 2"]:
         domain = self.domain if self.domain is not None or flow is None else flow.domain
-        angles = _circle(domain).angles(mu.points)
-        phase = jnp.arange(self.n + 1, dtype=mu.dtype)[:, None] * angles
+        phase = jnp.arange(self.n + 1, dtype=mu.dtype)[:, None] * angles(_circle(domain), mu.points)
         return jnp.stack([inner(jnp.cos(phase), mu.weights), inner(jnp.sin(phase), mu.weights)], axis=-1)
 
 
-def _circle(domain: Domain | None) -> Chart:
-    if not Chart.covers(domain) or not Chart(domain).closed:
+def _circle(domain: Domain | None) -> Domain:
+    if not one_dimensional(domain) or not domain.closed[0]:
         raise ValueError(
             f"Fourier modes need a circle, domain=Sphere(1) or Torus(1) or that of the flow, got {domain!r}"
         )
-    return Chart(domain)
+    return domain

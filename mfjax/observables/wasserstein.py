@@ -12,12 +12,13 @@ from mfjax.domains import Domain, Euclidean, Sphere
 from mfjax.flows.base import Flow
 from mfjax.measures import Grid, Measure
 from mfjax.observables.base import (
-    Chart,
     Observable,
+    arc_length,
     as_measure,
     check_dimension,
     check_flow_domain,
     on_unit_circle,
+    one_dimensional,
 )
 
 
@@ -27,8 +28,8 @@ class Wasserstein1D(Observable):
 
     - `target`: as for `EnergyDistance`: a measure, points (M, d), or a density with `domain` (then on
       `cells` cells, 4096 unless given, which displaces mass by at most half a cell).
-    - `domain`: `Euclidean(1)`, an interval, `Sphere(1)` or `Torus(1)`. Unless given, (M, 1) points lie
-      on the line and unit vectors of the plane on the circle.
+    - `domain`: one of dimension one, `Euclidean(1)`, an interval, `Sphere(1)`, `Torus(1)` or a curve. Unless
+      given, (M, 1) points lie on the line and unit vectors of the plane on the circle.
 
     - `spread`: on a line, the mass of each cell of a grid is uniform over the cell instead of an atom at its
       center: the cumulative function is piecewise linear, and a density is met to second order in the
@@ -57,7 +58,8 @@ class Wasserstein1D(Observable):
 
     coordinates: Float[Array, " M"]
     masses: Float[Array, " M"]
-    chart: Chart
+    # That of the measures, and the one that was given.
+    place: Domain
     domain: Domain | None
     half: Float[Array, ""]
     order: int = eqx.field(static=True)
@@ -75,7 +77,7 @@ class Wasserstein1D(Observable):
         if isinstance(order, bool) or order not in (1, 2):
             raise ValueError(f"order must be 1 or 2, got {order!r}")
         measure = as_measure(target, domain, cells)
-        if domain is not None and not Chart.covers(domain):
+        if domain is not None and not one_dimensional(domain):
             raise ValueError(f"Wasserstein1D needs a line or a circle, got {domain!r}")
         self.domain = domain
         if domain is None and measure.points.shape[-1] == 1:
@@ -87,21 +89,21 @@ class Wasserstein1D(Observable):
                 f"target points of dimension {measure.points.shape[-1]} lie neither on a line nor on the "
                 "unit circle: pass domain="
             )
-        self.chart = Chart(domain)
-        coordinates = self.chart.coordinates(measure.points)
+        self.place = domain
+        coordinates = arc_length(domain, measure.points)
         self.coordinates, self.masses = jax.lax.sort((coordinates, measure.weights), num_keys=1)
         self.order, self.spread = int(order), bool(spread)
-        if self.spread and self.chart.closed:
+        if self.spread and domain.closed[0]:
             raise ValueError(f"spread is for a line, got {domain!r}: there cells are atoms at their centers")
         self.half = _half_cell(measure)
 
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
-        check_dimension(mu, self.chart.domain.ambient)
+        check_dimension(mu, self.place.ambient)
         check_flow_domain(flow, self.domain)
-        x, a = self.chart.coordinates(mu.points), mu.weights / mu.mass
+        x, a = arc_length(self.place, mu.points), mu.weights / mu.mass
         y, b = self.coordinates.astype(mu.dtype), self.masses.astype(mu.dtype)
         b = b / jnp.sum(b)
-        length = self.chart.circumference(mu.dtype) if self.chart.closed else None
+        length = self.place.lengths.astype(mu.dtype)[0] if self.place.closed[0] else None
         if self.spread:
             return self._spread(mu, x, a, y, b)
         if self.order == 1:

@@ -20,8 +20,8 @@ from mfjax.plot.canvas import (
     title,
 )
 from mfjax.plot.curves import SPREADS, band, distances, plain_log_ticks, time_axis
-from mfjax.plot.densities import angle_axis, density_lines, density_map
-from mfjax.plot.particles import circle, signal, torus
+from mfjax.plot.densities import angle_axis, density
+from mfjax.plot.dots import particles, signal
 
 __all__ = [
     "DASHES",
@@ -34,18 +34,16 @@ __all__ = [
     "angle_axis",
     "animate",
     "band",
-    "circle",
     "color",
-    "density_lines",
-    "density_map",
+    "density",
     "distances",
     "figure",
     "legend",
+    "particles",
     "plain_log_ticks",
     "save",
     "shade",
     "signal",
     "time_axis",
     "title",
-    "torus",
 ]

@@ -23,9 +23,10 @@ def animate(
 
     >>> import tempfile
     >>> import numpy as np
-    >>> from mfjax.plot import circle
+    >>> import mfjax as mf
+    >>> circle, dot = mf.domains.Sphere(1), np.array([[1.0, 0.0]])
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = animate(lambda ax, i: circle(ax, np.array([[1.0, 0.0]])), 2, f"{folder}/run.gif")
+    ...     path = animate(lambda ax, i: mf.plot.particles(ax, dot, circle), 2, f"{folder}/run.gif")
     ...     path.read_bytes()[:3]
     b'GIF'
     """

@@ -114,9 +114,9 @@ def legend(ax: Any, entries: Sequence[tuple[str, Mapping[str, Any]]] | None = No
     return ax.legend(handles=handles, **options)
 
 
-def colorbar(ax: Any, image: Any, label: str) -> None:
-    """A color bar beside `ax`, in the style of its figure."""
+def colorbar(ax: Any, image: Any, label: str, shrink: float = 0.9) -> None:
+    """A color bar beside `ax`, `shrink` times as high, in the style of its figure."""
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
-        ax.figure.colorbar(image, ax=ax, label=label, shrink=0.9)
+        ax.figure.colorbar(image, ax=ax, label=label, shrink=shrink)

@@ -1,70 +1,155 @@
-"""Densities on the circle, as lines at some times or as a map over all."""
+"""Densities on a domain of one or two dimensions, as lines, as maps, or over time."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Real
+from jaxtyping import Array, Real
 
-from mfjax.plot.canvas import Numbers, colorbar, shade
+from mfjax._numerics.arrays import count
+from mfjax.domains import Domain
+from mfjax.measures import Grid
+from mfjax.plot.canvas import Numbers, colorbar
 from mfjax.plot.curves import band, repetitions
+from mfjax.plot.places import (
+    Extent,
+    check_drawable,
+    coordinates,
+    density_label,
+    frame,
+    mapped,
+    ranges,
+)
+
+# Cells per axis on which a function is drawn, by dimension of the domain.
+CELLS = {1: 512, 2: 128}
+Source = Grid | Callable[[Array], Array] | tuple[Any, Any]
 
 
-def density_lines(
+def density(
     ax: Any,
-    angle: Real[Numbers, " B"],
-    densities: Mapping[str, Real[Numbers, "..."]],
+    source: Source,
+    domain: Domain,
     *,
-    target: Real[Numbers, " B"] | None = None,
+    times: Real[Numbers, " S"] | None = None,
+    extent: Extent = None,
+    cells: int | None = None,
     spread: str = "none",
+    symbol: str = "x",
+    **drawing: Any,
 ) -> Any:
-    """Densities on the circle over the angle, colored in the order of time, and the target as a dotted line.
+    """A density with respect to volume: a line over the coordinate in one dimension, in two a map.
 
-    `angle` (B,) in radians; `densities` maps labels such as "t = 1" to arrays (B,), or (R, B) whose mean
-    over R seeds is drawn (`spread` as in `band`); per radian.
+    - `source`: a `Grid`, a function of one point (a teacher, `KernelDensity(...).at(mu)`), drawn on `cells`
+      cells per axis (512, or 128 in two dimensions), or in one dimension points (B, ambient) with values
+      (B,), or (R, B) whose mean over R seeds is drawn in a band of their `spread`, as in `band`.
+    - `times` (S,): in one dimension the density over time as a map; the values are then (S, B), as those of
+      `run.measures` on a grid.
+    - `extent`: the interval of each coordinate, [(low, high), ...]; an axis without ends needs it for a
+      function, and a closed one begins its period there.
 
-    >>> from mfjax.plot import figure
-    >>> _, axes = figure()
-    >>> ax = density_lines(axes[0, 0], np.linspace(-3, 3, 5), {"t = 0": np.ones(5), "t = 1": np.ones(5)})
-    >>> ax.get_xlabel(), len(ax.lines)
-    ('angle [rad]', 2)
+    A curved surface, such as S^2, is drawn as its equal-area map with lines of longitude and latitude.
+    Coordinates without a name of their own are called `symbol`. `drawing` goes to `ax.plot` or
+    `ax.pcolormesh`.
+
+    **Raises** `ValueError` in more dimensions, for shapes that do not fit, and grids of signed measures.
+
+    >>> import mfjax as mf
+    >>> circle = mf.domains.Sphere(1)
+    >>> _, axes = mf.plot.figure()
+    >>> ax = density(axes[0, 0], mf.measures.Grid.uniform(circle, 8), circle, label="t = 0")
+    >>> ax.get_xlabel(), ax.get_ylabel(), ax.lines[0].get_xdata().round(2).tolist()[:2]
+    ('angle [rad]', 'density [1/rad]', [-2.75, -1.96])
     """
-    angle = np.asarray(angle, float)
-    order = np.argsort(angle)
-    for i, (label, values) in enumerate(densities.items()):
-        values = repetitions(values, f"the density {label!r}", angle, "angle")
-        shown = shade(i, len(densities))
-        band(ax, angle[order], values[:, order], label=label, spread=spread, color=shown)
-    if target is not None:
-        target = np.asarray(target, float)[order]
-        ax.plot(angle[order], target, color="0.25", linestyle=":", linewidth=1.1, label="target", zorder=3)
-    angle_axis(ax)
-    ax.set_ylabel("density [1/rad]")
-    ax.set_ylim(bottom=0)
+    check_drawable(domain)
+    if isinstance(source, Grid) and source.frozen:
+        raise ValueError("a grid of a signed measure holds two densities: draw that of each species")
+    if domain.dim == 1:
+        q, values = _on_axis(source, domain, extent, cells)
+        draw = _line if times is None else _over_time
+        draw(ax, q, values, domain, drawing | ({"spread": spread} if times is None else {"times": times}))
+        frame(ax, domain, extent, symbol)
+        return ax
+    if times is not None:
+        raise ValueError("times are for densities in one dimension: draw one map for each time")
+    if isinstance(source, tuple):
+        raise ValueError("in two dimensions pass a Grid or a function of one point, not points and values")
+    edges, values = _on_cells(source, domain, extent, cells)
+    corners = mapped(domain, np.stack(np.meshgrid(*edges, indexing="ij"), axis=-1))
+    style = {"cmap": "cividis", "shading": "flat", "rasterized": True, "vmin": min(0.0, values.min())}
+    mesh = ax.pcolormesh(corners[..., 0], corners[..., 1], values, **(style | drawing))
+    frame(ax, domain, extent, symbol, light=True)
+    # A map of a curved surface is wider than high.
+    colorbar(ax, mesh, density_label(domain), 0.9 if domain.isometric else 0.6)
     return ax
 
 
-def density_map(
-    ax: Any, angle: Real[Numbers, " B"], times: Real[Numbers, " S"], density: Real[Numbers, "T K"]
-) -> Any:
-    """A density on the circle as a heat map, angle across and flow time upwards, with its color bar.
+def _line(ax: Any, q: np.ndarray, values: np.ndarray, domain: Domain, drawing: dict[str, Any]) -> None:
+    band(ax, q, values, **drawing)
+    ax.set_ylabel(density_label(domain))
+    if np.nanmin(values) >= 0:
+        ax.set_ylim(bottom=0)
 
-    `angle` (B,) in radians, `times` (S,) positive on a logarithmic axis, `density` (S, B) per radian.
-    """
-    angle, times, density = (np.asarray(a, float) for a in (angle, times, density))
-    if density.shape != (times.size, angle.size):
-        raise ValueError(f"density must have shape ({times.size}, {angle.size}), got {density.shape}")
-    if times.min() <= 0:
-        raise ValueError(f"times must be positive on a logarithmic axis, got {times.min():g}")
-    order = np.argsort(angle)
-    mesh = ax.pcolormesh(
-        angle[order], times, density[:, order], cmap="cividis", shading="nearest", rasterized=True
-    )
-    ax.set_yscale("log")
-    angle_axis(ax)
+
+def _over_time(ax: Any, q: np.ndarray, values: np.ndarray, domain: Domain, drawing: dict[str, Any]) -> None:
+    times = np.asarray(drawing.pop("times"), float)
+    if values.shape != (times.size, q.size):
+        raise ValueError(f"values must have shape ({times.size}, {q.size}), got {values.shape}")
+    style = {"cmap": "cividis", "shading": "nearest", "rasterized": True}
+    mesh = ax.pcolormesh(q, times, values, **(style | drawing))
     ax.set_ylabel("flow time t")
-    colorbar(ax, mesh, "density [1/rad]")
-    return ax
+    colorbar(ax, mesh, density_label(domain))
+
+
+def _on_axis(source: Source, domain: Domain, extent: Extent, cells: int | None):
+    """(coordinates (B,) ascending, values (R, B))."""
+    if isinstance(source, Grid):
+        # Of one time or of several, as a run has them.
+        points, values = source.points, np.asarray(source.weights) / float(source.volume)
+    elif isinstance(source, tuple):
+        points, values = source
+    else:
+        (edges,) = _edges(domain, extent, cells)
+        points = _points(domain, 0.5 * (edges[1:] + edges[:-1])[:, None])
+        values = jax.jit(jax.vmap(source))(points)
+    q = coordinates(domain, points, extent)[:, 0]
+    order = np.argsort(q, kind="stable")
+    return q[order], repetitions(values, "the density", q, "the points")[:, order]
+
+
+def _on_cells(source: Source, domain: Domain, extent: Extent, cells: int | None):
+    """(edges of the cells along each axis, values in the cells)."""
+    if not isinstance(source, Grid):
+        edges = _edges(domain, extent, cells)
+        centers = np.stack(np.meshgrid(*(0.5 * (e[1:] + e[:-1]) for e in edges), indexing="ij"), axis=-1)
+        values = jax.jit(lambda points: jax.lax.map(source, points, batch_size=256))(
+            _points(domain, centers.reshape(-1, 2))
+        )
+        return edges, np.asarray(values, float).reshape(centers.shape[:2])
+    if source.weights.ndim != 1:
+        raise ValueError(f"draw the measure of one time, got weights of shape {source.weights.shape}")
+    q = coordinates(domain, source.points, extent).reshape(*source.shape, 2)
+    values = np.asarray(source.density, float).reshape(source.shape)
+    edges = []
+    for i, along in enumerate((q[:, 0, 0], q[0, :, 1])):
+        order, h = np.argsort(along), float(source.spacing[i])
+        values = np.take(values, order, axis=i)
+        edges.append(along[order][0] + h * (np.arange(along.size + 1) - 0.5))
+    return edges, values
+
+
+def _edges(domain: Domain, extent: Extent, cells: int | None) -> list[np.ndarray]:
+    shown = ranges(domain, extent)
+    if any(limits is None for limits in shown):
+        raise ValueError(f"{domain!r} has no ends: pass extent=[(low, high), ...], one pair per coordinate")
+    n = CELLS[domain.dim] if cells is None else count(cells, "cells", minimum=4)
+    return [np.linspace(low, high, n + 1) for low, high in shown]
+
+
+def _points(domain: Domain, q: np.ndarray) -> Array:
+    return jax.jit(jax.vmap(domain.point))(jnp.asarray(q))
 
 
 def angle_axis(ax: Any) -> None:

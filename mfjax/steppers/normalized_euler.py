@@ -89,5 +89,9 @@ class _Surrounded(Domain):
     def embed(self, x):
         return self.domain.embed(x)
 
+    @property
+    def flat(self) -> bool:
+        return self.domain.flat
+
     def cells(self, n: int | tuple[int, ...]) -> Cells:
         return self.domain.cells(n)

@@ -6,12 +6,13 @@ from typing import Any, ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.sparse.linalg import bicgstab
 from jaxtyping import Array, Float, Int, ScalarLike
 
 from mfjax import status as codes
 from mfjax._numerics.arrays import count, frozen, scalar
-from mfjax.domains import Box, Domain
+from mfjax.domains import Domain
 from mfjax.energies.base import Energy
 from mfjax.measures import Particles, Tangent
 from mfjax.steppers.base import Step, Stepper, settle, step_size, with_clock
@@ -39,8 +40,8 @@ class Proximal(Stepper):
     - `max_iterations` Newton steps, each one linearized solve of the energy for every one of at most `krylov`
       conjugate gradients (static).
 
-    On a box the motion is held at the faces. On a sphere |v| is the tangent of the angle moved, and bounds
-    the distance. A particle of zero mass is free in the objective and stays where it is.
+    The motion is held at walls, such as the faces of a box. On a sphere |v| is the tangent of the angle
+    moved, and bounds the distance. A particle of zero mass is free in the objective and stays where it is.
 
     **Raises** `ValueError` for flows other than `Wasserstein` or with noise, on a `Grid`, where
     `ImplicitEuler` is this scheme. **Fails** (NOT_CONVERGED) on energies
@@ -123,17 +124,21 @@ class _Task(eqx.Module):
         moved = eqx.tree_at(lambda nu: nu.points, self.mu, points)
         solution = self.energy.solve(moved, self.carry)
         slope = self.energy.gradient_field(moved, solution)
-        # The faces of a box are left to `admissible`: a clipped point has no slope to pull back.
-        if not isinstance(self.domain, Box):
-            slope = jax.vmap(self.domain.project)(start, pull_back(slope)[0])
+        walls = np.array(self.domain.walls)
+        # Walls are left to `admissible`: a clipped coordinate has no slope to pull back.
+        if not walls.all():
+            free = jax.vmap(self.domain.project)(start, pull_back(slope)[0])
+            slope = jnp.where(walls, slope, free) if walls.any() else free
         value = self.dt * solution.value.astype(v.dtype) + 0.5 * jnp.sum(self.masses * v * v)
         return value, jnp.where(self.masses > 0, v + self.dt * slope, 0)
 
     def admissible(self, v: Displacements) -> Displacements:
         """The nearest displacement that stays in the domain."""
-        if not isinstance(self.domain, Box):
+        walls = np.array(self.domain.walls)
+        if not walls.any():
             return v
-        return jax.vmap(self.domain.retract)(self.mu.points, v) - self.mu.points
+        moved = jax.vmap(self.domain.retract)(self.mu.points, v) - self.mu.points
+        return jnp.where(walls, moved, v)
 
     def stationarity(self, v: Displacements) -> Displacements:
         """Zero at the minimizer; v itself for particles of zero mass, which the objective does not see."""

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jaxtyping import Array
 
 from mfjax._numerics.arrays import safe_norm
 from mfjax.domains import Domain
@@ -25,8 +26,11 @@ def check_domain(
     """A domain: samples inside and independent of their number, motion inside and first-order consistent.
 
     retract(x, 0) = x; `project` is linear, idempotent and self-adjoint; displacement(retract(x, h v), x)
-    = h v + O(h^2) for admissible v; derivatives are finite at coincident points. With `cells` per axis, the
-    centers lie inside and their volumes add up to `volume`.
+    = h v + O(h^2) for admissible v; derivatives are finite at coincident points. `tangent_basis` is
+    orthonormal and tangent; a `chord` is as long as the difference of `embed`. Coordinates, if there are any,
+    lie between the ends of `axes`, are undone by `point`, and measure lengths on an `isometric` domain.
+    With `cells` per axis, the centers lie inside, their volumes add up to `volume`, the axes are as long and
+    closed as those of the domain, and its Gaussian, where there is one, has mass one.
 
     >>> import mfjax as mf
     >>> errors = check_domain(mf.domains.Torus(1), cells=8, volume=1.0)
@@ -50,7 +54,18 @@ def check_domain(
         clear = contains(points + 2 * step * a) | (domain.ambient != domain.dim)
         speed = displacement(retract(points, step * tangent), points) / step
         swapped = points[::-1]
+        basis = jax.vmap(domain.tangent_basis)(points)
+        identity = jnp.broadcast_to(
+            jnp.eye(domain.dim, dtype=points.dtype), (len(points),) + 2 * (domain.dim,)
+        )
+        embed = jax.vmap(domain.embed)
         pairs = {
+            "orthonormal basis": (jnp.einsum("kda,kdb->kab", basis, basis), identity),
+            "tangent basis": (jax.vmap(jax.vmap(domain.project, (None, 1), 1))(points, basis), basis),
+            "chord": (
+                jnp.linalg.norm(jax.vmap(domain.chord)(points, swapped), axis=-1),
+                jnp.linalg.norm(embed(points) - embed(swapped), axis=-1),
+            ),
             "retract by nothing": (retract(points, 0 * a), points),
             "project twice": (project(points, project(points, a)), project(points, a)),
             "self-adjoint": (product(project(points, a), b), product(a, project(points, b))),
@@ -77,6 +92,10 @@ def check_domain(
         ensure(bool(inside), f"{name}: outside the domain")
         ensure(ends.dtype == dtype, f"{name}: dtype {ends.dtype} from {dtype}")
     chex.assert_tree_all_finite(slopes)
+    ensure(len(domain.axes) == domain.dim, f"{len(domain.axes)} axes in dimension {domain.dim}")
+    known = has_coordinates(domain, points[0])
+    if known:
+        check_coordinates(domain, points, errors, bar)
     if cells is not None:
         grid = domain.cells(cells)
         ensure(bool(jnp.all(jax.vmap(domain.contains)(grid.points))), "a cell center lies outside the domain")
@@ -84,7 +103,58 @@ def check_domain(
             len(grid.points) == np.prod(grid.shape),
             f"{len(grid.points)} cell centers on a grid of shape {grid.shape}",
         )
+        lengths = grid.spacing[grid.frozen :] * jnp.array(grid.shape[grid.frozen :])
+        ended = not any(axis.endless for axis in domain.axes)
+        if ended:
+            ensure(grid.periodic[grid.frozen :] == domain.closed, "cells and axes are closed differently")
+            errors.same("lengths", lengths, domain.lengths, bar)
+        if known and ended and domain.isometric:
+            width, at = 2 * jnp.max(grid.spacing), points[:4].astype(grid.points.dtype)
+            kernel = jax.vmap(jax.vmap(domain.gaussian, (0, None, None)), (None, 0, None))
+            mass = jnp.sum(jax.jit(kernel)(grid.points, at, width), axis=1) * jnp.prod(grid.spacing)
+            errors.same("mass of a Gaussian", mass, jnp.ones_like(mass), 1e-5)
         if volume is not None:
             total = float(jnp.prod(grid.spacing)) * len(grid.points)
             errors.require("volume", abs(total / volume - 1), 1e-5)
     return errors
+
+
+def has_coordinates(domain: Domain, x: Array) -> bool:
+    """Whether a domain says what the coordinates of its point `x` are, and the point of coordinates."""
+    try:
+        domain.point(domain.coordinates(x))
+    except NotImplementedError:
+        return False
+    return True
+
+
+def check_coordinates(domain: Domain, points: Array, errors: Errors, bar: float) -> None:
+    """Coordinates between their ends, undone by `point`; isometric where the domain says so."""
+
+    @eqx.filter_jit
+    def compiled(domain, points):
+        coordinates = jax.vmap(domain.coordinates)
+        q = coordinates(points)
+        back = jax.vmap(domain.point)(q)
+        # Arc length along a tangent: its derivative is unchanged by turns around a closed axis.
+        along = lambda x: jax.jacobian(
+            lambda v: domain.coordinates(domain.retract(x, domain.tangent_basis(x) @ v))
+        )(jnp.zeros((domain.dim,), x.dtype))
+        return q, back, coordinates(back), jax.vmap(domain.contains)(back), jax.vmap(along)(points)
+
+    q, back, again, inside, slopes = compiled(domain, points)
+    ensure(q.shape == (len(points), domain.dim), f"coordinates of {len(points)} points have shape {q.shape}")
+    ensure(bool(jnp.all(inside)), "a point of given coordinates lies outside the domain")
+    errors.same("coordinates of the point", again, q, bar)
+    # Two copies of a domain share coordinates: only what can move must come back.
+    gap = jax.vmap(domain.project)(points, jax.vmap(domain.displacement)(back, points))
+    errors.require("point of the coordinates", float(jnp.max(jnp.abs(gap))), bar)
+    for i, axis in enumerate(domain.axes):
+        if not axis.endless:
+            slack = bar * (1 + float(jnp.max(jnp.abs(q))))
+            within = (q[:, i] >= axis.lower - slack) & (q[:, i] <= axis.upper + slack)
+            ensure(bool(jnp.all(within)), f"coordinate {i} lies beyond the ends of its axis")
+    if domain.isometric:
+        gram = jnp.einsum("kab,kac->kbc", slopes, slopes)
+        identity = jnp.broadcast_to(jnp.eye(domain.dim, dtype=q.dtype), gram.shape)
+        errors.same("lengths in coordinates", gram, identity, bar)

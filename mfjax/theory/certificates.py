@@ -12,7 +12,7 @@ import numpy as np
 
 from mfjax import status as codes
 from mfjax._numerics.arrays import as_floats, count, finite
-from mfjax.domains import Domain, Sphere, Torus
+from mfjax.domains import Domain
 from mfjax.energies import MMD
 from mfjax.features import FeatureMap, Ridge, check_features
 from mfjax.kernels import Distance
@@ -238,7 +238,7 @@ def identifiability(
         tolerance = grid.size * float(jnp.finfo(x.dtype).eps)
     null = singular <= tolerance * singular[0]
     modes, invisible = None, ()
-    if isinstance(domain, (Sphere, Torus)) and domain.dim == 1:
+    if domain.dim == 1 and grid.periodic == (True,):
         modes = _mode_energies(factor, n // 4 if degree is None else count(degree, "degree"), grid.size)
         invisible = tuple(int(k) for k in np.flatnonzero(modes <= (tolerance * singular[0]) ** 2))
     hidden_mass = floor = None

@@ -205,11 +205,7 @@ def _grid_chart(flow: Flow, state: State) -> tuple[int, Callable, Callable]:
 def _particle_chart(flow: Flow, state: State) -> tuple[int, Callable, Callable]:
     """(dimension, rate, embedding) in bases of the tangent spaces, log masses that grow, the marks."""
     mu, domain = state.measure, flow.domain
-    projections = jax.vmap(
-        lambda x: jax.vmap(lambda v: domain.project(x, v))(jnp.eye(x.size, dtype=x.dtype))
-    )(mu.points)
-    # Eigenvalues ascend from 0 (normal) to 1 (tangent).
-    basis = jnp.linalg.eigh(projections)[1][:, :, -domain.dim :]
+    basis = jax.vmap(domain.tangent_basis)(mu.points)
     at_rest = flow.rate(state)
     moving = [name for name, value in (at_rest.marks or {}).items() if value is not None]
     k, growing = mu.size * domain.dim, 0 if at_rest.growth is None else mu.size

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._numerics.arrays import is_traced, scalar
 from mfjax._numerics.compiled import compiled
-from mfjax.domains import Box, Domain, Sphere, Torus
+from mfjax.domains import Domain
 from mfjax.energies.base import Energy
 from mfjax.measures import Grid
 from mfjax.theory.bounds.base import Exponential, Integrated
@@ -124,9 +124,10 @@ def log_sobolev(
     convexity = scalar(convexity, "convexity")
     if not is_traced(convexity):
         _check_convexity(float(convexity), domain)
-    elif isinstance(domain, (Sphere, Torus)):
+    elif domain is not None and any(domain.closed):
         convexity = jnp.where(convexity == 0, 0, jnp.nan)
-    best = jnp.where(convexity == 0, _uniform(domain), convexity / temperature)
+    uniform = jnp.zeros(()) if domain is None else domain.log_sobolev
+    best = jnp.where(convexity == 0, uniform, convexity / temperature)
     best = jnp.where(best >= 0, best, jnp.nan)
     if not is_traced(best) and not float(best) > 0:
         raise ValueError(
@@ -142,18 +143,8 @@ def _check_convexity(convexity: float, domain: Domain | None) -> None:
             f"no log-Sobolev constant from a convexity of {convexity:g}: pass the compact domain, "
             "convexity 0 and the oscillation of the whole potential"
         )
-    if convexity > 0 and isinstance(domain, (Sphere, Torus)):
+    # Along a closed geodesic a convex function is constant.
+    if convexity > 0 and domain is not None and any(domain.closed):
         raise ValueError(
             f"no smooth potential is convex on {domain!r}: pass convexity 0 and its oscillation instead"
         )
-
-
-def _uniform(domain: Domain | None) -> Array:
-    """The log-Sobolev constant of the uniform law of a domain, zero where there is none."""
-    if isinstance(domain, Torus):
-        return (2 * jnp.pi / domain.period) ** 2
-    if isinstance(domain, Sphere):
-        return jnp.asarray(float(domain.dim))
-    if isinstance(domain, Box):
-        return (jnp.pi / jnp.max(domain.upper - domain.lower)) ** 2
-    return jnp.zeros(())

@@ -1,0 +1,155 @@
+"""Where points of a domain are drawn, and the frame around them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import ScalarLike
+
+from mfjax.domains import Axis, Domain
+
+Extent = Sequence[tuple[ScalarLike, ScalarLike]] | None
+# Lines of a graticule divide each of its axes in so many parts.
+PARTS = 6
+
+
+def names(domain: Domain, symbol: str = "x") -> list[str]:
+    """The label of each coordinate: that of the domain, otherwise `symbol`, numbered where there are two.
+
+    >>> import mfjax as mf
+    >>> names(mf.domains.Torus(2)), names(mf.domains.Sphere(1))
+    (['x₁', 'x₂'], ['angle [rad]'])
+    """
+    numbers = [""] if domain.dim == 1 else ["₁", "₂"]
+    return [axis.label or f"{symbol}{k}" for axis, k in zip(domain.axes, numbers, strict=True)]
+
+
+def density_label(domain: Domain) -> str:
+    """The label of a density with respect to volume, with its unit where the axes have one."""
+    if all(axis.label and "[rad]" in axis.label for axis in domain.axes):
+        return "density [1/rad]" if domain.dim == 1 else "density [1/sr]"
+    return "density"
+
+
+def check_drawable(domain: Domain) -> None:
+    """**Raises** `ValueError` for domains of more than two dimensions."""
+    if domain.dim > 2:
+        raise ValueError(f"figures show one or two dimensions, and {domain!r} has {domain.dim}")
+
+
+def ranges(domain: Domain, extent: Extent) -> list[tuple[float, float] | None]:
+    """The interval of each coordinate that is drawn: `extent`, or the ends of its axis, `None` if endless."""
+    if extent is None:
+        return [None if axis.endless else (float(axis.lower), float(axis.upper)) for axis in domain.axes]
+    if len(extent) != domain.dim:
+        raise ValueError(f"extent must hold {domain.dim} pairs, one per coordinate, got {extent!r}")
+    return [(float(low), float(high)) for low, high in extent]
+
+
+def coordinates(domain: Domain, points: Any, extent: Extent = None) -> np.ndarray:
+    """Coordinates (M, dim) of `points` (M, ambient), on closed axes in the period that `extent` begins."""
+    points = jnp.asarray(points, float)
+    if points.ndim != 2 or points.shape[1] != domain.ambient:
+        raise ValueError(f"points must have shape (M, {domain.ambient}) on {domain!r}, got {points.shape}")
+    q = np.array(jax.jit(jax.vmap(domain.coordinates))(points), float)
+    if extent is None:
+        return q
+    for i, (axis, (low, _)) in enumerate(zip(domain.axes, ranges(domain, extent), strict=True)):
+        if axis.closed:
+            q[:, i] = low + np.mod(q[:, i] - low, float(axis.length))
+    return q
+
+
+def mapped(domain: Domain, q: np.ndarray) -> np.ndarray:
+    """Where coordinates (..., dim) lie in the figure."""
+    flat = jnp.asarray(q.reshape(-1, domain.dim))
+    return np.asarray(jax.jit(jax.vmap(domain.drawn))(flat), float).reshape(q.shape)
+
+
+def frame(ax: Any, domain: Domain, extent: Extent, symbol: str, *, light: bool = False) -> None:
+    """The labels and limits of `ax`, or a graticule where coordinates do not measure lengths."""
+    if domain.dim == 2 and not domain.isometric:
+        graticule(ax, domain, light)
+        return
+    labels, shown = names(domain, symbol), ranges(domain, extent)
+    sides = [ax.xaxis] if domain.dim == 1 else [ax.xaxis, ax.yaxis]
+    for side, axis, label, limits in zip(sides, domain.axes, labels, shown, strict=True):
+        side.set_label_text(label)
+        if limits is not None:
+            (ax.set_xlim if side is ax.xaxis else ax.set_ylim)(*limits)
+            if _is_angle(axis) and np.isclose(limits[1] - limits[0], 2 * np.pi):
+                quarters = np.arange(np.ceil(2 * limits[0] / np.pi), np.floor(2 * limits[1] / np.pi) + 1)
+                side.set_ticks(np.pi / 2 * quarters, [_in_quarters(int(k)) for k in quarters])
+    units = {axis.label for axis in domain.axes}
+    if domain.dim == 2 and len(units) == 1:
+        ax.set_aspect("equal")
+
+
+def graticule(ax: Any, domain: Domain, light: bool = False) -> None:
+    """Lines of constant coordinates, with their values at the margin, once for each `ax`."""
+    if any(line.get_gid() == "graticule" for line in ax.lines):
+        return
+    shown = ranges(domain, None)
+    if any(limits is None for limits in shown):
+        ax.set_xlabel(names(domain)[0])
+        ax.set_ylabel(names(domain)[1])
+        return
+    steps = [np.linspace(low, high, PARTS + 1) for low, high in shown]
+    along = [np.linspace(low, high, 181) for low, high in shown]
+    for i in (0, 1):
+        for k, value in enumerate(steps[i]):
+            q = np.stack([np.full(181, value), along[1 - i]], axis=-1)[:, [0, 1] if i == 0 else [1, 0]]
+            outer = k in (0, PARTS)
+            color = "0.4" if outer else ("1" if light else "0.85")
+            style = {"color": color, "linewidth": 0.8 if outer else 0.5, "gid": "graticule"}
+            ax.plot(*mapped(domain, q).T, **style, zorder=3 if light or outer else 0)
+    bottom = mapped(domain, np.array([[a, shown[1][0]] for a in steps[0]]))
+    # Where the second axis ends at a single point there is no room for values.
+    pole = np.ptp(bottom, axis=0).max() < 1e-5
+    for k in range(1, PARTS):
+        left = mapped(domain, np.array([shown[0][0], steps[1][k]]))
+        # Away from a margin that is curved.
+        side = np.sign(2 * k - PARTS)
+        va = {-1: "top", 0: "center", 1: "bottom"}[int(side)] if pole else "center"
+        _note(ax, left, _value(domain.axes[1], steps[1][k]), ha="right", va=va, offset=(-3, 0))
+        if not pole:
+            _note(ax, bottom[k], _value(domain.axes[0], steps[0][k]), ha="center", va="top", offset=(0, -3))
+    ax.set_aspect("equal")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    # Values are at the lines, angles in degrees.
+    across, up = (name.replace("[rad]", "").strip() for name in names(domain))
+    if pole:
+        low, high = (_value(domain.axes[0], end) for end in shown[0])
+        ax.set_xlabel(f"{across}, {low} to {high}", labelpad=2)
+    else:
+        ax.set_xlabel(across, labelpad=14)
+    ax.set_ylabel(up, labelpad=20)
+
+
+def _note(ax: Any, place: np.ndarray, text: str, *, offset: tuple[int, int], **alignment: str) -> None:
+    style = {"fontsize": 8, "color": "0.3", "annotation_clip": False} | alignment
+    ax.annotate(text, place, xytext=offset, textcoords="offset points", **style)
+
+
+def _is_angle(axis: Axis) -> bool:
+    return axis.label is not None and "[rad]" in axis.label
+
+
+def _value(axis: Axis, value: float) -> str:
+    if _is_angle(axis):
+        return f"{np.degrees(value):.0f}°".replace("-", "−")
+    return f"{value:.3g}".replace("-", "−")
+
+
+def _in_quarters(k: int) -> str:
+    """k pi / 2 as a formula."""
+    if k == 0:
+        return "0"
+    sign, k = ("-" if k < 0 else ""), abs(k)
+    number = "" if k in (1, 2) else str(k // 2 if k % 2 == 0 else k)
+    return f"${sign}{number}\\pi{'' if k % 2 == 0 else '/2'}$"
