@@ -17,8 +17,7 @@ from pathlib import Path
 # The folder of the experiments instead of this one, whose names are too common to be modules.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common.options import refuse  # noqa: E402
-
+from _lab.cli import refuse  # noqa: E402
 from benchmarks.machine import description  # noqa: E402
 from benchmarks.report import requirements, table  # noqa: E402
 

@@ -3,11 +3,11 @@
 import jax
 import jax.random as jr
 import numpy as np
+from mfjax._engine.layouts import METHODS
 
 import mfjax as mf
 from benchmarks.cases.particles import CENTER, circle, compiled, simulation
 from benchmarks.harness import Contender, Results, race
-from mfjax._engine.layouts import METHODS
 
 LAMS = (1e-1, 1e-2, 1e-3, 1e-4)
 
