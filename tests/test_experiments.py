@@ -4,6 +4,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -305,15 +306,18 @@ def test_an_existing_run_is_never_overwritten(environment, refused, sphere):
 
 
 def test_the_template(environment, tmp_path):
-    """Every field set on the command line is in the record of the run, and its figure is drawn."""
+    """A copy of another name: each field that is set is in the record of the run, and the figure is drawn."""
     import xarray as xr
 
+    for source, name in (("template", "mine"), ("_lab", "_lab")):
+        shutil.copytree(ROOT / "experiments" / source, tmp_path / name)
     out = tmp_path / "run"
     wanted = {"lams": [0.5, 0.05], "seeds": 1, "width": 6, "inputs": 16, "step": 0.01, "saves": 2}
     options = [w for name, value in wanted.items() for w in words(name, tuple(np.atleast_1d(value)))]
-    status, printed, err = call(environment, "template", "--preset", "tiny", "--out", out, *options)
+    status, printed, err = call(environment, tmp_path / "mine", "--preset", "tiny", "--out", out, *options)
     assert status == 0, err
-    assert json.loads((out / "manifest.json").read_text())["settings"] == wanted
+    record = json.loads((out / "manifest.json").read_text())
+    assert record["settings"] == wanted and record["experiment"] == "mine"
     assert (out / "figures" / "distance.png").read_bytes().startswith(b"\x89PNG")
     assert "distance (" in printed and "certificates" in printed
     with xr.open_dataset(out / "results" / "distances.nc") as data:

@@ -205,4 +205,4 @@ def _one_line(text: str) -> str:
     # Where the terminal has no box to draw, a rule is below the title too.
     first = rules[0] + 1 if rules and rules[0] == 1 else 1
     last = next((i for i in rules if i > first), len(rows))
-    return " ".join(rows[first:last])
+    return " ".join(rows[first:last] or rows)

@@ -1,1 +1,1 @@
-"""Flows of kernel mean discrepancies: the runs and the figures."""
+"""Flows of kernel mean discrepancies."""

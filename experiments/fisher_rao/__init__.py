@@ -1,1 +1,1 @@
-"""Neurons as measures on the sphere: the runs and figures of `fisher_rao.py`."""
+"""Neurons as measures on the sphere, whose masses move and grow."""

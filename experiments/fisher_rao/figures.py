@@ -1,4 +1,4 @@
-"""The figures of `fisher_rao.py`."""
+"""The figures of Wasserstein-Fisher-Rao flows."""
 
 from functools import partial
 

@@ -1,1 +1,1 @@
-"""Runs and figures of networks as pairs (rho, H)."""
+"""Networks as pairs (rho, H)."""

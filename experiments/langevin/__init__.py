@@ -1,1 +1,1 @@
-"""Mean-field Langevin dynamics of tanh networks: densities, particles, Gibbs measures, and the figures."""
+"""Mean-field Langevin dynamics of tanh networks: densities, particles, Gibbs measures."""

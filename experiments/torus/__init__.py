@@ -1,1 +1,1 @@
-"""Radial basis functions on the 2-torus: the runs and the figures."""
+"""Radial basis functions on the 2-torus."""
