@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, fields
 from io import StringIO
-from itertools import repeat
+from itertools import pairwise, repeat
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
@@ -39,7 +39,6 @@ class Settings:
     experiment: str
     preset_name: str
     preset: Any
-    original: Any
     figures: tuple[str, ...]
     out: Path
     resume: bool
@@ -61,20 +60,6 @@ class Settings:
             "settings": asdict(self.preset),
         }
 
-    @property
-    def words(self) -> list[str]:
-        """The options that lead to these settings."""
-        words = ["--preset", self.preset_name, "--out", str(self.out), "--figure", ",".join(self.figures)]
-        words += ["--seed", str(self.seed)]
-        for name, value in asdict(self.preset).items():
-            if value == getattr(self.original, name):
-                continue
-            if isinstance(value, bool):
-                words.append(_option(name) if value else f"--no-{_option(name)[2:]}")
-            else:
-                words += [_option(name), *map(str, value if isinstance(value, tuple) else (value,))]
-        return words
-
 
 def refuse(program: str, message: Any) -> NoReturn:
     """One line on stderr and exit status 2."""
@@ -95,9 +80,9 @@ def parse(
 
     program = sys.argv[0]
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    name = _preset_of(arguments)
-    original = presets[name if name in presets else "small"]
-    options = _options(experiment, original, presets, figures)
+    named = [b for a, b in pairwise(["--preset", "small", *_split(arguments)]) if a == "--preset"][-1]
+    # An unknown preset is refused below, with all else that is wrong.
+    options = _options(experiment, presets.get(named, presets["small"]), presets, figures)
     told = StringIO()
     try:
         with redirect_stderr(told):
@@ -123,7 +108,6 @@ def parse(
         experiment=experiment,
         preset_name=given.preset,
         preset=given.sizes,
-        original=original,
         figures=tuple(name for name in figures if not chosen or name in chosen),
         out=given.out,
         resume=given.resume,
@@ -132,18 +116,12 @@ def parse(
     )
 
 
-def _preset_of(arguments: Sequence[str]) -> str:
-    """The preset that is named, which decides about the defaults of all other options."""
-    name = "small"
-    for i, word in enumerate(arguments):
-        if word == "--preset" and i + 1 < len(arguments):
-            name = arguments[i + 1]
-        elif word.startswith("--preset="):
-            name = word.partition("=")[2]
-    return name
+def _split(arguments: Sequence[str]) -> list[str]:
+    """The words, `--name=value` as two of them."""
+    return [part for word in arguments for part in word.split("=", 1 if word.startswith("--") else 0)]
 
 
-def _options(experiment: str, original: Any, presets: Mapping[str, Any], figures: Collection[str]) -> type:
+def _options(experiment: str, defaults: Any, presets: Mapping[str, Any], figures: Collection[str]) -> type:
     """A dataclass with the options of all experiments, and those of the preset beside them."""
     from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
 
@@ -165,7 +143,7 @@ def _options(experiment: str, original: Any, presets: Mapping[str, Any], figures
         resume: FlagCreatePairsOff[Annotated[bool, arg(help=resume_help)]] = False
         seed: Annotated[int, arg(help="first seed of the repetitions")] = 0
         progress: Annotated[bool, arg(help="progress bars")] = sys.stderr.isatty()
-        sizes: Annotated[type(original), arg(name="")] = original
+        sizes: Annotated[type(defaults), arg(name="")] = defaults
 
     return Options
 

@@ -23,7 +23,7 @@ def run(main: str, question: str, presets: Mapping[str, Any], figures: Collectio
     experiment = Path(main).resolve().parent.name
     settings = parse(experiment, question, presets, figures)
     program = settings.program
-    signal.signal(signal.SIGINT, lambda *_: _stopped(settings, 130))
+    signal.signal(signal.SIGINT, lambda *_: _stopped(130))
     started = time.perf_counter()
     prepare_jax(settings.preset)
     from mfjax import SimulationError
@@ -36,7 +36,7 @@ def run(main: str, question: str, presets: Mapping[str, Any], figures: Collectio
         refuse(program, str(error).replace("pass resume=True", "add --resume"))
     except BrokenPipeError:
         # The reader of the output has gone.
-        _stopped(settings, 141)
+        _stopped(141)
     except OSError as error:
         refuse(program, f"cannot write to --out {settings.out}: {error.strerror or error}")
     except SimulationError as error:
@@ -76,10 +76,11 @@ def claim(settings: Settings) -> Any:
     return directory
 
 
-def _stopped(settings: Settings, status: int) -> NoReturn:
+def _stopped(status: int) -> NoReturn:
     # Every file is written aside and renamed, so leaving at once loses at most the unfinished chunk, while an
     # exception would first wait for all queued cells.
-    command = shlex.join(["python", settings.program, *settings.words, "--resume"])
+    words = [word for word in sys.argv if word != "--resume"]
+    command = shlex.join(["python", *words, "--resume"])
     sys.stderr.write(f"\ninterrupted; nothing is lost, continue with: {command}\n")
     sys.stderr.flush()
     os._exit(status)
