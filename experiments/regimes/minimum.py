@@ -9,7 +9,7 @@ import numpy as np
 import mfjax as mf
 from _lab.records import Runs
 from mfjax.measures import Grid, Particles, padded_weights
-from mfjax.problems import CircleTeacher, signal
+from mfjax.problems import CircleTeacher, network_output
 
 from .model import CIRCLE, on_circle, risk
 
@@ -48,7 +48,7 @@ class Minima(Runs):
         """Sparse deconvolution on the 2-torus: the flow, and the minimum on a grid."""
         preset = self.preset
         x = spike_inputs()
-        energy = mf.energies.ReducedRisk(GAUSSIAN, x, signal(GAUSSIAN, SPIKES, x), SPIKES_LAM)
+        energy = mf.energies.ReducedRisk(GAUSSIAN, x, network_output(GAUSSIAN, SPIKES, x), SPIKES_LAM)
         with jax.ensure_compile_time_eval():
             start = TORUS.sample(jax.random.key(self.settings.seed), preset.spikes_width)
 
