@@ -1,18 +1,22 @@
-"""The experiments as a user runs them: wrong calls, a whole run, and a run killed in the middle."""
+"""The experiments as a user runs them: their options, a whole run, and a run killed in the middle."""
 
 import json
 import os
 import re
+import runpy
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+EXPERIMENTS = sorted(path.parent.name for path in ROOT.glob("experiments/*/__main__.py"))
 SPHERE = ("III.1", "III.2", "III.3", "III.4", "III.5", "III.6", "III.7", "identifiability", "overview")
 TORUS = ("III.10", "III.11", "III.12", "III.13", "III.14")
 # The others need programs that take half a minute to compile; `test_all_figures` draws them.
@@ -37,7 +41,7 @@ def environment(tmp_path_factory):
 
 def start(environment, script, *arguments):
     """A running experiment."""
-    command = [sys.executable, str(ROOT / "experiments" / f"{script}.py"), *map(str, arguments)]
+    command = [sys.executable, str(ROOT / "experiments" / script), *map(str, arguments)]
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -96,34 +100,117 @@ def langevin(environment, tmp_path_factory):
     return out, printed
 
 
+@pytest.fixture
+def parse(monkeypatch):
+    """Read the options of an experiment, as its last lines would."""
+    monkeypatch.setattr(sys, "path", [str(ROOT / "experiments"), *sys.path])
+    from _lab import cli, program
+
+    def read(name, *arguments):
+        take = lambda main, question, presets, figures: cli.parse(
+            name, question, presets, figures, list(map(str, arguments))
+        )
+        monkeypatch.setattr(program, "run", lambda *given, **more: found.append(take(*given, **more)))
+        found = []
+        runpy.run_path(str(ROOT / "experiments" / name / "__main__.py"), run_name="__main__")
+        return found[0]
+
+    return read
+
+
+def refusal(parse, capsys, *call):
+    """The single line of a call whose options are refused."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        parse(*call)
+    out, err = capsys.readouterr()
+    return one_line((end.value.code, out, err))
+
+
 WRONG = {
-    "option": (["--presett", "small"], "unrecognized arguments: --presett small"),
-    "abbreviated option": (["--pre", "small"], "unrecognized arguments"),
-    "preset": (["--preset", "huge"], "unknown preset 'huge'; there are small, paper"),
+    "option": (["--presett", "small"], "Unrecognized options: --presett, small"),
+    "abbreviated option": (["--pre", "small"], "Unrecognized options: --pre, small"),
+    "preset": (["--preset", "huge"], "invalid choice 'huge' for argument '--preset'"),
     "figure": (["--figure", "III.3,III.99"], "unknown figure 'III.99'; there are III.1"),
     "no figure": (["--figure", ","], "no figure named"),
-    "seed": (["--seed", "-1"], "--seed"),
-    "seed word": (["--seed", "one"], "whole number"),
-    "no seeds": (["--seeds", "0"], "whole number from 1"),
+    "seed": (["--seed", "-1"], "argument --seed: must be from 0"),
+    "seed word": (["--seed", "one"], "--seed: invalid literal for int() with base 10: 'one'"),
+    "no seeds": (["--seeds", "0"], "argument --seeds: must be at least 1, got 0"),
     "last seed": (["--seed", "2147483647", "--seeds", "2"], "must stay below 2**31"),
-    "precision": (["--precision", "float16"], "unknown precision 'float16'; there are float32, float64"),
-    "missing value": (["--out"], "expected one argument"),
-    "positional": (["III.3"], "unrecognized arguments: III.3"),
+    "precision": (["--precision", "float16"], "invalid choice 'float16' for argument '--precision'"),
+    "missing value": (["--out"], "Missing value for argument '--out'"),
+    "positional": (["III.3"], "Unrecognized options: III.3"),
+    "field of another": (["--plane-lam", "1"], "Unrecognized options: --plane-lam, 1"),
+    "negative": (["--gammas", "10", "-1"], "argument --gammas: must be positive and finite, got 10.0 -1.0"),
+    "empty": (["--lams"], "argument --lams: needs a value"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_wrong_options_are_one_line(environment, case, tmp_path):
+def test_wrong_options_are_one_line(parse, capsys, case):
     arguments, message = WRONG[case]
+    assert message in refusal(parse, capsys, "sphere", *arguments)
+
+
+def test_wrong_options_end_the_program(environment, tmp_path):
+    """Status 2, one line, and no folder is made."""
     environment = environment | {"HOME": str(tmp_path)}
-    assert message in one_line(call(environment, "sphere", *arguments))
+    err = one_line(call(environment, "sphere", "--out", tmp_path / "run", "--lams", "1e-3", "x"))
+    assert "--lams" in err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["langevin", "template"])
+def test_every_field_refuses_what_it_cannot_be(parse, capsys, name):
+    """The option is named."""
+    for field in fields(parse(name).preset):
+        option = "--" + field.name.replace("_", "-")
+        assert option in refusal(parse, capsys, name, option, "x"), field.name
+
+
+def other(value):
+    """A value of the same type that differs everywhere."""
+    if isinstance(value, tuple):
+        return tuple(map(other, value))
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        choices = (("float32", "float64"), ("separated", "transported", "chaos"))
+        (names,) = (names for names in choices if value in names)
+        return names[names.index(value) - 1]
+    return value + 1 if isinstance(value, int) else 1.5 * value
+
+
+def words(name, value):
+    """The option that sets a field."""
+    option = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{option}" if value else f"--no-{option}"]
+    return [f"--{option}", *map(str, value if isinstance(value, tuple) else (value,))]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_field_is_an_option_and_on_record(parse, tmp_path, name):
+    """Each field of the preset, set on the command line, is in the manifest of the run directory."""
+    from _lab.program import claim
+
+    preset = parse(name, "--preset", "paper").preset
+    wanted = {field.name: other(getattr(preset, field.name)) for field in fields(preset)}
+    options = [word for field, value in wanted.items() for word in words(field, value)]
+    out = tmp_path / "run"
+    settings = parse(name, "--preset", "paper", "--seed", "3", "--out", out, *options)
+    with claim(settings):
+        pass
+    record = json.loads((out / "manifest.json").read_text())
+    assert record["settings"] == json.loads(json.dumps(wanted))
+    assert (record["experiment"], record["preset"], record["seed"]) == (name, "paper", 3)
+    assert {"jax", "mfjax", "device", "matplotlib"} <= set(record["versions"])
 
 
 def test_help_says_the_options_without_loading_jax(environment):
     begun = time.perf_counter()
     code = (
-        "import runpy, sys; sys.argv = ['torus.py', '--help']; sys.path.insert(0, 'experiments')\n"
-        "try: runpy.run_path('experiments/torus.py', run_name='__main__')\n"
+        "import runpy, sys; sys.argv = ['torus', '--help']\n"
+        "try: runpy.run_path('experiments/torus/__main__.py', run_name='__main__')\n"
         "except SystemExit as end: print(end.code, 'jax' in sys.modules, 'numpy' in sys.modules)"
     )
     out = subprocess.run(
@@ -131,38 +218,56 @@ def test_help_says_the_options_without_loading_jax(environment):
     ).stdout
     print(f"--help: {time.perf_counter() - begun:.2f} s")
     for option in (
-        "--preset",
-        "--figure",
-        "--out",
-        "--resume",
-        "--seed",
-        "--seeds",
-        "--precision",
-        "--no-progress",
+        *("--preset", "--figure", "--out", "--resume", "--seed", "--seeds", "--precision", "--no-progress"),
+        *("--teacher-width", "numbers of particles", "length in which the kernel falls by e"),
     ):
         assert option in out
     assert out.endswith("0 False False\n")
 
 
-def test_unwritable_folders(environment, tmp_path):
+@pytest.fixture
+def refused(parse):
+    """Why an experiment refuses a run directory."""
+    from _lab.program import claim
+    from mfjax._engine.files import RunDirectoryError
+
+    def reason(*call):
+        with pytest.raises(RunDirectoryError) as error:
+            claim(parse(*call))
+        return str(error.value)
+
+    return reason
+
+
+def test_unwritable_folders(environment, refused, tmp_path):
     file = tmp_path / "file"
     file.write_text("mine")
-    assert "is a file, not a directory" in one_line(call(environment, "sphere", "--out", file))
-    assert "cannot write to --out" in one_line(call(environment, "sphere", "--out", file / "below"))
+    assert "is a file" in refused("sphere", "--out", file)
+    assert "cannot write to" in one_line(call(environment, "sphere", "--out", file / "below"))
     assert file.read_text() == "mine"
 
 
-def test_a_folder_with_other_things_is_left_alone(environment, tmp_path):
+def test_a_folder_with_other_things_is_left_alone(refused, tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     for extra in ([], ["--resume"]):
-        message = one_line(call(environment, "sphere", "--out", tmp_path, *extra))
-        assert "holds no run" in message
+        assert "holds no run" in refused("sphere", "--out", tmp_path, *extra)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_broken_configuration_is_named(environment, tmp_path):
-    (tmp_path / "config.json").write_text("{")
-    assert "is not the configuration" in one_line(call(environment, "sphere", "--out", tmp_path, "--resume"))
+def test_a_broken_record_is_named(refused, tmp_path):
+    (tmp_path / "manifest.json").write_text("{")
+    assert "manifest.json is damaged" in refused("sphere", "--out", tmp_path, "--resume")
+
+
+def test_a_folder_is_of_one_process_at_a_time(parse, refused, tmp_path):
+    from _lab.program import claim
+
+    out = tmp_path / "run"
+    with claim(parse("sphere", "--out", out)):
+        assert "is being written by" in refused("sphere", "--out", out, "--resume")
+    # Nothing was computed yet, and the run may begin.
+    with claim(parse("sphere", "--out", out, "--resume")):
+        pass
 
 
 def margins(out):
@@ -176,24 +281,46 @@ def margins(out):
 
 
 def contents(folder):
-    """Every file of a folder, byte for byte."""
-    return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    """Every file of a folder, byte for byte, but for the locks that a kill leaves."""
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != ".lock")
+    return {p.relative_to(folder): p.read_bytes() for p in files}
 
 
-def test_an_existing_run_is_never_overwritten(environment, sphere):
+def test_an_existing_run_is_never_overwritten(environment, refused, sphere):
     out, _ = sphere
     before = contents(out)
     tiny = ("--preset", "tiny", "--out", out)
     assert "add --resume" in one_line(call(environment, "sphere", *tiny))
     changed = {
-        "preset is 'tiny' there and 'small' here": ("sphere", "--out", out, "--resume"),
+        "preset is tiny there and small here": ("sphere", "--out", out, "--resume"),
         "seed is 0 there and 7 here": ("sphere", *tiny, "--resume", "--seed", "7"),
-        "precision is 'float32' there": ("sphere", *tiny, "--resume", "--precision", "float64"),
-        "experiment is 'sphere' there": ("torus", *tiny, "--resume"),
+        "settings precision is float32 there": ("sphere", *tiny, "--resume", "--precision", "float64"),
+        "settings bandwidth is 0.06 there and 0.1": ("sphere", *tiny, "--resume", "--bandwidth", "0.1"),
+        "experiment is sphere there": ("torus", *tiny, "--resume"),
     }
     for message, arguments in changed.items():
-        assert message in one_line(call(environment, *arguments))
+        assert message in refused(*arguments)
     assert contents(out) == before
+
+
+def test_the_template(environment, tmp_path):
+    """A copy of another name: each field that is set is in the record of the run, and the figure is drawn."""
+    import xarray as xr
+
+    for source, name in (("template", "mine"), ("_lab", "_lab")):
+        shutil.copytree(ROOT / "experiments" / source, tmp_path / name)
+    out = tmp_path / "run"
+    wanted = {"lams": [0.5, 0.05], "seeds": 1, "width": 6, "inputs": 16, "step": 0.01, "saves": 2}
+    options = [w for name, value in wanted.items() for w in words(name, tuple(np.atleast_1d(value)))]
+    status, printed, err = call(environment, tmp_path / "mine", "--preset", "tiny", "--out", out, *options)
+    assert status == 0, err
+    record = json.loads((out / "manifest.json").read_text())
+    assert record["settings"] == wanted and record["experiment"] == "mine"
+    assert (out / "figures" / "distance.png").read_bytes().startswith(b"\x89PNG")
+    assert "distance (" in printed and "certificates" in printed
+    with xr.open_dataset(out / "results" / "distances.nc") as data:
+        assert data.lam.values.tolist() == wanted["lams"] and data.sizes["save"] == 3
+        assert (data.status == 0).all() and (data.mmd_squared > 0).all()
 
 
 @pytest.mark.parametrize(
@@ -215,9 +342,9 @@ def test_a_whole_run(name, figures, series, request):
     import xarray as xr
 
     out, printed = request.getfixturevalue(name)
-    configuration = json.loads((out / "config.json").read_text())
-    assert configuration["preset"] == "tiny" and configuration["settings"]["seeds"] == 2
-    assert {"jax", "mfjax", "device"} <= set(json.loads((out / "versions.json").read_text()))
+    record = json.loads((out / "manifest.json").read_text())
+    assert record["preset"] == "tiny" and record["settings"]["seeds"] == 2
+    assert {"jax", "mfjax", "device"} <= set(record["versions"])
     for figure in figures:
         assert (out / "figures" / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
         assert (out / "figures" / f"{figure}.pdf").read_bytes().startswith(b"%PDF")
@@ -362,12 +489,14 @@ def test_a_damaged_checkpoint_is_one_line(environment, killed):
 
 def test_interrupt_tells_how_to_go_on(environment, tmp_path):
     out = tmp_path / "run"
-    process = start(environment, "sphere", "--preset", "tiny", "--figure", "III.3", "--out", out)
+    changed = ("--lams", "0.1", "0.001", "--bandwidth", "0.1")
+    process = start(environment, "sphere", "--preset", "tiny", "--figure", "III.3", "--out", out, *changed)
     wait_for(process, out, "checkpoints/*/manifest.json")
     process.send_signal(signal.SIGINT)
     status, _, err = finish(process)
     assert status == 130
     assert err.strip().count("\n") == 0 and "--resume" in err and str(out) in err
+    assert " ".join(changed) in err
 
 
 FISHER_RAO = {

@@ -17,9 +17,9 @@ from pathlib import Path
 # The folder of the experiments instead of this one, whose names are too common to be modules.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from _lab.cli import refuse  # noqa: E402
 from benchmarks.machine import description  # noqa: E402
 from benchmarks.report import requirements, table  # noqa: E402
-from common.options import refuse  # noqa: E402
 
 # The module and function of each benchmark, and whether it computes in double precision.
 BENCHMARKS = {

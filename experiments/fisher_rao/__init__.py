@@ -1,0 +1,1 @@
+"""Neurons as measures on the sphere, whose masses move and grow."""

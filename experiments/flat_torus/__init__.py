@@ -1,1 +1,0 @@
-"""Radial basis functions on the 2-torus: the runs and the figures."""

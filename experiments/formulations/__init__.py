@@ -1,0 +1,1 @@
+"""Networks as pairs (rho, H)."""

@@ -1,0 +1,1 @@
+"""Mean-field Langevin dynamics of tanh networks: densities, particles, Gibbs measures."""

@@ -1,1 +1,0 @@
-"""Flows of kernel mean discrepancies: the runs and the figures."""

@@ -1,1 +1,0 @@
-"""Mean-field Langevin dynamics of tanh networks: densities, particles, Gibbs measures, and the figures."""

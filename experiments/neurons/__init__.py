@@ -1,1 +1,0 @@
-"""Neurons as measures on the sphere: the runs and figures of `fisher_rao.py`."""

@@ -1,1 +1,0 @@
-"""Runs and figures of networks as pairs (rho, H)."""

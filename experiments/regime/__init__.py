@@ -1,1 +1,0 @@
-"""The limits of the training of two-layer networks: runs near them, bounds on them, and the figures."""

@@ -1,0 +1,1 @@
+"""Radial basis functions on the 2-torus."""
