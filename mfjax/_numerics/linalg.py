@@ -67,7 +67,8 @@ def cholesky_solve(factor: Float[Array, "K K"], b: Float[Array, " K"]) -> Float[
 @one_by_one
 def singular_values(matrix: Float[Array, "N M"]) -> tuple[Array, Array, Array]:
     """(U, S, V^T) with min(N, M) columns."""
-    return jnp.linalg.svd(matrix, full_matrices=False)
+    u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
+    return u, s, vt
 
 
 @one_by_one
