@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
+from typing import cast
 
 import equinox as eqx
 import jax
@@ -115,7 +116,7 @@ class ConvexLoss(Loss):
         if not callable(function):
             raise ValueError(f"a loss must be a function of prediction and target, got {function!r}")
         module = isinstance(function, (eqx.Module, jax.tree_util.Partial))
-        self.function = function if module else jax.tree_util.Partial(function)
+        self.function = cast(Callable, function) if module else jax.tree_util.Partial(function)
         number = jax.ShapeDtypeStruct((), jnp.result_type(float))
         out = jax.eval_shape(function, number, number)
         if getattr(out, "shape", None) != ():

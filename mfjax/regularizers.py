@@ -7,6 +7,7 @@ f* is finite everywhere).
 
 from abc import abstractmethod
 from collections.abc import Callable
+from typing import cast
 
 import equinox as eqx
 import jax
@@ -207,7 +208,7 @@ class ConvexRegularizer(Regularizer):
             raise ValueError(f"function must be a convex function of one number, got {function!r}")
         # A plain function is structure; a module brings its arrays as leaves.
         module = isinstance(function, (eqx.Module, jax.tree_util.Partial))
-        self.function = function if module else jax.tree_util.Partial(function)
+        self.function = cast(Callable, function) if module else jax.tree_util.Partial(function)
         out = jax.eval_shape(function, jax.ShapeDtypeStruct((), jnp.result_type(float)))
         if getattr(out, "shape", None) != ():
             raise ValueError(f"function must return one number, got shape {getattr(out, 'shape', None)}")

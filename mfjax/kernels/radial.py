@@ -1,13 +1,13 @@
 """Kernels of the distance of two points."""
 
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._numerics.arrays import count, is_traced, safe_norm, scalar
+from mfjax._numerics.arrays import count, is_traced, known, safe_norm, scalar
 from mfjax._numerics.sums.ordered import Places, decaying_sums
 from mfjax._numerics.sums.waves import half_space, series
 from mfjax.domains import Domain, Sphere, Torus
@@ -16,7 +16,7 @@ from mfjax.kernels.base import Kernel
 
 class _Radial(Kernel):
     scale: Float[Array, ""]
-    domain: Domain | None = None
+    domain: Domain | None
 
     def __init__(self, scale: ScalarLike = 1.0, domain: Domain | None = None):
         self.scale = scalar(scale, "scale", above=0)
@@ -91,9 +91,10 @@ class Gaussian(_Radial):
     def sums(self, points, sources, weights):
         if self.modes is None:
             return None
-        dtype, dim = points.dtype, self.domain.dim
-        if isinstance(self.domain, Torus):
-            turns = lambda p: p / self.domain.period.astype(dtype)
+        dtype, domain = points.dtype, known(self.domain)
+        dim = domain.dim
+        if isinstance(domain, Torus):
+            turns = lambda p: p / domain.period.astype(dtype)
         else:
             turns = lambda p: jnp.arctan2(p[:, 1:], p[:, :1]) / (2 * np.pi)
         # exp(-kappa (1 - cos theta)) on each circle: its coefficients by an FFT that resolves it to rounding.
@@ -123,6 +124,9 @@ class Laplace(_Radial):
     0.3679
     """
 
+    def __init__(self, scale: ScalarLike = 1.0, domain: Domain | None = None):
+        super().__init__(scale, domain)
+
     def __call__(self, x, y):
         return jnp.exp(-safe_norm(self._difference(x, y)))
 
@@ -145,6 +149,9 @@ class Distance(_Radial):
 
     conditional: ClassVar[bool] = True
 
+    def __init__(self, scale: ScalarLike = 1.0, domain: Domain | None = None):
+        super().__init__(scale, domain)
+
     def __call__(self, x, y):
         return -safe_norm(self._difference(x, y))
 
@@ -160,9 +167,10 @@ class Distance(_Radial):
         return (places.signed_sum(weights * y) - x * places.signed_sum(weights)) / scale
 
     def _circle_sums(self, points, sources, weights):
-        x, y = self.domain.representatives(points)[:, 0], self.domain.representatives(sources)[:, 0]
+        circle = cast(Torus, self.domain)
+        x, y = circle.representatives(points)[:, 0], circle.representatives(sources)[:, 0]
         places = Places.of(x, y)
-        diameter = self.domain.period.astype(x.dtype) / jnp.pi
+        diameter = circle.period.astype(x.dtype) / jnp.pi
         # The chord is the diameter times sign(x - y) sin((x - y) / diameter).
         cosine, sine = (weights * f(y / diameter) for f in (jnp.cos, jnp.sin))
         a, b = places.signed_sum(cosine), places.signed_sum(sine)

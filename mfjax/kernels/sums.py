@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfjax._numerics.arrays import inner
+from mfjax._numerics.arrays import inner, known
 from mfjax._numerics.sums.rows import over_rows
 from mfjax.kernels.base import Kernel
 
@@ -45,7 +45,7 @@ def kernel_slopes(
     """The gradient of `kernel_sums` in each of `points`, sources held: sum_j weights_j grad_1 k."""
     if jax.eval_shape(lambda: _quick(kernel, points, sources, weights)) is not None:
         # Each sum depends on its own point only.
-        return jax.grad(lambda p: jnp.sum(_quick(kernel, p, sources, weights)))(points)
+        return jax.grad(lambda p: jnp.sum(known(_quick(kernel, p, sources, weights))))(points)
     slope = jax.grad(lambda point: row_sum(kernel, point, sources, weights))
     return over_rows(slope, points, len(sources))
 
