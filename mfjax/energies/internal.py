@@ -1,7 +1,7 @@
 """Internal energies: integrals of a function of the density, which become diffusion on a grid."""
 
 from abc import abstractmethod
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import equinox as eqx
 import jax
@@ -59,10 +59,12 @@ class InternalEnergy(Energy):
 
     def first_variation(self, mu, solution=None):
         self.validate(mu)
+        mu = cast(Grid, mu)
         return self.derivative(mu.density, mu.points)
 
     def solve(self, mu, carry=None):
         self.validate(mu)
+        mu = cast(Grid, mu)
         value = mu.volume * jnp.sum(self.integrand(mu.density, mu.points))
         return Solution(value, jax.tree_util.Partial(_nearest_cell, self, mu))
 

@@ -1,6 +1,6 @@
 """Kernel mean discrepancies on a torus: squared distances in negative Sobolev norms."""
 
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -121,7 +121,8 @@ class Sobolev(Energy):
         if isinstance(mu, Grid):
             waves, origin, seen = grid_waves(mu.shape), mu.points[0], self.target.seen_on_cells(mu, period)
         else:
-            waves, seen = half_space(self.resolution, self.domain.dim), self._seen_by_particles(mu, period)
+            waves = half_space(self.resolution, self.domain.dim)
+            seen = self._seen_by_particles(cast(Particles, mu), period)
         symbol = waves.symbol(period, order) / volume
         value, series = 0.5 * waves.energy(seen, symbol), Series(waves, symbol * seen, period, origin)
         if isinstance(mu, Grid):
@@ -134,7 +135,7 @@ class Sobolev(Energy):
         if atoms is not None:
             at_mu = at_mu - 2 * convolution(self.kernel, atoms, mu.points)
         value = value + 0.5 * (mu.integrate(at_mu) + jnp.asarray(self.self_energy, mu.dtype))
-        return Solution(value, ClosedPotential(self.kernel, mu, atoms, series))
+        return Solution(value, ClosedPotential(self.kernel, cast(Particles, mu), atoms, series))
 
     def _seen_by_particles(self, mu: Particles, period: Array) -> Complex[Array, " n"]:
         """The coefficients of mu - nu, or with the closed form those of -nu, if nu has any."""

@@ -45,7 +45,7 @@ class Discretization(eqx.Module):
 
 def internal_parts(energy: Energy) -> tuple[Part, ...]:
     """The terms (coefficient, internal energy) of `energy`, which diffuse."""
-    return tuple(part for part in energy.parts() if isinstance(part[1], InternalEnergy))
+    return tuple((c, term) for c, term in energy.parts() if isinstance(term, InternalEnergy))
 
 
 def transport_part(energy: Energy) -> Energy:

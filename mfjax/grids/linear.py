@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.scipy.sparse.linalg import bicgstab
 from jaxtyping import Array, Float
 
+from mfjax._numerics.arrays import known
 from mfjax.grids.elimination import Halving, Ring, halved
 from mfjax.grids.faces import below
 from mfjax.grids.rates import Pairs, through
@@ -101,7 +102,7 @@ class ShiftedFluxes(eqx.Module):
         for halving in self.halvings:
             b, gone = halving.forward(b)
             eliminated.append(gone)
-        x = _tridiagonal(*self.bands, b)
+        x = _tridiagonal(*known(self.bands), b)
         if self.corner is not None:
             y, v_last = self.corner
             x = x - y * (x[0] + v_last * x[-1]) / (1 + y[0] + v_last * y[-1])
@@ -111,7 +112,7 @@ class ShiftedFluxes(eqx.Module):
 
     def _diagonal(self) -> Array:
         leaving = sum(forward + below(backward, axis) for axis, (forward, backward) in enumerate(self.pairs))
-        return 1 + self.tau * leaving.ravel()
+        return 1 + self.tau * jnp.ravel(leaving)
 
     def _iterative(self, b: Array) -> Array:
         inverse = 1 / self._diagonal()

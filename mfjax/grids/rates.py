@@ -93,9 +93,12 @@ def through(pairs: Pairs, masses: Float[Array, " K"]) -> Float[Array, " K"]:
     return total.ravel()
 
 
-def sorted_parts(parts: tuple[Part, ...], mu: Grid):
+def sorted_parts(
+    parts: tuple[Part, ...], mu: Grid
+) -> tuple[Array | None, tuple[Part, ...], tuple[Part, ...]]:
     """By their fluxes: (temperature of the entropies or `None`, upwinded parts, parts with a pressure)."""
     noisy = [(c, e.temperature) for c, e in parts if e.flux == "fitted"]
-    temperature = sum(jnp.asarray(c).astype(mu.dtype) * t for c, t in noisy) if noisy else None
+    scaled = [jnp.asarray(c).astype(mu.dtype) * t for c, t in noisy]
+    temperature = sum(scaled[1:], scaled[0]) if scaled else None
     those = lambda flux: tuple(part for part in parts if part[1].flux == flux)
     return temperature, those("upwind"), those("pressure")

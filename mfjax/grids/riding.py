@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mfjax._numerics.arrays import known
 from mfjax.grids.diffusion import Part, conductance
 from mfjax.grids.faces import Faces, above, below, cells, face_slopes, jump
 from mfjax.grids.fitting import fitted
@@ -18,7 +19,7 @@ def face_velocities(mu: Grid, drift: Faces, parts: tuple[Part, ...] = ()) -> Fac
     divided by the mean density of the two cells, and are zero between empty ones.
     """
     temperature, upwinded, diffusing = sorted_parts(parts, mu)
-    drift = with_upwinded(mu, drift, upwinded)
+    drift = known(with_upwinded(mu, drift, upwinded))
     if temperature is None and not diffusing:
         return tuple(-d for d in drift)
     masses = cells(mu.weights, mu)

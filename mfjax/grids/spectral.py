@@ -1,7 +1,7 @@
 """Fourier collocation for the Wasserstein gradient flow of an energy on a periodic grid."""
 
 from math import ceil
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -52,6 +52,7 @@ class Spectral(Discretization):
 
     def validate(self, energy, mu, domain):
         super().validate(energy, mu, domain)
+        mu = cast(Grid, mu)
         if not all(mu.periodic):
             why = "is of two species" if mu.frozen else "has walls"
             raise ValueError(
