@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
 
 from mfjax._numerics.arrays import Prepared
 from mfjax._numerics.compiled import reached
@@ -54,6 +53,9 @@ class Scheduled(Flow):
     monotone: ClassVar[bool] = False
     autonomous: ClassVar[bool] = False
 
+    def __init__(self, make: Callable[[Any], Flow]):
+        self.make = make
+
     def __check_init__(self):
         if not callable(self.make):
             raise ValueError(f"make must be a function from time to a flow, got {self.make!r}")
@@ -96,7 +98,7 @@ class Scheduled(Flow):
         where = lambda e: (e.tangent.time, e.dissipation)
         return eqx.tree_at(where, now, (one, now.dissipation - drift), is_leaf=lambda leaf: leaf is None)
 
-    def _data_vary(self, time: Array) -> bool:
+    def _data_vary(self, time: Any) -> bool:
         """Whether the inputs, their masses or the features of a risk follow from the time."""
         learns = lambda node: isinstance(node, (Data, FeatureMap))
         parts = lambda t: [n for n in jax.tree.leaves(self.make(t), is_leaf=learns) if learns(n)]

@@ -1,13 +1,13 @@
 """The (rho, H) system that moves rho and H separately: a height that is a fixed field of space."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from mfjax._numerics.arrays import inner
+from mfjax._numerics.arrays import inner, known
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy
 from mfjax.energies.internal import DensityEstimate, InternalEnergy
@@ -88,7 +88,7 @@ class SeparatedVariables(HeightFlow):
         apart = (InternalEnergy, DensityEstimate)
         rest = [part for part in self.energy.parts() if not isinstance(part[1], apart)]
         if len(rest) == 1 and isinstance(rest[0][1], Risk) and isinstance(rest[0][1].features, Weighted):
-            return rest[0]
+            return rest[0][0], rest[0][1]
         names = ", ".join(type(term).__name__ for _, term in rest)
         raise ValueError(
             "SeparatedVariables on particles has a closed form for one Risk(Weighted(phi), ...), and "
@@ -97,12 +97,13 @@ class SeparatedVariables(HeightFlow):
 
     def field(self, state: State) -> Callable:
         """H_t, a function of one point, of a state of particles."""
-        features, x = self._risk()[1].features.features, self._risk()[1].data.x
+        risk = self._risk()[1]
+        features, x, start = cast(Weighted, risk.features).features, risk.data.x, known(self.height)
 
         def height(point):
             row = jax.vmap(features, in_axes=(None, 0))(point, x)
             learned = inner(row, state.fields["duals"])
-            return state.fields["decay"] * jnp.asarray(self.height(point), point.dtype) + learned
+            return state.fields["decay"] * jnp.asarray(start(point), point.dtype) + learned
 
         return height
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from mfjax._numerics.arrays import count
+from mfjax._numerics.arrays import count, known
 from mfjax.domains import Domain, Torus
 from mfjax.energies.base import Energy
 from mfjax.flows.heights import HeightFlow
@@ -89,10 +89,11 @@ class Transported(HeightFlow):
 
     def slope_of_height(self, state):
         mu = state.measure
-        points = mu.points.reshape(*self.labels, -1)
-        height = self.outer_weights(mu).reshape(self.labels)
+        labels = known(self.labels)
+        points = mu.points.reshape(*labels, -1)
+        height = self.outer_weights(mu).reshape(labels)
         apart = jnp.vectorize(self.domain.displacement, signature="(d),(d)->(d)")
-        closed, axes = isinstance(self.domain, Torus), range(len(self.labels))
+        closed, axes = isinstance(self.domain, Torus), range(len(labels))
         # Entry (a, b) of the first is dX_b/da_a: its inverse acts on dH/da.
         stretch = jnp.stack([_differences(points, axis, closed, apart) for axis in axes], axis=-2)
         rise = jnp.stack([_differences(height, axis, closed) for axis in axes], axis=-1)

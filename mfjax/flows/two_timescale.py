@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, ScalarLike
 
 from mfjax import status as codes
-from mfjax._numerics.arrays import Prepared, inner, scalar
+from mfjax._numerics.arrays import Prepared, inner, known, scalar
 from mfjax.domains import Domain
 from mfjax.energies.reduced_risk import ReducedRisk
 from mfjax.flows.base import Evaluation, Flow, State, evaluation
@@ -67,7 +67,7 @@ class TwoTimescale(Flow):
             return State(mu, FirstSolve(prepared, jnp.zeros((), mu.dtype), jnp.asarray(codes.OK, jnp.int32)))
         solution = self.energy.solve(mu)
         residual, status = jnp.asarray(solution.residual, mu.dtype), jnp.asarray(solution.status, jnp.int32)
-        start = mu.with_marks(u=solution.outer_weights.astype(mu.dtype))
+        start = mu.with_marks(u=known(solution.outer_weights).astype(mu.dtype))
         return State(start, FirstSolve(prepared, residual, status))
 
     def outer_weights(self, mu):

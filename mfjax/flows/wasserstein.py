@@ -1,6 +1,6 @@
 """The Wasserstein gradient flow of an energy, on particles and on a grid."""
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -55,13 +55,13 @@ class Wasserstein(Flow):
         mu = state.measure
         if isinstance(mu, Grid):
             return self.space.evaluate(self.energy, mu, state.carry)
-        return descent(self._seen(mu), self.domain, mu, state.carry)[0]
+        return descent(self._seen(mu), self.domain, cast(Particles, mu), state.carry)[0]
 
     def diffusion(self, mu: Measure) -> tuple[Part, ...]:
         return self.space.diffusion(self.energy) if isinstance(mu, Grid) else ()
 
     def linearize(self, state: State, now: Evaluation) -> Pairs:
-        return self.space.linearize(self.energy, state.measure, now.potential)
+        return self.space.linearize(self.energy, cast(Grid, state.measure), now.potential)
 
 
 def check_space(space: Any) -> None:

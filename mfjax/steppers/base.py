@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 from mfjax._numerics.arrays import scalar
 from mfjax.flows.base import Evaluation, Flow, State
@@ -89,7 +89,9 @@ def with_clock(flow: Flow, state: State, evaluation: Evaluation, dt: Array) -> S
     return flow.move(state, Tangent(fields=evaluation.tangent.fields, time=evaluation.tangent.time), dt)
 
 
-def settle(flow: Flow, state: State, memory: Any = None, *, error=0.0, status=0) -> Step:
+def settle(
+    flow: Flow, state: State, memory: Any = None, *, error: ArrayLike = 0.0, status: ArrayLike = 0
+) -> Step:
     """Evaluate the flow at a finished state and wrap both up."""
     evaluation = flow.evaluate(state)
     state = state.with_carry(evaluation.carry)

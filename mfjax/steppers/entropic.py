@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from math import log
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, cast
 
 import equinox as eqx
 import jax
@@ -79,7 +79,7 @@ class EntropicProximal(Stepper):
         require_wasserstein(self, flow, "stepper=None")
 
     def step(self, flow, state, evaluation, dt, key, memory) -> Step:
-        mu = state.measure
+        mu = cast(Grid, state.measure)
         default = 1e-8 if mu.dtype == jnp.float64 else 1e-5
         tolerance = jnp.asarray(default if self.rtol is None else self.rtol, mu.dtype)
         potential = jnp.zeros_like(mu.weights) if evaluation.potential is None else evaluation.potential

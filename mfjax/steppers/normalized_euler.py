@@ -60,6 +60,9 @@ class _Surrounded(Domain):
 
     domain: Domain
 
+    def __init__(self, domain: Domain):
+        self.domain = domain
+
     @property
     def dim(self) -> int:
         return self.domain.dim

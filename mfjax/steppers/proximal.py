@@ -1,7 +1,7 @@
 """The minimizing movement (JKO) scheme on particles: implicit Euler in Lagrangian form."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import equinox as eqx
 import jax
@@ -84,7 +84,7 @@ class Proximal(Stepper):
             raise ValueError(f"Proximal moves particles, got a {type(mu).__name__}: use ImplicitEuler")
 
     def step(self, flow, state, evaluation, dt, key, memory) -> Step:
-        mu = state.measure
+        mu = cast(Particles, state.measure)
         eps = float(jnp.finfo(mu.dtype).eps)
         task = _Task(flow.at(state).energy, flow.domain, mu, state.carry, dt)
         still = frozen(task)
