@@ -70,6 +70,9 @@ class ChiSquare(_Divergence):
     0.375
     """
 
+    def __init__(self, target: Any):
+        super().__init__(target)
+
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
         m, t = self._masses(mu)
         return jnp.sum(_where_positive(m, (t - m) ** 2, jnp.where(t > 0, jnp.inf, 0.0)))
@@ -119,6 +122,9 @@ class MaxRatio(_Divergence):
     >>> float(MaxRatio(uniform)(uniform.with_weights(jnp.array([0.5, 0.125, 0.125, 0.25]))))
     2.0
     """
+
+    def __init__(self, target: Any):
+        super().__init__(target)
 
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
         m, t = self._masses(mu)

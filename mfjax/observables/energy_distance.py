@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfjax._numerics.arrays import safe_norm
+from mfjax._numerics.arrays import known, safe_norm
 from mfjax.domains import Domain, Euclidean, Sphere, Torus
 from mfjax.flows.base import Flow
 from mfjax.measures import Measure
@@ -103,7 +103,7 @@ class EnergyDistance(Observable):
         if self.target.points.shape[-1] == 1:
             return Chart(Euclidean(1))
         circle = flow is not None and isinstance(flow.domain, Sphere) and flow.domain.dim == 1
-        return Chart(flow.domain) if circle and self.coordinates is not None else None
+        return Chart(known(flow).domain) if circle and self.coordinates is not None else None
 
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
         check_dimension(mu, self.target.points.shape[-1])
@@ -112,10 +112,10 @@ class EnergyDistance(Observable):
         mu = _probability(mu)
         if chart is None:
             value = 2 * self._mean_distance(mu, self.target) - self._mean_distance(mu, mu)
-            return jnp.maximum(value - self.self_distance.astype(mu.dtype), 0)
+            return jnp.maximum(value - known(self.self_distance).astype(mu.dtype), 0)
         masses = jnp.concatenate([mu.weights, -self.target.weights.astype(mu.dtype)])
         here = chart.angles(mu.points) if chart.closed else chart.coordinates(mu.points)
-        coordinates = jnp.concatenate([here, self.coordinates.astype(mu.dtype)])
+        coordinates = jnp.concatenate([here, known(self.coordinates).astype(mu.dtype)])
         if not chart.closed:
             return jnp.maximum(line_energy(coordinates, masses), 0)
         radius = chart.circumference(mu.dtype) / (2 * jnp.pi)
@@ -126,7 +126,7 @@ class EnergyDistance(Observable):
         x, y = mu.points, nu.points.astype(mu.dtype)
         vector = lambda a, b: a - b
         if self.metric == "wrapped":
-            vector = self.domain.displacement
+            vector = known(self.domain).displacement
         elif isinstance(self.domain, Torus):
             # The chord from the difference of coordinates, which is exactly zero for equal points. A
             # difference of two embeddings need not be (a compiler may round them differently), and

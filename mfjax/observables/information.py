@@ -1,5 +1,7 @@
 """Relative Fisher information, and the free energy of particles."""
 
+from typing import Any, cast
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ from mfjax.flows.base import Flow
 from mfjax.flows.wasserstein import smooth_part
 from mfjax.grids.faces import above, cells, face_slopes
 from mfjax.grids.fitting import fitted
-from mfjax.measures import Measure, Particles
+from mfjax.measures import Grid, Measure, Particles
 from mfjax.observables.base import Observable
 from mfjax.observables.divergences import _Divergence
 
@@ -40,8 +42,12 @@ class FisherInformation(_Divergence):
     0.25
     """
 
+    def __init__(self, target: Any):
+        super().__init__(target)
+
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
         m, t = self._masses(mu)
+        mu = cast(Grid, mu)
         there, full = t > 0, (m > 0) & (t > 0)
         log = lambda values, seen: jnp.log(jnp.where(seen, values, 1))
         ratio = jnp.where(there, m / jnp.where(there, t, 1), 0)

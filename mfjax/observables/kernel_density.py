@@ -1,6 +1,6 @@
 """A Gaussian density estimate that respects the domain."""
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -81,7 +81,7 @@ class KernelDensity(Observable):
             lower, upper = self.domain.lower.astype(dtype), self.domain.upper.astype(dtype)
             period = 2 * (upper - lower)
             return _wrapped(difference, sigma, period) + _wrapped(total - 2 * lower, sigma, period)
-        period = 2 * jnp.pi if isinstance(self.domain, Sphere) else self.domain.period
+        period = 2 * jnp.pi if isinstance(self.domain, Sphere) else cast(Torus, self.domain).period
         return _wrapped(difference, sigma, jnp.asarray(period).astype(dtype))
 
 

@@ -74,7 +74,7 @@ class FourierModes(Observable):
 
 
 def _circle(domain: Domain | None) -> Chart:
-    if not Chart.covers(domain) or not Chart(domain).closed:
+    if domain is None or not Chart.covers(domain) or not Chart(domain).closed:
         raise ValueError(
             f"Fourier modes need a circle, domain=Sphere(1) or Torus(1) or that of the flow, got {domain!r}"
         )

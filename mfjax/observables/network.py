@@ -1,12 +1,12 @@
 """What the network of a flow predicts, and the spectrum of the kernel it learns with."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfjax._numerics.arrays import as_floats, count, finite, inner, safe_sqrt
+from mfjax._numerics.arrays import as_floats, count, finite, inner, known, safe_sqrt
 from mfjax.energies.base import Energy
 from mfjax.energies.data import Data
 from mfjax.energies.reduced_risk import ReducedRisk
@@ -15,8 +15,10 @@ from mfjax.flows.base import Flow
 from mfjax.measures import Measure
 from mfjax.observables.base import Observable
 
+E = TypeVar("E", bound=Energy)
 
-def risk_of(flow: Flow | None, kinds: tuple[type, ...], observable: Observable) -> Energy:
+
+def risk_of(flow: Flow | None, kinds: tuple[type[E], ...], observable: Observable) -> E:
     """The one term of the energy of `flow` that is a risk."""
     if flow is not None:
         found = [term for _, term in flow.energy.parts() if isinstance(term, kinds)]
@@ -59,7 +61,8 @@ class Prediction(Observable):
                 f"x must have shape (B, {inputs}) as the training inputs have, got {self.x.shape}"
             )
         x = self.x.astype(mu.dtype)
-        outer = flow.outer_weights(mu) if isinstance(energy, ReducedRisk) else 1.0
+        flow = known(flow)
+        outer = known(flow.outer_weights(mu)) if isinstance(energy, ReducedRisk) else 1.0
         return inner(energy.features.matrix(flow.lift(mu).points, x), mu.weights * outer)
 
 

@@ -44,11 +44,11 @@ def torus(
 
     `points` (M, 2) coordinates, `period` the side of the square.
     """
-    points, area = _dots(points, weights)
-    points = points - period * np.round(points / period)
-    _scatter(ax, points, area, label, {"alpha": 0.6} | marks)
-    ax.set_xlim(-period / 2, period / 2)
-    ax.set_ylim(-period / 2, period / 2)
+    dots, area = _dots(points, weights)
+    side = np.asarray(period).item()
+    _scatter(ax, dots - side * np.round(dots / side), area, label, {"alpha": 0.6} | marks)
+    ax.set_xlim(-side / 2, side / 2)
+    ax.set_ylim(-side / 2, side / 2)
     return ax
 
 

@@ -1,5 +1,7 @@
 """The generic check of a flow."""
 
+from typing import cast
+
 import chex
 import equinox as eqx
 import jax
@@ -38,7 +40,7 @@ def check_flow(flow: Flow, mu: Measure, *, rtol: float | None = None) -> dict[st
     evaluate = lambda nu: compiled(flow, flow.init(nu))[0]
     plain = flow.init(mu).measure
     if isinstance(mu, Particles):
-        mu = padded(plain, flow.domain.sample(jr.key(0), 1, mu.dtype)[0])
+        mu = padded(cast(Particles, plain), flow.domain.sample(jr.key(0), 1, mu.dtype)[0])
     state = flow.init(mu)
     now, fields = compiled(flow, state)
     for leaf in jax.tree.leaves((now, fields)):

@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -231,7 +231,7 @@ def identifiability(
     check_features(features, grid.points, x)
     matrix = np.asarray(jax.jit(lambda f, points, x: f.matrix(points, x))(features, grid.points, x), float)
     # Only the triangular factor matters: the data may be many more than the cells.
-    factor = np.linalg.qr(np.sqrt(p)[:, None] * matrix / np.sqrt(grid.size), mode="r")
+    factor = cast(np.ndarray, np.linalg.qr(np.sqrt(p)[:, None] * matrix / np.sqrt(grid.size), mode="r"))
     _, singular, directions = np.linalg.svd(factor, full_matrices=True)
     singular = np.concatenate([singular, np.zeros(grid.size - singular.size)])
     if tolerance is None:

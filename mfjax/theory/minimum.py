@@ -1,6 +1,6 @@
 """The least reduced risk over all measures, by a convex program that shares nothing with the flow."""
 
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -206,7 +206,10 @@ class _Programme:
             gradient = columns.T @ (columns @ w[support] - self.b / np.sqrt(self.lam)) + slope
             gradient = gradient - self.center * sign
             # Gram matrix of these columns and the row of h'' by its triangular factor: half the digits lost.
-            factor = np.linalg.qr(np.vstack([columns, np.full(support.size, np.sqrt(curvature))]), mode="r")
+            factor = cast(
+                np.ndarray,
+                np.linalg.qr(np.vstack([columns, np.full(support.size, np.sqrt(curvature))]), mode="r"),
+            )
             diagonal = np.abs(np.diag(factor))
             if factor.shape[0] < support.size or diagonal.min() <= 1e-13 * diagonal.max():
                 return w

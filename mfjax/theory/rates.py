@@ -48,7 +48,7 @@ def fit_rate(
     if window is not None:
         kept = (times >= window[0]) & (times <= window[1]) & (values > 0)
     else:
-        kept = _between(values, float(floor), float(transient))
+        kept = _between(values, *(float(np.asarray(number)) for number in (floor, transient)))
     n = int(np.sum(kept))
     if n < 3:
         raise ValueError(
