@@ -164,7 +164,10 @@ class _WeightedPotential(Field):
 
 
 class Sum(Energy):
-    """sum_k c_k F_k, as made by `F + 0.1 * G` and `sum([...])`."""
+    """A sum of energies with coefficients.
+
+    sum_k c_k F_k, as made by `F + 0.1 * G` and `sum([...])`.
+    """
 
     terms: tuple[tuple[Any, Energy], ...]
 

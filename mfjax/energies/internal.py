@@ -14,7 +14,9 @@ from mfjax.measures import Grid, Measure, Particles
 
 
 class InternalEnergy(Energy):
-    """F(mu) = int U(rho(x), x) dx for the density rho of mu.
+    """An energy that is the integral of a function of the density: its flow is a diffusion.
+
+    F(mu) = int U(rho(x), x) dx for the density rho of mu.
 
     The author writes `integrand` for one cell and, because the accuracy of a scheme depends on the
     form of the flux, the flux in its best form as `pressure` and `mobility`. Such an energy has no

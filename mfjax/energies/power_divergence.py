@@ -15,7 +15,9 @@ from mfjax.measures import Grid
 
 
 class PowerDivergence(InternalEnergy):
-    """F(mu) = scale / (order - 1) * int target^order mu^(1 - order) dx.
+    """The divergence whose flow is weighted ultra-fast diffusion, the limit of variable projection.
+
+    F(mu) = scale / (order - 1) * int target^order mu^(1 - order) dx.
 
     Its Wasserstein gradient flow is weighted ultra-fast diffusion,
     d_t mu = -scale div(mu grad (target/mu)^order)

@@ -24,7 +24,9 @@ NO_SERIES = (
 
 
 class Sobolev(Energy):
-    """E_s(mu) = 1/2 |mu - nu|^2 in dot-H^{-s} of the torus (R / L Z)^d, and V = K_s * (mu - nu):
+    """Half the squared negative Sobolev distance to a target on a torus.
+
+    E_s(mu) = 1/2 |mu - nu|^2 in dot-H^{-s} of the torus (R / L Z)^d, and V = K_s * (mu - nu):
 
         E_s = 1/2 L^{-d} sum_{k != 0} |2 pi k / L|^{-2s} |m_k|^2,  m_k = int e^{-2 pi i k . x / L} d(mu - nu).
 
