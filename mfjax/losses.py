@@ -14,7 +14,9 @@ from mfjax._numerics.arrays import is_traced, scalar
 
 
 class Loss(eqx.Module):
-    """l(f, y), convex in the prediction f, elementwise on arrays of one shape.
+    """A loss of a prediction, convex in it.
+
+    l(f, y) of a prediction f, elementwise on arrays of one shape.
 
     A new loss is a subclass with `__call__`; its derivative follows by differentiation, or is overridden by
     a closed form.
@@ -39,7 +41,9 @@ class Loss(eqx.Module):
 
 
 class Square(Loss):
-    """l(f, y) = (f - y)^2 / 2.
+    """Half the squared error.
+
+    l(f, y) = (f - y)^2 / 2.
 
     >>> float(Square()(jnp.array(3.0), jnp.array(1.0)))
     2.0
@@ -53,7 +57,9 @@ class Square(Loss):
 
 
 class Logistic(Loss):
-    """l(f, y) = log(1 + e^{-y f}) for labels y of -1 and +1.
+    """The logistic loss, for two classes.
+
+    l(f, y) = log(1 + e^{-y f}) for labels y of -1 and +1.
 
     **Raises** `ValueError` for other labels.
 
@@ -76,7 +82,9 @@ class Logistic(Loss):
 
 
 class Huber(Loss):
-    """l(f, y) = r^2 / 2 where |r| <= delta and delta (|r| - delta / 2) beyond, r = f - y.
+    """A loss that is quadratic near the target and linear far from it.
+
+    l(f, y) = r^2 / 2 where |r| <= delta and delta (|r| - delta / 2) beyond, r = f - y.
 
     Outliers pull with the force delta at most; `delta` > 0 in the units of y.
 

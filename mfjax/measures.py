@@ -36,7 +36,10 @@ class Tangent(eqx.Module):
 
 
 class Measure(eqx.Module):
-    """A measure sum_i weights_i delta(points_i); weights are masses, one for a probability measure."""
+    """A finite measure with finitely many points, each with a mass.
+
+    A measure sum_i weights_i delta(points_i); weights are masses, one for a probability measure.
+    """
 
     points: eqx.AbstractVar[Float[Array, "K d"]]
     weights: eqx.AbstractVar[Float[Array, " K"]]

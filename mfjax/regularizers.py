@@ -95,7 +95,9 @@ def _increasing_root(function: Callable, like: Array) -> Array:
 
 
 class Quadratic(Regularizer):
-    """f(t) = (t - center)^2 / 2; center 0 is the "biased" f_b, 1 the "unbiased" f_u of the VarPro paper.
+    """The squared distance of the outer weight from a center: ridge regression.
+
+    f(t) = (t - center)^2 / 2; center 0 is the "biased" f_b, 1 the "unbiased" f_u of the VarPro paper.
 
     f*(s) = center s + s^2 / 2.
 
@@ -128,7 +130,9 @@ class Quadratic(Regularizer):
 
 
 class Power(Regularizer):
-    """f(t) = |t|^order / (order - 1), order > 1.
+    """A power of the outer weight.
+
+    f(t) = |t|^order / (order - 1), order > 1.
 
     f*(s) = (|s| (order - 1) / order)^(order / (order - 1)); at lam = 0 the reduced risk of a teacher nu
     is then the power divergence int nu^order mu^(1 - order) / (order - 1).

@@ -22,7 +22,9 @@ def relu(z: Array) -> Array:
 
 
 class ReLU(Ridge):
-    """phi(omega, x) = max(omega . x + bias, 0); without bias unless one is given.
+    """The rectified linear neuron, without bias unless one is given.
+
+    phi(omega, x) = max(omega . x + bias, 0); without bias unless one is given.
 
     On a sphere the bias-free map cannot see odd modes k >= 3 of a measure (relu(t) - relu(-t) = t);
     `ReLU(bias=0.5)` on S^1 sees all of them.
