@@ -19,7 +19,9 @@ from mfjax.measures import Grid, Measure, Particles, Tangent
 
 
 class WassersteinFisherRao(Flow):
-    """d_t mu = alpha div(mu grad V) - beta V mu, V the first variation of `energy`.
+    """Transport down the potential, with masses that grow where the potential is low.
+
+    d_t mu = alpha div(mu grad V) - beta V mu, V the first variation of `energy`.
 
     On `Particles`: x_i' = -alpha grad V(x_i), m_i' = -beta V(x_i) m_i, the masses m_i (K,) by their
     logarithms: no step makes one negative. On a `Grid`: transport by `space`, reaction by logarithms. dF/dt =

@@ -18,7 +18,9 @@ from mfjax.measures import Measure, Tangent
 
 
 class Scheduled(Flow):
-    """d_t mu = the rate of `make(t)` at mu: a flow of one structure whose numbers depend on flow time t.
+    """A flow of one structure whose numbers depend on time: annealing, schedules of lam.
+
+    d_t mu = the rate of `make(t)` at mu: a flow of one structure whose numbers depend on flow time t.
 
     `make(t) = Wasserstein(F + T(t) * Entropy(), domain)` is Langevin dynamics annealed by T(t), on particles
     and as a density; `make(t) = Wasserstein(ReducedRisk(..., lam=lam(t)), domain)` a schedule of lam. The

@@ -19,7 +19,9 @@ from mfjax.measures import Measure, Particles, Tangent
 
 
 class SeparatedVariables(HeightFlow):
-    """d_t rho = div(rho grad[V(H(.), .)]), d_t H = -d_H V at every point of space (survey (3.19)).
+    """The (rho, H) system in which the height H is a field of space that no particle carries.
+
+    d_t rho = div(rho grad[V(H(.), .)]), d_t H = -d_H V at every point of space (survey (3.19)).
 
     V as in `PropagationOfChaos`; for the risk the velocity is -grad(H N) - lam (H grad H + theta) and
     d_t H = -(N + lam H). Balance, with the whole gradient of the first variation:

@@ -17,7 +17,9 @@ from mfjax.measures import Particles
 
 
 class Transported(HeightFlow):
-    """d_t rho + div(rho v) = 0, d_t H + v . grad H = -d_H V, v = -grad[V(H(.), .)] (survey (3.21), (3.22)).
+    """The (rho, H) system in which the height H is carried along with the whole velocity.
+
+    d_t rho + div(rho v) = 0, d_t H + v . grad H = -d_H V, v = -grad[V(H(.), .)] (survey (3.21), (3.22)).
 
     V as in `PropagationOfChaos`; for the risk v = -grad(H N) - lam (H grad H + theta) and d_H V = N + lam H.
     With s = d_H V and v = -(grad_theta V + s grad H)

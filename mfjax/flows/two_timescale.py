@@ -22,7 +22,9 @@ class FirstSolve(eqx.Module):
 
 
 class TwoTimescale(Flow):
-    """omega' = -grad V_u(omega), u' = -(rate / lam) [sum_j p_j phi(omega, x_j) (F(x_j) - y_j) + lam f'(u)].
+    """Gradient descent on features and outer weights at once, the weights faster by a factor.
+
+    omega' = -grad V_u(omega), u' = -(rate / lam) [sum_j p_j phi(omega, x_j) (F(x_j) - y_j) + lam f'(u)].
 
     V_u(omega) = (u / lam) sum_j p_j phi(omega, x_j) (F(x_j) - y_j) at fixed u, carried by each particle as
     the mark "u". No particle number appears, so padding is harmless. The recorded energy is the risk over

@@ -16,7 +16,9 @@ from mfjax.measures import Grid, Measure, Particles, Tangent
 
 
 class Wasserstein(Flow):
-    """d_t mu = div(mu grad V), V the first variation of `energy` (VarPro paper (23), (27)).
+    """The Wasserstein gradient flow of an energy: every particle goes down the potential.
+
+    d_t mu = div(mu grad V), V the first variation of `energy` (VarPro paper (23), (27)).
 
     On `Particles`: x_i' = -grad V(x_i), projected to the tangent space of `domain`; an entropy in the
     energy becomes noise sqrt(2 T) dW and leaves the recorded energy, which is then the smooth part.
