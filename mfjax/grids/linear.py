@@ -24,7 +24,9 @@ DIRECT = 256
 
 
 class ShiftedFluxes(eqx.Module):
-    """A = I + tau G for the linear fluxes `pairs` through the faces, made ready for several solves.
+    """The matrix of an implicit step with linear fluxes, made ready for several solves.
+
+    A = I + tau G for the linear fluxes `pairs` through the faces, made ready for several solves.
 
     One axis: every second cell is eliminated while more than `DIRECT` are left, in vector operations; then
     tridiagonal elimination, O(K), with one more right-hand side for the periodic corner (Sherman, Morrison

@@ -17,7 +17,9 @@ Pairs = tuple[tuple[Array, Array], ...]
 def mass_rate(
     mu: Grid, drift: Faces | None, parts: tuple[Part, ...] = ()
 ) -> tuple[Float[Array, " K"], Float[Array, ""]]:
-    """(mass rates, longest explicit step) of d_t rho = div(rho drift + sum_k c_k rho grad U_k'(rho)).
+    """The rates of the masses under drift and diffusion, and the longest explicit step.
+
+    (mass rates, longest explicit step) of d_t rho = div(rho drift + sum_k c_k rho grad U_k'(rho)).
 
     `drift` holds, for each axis, the slope at every face of the potential that moves the mass (minus the
     velocity; it need not be a gradient), `None` if there is none; `parts` the internal energies (c_k, U_k).

@@ -43,7 +43,9 @@ def face_velocities(mu: Grid, drift: Faces, parts: tuple[Part, ...] = ()) -> Fac
 def riding_rate(
     values: Float[Array, " K"], velocities: Faces, mu: Grid
 ) -> tuple[Float[Array, " K"], Float[Array, ""]]:
-    """(rates, longest explicit step) of d_t H + v . grad H = 0 for values H of cells, v given at the faces.
+    """The rates of values of cells that ride on given velocities, and the longest explicit step.
+
+    (rates, longest explicit step) of d_t H + v . grad H = 0 for values H of cells, v given at the faces.
 
     Limited upwinding, second order for smooth H. What a face brings counts by the density that it carries
     over that of the cell, at most 2: on smooth densities rho H moves conservatively, no empty cell changes

@@ -17,7 +17,9 @@ from mfjax.measures import Grid, Tangent
 
 
 class Spectral(Discretization):
-    """d_t rho = div(rho grad V) with derivatives by FFT, for smooth densities on periodic grids.
+    """Derivatives by FFT, for smooth densities on periodic grids.
+
+    d_t rho = div(rho grad V) with derivatives by FFT, for smooth densities on periodic grids.
 
     V is taken at the cell centers; rho and grad V are interpolated to n / `dealias` points per axis,
     multiplied there, and the product brought back to the modes of the n cells. At 2/3 (the "3/2 rule") it

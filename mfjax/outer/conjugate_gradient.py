@@ -28,7 +28,9 @@ class Memory(eqx.Module):
 
 
 class ConjugateGradient(OuterSolver):
-    """(A diag(m) A^T + lam) alpha = b - c A m for `Quadratic`, from the alpha of the previous step.
+    """Ridge regression by conjugate gradients that start from the solution of the step before.
+
+    (A diag(m) A^T + lam) alpha = b - c A m for `Quadratic`, from the alpha of the previous step.
 
     - `tolerance`: relative residual |b - A m u - lam alpha| / |b| at which it stops, 1e-6 in float32 and
       1e-11 in float64 unless given. Alpha is then off by tolerance |b| / lam at most, the recorded risk
