@@ -24,7 +24,9 @@ NEWTON = 100
 
 
 class EntropicProximal(Stepper):
-    """m' = argmin over q of F(q) + W_2^2(m, q) / (2 dt), with an entropic transport cost.
+    """Minimizing movements on a grid by Sinkhorn's algorithm.
+
+    m' = argmin over q of F(q) + W_2^2(m, q) / (2 dt), with an entropic transport cost.
 
     W_2^2 becomes min over couplings pi of int d^2 dpi + 2 b^2 KL(pi | vol x vol), d the distance along the
     axes and b the `blur`. By itself this would diffuse at the temperature b^2 / (2 dt); that much entropy is

@@ -19,7 +19,10 @@ from mfjax.steppers.base import Step, Stepper, settle, step_size
 
 
 class Tableau(NamedTuple):
-    """Butcher coefficients: stage rows `a`, weights `b`, and `d` = b - (embedded weights) or `None`."""
+    """The coefficients of an explicit Runge-Kutta scheme.
+
+    Butcher coefficients: stage rows `a`, weights `b`, and `d` = b - (embedded weights) or `None`.
+    """
 
     a: tuple[tuple[float, ...], ...]
     b: tuple[float, ...]
@@ -88,7 +91,9 @@ class _Fixed(Stepper):
 
 
 class Euler(_Fixed):
-    """Explicit Euler: x <- retract(x - dt grad V). For a reduced risk this is VarPro gradient descent.
+    """Explicit Euler, which is gradient descent.
+
+    Explicit Euler: x <- retract(x - dt grad V). For a reduced risk this is VarPro gradient descent.
 
     omega_i <- omega_i - M tau grad_{omega_i} L (thesis (III.42)) is `Euler(tau)` on the Wasserstein
     flow: the plain gradient of L is 1/M times the velocity. Order 1, one solve per step. The papers

@@ -46,7 +46,9 @@ def require_wasserstein(stepper: Stepper, flow: Flow, instead: str) -> None:
 
 
 class ImplicitEuler(Stepper):
-    """m_{n+1} + dt sum_k L_k p_k(m_{n+1}) = m_n + dt (transport rate at m_n).
+    """Implicit Euler for diffusion on a grid, positive whatever the step.
+
+    m_{n+1} + dt sum_k L_k p_k(m_{n+1}) = m_n + dt (transport rate at m_n).
 
     m (K,) masses, p_k the pressure of the k-th internal energy, L_k its stiffness (`mfjax.grids`). Beside
     an entropy L p contains the drift, by fluxes fitted to the potential at m_n; no other transport is left.

@@ -14,7 +14,9 @@ from mfjax.steppers.base import with_clock
 def brownian(
     flow: Flow, state: State, evaluation: Evaluation, dt: Array, key: Key[Array, ""] | None
 ) -> Float[Array, "K d"]:
-    """sqrt(2 T dt) xi at the particles, T the temperature of the flow, xi standard normal and tangent.
+    """The noise of one step, tangent to the domain.
+
+    sqrt(2 T dt) xi at the particles, T the temperature of the flow, xi standard normal and tangent.
 
     T is that of half a step later: its integral over the step to third order, where it depends on time.
 

@@ -21,7 +21,9 @@ Displacements = Float[Array, "M d"]
 
 
 class Proximal(Stepper):
-    """x^{k+1} = argmin over x of F(x) + sum_i m_i |v_i|^2 / (2 dt), x_i = retract(x_i^k, v_i).
+    """Minimizing movements of particles: each step minimizes the energy plus the cost of moving.
+
+    x^{k+1} = argmin over x of F(x) + sum_i m_i |v_i|^2 / (2 dt), x_i = retract(x_i^k, v_i).
 
     The minimizing movement (24) of the VarPro paper with the coupling that keeps each particle, the
     optimal one for small dt; its stationarity v_i = -dt (d retract)^T grad V(x_i) is implicit Euler.

@@ -10,7 +10,9 @@ from mfjax.steppers.noise import brownian, require_particles
 
 
 class StochasticHeun(Stepper):
-    """x^ = x + dt b(x) + B, x <- x + dt/2 (b(x) + b(x^)) + B, b = -grad V, B = sqrt(2 T dt) xi in both.
+    """A scheme of weak order two for particles with noise.
+
+    x^ = x + dt b(x) + B, x <- x + dt/2 (b(x) + b(x^)) + B, b = -grad V, B = sqrt(2 T dt) xi in both.
 
     The interaction is evaluated anew at the predicted particles x^. Two solves per step.
 
