@@ -128,7 +128,10 @@ def check_relabeled(errors: Errors, at: Callable[[str], Any], size: int, bar: fl
 
 
 def finished(flow, mu: Measure, stepper, **options: Any) -> tuple[Measure, dict[str, Array]]:
-    """(the measure at the end, what was recorded) of a compiled run. **Raises** unless it completes."""
+    """The final measure and the records of a compiled run that must complete.
+
+    (the measure at the end, what was recorded) of a compiled run. **Raises** unless it completes.
+    """
     sim = Simulation(flow, mu, stepper=stepper, **options)
     carry, (_, values) = program(trajectory, sim)(sim)
     ensure(int(carry.status) == codes.OK, codes.describe(int(carry.status)))

@@ -24,7 +24,9 @@ from mfjax.testing.base import (
 
 
 def check_flow(flow: Flow, mu: Measure, *, rtol: float | None = None) -> dict[str, float]:
-    """A flow: its energy falls at the recorded rate, and labels and padding change nothing; jit = eager.
+    """Check the promises of a flow.
+
+    Its energy falls at the recorded rate, and labels and padding change nothing; jit = eager.
 
     (F(state moved by h) - F(state moved by -h)) / 2h = -dissipation, a central difference along the rate;
     the dissipation of a `monotone` flow is not negative. On a grid both are discretizations: state `rtol`.

@@ -195,7 +195,9 @@ def identifiability(
     degree: int | None = None,
     tolerance: float | None = None,
 ) -> Identifiability:
-    """Which parts of a measure on `domain` the map nu -> int phi(omega, .) dnu in L^2(data) does not see.
+    """Find which parts of a measure the features cannot see on the given data.
+
+    Which parts of a measure on `domain` the map nu -> int phi(omega, .) dnu in L^2(data) does not see.
 
     The singular values of sqrt(p_j) phi(omega_i, x_j) over the centers omega_i of `n` cells per axis,
     scaled so that their squares approximate the eigenvalues of kappa(omega, omega') = sum_j p_j phi phi'
@@ -268,7 +270,9 @@ def _energy_distance(domain: Domain, grid: Grid, masses: np.ndarray) -> float:
 
 
 def symmetry(features: FeatureMap, grid: Grid, domain: Domain, reach: float = 4.0) -> str:
-    """The symmetry of g(t) = sigma(t + bias) that hides part of a measure, tested for |t| <= `reach`.
+    """Find the symmetry of an activation that hides part of a measure.
+
+    The symmetry of g(t) = sigma(t + bias) that hides part of a measure, tested for |t| <= `reach`.
 
     It matters where omega and -omega both belong to the domain: then g(omega . x) pairs with
     g(-omega . x), and the odd (even) part of g acts on the odd (even) part of a measure alone. If that part

@@ -53,7 +53,9 @@ class Minimum(eqx.Module):
 def minimize_reduced_risk(
     energy: ReducedRisk, grid: Grid, *, tolerance: float = 1e-10, max_atoms: int | None = None
 ) -> Minimum:
-    """inf of the reduced risk L(mu) over probability measures mu on the cells of `grid`, with certificate.
+    """The least reduced risk over all probability measures on a grid, with a certificate.
+
+    inf of the reduced risk L(mu) over probability measures mu on the cells of `grid`, with certificate.
 
     Minimizing over mu first leaves a convex problem for the signed measure nu = u mu: by Jensen's
     inequality int f(dnu/dmu) dmu >= f(|nu|_TV) for even f, with equality at mu = |nu| / |nu|_TV, so

@@ -47,7 +47,9 @@ class Spectrum(eqx.Module):
 
 
 def linearize(flow: Flow, mu_star: Measure, *, tolerance: float | None = 1e-3) -> Spectrum:
-    """Rates r_i and modes h_i with A h_i = -r_i h_i, A the derivative of the flow at a stationary `mu_star`.
+    """The rates and modes of a flow near a stationary measure.
+
+    Rates r_i and modes h_i with A h_i = -r_i h_i, A the derivative of the flow at a stationary `mu_star`.
 
     A is the Jacobian of `flow.rate` by forward differentiation, so it is exact for the flow as
     declared: for particles in coordinates of the tangent space at each point (and of the marks, and of

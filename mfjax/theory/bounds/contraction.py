@@ -17,7 +17,9 @@ from mfjax.theory.bounds.base import Exponential, check_probability
 def stability(
     energy: ReducedRisk, domain: Domain, mu: Measure, nu: Measure, *, n: int | None = None
 ) -> Exponential:
-    """W_2(mu_t, nu_t) <= e^{Ct} W_2(mu, nu) for two flows of `energy` on a line or a circle.
+    """How far two solutions of one flow can drift apart, on a line or a circle.
+
+    W_2(mu_t, nu_t) <= e^{Ct} W_2(mu, nu) for two flows of `energy` on a line or a circle.
 
     C is `semiconvexity` at the greater of the two initial values of the energy, which only fall. The masses
     of mu and nu are one.

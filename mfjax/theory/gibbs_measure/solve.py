@@ -43,7 +43,9 @@ def gibbs(
     tolerance: ScalarLike | None = None,
     iterations: int | None = None,
 ) -> GibbsMeasure:
-    """The measure m that minimizes `energy` = F + T Entropy among those of the mass of `grid`.
+    """The Gibbs measure that noisy training converges to.
+
+    The measure m that minimizes `energy` = F + T Entropy among those of the mass of `grid`.
 
     m = e^{-V/T} / Z, V the first variation of F at m itself: an equation, solved on the cells of `grid`,
     whose masses are the starting point. For convex F the solution is unique, and the stationary measure of
