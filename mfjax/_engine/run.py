@@ -32,7 +32,7 @@ RESERVED_PREFIXES = ("final_", "mark_")
 
 
 class Run(eqx.Module):
-    """The saved history of one simulation; leading axis of every array: the S saved times, t = 0 first.
+    """The saved history of one simulation: the leading axis of every array holds the S saved times.
 
     - `times` (S,) in flow time;
     - `observables`: mapping from names to arrays (S, ...): those asked for, and `energy`, `dissipation`,
