@@ -9,7 +9,9 @@ from mfjax.domains.base import Cells, Domain, axes_of, tolerance
 
 
 class Sphere(Domain):
-    """The unit sphere S^dim in R^(dim+1); `Sphere(1)` is the circle, with cells in arc length.
+    """The unit sphere S^dim in R^(dim+1), the home of homogeneous features.
+
+    `Sphere(1)` is the circle, with cells in arc length.
 
     >>> import jax.numpy as jnp
     >>> Sphere(1).retract(jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])).round(3).tolist()

@@ -19,7 +19,9 @@ from mfjax.measures import Measure
 
 
 class MMD(Energy):
-    """F(mu) = 1/2 int int k(x, y) d(mu - nu)(x) d(mu - nu)(y), half the squared discrepancy to `target` nu.
+    """Half the squared kernel discrepancy to a target.
+
+    F(mu) = 1/2 int int k(x, y) d(mu - nu)(x) d(mu - nu)(y), nu the `target`.
 
     First variation V = int k(., y) d(mu - nu)(y), so that the velocity is minus its gradient. The cost is
     O(M (M + K)) for M particles and a target of K; rows are taken in blocks, so that memory is not. In one

@@ -8,7 +8,9 @@ from jaxtyping import Array, Float
 def optimal_coupling(
     cost: Float[Array, "M K"], source: Float[Array, " M"], target: Float[Array, " K"]
 ) -> Float[Array, "M K"]:
-    """The plan P >= 0 of row sums `source` and column sums `target` that minimizes sum_ij P_ij cost_ij.
+    """The cheapest plan that moves one vector of masses to another.
+
+    The plan P >= 0 of row sums `source` and column sums `target` that minimizes sum_ij P_ij cost_ij.
 
     Both masses must have the same sum. Successive shortest paths with potentials: mass moves along the
     cheapest path from where it is left over to where it is missing, through plans made so far. Exact up to

@@ -26,7 +26,9 @@ ROWS = 64
 
 
 class EnergyDistance(Observable):
-    """MMD^2 = 2 E|A - B| - E|A - A'| - E|B - B'| for A ~ mu, B ~ target: a V-statistic, clipped at 0.
+    """The squared energy distance to a target.
+
+    MMD^2 = 2 E|A - B| - E|A - A'| - E|B - B'| for A ~ mu, B ~ target: a V-statistic, clipped at 0.
 
     - `target`: a measure, points (M, d) of equal masses, or a density of one point with respect to
       volume, discretized on `cells` cells per axis of `domain` (4096, 64, 16 in dimension 1, 2, 3 unless

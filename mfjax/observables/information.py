@@ -22,7 +22,9 @@ from mfjax.observables.divergences import _Divergence
 
 
 class FisherInformation(_Divergence):
-    """I(mu | target) = int |grad log(mu / target)|^2 dmu on a `Grid`.
+    """The relative Fisher information of a density on a grid.
+
+    I(mu | target) = int |grad log(mu / target)|^2 dmu on a `Grid`.
 
     On the faces between cells i, j of masses m and target masses t, at distance h: the sum of
     theta (r_i - r_j) (log r_i - log r_j) / h^2, r = m / t, theta = t_i t_j / L(t_i, t_j), L the
@@ -66,7 +68,9 @@ class FisherInformation(_Divergence):
 
 
 class FreeEnergy(Observable):
-    """F(mu) + T int log mu dmu, with an estimate of the entropy on particles.
+    """An energy plus temperature times entropy, the entropy estimated on particles.
+
+    F(mu) + T int log mu dmu, with an estimate of the entropy on particles.
 
     On a `Grid` this is the value of `energy`, as recorded with every run. On `Particles`, whose recorded
     energy is the smooth part F alone, the entropy is estimated from the distance e_i of each of M

@@ -14,7 +14,9 @@ from mfjax.observables.base import Chart, Observable
 
 
 class KernelDensity(Observable):
-    """rho(z) = int k(z, x) dmu(x) at fixed points z: the density of mu after heat flow for time sigma^2 / 2.
+    """The density of a measure at fixed points, blurred by a heat kernel.
+
+    rho(z) = int k(z, x) dmu(x) at fixed points z: the density of mu after heat flow for time sigma^2 / 2.
 
     k is the heat kernel of `domain`, the Gaussian of standard deviation `bandwidth` sigma: wrapped on
     `Sphere(1)` (sigma in radians) and on `Torus`, reflected at the faces of a `Box`, plain on

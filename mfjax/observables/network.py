@@ -30,7 +30,9 @@ def risk_of(flow: Flow | None, kinds: tuple[type[E], ...], observable: Observabl
 
 
 class Prediction(Observable):
-    """F(x_j) = int u phi(., x_j) dmu, the output of the network at inputs `x` (B, k): an array (B,).
+    """The output of the network at given inputs.
+
+    F(x_j) = int u phi(., x_j) dmu, the output of the network at inputs `x` (B, k): an array (B,).
 
     The outer weights u are the optimal ones for a `ReducedRisk`, the mark "u" of the particles for
     `TwoTimescale`; for a `Risk` they are part of the particle, or its mark "H". One outer solve, where
@@ -67,7 +69,9 @@ class Prediction(Observable):
 
 
 class HeldOutRisk(Observable):
-    """1/2 sum_j p_j |F(x_j) - y_j|^2 on data `x` (B, k), `y` (B,) that the flow does not see.
+    """The risk of the network on data that the flow does not see.
+
+    1/2 sum_j p_j |F(x_j) - y_j|^2 on data `x` (B, k), `y` (B,) that the flow does not see.
 
     p_j are `data_weights` (B,), 1/B unless given; F is the network of `Prediction`, with the outer weights
     of the training data. No regularizer is added, and nothing is divided by lam.
@@ -89,7 +93,9 @@ class HeldOutRisk(Observable):
 
 
 class KernelSpectrum(Observable):
-    """The `n` largest eigenvalues, in descending order, of K_mu = (1/N) Phi diag(m) Phi^T: an array (n,).
+    """The largest eigenvalues of the kernel that the network learns with.
+
+    The `n` largest eigenvalues, in descending order, of K_mu = (1/N) Phi diag(m) Phi^T: an array (n,).
 
     Phi (N, M) holds phi(omega_i, x_j) at the training inputs of the `ReducedRisk` of the flow, m the masses;
     data masses p stand for 1/N where the energy has them. The trace of K_mu is the mean of phi^2. Computed

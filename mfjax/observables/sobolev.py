@@ -12,7 +12,9 @@ from mfjax.observables.divergences import _Divergence
 
 
 class SobolevDistance(_Divergence):
-    """|target - mu| in dot-H^{-1}(mu): the supremum of int h d(target - mu) over int |h'|^2 dmu <= 1.
+    """The weighted negative Sobolev distance to a target in one dimension.
+
+    |target - mu| in dot-H^{-1}(mu): the supremum of int h d(target - mu) over int |h'|^2 dmu <= 1.
 
     In one dimension, with G the cumulative function of target - mu, its square is
 

@@ -22,7 +22,9 @@ from mfjax.observables.base import (
 
 
 class Wasserstein1D(Observable):
-    """W_p(mu, target) = (inf over couplings of int d(x, y)^p)^(1/p), p = `order` 1 or 2, d the length along
+    """The Wasserstein distance to a target on a line or a circle.
+
+    W_p(mu, target) = (inf over couplings of int d(x, y)^p)^(1/p), p = `order` 1 or 2, d the length along
     the line or the shorter arc of the circle.
 
     - `target`: as for `EnergyDistance`: a measure, points (M, d), or a density with `domain` (then on

@@ -83,7 +83,10 @@ def signal(
     cells: int = 121,
     label: str = "Y(x)",
 ) -> Any:
-    """A function of inputs (B, 2) to values (B,) as an image on [-extent, extent]^2 with its color bar."""
+    """An image of a function of two inputs, with its color bar.
+
+    A function of inputs (B, 2) to values (B,) as an image on [-extent, extent]^2 with its color bar.
+    """
     side = np.linspace(-extent, extent, count(cells, "cells", minimum=2))
     mesh = np.stack(np.meshgrid(side, side), axis=-1)
     values = np.asarray(function(mesh.reshape(-1, 2))).reshape(cells, cells)
