@@ -14,7 +14,7 @@ from mfjax._engine.simulation import Simulation
 from mfjax._engine.step import one_step, record
 from mfjax._numerics.compiled import Program, is_array, shapes_of
 
-# Arrays of at most so many numbers are written out, so that a refusal can name them.
+# Arrays of at most this many numbers are written out, so that a refusal can name them.
 SHOWN = 4
 
 

@@ -18,7 +18,7 @@ from mfjax._numerics.arrays import frozen, known
 
 
 class System(eqx.Module):
-    """What the loops see of a run: a step, a record, the times, and no number that is out of sight.
+    """What the loops see of a run: a step, a record, the times, and no hidden number.
 
     `attempt(carry, time, dt)` is `one_step`, `observe(carry)` is `record`, of a carry without what stays;
     `dt` is the fixed step, if there is one.

@@ -123,7 +123,7 @@ def dataset(run: Run) -> Any:
 
 
 def is_reserved(name: str) -> bool:
-    """Whether runs and tables use a name for something else than an observable of one's own."""
+    """Whether runs and tables use a name for something other than an observable of the user."""
     return name in RESERVED or name.startswith(RESERVED_PREFIXES)
 
 

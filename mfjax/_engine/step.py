@@ -151,7 +151,7 @@ def _finite(tree: Any) -> Array:
 
 
 def _alone(evaluation: Evaluation) -> Evaluation:
-    """The evaluation without its carry, which the state keeps: checkpoints hold it once."""
+    """The evaluation without its carry, which the state has too: checkpoints hold it once."""
     return eqx.tree_at(lambda e: e.carry, evaluation, None, is_leaf=lambda node: node is None)
 
 

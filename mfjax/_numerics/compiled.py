@@ -1,7 +1,7 @@
 """Programs traced at every call and compiled once for every text: what runs is what is asked for, always.
 
 `jax.jit` knows a program by the identity of its function, and keeps running what a global or an attribute
-was when the function was first traced. Here functions are traced anew, which sees every number that they
+was when the function was first traced. Here functions are traced again, which sees every number that they
 read, and machine code is shared by all programs whose lowered text is the same. Where nothing enters that
 others have written, the program of the last time is right, and is not traced again.
 """

@@ -1,7 +1,7 @@
 """Factorizations whose batches are taken one matrix at a time on CPU.
 
 There jaxlib 0.10 shares a batch among the threads that run the program, and waits for it in one of them.
-Where as many batches meet as there are threads, each waits for the others, for ever. A loop over the batch
+Where as many batches meet as there are threads, each waits for the others, forever. A loop over the batch
 needs no other thread; other devices keep the batch.
 """
 
