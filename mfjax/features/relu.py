@@ -12,7 +12,7 @@ from mfjax._numerics.operators import Arcs, Sectors, Windows, near_circle
 from mfjax.domains import Sphere
 from mfjax.features.ridge import Ridge
 
-# Up to so many features a matrix is faster than sorting, by measurement on two cores.
+# Up to this many features a matrix is faster than sorting, by measurement on two cores.
 SMALLEST = 2**18
 
 

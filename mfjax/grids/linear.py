@@ -70,11 +70,11 @@ class ShiftedFluxes(eqx.Module):
         return x + self.tau * through(self.pairs, x)
 
     def solve(self, b: Float[Array, " K"]) -> Float[Array, " K"]:
-        """A^{-1} b, of the sum of b."""
+        """A^{-1} b, with the sum of b exactly."""
         return with_sum_of(self.inverse(b), b)
 
     def inverse(self, b: Float[Array, " K"]) -> Float[Array, " K"]:
-        """A^{-1} b as the solver leaves it, for callers that mend the sum of what they make of it."""
+        """A^{-1} b as the solver leaves it, for callers that correct the sum themselves."""
         return self._banded(b) if self.banded else self._iterative(b)
 
     def failed(self, x: Float[Array, " K"], b: Float[Array, " K"]) -> Array:

@@ -75,7 +75,7 @@ def riding_rate(
 def partial_slopes(
     potential: Float[Array, " K"], by_value: Float[Array, " K"], values: Float[Array, " K"], mu: Grid
 ) -> Faces:
-    """The slope of V(H(x), x) in x at frozen H: that of `potential` less (dV/dH) grad H, at every face.
+    """The slope of V(H(x), x) in x at frozen H: that of `potential` minus (dV/dH) grad H, at every face.
 
     `by_value` is dV/dH in each cell, averaged over the two of a face: second order.
     """

@@ -8,7 +8,7 @@ from mfjax.measures import Grid
 
 
 def slope(values: Array, mu: Grid, axis: int) -> Array:
-    """The limited difference across each cell (monotonised central), zero in a cell at a wall.
+    """The limited difference across each cell (monotonized central), zero in a cell at a wall.
 
     Second order where the values are smooth and monotone; reconstructed face values lie between
     neighboring cell values, so they are never negative.

@@ -16,7 +16,7 @@ from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver, bound, gr
 from mfjax.outer.subspace import Subspace
 from mfjax.regularizers import Quadratic
 
-# Iterations after which a new basis costs less than going on with the old one: usual are two to ten.
+# Iterations after which a new basis costs less than going on with the old one; two to ten are usual.
 PATIENCE = 32
 
 
@@ -116,7 +116,7 @@ def renewing(
     rank: int,
     max_iterations: int,
 ) -> Float[Array, " N"]:
-    """x with |b - (A diag(m) A^T + lam) x| <= goal, by `stored`, then by functions found anew."""
+    """x with |b - (A diag(m) A^T + lam) x| <= goal, by `stored`, then by new functions."""
     product, few = ridge_product(problem), min(PATIENCE, max_iterations)
     x, left, count = conjugate_gradient(product, b, stored.inverse(problem), goal, few)
     if few == max_iterations:
@@ -144,7 +144,7 @@ def conjugate_gradient(
 
     def running(state):
         _, r, _, rho, k = state
-        # rho is zero only when nothing is left to gain in this precision, and NaN for ever.
+        # rho is zero only when nothing is left to gain in this precision, and stays NaN.
         return (long_norm(r) > goal) & (rho > 0) & (k < max_iterations)
 
     def improve(state):

@@ -37,7 +37,7 @@ class Stepper(eqx.Module):
     order: ClassVar[int]
     noisy: ClassVar[bool] = False
     # Evaluations of the flow, each with its outer solve if there is one, before the first step and in every
-    # step that is tried; a factorization counts as one. `None` where their number is not known beforehand.
+    # step that is tried; a factorization counts as one. `None` where their number is not known in advance.
     evaluations: ClassVar[tuple[int, int] | None] = None
     dt: eqx.AbstractVar[Float[Array, ""] | None]
 

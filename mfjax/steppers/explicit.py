@@ -73,7 +73,7 @@ def runge_kutta(tableau: Tableau, flow, state: State, evaluation, dt) -> tuple[S
 
 
 def _without_rounding(weights: Float[Array, " K"]) -> Float[Array, " K"]:
-    """Zero for what is below zero by less than the rounding of the whole: so are cells ahead of a front."""
+    """The values, with zero for those that are negative by rounding alone, as ahead of a front."""
     rounding = jnp.finfo(weights.dtype).eps * jnp.mean(weights)
     return jnp.where((weights < 0) & (weights > -rounding), 0, weights)
 

@@ -56,7 +56,7 @@ class NormalizedEuler(Stepper):
 
 
 class _Surrounded(Domain):
-    """A domain on which velocities keep what is not tangent."""
+    """A domain whose velocities keep their normal part."""
 
     domain: Domain
 

@@ -126,7 +126,7 @@ class Identifiability:
       polynomial (sigmoid: even part of degree 0), "none" up to p = 5; "unknown" for other maps or domains
       not symmetric under omega -> -omega.
     - `hidden_mass`: with a teacher nu, |nu_0|^2 / |nu|^2 in L^2 for its projection nu_0 on the null space.
-    - `floor`: MMD^2 (chordal energy distance) of nu_0 less its mean, which two probability measures have in
+    - `floor`: MMD^2 (chordal energy distance) of nu_0 minus its mean, which two probability measures have in
       common, to O(1 / n^2): the scale below which a distance between the VarPro flow and ultra-fast diffusion
       to nu does not fall as lam -> 0 (the value at a given time depends on the run; 4e-4 for bias-free ReLU
       and gamma = 10).

@@ -138,7 +138,7 @@ class _Programme:
         self.b = root * np.asarray(energy.data.y, float)
 
     def _penalty(self, t: float) -> tuple[float, float, float]:
-        """h(t) = f(t) less its linear part, h'(t), h''(t), for t >= 0."""
+        """h(t) = f(t) minus its linear part, h'(t), h''(t), for t >= 0."""
         r, s = self.order, self.scale
         t = max(t, 1e-300)
         return s * t**r + 0.5 * self.center**2, s * r * t ** (r - 1), s * r * (r - 1) * t ** (r - 2)

@@ -142,7 +142,7 @@ class Geometric(Bound):
 class Integrated(Bound):
     """An exponential bound whose rate changes along a run.
 
-    B(t) = initial e^{-int_0^t r}, with a rate r known at times of a run, the lesser of two between them.
+    B(t) = initial e^{-int_0^t r}, with a rate r known at times of a run, the smaller of two between them.
 
     - `times` (S,) increasing from 0, `rates` (S,): r there. Beyond the last time its rate goes on.
 
@@ -175,7 +175,7 @@ class Integrated(Bound):
         self.name = name
 
     def curve(self, times):
-        lesser = jnp.append(jnp.minimum(self.rates[1:], self.rates[:-1]), self.rates[-1])
-        exponents = jnp.append(0, jnp.cumsum(jnp.diff(self.times) * lesser[:-1]))
+        smaller = jnp.append(jnp.minimum(self.rates[1:], self.rates[:-1]), self.rates[-1])
+        exponents = jnp.append(0, jnp.cumsum(jnp.diff(self.times) * smaller[:-1]))
         before = jnp.clip(jnp.searchsorted(self.times, times, side="right") - 1, 0, self.times.size - 1)
-        return self.initial * jnp.exp(-exponents[before] - lesser[before] * (times - self.times[before]))
+        return self.initial * jnp.exp(-exponents[before] - smaller[before] * (times - self.times[before]))

@@ -24,7 +24,7 @@ def entropy_decay(initial: ScalarLike, temperature: ScalarLike, constant: Scalar
     constant (`log_sobolev`) of the laws proportional to e^{-V / T} along the flow. For F_0 linear the gap is
     T times the relative entropy KL(m_t | m*), which obeys the same bound, and one law matters, m*. In the
     linear Gaussian case the rate 2 rho T is twice the stiffness k, and sharp for the continuous flow; on
-    cells of size h it is less, 2 k (1 - h^2 k / (6 T)) to this order, and a curve that attains the bound may
+    cells of size h it is smaller, 2 k (1 - h^2 k / (6 T)) to this order, and a curve that attains the bound may
     pass it by as much.
 
     - `initial`: F(m_0) - F(m*), or KL(m_0 | m*) where F_0 is linear.
@@ -60,7 +60,7 @@ def entropy_decay_along(
     - `bounded`: the part of F_0 whose first variation is B; its oscillation over the cells is measured.
       `convexity` of the rest U, and `domain`, as for `log_sobolev`.
 
-    A bound a posteriori, and on the cells: between two saved times the lesser constant counts.
+    A bound a posteriori, and on the cells: between two saved times the smaller constant counts.
 
     **Raises** `ValueError` as `log_sobolev` does, and for measures that are not those of a run on a grid.
 
