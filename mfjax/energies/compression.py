@@ -111,7 +111,7 @@ def compress(
     (`ReducedRisk`, `TwoTimescale`, `Risk` with `losses.Square`), for which sums over data are inner products.
 
     **Raises** `ValueError` for data or points that do not fit the features, tolerance <= 0, and a tolerance
-    that is not reached with so many points or in this precision.
+    that is not reached with this many points or in this precision.
 
     Source: Barrault, Maday, Nguyen, Patera, C. R. Acad. Sci. Paris 339 (2004) 667-672; nodes by pivoted QR as
     in Drmac, Gugercin, SIAM J. Sci. Comput. 38 (2016) A631-A648.

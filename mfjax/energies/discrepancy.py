@@ -34,7 +34,7 @@ class MMD(Energy):
       positive definite (`Distance`, `Riesz`). A signed one lies on `domains.Signed` and is seen by
       `kernels.SignedKernel`; a mu that is not negative has the sign +1 alone there.
 
-    **Fails** quietly where particles lie farther from the target than the kernel reaches: forces are nil
+    **Fails** quietly where particles lie farther from the target than the kernel reaches: forces are zero
     there. Values near the minimum 0 are differences of numbers of size k: their absolute error is about
     max|k| times the machine precision (1e-7 in single precision), so that they may be negative by as much;
     forces do not suffer from it.

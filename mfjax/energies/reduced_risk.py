@@ -152,7 +152,7 @@ def _initial(energy: ReducedRisk, mu) -> Carried:
 class DualPotential(Field):
     """omega -> -f*(s(omega)), s(omega) = sum_j sqrt(p_j) alpha_j phi(omega, x_j).
 
-    What the features have `prepared` of the data is for many points at once.
+    What the features have `prepared` from the data is used for many points at once.
     """
 
     features: FeatureMap

@@ -46,7 +46,7 @@ class Sobolev(Energy):
     same cells. On particles O(M^2) a step without `modes`. K_s is |x|^{2s - d} about 0, to a smooth
     function (times log|x| where 2s - d is even), so forces are continuous for s > (d + 1)/2 and C^1 for
     s > d/2 + 1; at s = 1, d = 1 they jump where two particles meet, and adaptive steps shrink there.
-    The modes of a target that is a density (one FFT) or particles (O(K) direct sums for each) are found anew
+    The modes of a target that is a density (one FFT) or particles (O(K) direct sums for each) are found again
     at every evaluation on a `Grid`: for long runs against many particles bin them to a `Grid` first.
 
     Near nu uniform the mode k decays at the rate (2 pi k / L)^{2 - 2s}, and data in dot-H^r give

@@ -52,7 +52,7 @@ class Gaussian(_Radial):
       it also holds what `sums.nonuniform` says. `None`: all pairs.
 
     Smooth, and characteristic: the discrepancy vanishes for equal measures only. **Fails** to attract from
-    afar: forces at distance r are of size (r / scale^2) e^{-r^2 / (2 scale^2)}, nil beyond 13 scales in
+    afar: forces at distance r are of size (r / scale^2) e^{-r^2 / (2 scale^2)}, zero beyond 13 scales in
     single precision; `Distance` and `Riesz` reach everywhere.
 
     >>> import mfjax as mf
@@ -103,7 +103,7 @@ class Gaussian(_Radial):
         angles = jnp.asarray(2 * np.pi * np.arange(4 * self.modes) / (4 * self.modes), dtype)
         kappa = (self._radius(dtype) / self.scale.astype(dtype)) ** 2
         table = jnp.fft.rfft(jnp.exp(-kappa * (1 - jnp.cos(angles)))).real / len(angles)
-        # A scale that was traced when the kernel was made: not a number, rather than a wrong one.
+        # A scale that was traced when the kernel was made: NaN rather than a wrong number.
         table = jnp.where(self.modes >= 0.999 * self._needed(dtype), table, jnp.nan)
         waves = half_space(self.modes, dim)
         symbol = jnp.prod(table[jnp.abs(jnp.asarray(waves.k))], axis=1)

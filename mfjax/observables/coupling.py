@@ -25,7 +25,7 @@ def optimal_coupling(
     [[0.0, 0.5], [0.5, 0.0]]
     """
     cost, source, target = (jax.lax.stop_gradient(v) for v in (cost, source, target))
-    # A NaN would be compared for ever.
+    # With a NaN the comparisons would never end.
     known = jnp.all(jnp.isfinite(cost)) & jnp.all(jnp.isfinite(source)) & jnp.all(jnp.isfinite(target))
     tiny = 8 * jnp.finfo(cost.dtype).eps * jnp.max(source)
     start = (jnp.zeros_like(cost), jnp.zeros_like(source), jnp.zeros_like(target), source, target)

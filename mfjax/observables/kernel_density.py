@@ -94,7 +94,7 @@ def _gaussian(z: Array) -> Array:
 def _wrapped(x: Array, sigma: Array, period: Array) -> Array:
     """The sum of Gaussians over all periods.
 
-    Five images and five Fourier modes each leave less than double rounding where they are used: at
+    Five images, or five Fourier modes, each leave an error below double rounding where they are used: at
     sigma = 0.26 periods the first image dropped is 1e-20 and the first mode dropped 1e-21.
     """
     x, spread = x / period, sigma / period

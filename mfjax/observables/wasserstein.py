@@ -123,7 +123,7 @@ class Wasserstein1D(Observable):
         pieces = jnp.diff(cuts, prepend=jnp.zeros_like(cuts[:1]))
         here = _uniform_quantiles(x, a, source, _half_cell(mu), cuts, pieces)
         there = _uniform_quantiles(y, b, target, self.half.astype(mu.dtype), cuts, pieces)
-        # The gap is linear on each piece, u at its begin and v at its end.
+        # The gap is linear on each piece, u at its beginning and v at its end.
         u, v = (p - q for p, q in zip(here, there, strict=True))
         if self.order == 2:
             return safe_sqrt(jnp.sum(pieces * (u * u + u * v + v * v)) / 3)
