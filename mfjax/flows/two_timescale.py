@@ -14,7 +14,7 @@ from mfjax.measures import Measure, Particles, Tangent
 
 
 class FirstSolve(eqx.Module):
-    """The residual and the status of the solve for the first outer weights, and what the features `prepared`."""
+    """The residual and status of the solve for the first outer weights, and what the features `prepared`."""
 
     prepared: Prepared
     residual: Float[Array, ""]

@@ -9,7 +9,8 @@ from jaxtyping import ScalarLike
 class Rate(NamedTuple):
     """The exponential rate of a decay that was fitted to a curve.
 
-    A fitted decay e^{-rate t}: `rate`, its standard `error`, the `window` (t0, t1) with the number of `points` in it.
+    A fitted decay e^{-rate t}: `rate`, its standard `error`, the `window` (t0, t1) of times, and the number
+    of `points` in it.
     """
 
     rate: float

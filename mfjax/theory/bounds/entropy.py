@@ -24,8 +24,8 @@ def entropy_decay(initial: ScalarLike, temperature: ScalarLike, constant: Scalar
     constant (`log_sobolev`) of the laws proportional to e^{-V / T} along the flow. For F_0 linear the gap is
     T times the relative entropy KL(m_t | m*), which obeys the same bound, and one law matters, m*. In the
     linear Gaussian case the rate 2 rho T is twice the stiffness k, and sharp for the continuous flow; on
-    cells of size h it is smaller, 2 k (1 - h^2 k / (6 T)) to this order, and a curve that attains the bound may
-    pass it by as much.
+    cells of size h it is smaller, 2 k (1 - h^2 k / (6 T)) to this order, and a curve that attains the bound
+    may pass it by as much.
 
     - `initial`: F(m_0) - F(m*), or KL(m_0 | m*) where F_0 is linear.
 
