@@ -73,7 +73,7 @@ def singular_values(matrix: Float[Array, "N M"]) -> tuple[Array, Array, Array]:
 
 @one_by_one
 def pseudo_inverse(matrix: Float[Array, "N M"]) -> Float[Array, "M N"]:
-    """The inverse of Moore and Penrose."""
+    """The Moore-Penrose inverse."""
     return jnp.linalg.pinv(matrix)
 
 

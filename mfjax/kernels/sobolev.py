@@ -97,7 +97,7 @@ class NegativeSobolev(Kernel):
         return jax.lax.cond(whole, ordered, by_row, points, sources, weights)
 
     def _constant(self) -> "NegativeSobolev":
-        """The same kernel with a fixed order: what was made of it at the start is no function of it here."""
+        """The same kernel with its order held: no derivatives in it are taken here."""
         numbers = lambda kernel: (kernel.order, kernel.even, kernel.last, kernel.polynomial)
         return eqx.tree_at(numbers, self, jax.lax.stop_gradient(numbers(self)))
 

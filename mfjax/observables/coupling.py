@@ -52,7 +52,7 @@ def optimal_coupling(
 
 
 def _shortest_path(reduced, plan, leaving, wanting, tiny):
-    """(nearest wanting column, distances of rows and columns, the row before each column, and so on)."""
+    """(nearest unfilled column, distances of rows and columns, the row before each column, and so on)."""
     rows, columns = reduced.shape
     far_away = jnp.asarray(jnp.inf, reduced.dtype)
     near = jnp.where(leaving, 0, far_away)

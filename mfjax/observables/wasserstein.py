@@ -139,7 +139,7 @@ def _half_cell(mu: Measure) -> Array:
 
 
 def _uniform_quantiles(x, masses, levels, half, cuts, pieces) -> tuple[Array, Array]:
-    """Quantiles at the begin and the end of each piece below `cuts`, masses uniform within `half` of x."""
+    """Quantiles at both ends of each piece below `cuts`, masses uniform within `half` of x."""
     at = _at(levels, cuts - 0.5 * pieces)
     mass = jnp.where(masses > 0, masses, 1)
     # How far the piece lies within its cell, from 0 to 1.

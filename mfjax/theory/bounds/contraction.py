@@ -42,7 +42,9 @@ CELLS = {1: 256, 2: 32}
 def semiconvexity(
     energy: ReducedRisk, domain: Domain, level: ScalarLike, *, n: int | None = None
 ) -> Float[Array, ""]:
-    """C such that the potential V of `energy` at every mu with L(mu) <= `level` has Hessian >= -C.
+    """How concave the potential of a reduced risk can be at the measures that a flow meets.
+
+    C such that the potential V of `energy` at every mu with L(mu) <= `level` has Hessian >= -C.
 
     C = R k_2 (|c| + R k_0) + R^2 k_1^2 for f = (t - c)^2 / 2, with R = sqrt(2 level / lam) and k_j the
     greatest norm in L^2(data) of the j-th derivative of phi(omega, .) over `n` cells per axis (256, or 32 in
