@@ -23,6 +23,8 @@ Compare with theory: `theory` holds `bounds`, `certificates`, `gibbs` (`GibbsMea
 Draw with `plot`, and check your own classes with `testing`.
 """
 
+from typing import TYPE_CHECKING
+
 from mfjax._versions import refuse_broken_jax as _refuse_broken_jax
 
 _refuse_broken_jax()
@@ -59,6 +61,9 @@ from mfjax.theory import (  # noqa: E402
     linearize,
     minimize_reduced_risk,
 )
+
+if TYPE_CHECKING:
+    from mfjax import testing
 
 __version__ = "0.1.0"
 

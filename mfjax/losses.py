@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
+from typing import cast
 
 import equinox as eqx
 import jax
@@ -13,7 +14,9 @@ from mfjax._numerics.arrays import is_traced, scalar
 
 
 class Loss(eqx.Module):
-    """l(f, y), convex in the prediction f, elementwise on arrays of one shape.
+    """A loss of a prediction, convex in it.
+
+    l(f, y) of a prediction f, elementwise on arrays of one shape.
 
     A new loss is a subclass with `__call__`; its derivative follows by differentiation, or is overridden by
     a closed form.
@@ -38,7 +41,9 @@ class Loss(eqx.Module):
 
 
 class Square(Loss):
-    """l(f, y) = (f - y)^2 / 2.
+    """Half the squared error.
+
+    l(f, y) = (f - y)^2 / 2.
 
     >>> float(Square()(jnp.array(3.0), jnp.array(1.0)))
     2.0
@@ -52,7 +57,9 @@ class Square(Loss):
 
 
 class Logistic(Loss):
-    """l(f, y) = log(1 + e^{-y f}) for labels y of -1 and +1.
+    """The logistic loss, for two classes.
+
+    l(f, y) = log(1 + e^{-y f}) for labels y of -1 and +1.
 
     **Raises** `ValueError` for other labels.
 
@@ -75,7 +82,9 @@ class Logistic(Loss):
 
 
 class Huber(Loss):
-    """l(f, y) = r^2 / 2 where |r| <= delta and delta (|r| - delta / 2) beyond, r = f - y.
+    """A loss that is quadratic near the target and linear far from it.
+
+    l(f, y) = r^2 / 2 where |r| <= delta and delta (|r| - delta / 2) beyond, r = f - y.
 
     Outliers pull with the force delta at most; `delta` > 0 in the units of y.
 
@@ -115,7 +124,7 @@ class ConvexLoss(Loss):
         if not callable(function):
             raise ValueError(f"a loss must be a function of prediction and target, got {function!r}")
         module = isinstance(function, (eqx.Module, jax.tree_util.Partial))
-        self.function = function if module else jax.tree_util.Partial(function)
+        self.function = cast(Callable, function) if module else jax.tree_util.Partial(function)
         number = jax.ShapeDtypeStruct((), jnp.result_type(float))
         out = jax.eval_shape(function, number, number)
         if getattr(out, "shape", None) != ():

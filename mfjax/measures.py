@@ -3,7 +3,9 @@
 Both offer `points` (K, d) and `weights` (K,), so an energy never asks which one it was given.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -34,7 +36,10 @@ class Tangent(eqx.Module):
 
 
 class Measure(eqx.Module):
-    """A measure sum_i weights_i delta(points_i); weights are masses, one for a probability measure."""
+    """A finite measure with finitely many points, each with a mass.
+
+    A measure sum_i weights_i delta(points_i); weights are masses, one for a probability measure.
+    """
 
     points: eqx.AbstractVar[Float[Array, "K d"]]
     weights: eqx.AbstractVar[Float[Array, " K"]]
@@ -61,6 +66,10 @@ class Measure(eqx.Module):
     def with_marks(self, **marks: Float[Array, "K ..."]) -> "Measure":
         """The same measure with marks added or replaced."""
         return eqx.tree_at(lambda mu: mu.marks, self, {**self.marks, **marks})
+
+    @abstractmethod
+    def move(self, domain: Domain, tangent: Tangent, time: Any, noise: Any = None) -> "Measure":
+        """The measure after `time` along `tangent`."""
 
     def _moved(self, tangent: Tangent, time) -> tuple[Array, Marks]:
         """The weights and marks after `time` along `tangent`."""

@@ -7,6 +7,7 @@ f* is finite everywhere).
 
 from abc import abstractmethod
 from collections.abc import Callable
+from typing import cast
 
 import equinox as eqx
 import jax
@@ -94,7 +95,9 @@ def _increasing_root(function: Callable, like: Array) -> Array:
 
 
 class Quadratic(Regularizer):
-    """f(t) = (t - center)^2 / 2; center 0 is the "biased" f_b, 1 the "unbiased" f_u of the VarPro paper.
+    """The squared distance of the outer weight from a center: ridge regression.
+
+    f(t) = (t - center)^2 / 2; center 0 is the "biased" f_b, 1 the "unbiased" f_u of the VarPro paper.
 
     f*(s) = center s + s^2 / 2.
 
@@ -127,7 +130,9 @@ class Quadratic(Regularizer):
 
 
 class Power(Regularizer):
-    """f(t) = |t|^order / (order - 1), order > 1.
+    """A power of the outer weight.
+
+    f(t) = |t|^order / (order - 1), order > 1.
 
     f*(s) = (|s| (order - 1) / order)^(order / (order - 1)); at lam = 0 the reduced risk of a teacher nu
     is then the power divergence int nu^order mu^(1 - order) / (order - 1).
@@ -207,7 +212,7 @@ class ConvexRegularizer(Regularizer):
             raise ValueError(f"function must be a convex function of one number, got {function!r}")
         # A plain function is structure; a module brings its arrays as leaves.
         module = isinstance(function, (eqx.Module, jax.tree_util.Partial))
-        self.function = function if module else jax.tree_util.Partial(function)
+        self.function = cast(Callable, function) if module else jax.tree_util.Partial(function)
         out = jax.eval_shape(function, jax.ShapeDtypeStruct((), jnp.result_type(float)))
         if getattr(out, "shape", None) != ():
             raise ValueError(f"function must return one number, got shape {getattr(out, 'shape', None)}")

@@ -43,7 +43,7 @@ def simulate(
       a run that was killed there, bit for bit on the same machine, versions and dtype, or starts it if there
       is none. With more `steps`, or later saved times, it goes on from where it ended. A run is known by the
       program of its step and by its numbers: another one is refused, with what differs. There are about 10 to
-      30 checkpoints in a run that has so many steps. One to `t1` or through `save_at` has them at its saved
+      30 checkpoints in a run of that many steps. One to `t1` or through `save_at` has them at its saved
       times only: let `save_at` list some, since a lone `t1` has none before the end.
     - `progress`: a bar with the time left; by default if stderr is a terminal.
     - `throw`: whether a failed run raises; otherwise look at `run.status`.

@@ -38,7 +38,7 @@ from mfjax._engine.measure import fastest
 from mfjax._engine.run import Run, assemble
 from mfjax._engine.simulation import Simulation
 from mfjax._engine.table import Table, report, tabulate
-from mfjax._numerics.arrays import count
+from mfjax._numerics.arrays import count, known
 from mfjax._numerics.compiled import Program
 
 
@@ -133,7 +133,7 @@ def sweep(
                 cells[tuple(at[n] for n in named)] = result
         table = tabulate(named, cells, {"layout": layouts})
         if writes:
-            table.save(Path(path) / "results.nc")
+            table.save(Path(known(path)) / "results.nc")
     finally:
         if place is not None:
             place.release()
@@ -202,7 +202,7 @@ def _bucket(
         directory.amend({"layout": layout.as_dict()})
     mesh = whole_mesh(request.mesh) if layout.devices > 1 or request.mesh is not None else None
     loop = layout.method == "loop"
-    groups = list(range(cells.number)) if loop else groups_of(cells.number, layout.batch_size)
+    groups = list(range(cells.number)) if loop else groups_of(cells.number, known(layout.batch_size))
 
     def one(group) -> list[Run]:
         inputs = placed(cells.inputs(group), None if loop else mesh)
@@ -275,7 +275,7 @@ def _evaluate(
     """The results of a function that returns arrays, group by group, each kept on disk once it is known."""
     layout, mesh = plan_arrays(request, cells.number, bool(cells.names))
     alone = layout.method == "loop"
-    groups = groups_of(cells.number, layout.batch_size)
+    groups = groups_of(cells.number, known(layout.batch_size))
     if directory is not None:
         manifest = {"numbers": closed_over(cells.program), "layout": layout.as_dict() | {"workers": 1}}
         _claimed(directory, manifest, text_of(cells.program), resume, writes)

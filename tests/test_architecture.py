@@ -235,3 +235,25 @@ def test_no_two_public_classes_have_one_name():
                 owners.setdefault(name, set()).add(value)
     assert {name: found for name, found in owners.items() if len(found) > 1} == {}
     assert not [name for name in owners if not name[0].isupper()]
+
+
+def described() -> dict[str, object]:
+    """Every public class and function, by where its users find it."""
+    found: dict[str, object] = {}
+    for name in mf.__all__:
+        value = getattr(mf, name)
+        names = getattr(value, "__all__", None) or [n for n in vars(value) if n[0] != "_"]
+        inside = [(f"{name}.{n}", getattr(value, n)) for n in names] if isinstance(value, type(sys)) else []
+        for where, each in [(name, value), *inside]:
+            if callable(each) and each.__module__.startswith("mfjax"):
+                found[where] = each
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(described()))
+def test_a_plain_sentence_comes_before_the_formula(name):
+    first = (described()[name].__doc__ or "").split("\n")[0]
+    assert first[:1].isupper() or first[:1] == "`", f"mf.{name} begins with {first!r}"
+    assert first[-1] in ".:", f"the first sentence on mf.{name} goes on after its first line: {first!r}"
+    formula = [sign for sign in (" = ", "<-", "->", "<=", "d_t ", "sum_", "int ") if sign in first]
+    assert not formula, f"mf.{name} begins with a formula, {first!r}: first say what it is for"

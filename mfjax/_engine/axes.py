@@ -132,7 +132,7 @@ def _also(names: Sequence[str]) -> str:
 
 
 def _weak(values: tuple) -> jax.ShapeDtypeStruct:
-    """Weakly typed, as the Python number would be that a cell on its own passes: it promotes nothing."""
+    """The number, weakly typed as the Python number of a single cell would be: it promotes nothing."""
     kinds = [float if any(isinstance(v, float) for v in values) else int]
     return jax.ShapeDtypeStruct((), jnp.asarray(kinds[0](0)).dtype, weak_type=True)
 

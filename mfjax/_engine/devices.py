@@ -6,7 +6,9 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 
@@ -42,7 +44,7 @@ def put(leaf: Any, sharding: Any) -> Any:
     """`leaf`, the same in every process, as one array on all devices of `sharding`."""
     if sharding.is_fully_addressable:
         return jax.device_put(leaf, sharding)
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         data = put(jax.random.key_data(leaf), sharding)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
     local = np.asarray(leaf)
@@ -67,7 +69,7 @@ def refuse_explicit(tree: Any) -> None:
 
 
 def _traced(leaf: Any) -> bool:
-    return isinstance(leaf, jax.core.Tracer)
+    return isinstance(leaf, Tracer)
 
 
 def divisions(tree: Any) -> list[str]:
@@ -85,15 +87,17 @@ def divisions(tree: Any) -> list[str]:
 
 def as_here(function: Callable) -> Callable:
     """`function` for another thread, under the settings of JAX in this one: precision, device, checks."""
+    # JAX adds the names of its settings when it is imported.
+    config: Any = jax.config
     settings = [
-        (jax.enable_x64, jax.config.jax_enable_x64),
-        (jax.default_device, jax.config.jax_default_device),
-        (jax.default_matmul_precision, jax.config.jax_default_matmul_precision),
-        (jax.numpy_dtype_promotion, jax.config.jax_numpy_dtype_promotion),
-        (jax.numpy_rank_promotion, jax.config.jax_numpy_rank_promotion),
-        (jax.debug_nans, jax.config.jax_debug_nans),
-        (jax.debug_infs, jax.config.jax_debug_infs),
-        (jax.default_prng_impl, jax.config.jax_default_prng_impl),
+        (jax.enable_x64, config.jax_enable_x64),
+        (jax.default_device, config.jax_default_device),
+        (jax.default_matmul_precision, config.jax_default_matmul_precision),
+        (jax.numpy_dtype_promotion, config.jax_numpy_dtype_promotion),
+        (jax.numpy_rank_promotion, config.jax_numpy_rank_promotion),
+        (jax.debug_nans, config.jax_debug_nans),
+        (jax.debug_infs, config.jax_debug_infs),
+        (jax.default_prng_impl, config.jax_default_prng_impl),
     ]
 
     def there(*arguments):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -70,7 +70,7 @@ def write_json(path: Path, content: Any) -> Path:
 def write_arrays(path: Path, tree: Any) -> Path:
     """Write the array leaves of a pytree, in order, as an uncompressed .npz file."""
     arrays = {f"{i:05d}": _to_numpy(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
-    return write_atomically(path, lambda file: np.savez(file, **arrays))
+    return write_atomically(path, lambda file: np.savez(file, allow_pickle=True, **arrays))
 
 
 def read_arrays(path: Path, like: Any) -> Any:
@@ -139,7 +139,7 @@ def _from_numpy(stored: np.ndarray, leaf: Any, path: Path) -> Any:
             f"expected {expected.shape} and {expected.dtype}"
         )
     if _is_key(leaf):
-        return jax.random.wrap_key_data(stored, impl=jax.random.key_impl(leaf))
+        return jax.random.wrap_key_data(jnp.asarray(stored), impl=jax.random.key_impl(leaf))
     return jnp.asarray(stored)
 
 
@@ -151,7 +151,7 @@ def environment() -> dict[str, Any]:
     return {
         "mfjax": __version__,
         "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
+        "jaxlib": jaxlib.version.__version__,
         "equinox": eqx.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
@@ -159,7 +159,7 @@ def environment() -> dict[str, Any]:
         "device": f"{device.platform}: {device.device_kind}",
         # Both change how sums are split, or rounded.
         "devices": jax.device_count(),
-        "matmul_precision": str(jax.config.jax_default_matmul_precision),
+        "matmul_precision": str(cast(Any, jax.config).jax_default_matmul_precision),
     }
 
 

@@ -14,6 +14,7 @@ from mfjax._engine.devices import as_placed, gathered
 from mfjax._engine.files import ForeignRun, Place, read_arrays, write_arrays
 from mfjax._engine.programs import Chunk, Programs
 from mfjax._engine.run import named_arrays
+from mfjax._numerics.arrays import known
 
 CHUNKS = 16
 
@@ -95,7 +96,8 @@ def drive(
             break
         begun, piece = reached, None
         if chunk.steps or taken:
-            steps = min(chunk.steps or every, every - taken)
+            whole = known(every)
+            steps = min(chunk.steps or whole, whole - taken)
             carry = programs.advance_steps(inputs, carry, steps)
             taken += steps
             if taken == every:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mfjax._engine.loop import begin
@@ -13,7 +14,7 @@ from mfjax._engine.simulation import Simulation
 from mfjax._engine.step import one_step, record
 from mfjax._numerics.compiled import Program, is_array, shapes_of
 
-# Arrays of at most so many numbers are written out, so that a refusal can name them.
+# Arrays of at most this many numbers are written out, so that a refusal can name them.
 SHOWN = 4
 
 
@@ -64,7 +65,7 @@ def closed_over(*programs: Program) -> dict[str, str]:
 def described(array: Any) -> str:
     """A text that two arrays share if and only if they are equal, bit for bit."""
     kind = str(array.dtype)
-    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         array = jax.random.key_data(array)
     value = np.asarray(array)
     plain = value.dtype.kind in "biuf"

@@ -14,11 +14,11 @@ from mfjax import status as codes
 from mfjax._engine.blocks import loop
 from mfjax._engine.simulation import Simulation
 from mfjax._engine.step import Carry, fail, joined, one_step, record, select, split, start
-from mfjax._numerics.arrays import frozen
+from mfjax._numerics.arrays import frozen, known
 
 
 class System(eqx.Module):
-    """What the loops see of a run: a step, a record, the times, and no number that is out of sight.
+    """What the loops see of a run: a step, a record, the times, and no hidden number.
 
     `attempt(carry, time, dt)` is `one_step`, `observe(carry)` is `record`, of a carry without what stays;
     `dt` is the fixed step, if there is one.
@@ -159,7 +159,7 @@ def _equal(a: Any, b: Any) -> Array:
 
 def equal_steps(system: System, begin: Array, end: Array) -> tuple[Array, Array]:
     """(number, size) of equal steps between two times, the longest that do not exceed the stepper's size."""
-    dt = system.dt.astype(begin.dtype)
+    dt = known(system.dt).astype(begin.dtype)
     # The rounding of the two times, counted in steps: it must not add a step to a whole number of them.
     slack = 2 * float(jnp.finfo(dt.dtype).eps) * end / dt
     n = jnp.where(end > begin, jnp.maximum(jnp.ceil((end - begin) / dt - slack), 1), 0)
@@ -179,7 +179,7 @@ def next_save(system: System, carry: Carry) -> Carry:
 
 def equally(system: System, carry: Carry, steps: Any) -> Carry:
     """Advance by `steps` steps of the stepper's size."""
-    dt, (begin, _) = system.dt.astype(carry.dt.dtype), system.interval(carry)
+    dt, (begin, _) = known(system.dt).astype(carry.dt.dtype), system.interval(carry)
     return jax.lax.fori_loop(0, steps, lambda _, c: fixed_step(system, c, begin, dt), carry)
 
 
@@ -199,7 +199,7 @@ def replay_save(system: System, carry: Carry) -> Carry:
     """
     begin, end = system.interval(carry)
     if system.save_every is not None:
-        dt, n = system.dt.astype(carry.dt.dtype), system.save_every
+        dt, n = known(system.dt).astype(carry.dt.dtype), system.save_every
         return replay(system, carry, lambda i: (begin + i * dt, dt), n, n)
     if system.dt is not None:
         n, dt = equal_steps(system, begin, end)
@@ -207,7 +207,7 @@ def replay_save(system: System, carry: Carry) -> Carry:
         return select(n > system.max_steps, fail(moved, jnp.asarray(codes.STEP_BUDGET, jnp.int32)), moved)
     still = frozen((system, carry, begin, end))
     found, mesh = adaptive_interval(*still, jnp.zeros(system.max_steps, carry.dt.dtype))
-    length = end - begin
+    mesh, length = known(mesh), end - begin
     growth = length / jnp.where(length > 0, frozen(length), 1)
     before = jnp.cumsum(mesh) - mesh
     step = lambda i: (begin + before[i] * growth, mesh[i] * growth)

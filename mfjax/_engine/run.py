@@ -32,7 +32,7 @@ RESERVED_PREFIXES = ("final_", "mark_")
 
 
 class Run(eqx.Module):
-    """The saved history of one simulation; leading axis of every array: the S saved times, t = 0 first.
+    """The saved history of one simulation: the leading axis of every array holds the S saved times.
 
     - `times` (S,) in flow time;
     - `observables`: mapping from names to arrays (S, ...): those asked for, and `energy`, `dissipation`,
@@ -123,7 +123,7 @@ def dataset(run: Run) -> Any:
 
 
 def is_reserved(name: str) -> bool:
-    """Whether runs and tables use a name for something else than an observable of one's own."""
+    """Whether runs and tables use a name for something other than an observable of the user."""
     return name in RESERVED or name.startswith(RESERVED_PREFIXES)
 
 

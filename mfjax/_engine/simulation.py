@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Key, ScalarLike
 
 from mfjax._engine.devices import refuse_explicit
 from mfjax._engine.run import is_reserved
-from mfjax._numerics.arrays import as_floats, count, finite, is_traced, kind, scalar
+from mfjax._numerics.arrays import as_floats, count, finite, is_traced, kind, known, scalar
 from mfjax.flows.base import Flow
 from mfjax.measures import Measure, Particles
 from mfjax.steppers import Adaptive, Rosenbrock, RosenbrockW, Stepper
@@ -100,7 +100,7 @@ class Simulation(eqx.Module):
         if unknown:
             known = ", ".join(Options.__annotations__)
             raise TypeError(f"a run has no option {unknown[0]!r}; there are {known}")
-        given = DEFAULTS | options
+        given: dict[str, Any] = {**DEFAULTS, **options}
         if not isinstance(flow, Flow):
             raise ValueError(f"flow must be a Flow, got {kind(flow)}")
         refuse_explicit(measure)
@@ -226,7 +226,7 @@ def _checked_checkpoints(checkpoints) -> int:
 def _is_countable(stepper, save_every, times, max_steps: int) -> bool:
     if stepper.adaptive or save_every is not None or is_traced((times, stepper.dt)):
         return True
-    longest = float(np.max(np.diff(np.asarray(times))))
+    longest = np.diff(np.asarray(times)).max().item()
     return longest <= max_steps * float(stepper.dt) * (1 + 1e-6)
 
 
@@ -241,7 +241,7 @@ def _saved_times(t1, save_at, dtype) -> Array:
     """The increasing saved times after 0, in the dtype of the run, which may merge times that differ."""
     end = None if t1 is None else scalar(t1, "t1", above=0)
     if save_at is None:
-        return end.astype(dtype)[None]
+        return known(end).astype(dtype)[None]
     times = as_floats(save_at, "save_at")
     if times.ndim != 1 or times.size == 0:
         raise ValueError(f"save_at must be a list of times, got shape {times.shape}")

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from mfjax import status as codes
 from mfjax._engine.simulation import Simulation
-from mfjax._numerics.arrays import Fixed
+from mfjax._numerics.arrays import Fixed, known
 from mfjax.flows.base import Evaluation, State
 from mfjax.measures import Grid
 
@@ -47,7 +47,7 @@ def start(sim: Simulation) -> Carry:
         interval = jnp.min(jnp.where(sim.save_times > 0, sim.save_times, jnp.inf))
         dt = jnp.minimum(1e-3 * interval, evaluation.max_step).astype(dtype)
     else:
-        dt = sim.stepper.dt.astype(dtype)
+        dt = known(sim.stepper.dt).astype(dtype)
     ordered = jnp.where(jnp.all(jnp.diff(sim.times) >= 0), codes.OK, codes.UNORDERED_TIMES)
     return Carry(
         state=state,
@@ -151,7 +151,7 @@ def _finite(tree: Any) -> Array:
 
 
 def _alone(evaluation: Evaluation) -> Evaluation:
-    """The evaluation without its carry, which the state keeps: checkpoints hold it once."""
+    """The evaluation without its carry, which the state has too: checkpoints hold it once."""
     return eqx.tree_at(lambda e: e.carry, evaluation, None, is_leaf=lambda node: node is None)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from mfjax import status as codes
 from mfjax._engine.datasets import write_dataset
 from mfjax._engine.run import RECORDED, Run, axis_labels, measure_arrays, named_arrays
+from mfjax._numerics.arrays import known
 from mfjax.status import SimulationError
 
 
@@ -106,10 +107,9 @@ def tabulate(axes: dict[str, tuple], cells: dict[tuple, Any], attributes: dict[s
         widest = None if fill is None else max(a.shape[0] for a in columns.values())
         stacked = None
         for index, value in columns.items():
-            if fill is not None and value.shape[0] < widest:
-                value = np.pad(
-                    value, [(0, widest - len(value))] + [(0, 0)] * (value.ndim - 1), constant_values=fill
-                )
+            if widest is not None and value.shape[0] < widest:
+                missing = [(0, widest - len(value))] + [(0, 0)] * (value.ndim - 1)
+                value = np.pad(value, missing, constant_values=known(fill))
             if stacked is None:
                 stacked = np.empty(shape + value.shape, value.dtype)
             if value.shape != stacked.shape[len(shape) :]:

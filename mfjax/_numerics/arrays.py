@@ -1,17 +1,20 @@
 """Small array helpers shared by every module: conversions, checks that respect tracing, and safe norms."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
+
+T = TypeVar("T")
 
 
 def is_traced(tree: Any) -> bool:
     """Whether any leaf of `tree` is a JAX tracer, so that its value cannot be inspected."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def kind(value: Any) -> str:
@@ -34,7 +37,13 @@ class Prepared(Fixed):
     """What was computed once from the data and the features, which must then stay the same, or `None`."""
 
 
-def frozen(tree: Any) -> Any:
+def known(value: T | None) -> T:
+    """`value`, which an earlier check, or the form of the run, has shown not to be `None`."""
+    assert value is not None
+    return value
+
+
+def frozen(tree: T) -> T:
     """`tree` with the same numbers and no derivatives.
 
     >>> float(jax.grad(lambda x: x * frozen(x))(3.0))

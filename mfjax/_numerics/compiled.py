@@ -1,7 +1,7 @@
 """Programs traced at every call and compiled once for every text: what runs is what is asked for, always.
 
 `jax.jit` knows a program by the identity of its function, and keeps running what a global or an attribute
-was when the function was first traced. Here functions are traced anew, which sees every number that they
+was when the function was first traced. Here functions are traced again, which sees every number that they
 read, and machine code is shared by all programs whose lowered text is the same. Where nothing enters that
 others have written, the program of the last time is right, and is not traced again.
 """
@@ -13,11 +13,13 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from functools import partial, wraps
 from types import FunctionType
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from mfjax._numerics.arrays import is_traced
@@ -38,7 +40,7 @@ def shapes_of(tree: Any) -> Any:
 
 
 def _shape(array: Any) -> jax.ShapeDtypeStruct:
-    sharding = None if isinstance(array, jax.core.Tracer) else getattr(array, "sharding", None)
+    sharding = None if isinstance(array, Tracer) else getattr(array, "sharding", None)
     if not isinstance(sharding, jax.sharding.NamedSharding):
         sharding = None
     weak = bool(getattr(array, "weak_type", False))
@@ -84,7 +86,7 @@ class Program:
             made.append((structure, rest))
             return out
 
-        traced_here = lambda leaf: isinstance(leaf, jax.core.Tracer)
+        traced_here = lambda leaf: isinstance(leaf, Tracer)
         like = [_shape(leaf) if traced_here(leaf) else leaf for leaf in leaves]
         closed = jax.make_jaxpr(flat)(*like)
         self._outputs, self._rest = made[-1]
@@ -108,12 +110,12 @@ class Program:
     @property
     def inside_a_trace(self) -> bool:
         """Whether the function reaches numbers of an outer program."""
-        return any(isinstance(c, jax.core.Tracer) for c in self.constants)
+        return any(isinstance(c, Tracer) for c in self.constants)
 
     @property
     def text(self) -> str:
         """The lowered program, in StableHLO, without arguments that are not used."""
-        return jax.jit(self._jitted.__wrapped__).lower(*self._like).as_text()
+        return jax.jit(cast(Any, self._jitted).__wrapped__).lower(*self._like).as_text()
 
     @property
     def shapes(self) -> Any:
@@ -134,7 +136,7 @@ class Program:
 
 
 def _nbytes(constant: Any) -> int:
-    if not is_array(constant) or jax.dtypes.issubdtype(constant.dtype, jax.dtypes.extended):
+    if not is_array(constant) or jnp.issubdtype(constant.dtype, jax.dtypes.extended):
         return 0
     return int(np.prod(np.shape(constant))) * np.dtype(constant.dtype).itemsize
 

@@ -1,7 +1,7 @@
 """Factorizations whose batches are taken one matrix at a time on CPU.
 
 There jaxlib 0.10 shares a batch among the threads that run the program, and waits for it in one of them.
-Where as many batches meet as there are threads, each waits for the others, for ever. A loop over the batch
+Where as many batches meet as there are threads, each waits for the others, forever. A loop over the batch
 needs no other thread; other devices keep the batch.
 """
 
@@ -67,12 +67,13 @@ def cholesky_solve(factor: Float[Array, "K K"], b: Float[Array, " K"]) -> Float[
 @one_by_one
 def singular_values(matrix: Float[Array, "N M"]) -> tuple[Array, Array, Array]:
     """(U, S, V^T) with min(N, M) columns."""
-    return jnp.linalg.svd(matrix, full_matrices=False)
+    u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
+    return u, s, vt
 
 
 @one_by_one
 def pseudo_inverse(matrix: Float[Array, "N M"]) -> Float[Array, "M N"]:
-    """The inverse of Moore and Penrose."""
+    """The Moore-Penrose inverse."""
     return jnp.linalg.pinv(matrix)
 
 

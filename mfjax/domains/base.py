@@ -2,7 +2,7 @@
 
 import dataclasses
 from abc import abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -78,7 +78,7 @@ class Domain(eqx.Module):
         return self.dim
 
     @abstractmethod
-    def sample_point(self, key: Key[Array, ""], dtype=float) -> Point:
+    def sample_point(self, key: Key[Array, ""], dtype: Any = float) -> Point:
         """One point of the uniform (for `Euclidean`: standard normal) law."""
 
     @abstractmethod
@@ -247,7 +247,7 @@ class Domain(eqx.Module):
         """
         raise ValueError(f"{type(self).__name__} has no uniform grid; use Sphere(1), Torus, Interval or Box")
 
-    def sample(self, key: Key[Array, ""], n: int, dtype=float) -> Float[Array, "n ambient"]:
+    def sample(self, key: Key[Array, ""], n: int, dtype: Any = float) -> Float[Array, "n ambient"]:
         """`n` independent points. Point `i` depends on `(key, i)` only, never on `n`."""
         keys = jax.vmap(lambda i: jr.fold_in(key, i))(jnp.arange(count(n, "n")))
         return jax.vmap(lambda k: self.sample_point(k, dtype))(keys)

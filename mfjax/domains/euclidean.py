@@ -9,7 +9,9 @@ from mfjax.domains.base import Domain
 
 
 class Euclidean(Domain):
-    """R^dim. `sample` draws standard normals; there is no grid: truncate to a `Box`.
+    """Flat space R^dim without walls.
+
+    `sample` draws standard normals; there is no grid: truncate to a `Box`.
 
     >>> Euclidean(3).ambient
     3

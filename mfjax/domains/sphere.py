@@ -10,7 +10,9 @@ from mfjax.domains.base import Axis, Cells, Domain, axes_of, tolerance
 
 
 class Sphere(Domain):
-    """The unit sphere S^dim in R^(dim+1); `Sphere(1)` is the circle, with cells in arc length.
+    """The unit sphere S^dim in R^(dim+1), the home of homogeneous features.
+
+    `Sphere(1)` is the circle, with cells in arc length.
 
     Coordinates are the angle in (-pi, pi], in more dimensions the longitude followed by latitudes: on S^2
     x = (cos b cos a, cos b sin a, sin b). Figures of S^2 are equal-area maps (Hammer's).

@@ -10,7 +10,9 @@ from mfjax.domains.base import Axis, Cells, Domain, axes_of, tensor_centers
 
 
 class Torus(Domain):
-    """The flat torus (R / period Z)^dim; points are stored in [0, period)^dim.
+    """The flat torus (R / period Z)^dim: a box whose opposite faces are joined.
+
+    Points are stored in [0, period)^dim.
 
     `embed` is the chordal embedding into R^(2 dim), in which the distance is negative definite; the
     wrapped Euclidean distance is not.

@@ -158,13 +158,16 @@ class _WeightedPotential(Field):
     def slopes(self, points):
         return self._sum(lambda potential: slopes_at(potential, points, self.width), jnp.zeros_like(points))
 
-    def _sum(self, evaluate, zero):
+    def _sum(self, evaluate: Callable[[Callable], Array], zero: Array) -> Array:
         pairs = zip(self.coefficients, self.potentials, strict=True)
         return sum((jnp.asarray(c).astype(zero.dtype) * evaluate(v) for c, v in pairs), zero)
 
 
 class Sum(Energy):
-    """sum_k c_k F_k, as made by `F + 0.1 * G` and `sum([...])`."""
+    """A sum of energies with coefficients.
+
+    sum_k c_k F_k, as made by `F + 0.1 * G` and `sum([...])`.
+    """
 
     terms: tuple[tuple[Any, Energy], ...]
 

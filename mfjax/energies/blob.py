@@ -14,7 +14,9 @@ from mfjax.measures import Measure
 
 
 class Blob(DensityEstimate):
-    """F(mu) = int f(rho, x) dmu, f = U / rho, rho = K * mu, K the Gaussian of standard deviation `width`.
+    """An internal energy of the density blurred by a Gaussian, which particles have too.
+
+    F(mu) = int f(rho, x) dmu, f = U / rho, rho = K * mu, K the Gaussian of standard deviation `width`.
 
     The internal energy int U(mu, x) dx = int (U / mu)(mu, x) dmu with an estimate for the inner mu. Its
     first variation V(x) = f(rho(x), x) + int K(x - y) d_rho f(rho(y), y) dmu(y) is smooth, so that particles

@@ -1,6 +1,6 @@
 """Many data replaced by few, for features that are nearly combinations of few functions."""
 
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -111,7 +111,7 @@ def compress(
     (`ReducedRisk`, `TwoTimescale`, `Risk` with `losses.Square`), for which sums over data are inner products.
 
     **Raises** `ValueError` for data or points that do not fit the features, tolerance <= 0, and a tolerance
-    that is not reached with so many points or in this precision.
+    that is not reached with this many points or in this precision.
 
     Source: Barrault, Maday, Nguyen, Patera, C. R. Acad. Sci. Paris 339 (2004) 667-672; nodes by pivoted QR as
     in Drmac, Gugercin, SIAM J. Sci. Comput. 38 (2016) A631-A648.
@@ -170,7 +170,7 @@ def _interpolation(sampled: np.ndarray, tolerance: float) -> tuple[np.ndarray, n
             f"{np.max(norms)}"
         )
     goal = tolerance * np.max(norms)
-    functions, triangle, _ = qr(sampled[:, ::2], mode="economic", pivoting=True)
+    functions, triangle, _ = cast(Any, qr(sampled[:, ::2], mode="economic", pivoting=True))
     # The greatest distance of a training column from the first k.
     left = np.abs(np.diag(triangle))
     best, rank = np.inf, 0
@@ -200,9 +200,11 @@ def _spread(basis: np.ndarray, count: int) -> np.ndarray:
     from scipy.linalg import qr
 
     n, rank = basis.shape
-    first = qr(basis.T, mode="r", pivoting=True)[1][:rank]
+    # What qr returns depends on its mode, which its annotations do not know.
+    pivots = lambda matrix: cast(Any, qr(matrix, mode="r", pivoting=True))[1]
+    first = pivots(basis.T)[:rank]
     others = np.setdiff1d(np.arange(n), first)
     more = min(count - rank, len(others))
     if more == 0:
         return first
-    return np.append(first, others[qr(basis[others].T, mode="r", pivoting=True)[1][:more]])
+    return np.append(first, others[pivots(basis[others].T)[:more]])

@@ -26,6 +26,6 @@ def convolution_slopes(kernel: Callable, mu: Measure, points: Array) -> Array:
 
 
 def check_kernel(kernel: Callable, domain: Domain | None) -> None:
-    """**Raises** `ValueError` if `kernel` is none on `domain`. What a plain function does is its author's."""
+    """**Raises** `ValueError` unless `kernel` is one on `domain`. Plain functions are up to their author."""
     if domain is not None and isinstance(kernel, Kernel):
         kernel.validate(domain)

@@ -19,7 +19,9 @@ from mfjax.measures import Measure
 
 
 class MMD(Energy):
-    """F(mu) = 1/2 int int k(x, y) d(mu - nu)(x) d(mu - nu)(y), half the squared discrepancy to `target` nu.
+    """Half the squared kernel discrepancy to a target.
+
+    F(mu) = 1/2 int int k(x, y) d(mu - nu)(x) d(mu - nu)(y), nu the `target`.
 
     First variation V = int k(., y) d(mu - nu)(y), so that the velocity is minus its gradient. The cost is
     O(M (M + K)) for M particles and a target of K; rows are taken in blocks, so that memory is not. In one
@@ -32,7 +34,7 @@ class MMD(Energy):
       positive definite (`Distance`, `Riesz`). A signed one lies on `domains.Signed` and is seen by
       `kernels.SignedKernel`; a mu that is not negative has the sign +1 alone there.
 
-    **Fails** quietly where particles lie farther from the target than the kernel reaches: forces are nil
+    **Fails** quietly where particles lie farther from the target than the kernel reaches: forces are zero
     there. Values near the minimum 0 are differences of numbers of size k: their absolute error is about
     max|k| times the machine precision (1e-7 in single precision), so that they may be negative by as much;
     forces do not suffer from it.

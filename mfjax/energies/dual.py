@@ -9,7 +9,9 @@ from jaxtyping import Array, Float
 
 
 class Dual(eqx.Module):
-    """F(mu) = max over z of int V_z dmu - F*(z), on the cells or particles of one measure.
+    """An energy written as a supremum of linear ones.
+
+    F(mu) = max over z of int V_z dmu - F*(z), on the cells or particles of one measure.
 
     What makes an energy with a few unknowns z (n,), such as the residuals of a risk, easy to minimize
     together with an entropy: the minimizer is e^{-V_z/T} / Z, and z minimizes F*(z) + T log Z.

@@ -10,7 +10,9 @@ from mfjax.measures import Grid
 
 
 class Entropy(InternalEnergy):
-    """F(mu) = int rho log rho dx, with Wasserstein gradient flow d_t rho = Laplacian rho.
+    """The negative entropy of a density: diffusion on a grid, noise on particles.
+
+    F(mu) = int rho log rho dx, with Wasserstein gradient flow d_t rho = Laplacian rho.
 
     On particles it has no value: it acts as noise of temperature 1, and the recorded energy is the
     smooth remainder. `T * Entropy()` gives d_t rho = T Laplacian rho and noise sqrt(2 T) dW. Relative

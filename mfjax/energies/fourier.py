@@ -57,4 +57,4 @@ class Series(Field):
         return jax.grad(lambda p: jnp.sum(self.at(p)))(points)
 
     def _by_transform(self, points):
-        return nonuniform.pays(*points.shape, len(self.k), points.dtype)
+        return nonuniform.pays(points.shape[0], points.shape[1], len(self.k), points.dtype)

@@ -12,7 +12,9 @@ from mfjax.measures import Measure
 
 
 class Interaction(Energy):
-    """F(mu) = 1/2 int int W(x, y) dmu(x) dmu(y), with first variation V = int W(., y) dmu(y).
+    """The energy of particles that act on each other in pairs.
+
+    F(mu) = 1/2 int int W(x, y) dmu(x) dmu(y), with first variation V = int W(., y) dmu(y).
 
     `kernel(x, y)` is a symmetric function W of two points, such as an `mf.kernels` object or a function of
     |x - y|; attraction where it grows with distance. Particles also act on themselves: W(x, x) should be

@@ -1,7 +1,7 @@
 """Internal energies: integrals of a function of the density, which become diffusion on a grid."""
 
 from abc import abstractmethod
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import equinox as eqx
 import jax
@@ -14,7 +14,9 @@ from mfjax.measures import Grid, Measure, Particles
 
 
 class InternalEnergy(Energy):
-    """F(mu) = int U(rho(x), x) dx for the density rho of mu.
+    """An energy that is the integral of a function of the density: its flow is a diffusion.
+
+    F(mu) = int U(rho(x), x) dx for the density rho of mu.
 
     The author writes `integrand` for one cell and, because the accuracy of a scheme depends on the
     form of the flux, the flux in its best form as `pressure` and `mobility`. Such an energy has no
@@ -59,10 +61,12 @@ class InternalEnergy(Energy):
 
     def first_variation(self, mu, solution=None):
         self.validate(mu)
+        mu = cast(Grid, mu)
         return self.derivative(mu.density, mu.points)
 
     def solve(self, mu, carry=None):
         self.validate(mu)
+        mu = cast(Grid, mu)
         value = mu.volume * jnp.sum(self.integrand(mu.density, mu.points))
         return Solution(value, jax.tree_util.Partial(_nearest_cell, self, mu))
 

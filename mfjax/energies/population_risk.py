@@ -21,7 +21,9 @@ from mfjax.regularizers import Quadratic
 
 
 class PopulationReducedRisk(Energy):
-    """L(mu) = min over u of E |F(z) - F*(z)|^2 / (2 lam) + int f(u) dmu, over the law of the inputs z itself.
+    """The reduced risk of infinitely many data, from the kernel that the law of the inputs defines.
+
+    L(mu) = min over u of E |F(z) - F*(z)|^2 / (2 lam) + int f(u) dmu, over the law of the inputs z itself.
 
     F(z) = int u phi(., z) dmu is the network and F*(z) = int phi(., z) dnu the teacher. Of the law only
     k(x, y) = E phi(x, z) phi(y, z) matters: with lam s(x) = int k(x, .) dnu - int k(x, .) u dmu, the optimum

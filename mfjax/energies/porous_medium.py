@@ -10,7 +10,9 @@ from mfjax.energies.internal import InternalEnergy
 
 
 class PorousMedium(InternalEnergy):
-    """F(mu) = int rho^m dx / (m (m - 1)), with gradient flow d_t rho = Laplacian(rho^m) / m.
+    """The internal energy of slow diffusion, whose fronts move at finite speed.
+
+    F(mu) = int rho^m dx / (m (m - 1)), with gradient flow d_t rho = Laplacian(rho^m) / m.
 
     `order` m > 1, 2 unless given: then F = 1/2 int rho^2 and d_t rho = div(rho grad rho) (survey 4.2 scales
     it by tau). Diffusion vanishes with the density, so that supports are compact and spread at finite speed:

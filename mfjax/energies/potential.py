@@ -10,7 +10,9 @@ from mfjax.energies.dual import LinearDual
 
 
 class Potential(Energy):
-    """F(mu) = int V dmu for a function V of one point, with velocity -grad V.
+    """The energy of independent particles in an external potential.
+
+    F(mu) = int V dmu for a function V of one point, with velocity -grad V.
 
     `function` is any callable on one point (d,) that returns one number; an `equinox.Module` may carry swept
     numbers as leaves. Compiled programs keep what else it reads: a plain object or a global that changes

@@ -1,7 +1,7 @@
 """The power divergence, whose gradient flow is weighted ultra-fast diffusion."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import equinox as eqx
 import jax
@@ -15,7 +15,9 @@ from mfjax.measures import Grid
 
 
 class PowerDivergence(InternalEnergy):
-    """F(mu) = scale / (order - 1) * int target^order mu^(1 - order) dx.
+    """The divergence whose flow is weighted ultra-fast diffusion, the limit of variable projection.
+
+    F(mu) = scale / (order - 1) * int target^order mu^(1 - order) dx.
 
     Its Wasserstein gradient flow is weighted ultra-fast diffusion,
     d_t mu = -scale div(mu grad (target/mu)^order)
@@ -64,6 +66,7 @@ class PowerDivergence(InternalEnergy):
 
     def validate(self, mu, domain=None):
         super().validate(mu, domain)
+        mu = cast(Grid, mu)
         if isinstance(self.target, Grid) and self.target.shape != mu.shape:
             raise ValueError(
                 f"the target lives on {self.target.shape} cells and the measure on {mu.shape}; use one grid"

@@ -20,7 +20,9 @@ from mfjax.regularizers import Quadratic, Regularizer
 
 
 class ReducedRisk(Energy):
-    """L(mu) = min over u of |F - y|^2 / (2 lam) + int f(u) dmu, with F(x) = int u phi(., x) dmu.
+    """The risk of a two-layer network whose outer weights are always optimal: variable projection.
+
+    L(mu) = min over u of |F - y|^2 / (2 lam) + int f(u) dmu, with F(x) = int u phi(., x) dmu.
 
     |.| is the norm of L^2 of the data, whose masses `data_weights` (N,) are 1/N unless given. At the
     optimum u(omega) = (f*)'(s(omega)) with s(omega) = sum_j p_j phi(omega, x_j) alpha_j and
@@ -150,7 +152,7 @@ def _initial(energy: ReducedRisk, mu) -> Carried:
 class DualPotential(Field):
     """omega -> -f*(s(omega)), s(omega) = sum_j sqrt(p_j) alpha_j phi(omega, x_j).
 
-    What the features have `prepared` of the data is for many points at once.
+    What the features have `prepared` from the data is used for many points at once.
     """
 
     features: FeatureMap

@@ -18,7 +18,9 @@ from mfjax.losses import Loss, Square, as_loss
 
 
 class Risk(Energy):
-    """F(mu) = sum_j p_j l(int Phi(xi, x_j) dmu, y_j) + lam/2 int |xi|^2 dmu.
+    """The regularized risk of a mean-field network, all of whose weights move.
+
+    F(mu) = sum_j p_j l(int Phi(xi, x_j) dmu, y_j) + lam/2 int |xi|^2 dmu.
 
     A particle xi holds all parameters of a neuron; `features.Weighted(phi)` makes Phi((w, omega), x)
     = w phi(omega, x). First variation sum_j p_j l'(F(x_j), y_j) Phi(xi, x_j) + lam |xi|^2 / 2 (survey

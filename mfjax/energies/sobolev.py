@@ -1,6 +1,6 @@
 """Kernel mean discrepancies on a torus: squared distances in negative Sobolev norms."""
 
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -24,7 +24,9 @@ NO_SERIES = (
 
 
 class Sobolev(Energy):
-    """E_s(mu) = 1/2 |mu - nu|^2 in dot-H^{-s} of the torus (R / L Z)^d, and V = K_s * (mu - nu):
+    """Half the squared negative Sobolev distance to a target on a torus.
+
+    E_s(mu) = 1/2 |mu - nu|^2 in dot-H^{-s} of the torus (R / L Z)^d, and V = K_s * (mu - nu):
 
         E_s = 1/2 L^{-d} sum_{k != 0} |2 pi k / L|^{-2s} |m_k|^2,  m_k = int e^{-2 pi i k . x / L} d(mu - nu).
 
@@ -44,7 +46,7 @@ class Sobolev(Energy):
     same cells. On particles O(M^2) a step without `modes`. K_s is |x|^{2s - d} about 0, to a smooth
     function (times log|x| where 2s - d is even), so forces are continuous for s > (d + 1)/2 and C^1 for
     s > d/2 + 1; at s = 1, d = 1 they jump where two particles meet, and adaptive steps shrink there.
-    The modes of a target that is a density (one FFT) or particles (O(K) direct sums for each) are found anew
+    The modes of a target that is a density (one FFT) or particles (O(K) direct sums for each) are found again
     at every evaluation on a `Grid`: for long runs against many particles bin them to a `Grid` first.
 
     Near nu uniform the mode k decays at the rate (2 pi k / L)^{2 - 2s}, and data in dot-H^r give
@@ -121,7 +123,8 @@ class Sobolev(Energy):
         if isinstance(mu, Grid):
             waves, origin, seen = grid_waves(mu.shape), mu.points[0], self.target.seen_on_cells(mu, period)
         else:
-            waves, seen = half_space(self.resolution, self.domain.dim), self._seen_by_particles(mu, period)
+            waves = half_space(self.resolution, self.domain.dim)
+            seen = self._seen_by_particles(cast(Particles, mu), period)
         symbol = waves.symbol(period, order) / volume
         value, series = 0.5 * waves.energy(seen, symbol), Series(waves, symbol * seen, period, origin)
         if isinstance(mu, Grid):
@@ -134,7 +137,7 @@ class Sobolev(Energy):
         if atoms is not None:
             at_mu = at_mu - 2 * convolution(self.kernel, atoms, mu.points)
         value = value + 0.5 * (mu.integrate(at_mu) + jnp.asarray(self.self_energy, mu.dtype))
-        return Solution(value, ClosedPotential(self.kernel, mu, atoms, series))
+        return Solution(value, ClosedPotential(self.kernel, cast(Particles, mu), atoms, series))
 
     def _seen_by_particles(self, mu: Particles, period: Array) -> Complex[Array, " n"]:
         """The coefficients of mu - nu, or with the closed form those of -nu, if nu has any."""

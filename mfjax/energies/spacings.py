@@ -13,7 +13,9 @@ from mfjax.measures import Measure
 
 
 class Spacings(DensityEstimate):
-    """F(mu) = sum over gaps g of U(rho_g, x_g) |g| for particles in one dimension, rho_g the mass over |g|.
+    """An internal energy for particles in one dimension, whose density is mass over gap.
+
+    F(mu) = sum over gaps g of U(rho_g, x_g) |g| for particles in one dimension, rho_g the mass over |g|.
 
     A gap joins neighbors and holds half of the mass of each; at the ends of a line, all of the outer one.
     So particles, which are quantiles of the density, carry internal energies without noise or kernel, and

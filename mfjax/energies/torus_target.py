@@ -1,7 +1,7 @@
 """What a measure on a torus is compared with: the uniform measure, a density, a grid, or particles."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -61,7 +61,7 @@ class TorusTarget(eqx.Module):
             if self.source.shape != mu.shape:
                 raise ValueError(f"target on {self.source.shape} cells, measure on {mu.shape}: use one grid")
             return self.source
-        density = as_floats(jax.vmap(self.source)(mu.points), "target density")
+        density = as_floats(jax.vmap(cast(Callable, self.source))(mu.points), "target density")
         if density.shape != (mu.size,):
             raise ValueError(f"target must return one number per point, got {density.shape[1:]}")
         return mu.with_weights(density.astype(mu.dtype) * mu.volume)
@@ -84,6 +84,7 @@ class TorusTarget(eqx.Module):
             return modes or 0, None
         if not isinstance(source, Measure):
             source = self.sampled(Grid.uniform(self.domain, SAMPLES if modes is None else max(4 * modes, 16)))
+        source = cast(Grid, source)
         resolution = (min(source.shape) - 1) // 2 if modes is None else modes
         waves = half_space(resolution, self.domain.dim)
         coefficients = waves.transform(source.points / self.period.astype(source.dtype), source.weights)

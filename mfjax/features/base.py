@@ -19,7 +19,9 @@ TILE = 2**25
 
 
 class FeatureMap(eqx.Module):
-    """phi(omega, x) in R. A new map is one subclass with one method, written for one pair.
+    """The response of a neuron with parameter omega to an input x, a number phi(omega, x).
+
+    A new map is one subclass with one method, written for one pair.
 
     >>> import jax.numpy as jnp
     >>> class Cosine(FeatureMap):
@@ -59,7 +61,10 @@ class FeatureMap(eqx.Module):
 
 
 def require_features(features: Any) -> None:
-    """**Raises** `ValueError` unless `features` is a feature map."""
+    """Refuse whatever is not a feature map.
+
+    **Raises** `ValueError` unless `features` is a feature map.
+    """
     if not isinstance(features, FeatureMap):
         raise ValueError(
             f"features must be a FeatureMap, got {kind(features)}; call what makes one, as in ReLU(), and "
@@ -68,7 +73,10 @@ def require_features(features: Any) -> None:
 
 
 def check_features(features: FeatureMap, points: Array, x: Array, domain: Any = None) -> None:
-    """**Raises** `ValueError` if `features` does not map one particle and one input to one number."""
+    """Check that a feature map returns one number for one particle and one input.
+
+    **Raises** `ValueError` if `features` does not map one particle and one input to one number.
+    """
     require_features(features)
     try:
         out = jax.eval_shape(features, points[0], x[0])

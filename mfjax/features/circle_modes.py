@@ -9,7 +9,9 @@ from mfjax.features.base import FeatureMap
 
 
 class CircleModes(FeatureMap):
-    """Fourier features of a rotation-invariant kernel kappa(s) = sum_k c_k e^{iks} on S^1, c_{-k} = c_k >= 0.
+    """Fourier features on the circle of a kernel that rotations leave as it is.
+
+    Fourier features of a rotation-invariant kernel kappa(s) = sum_k c_k e^{iks} on S^1, c_{-k} = c_k >= 0.
 
     Input `j` is a pair (k, parity): phi = sqrt(N a_k c_k) cos(k theta) for parity 0 and
     sqrt(N a_k c_k) sin(k theta) for parity 1, with a_0 = 1, a_k = 2 for k >= 1, and N = 2 K + 1 the number

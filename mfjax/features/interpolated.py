@@ -10,7 +10,9 @@ from mfjax.features.base import FeatureMap
 
 
 class Interpolated(FeatureMap):
-    """phi~(omega, c) = sum_k c_k phi(omega, nodes_k): inputs are coefficients c (J,) of features at J nodes.
+    """Features of inputs that are combinations of a few nodes, as `mf.compress` makes them.
+
+    phi~(omega, c) = sum_k c_k phi(omega, nodes_k): inputs are coefficients c (J,) of features at J nodes.
 
     `mfjax.compress` finds nodes (J, k) and, for any data, the coefficients with which phi~ is phi up to
     `error`, in the norm of L^2 of the data. All products with these features cost J M.

@@ -10,7 +10,9 @@ from mfjax.features.base import FeatureMap
 
 
 class RBF(FeatureMap):
-    """phi(omega, x) = amplitude * profile(|[omega - x]| / scale), [.] the shortest vector on `torus`.
+    """Radial features: functions of the distance between a particle and an input on a torus.
+
+    phi(omega, x) = amplitude * profile(|[omega - x]| / scale), [.] the shortest vector on `torus`.
 
     `profile` is "laplace", exp(-r), or "gaussian", exp(-r^2 / 2). Thesis (III.50) is
     `RBF(Torus(2, 4.0), scale=2.0, amplitude=8.0)`; the public code uses scale 0.5.

@@ -11,7 +11,7 @@ from mfjax._numerics.arrays import is_traced
 from mfjax._numerics.operators import Arcs, Sectors, Windows, near_circle
 from mfjax.features.ridge import Ridge
 
-# Up to so many features a matrix is faster than sorting, by measurement on two cores.
+# Up to this many features a matrix is faster than sorting, by measurement on two cores.
 SMALLEST = 2**18
 
 
@@ -21,7 +21,9 @@ def relu(z: Array) -> Array:
 
 
 class ReLU(Ridge):
-    """phi(omega, x) = max(omega . x + bias, 0); without bias unless one is given.
+    """The rectified linear neuron, without bias unless one is given.
+
+    phi(omega, x) = max(omega . x + bias, 0); without bias unless one is given.
 
     On a sphere the bias-free map cannot see odd modes k >= 3 of a measure (relu(t) - relu(-t) = t);
     `ReLU(bias=0.5)` on S^1 sees all of them.

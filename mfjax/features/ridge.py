@@ -10,7 +10,9 @@ from mfjax.features.base import FeatureMap
 
 
 class Ridge(FeatureMap):
-    """phi(omega, x) = sigma(omega . x + bias) for an activation `sigma` of one number.
+    """Any activation of a linear function of the input.
+
+    phi(omega, x) = sigma(omega . x + bias) for an activation `sigma` of one number.
 
     >>> import jax.numpy as jnp
     >>> float(Ridge(jnp.tanh)(jnp.array([1.0, 0.0]), jnp.array([0.0, 2.0])))

@@ -5,7 +5,9 @@ from mfjax.features.base import FeatureMap
 
 
 class Weighted(FeatureMap):
-    """Phi((w, omega), x) = w phi(omega, x): a neuron whose outer weight is its first coordinate.
+    """Neurons whose outer weight is the first coordinate of the particle, so that all weights move.
+
+    Phi((w, omega), x) = w phi(omega, x): a neuron whose outer weight is its first coordinate.
 
     `features` is phi, on points omega (d,); this map is on points (w, omega) (1 + d,), for `energies.Risk` on
     a Euclidean domain of that dimension. Outer weights of size one at the start are a good choice; at w = 0
@@ -34,7 +36,9 @@ class Weighted(FeatureMap):
 
 
 class SignedFeatures(Weighted):
-    """Phi((s, omega), x) = s phi(omega, x) of a particle of sign s on `domains.Signed`.
+    """Features of particles with a sign, on `domains.Signed`.
+
+    Phi((s, omega), x) = s phi(omega, x) of a particle of sign s on `domains.Signed`.
 
     A network of positive masses then has the outer weights s_i m_i, and a potential s V(omega).
 

@@ -1,6 +1,6 @@
 """The Wasserstein-Fisher-Rao gradient flow of an energy, on particles and on a grid."""
 
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -8,18 +8,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax import grids
-from mfjax._numerics.arrays import scalar
+from mfjax._numerics.arrays import known, scalar
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy
 from mfjax.flows.base import Evaluation, Flow, State, require_measure
 from mfjax.flows.wasserstein import check_space, descent
 from mfjax.grids.diffusion import Part
 from mfjax.grids.rates import Pairs
-from mfjax.measures import Grid, Measure, Tangent
+from mfjax.measures import Grid, Measure, Particles, Tangent
 
 
 class WassersteinFisherRao(Flow):
-    """d_t mu = alpha div(mu grad V) - beta V mu, V the first variation of `energy`.
+    """Transport down the potential, with masses that grow where the potential is low.
+
+    d_t mu = alpha div(mu grad V) - beta V mu, V the first variation of `energy`.
 
     On `Particles`: x_i' = -alpha grad V(x_i), m_i' = -beta V(x_i) m_i, the masses m_i (K,) by their
     logarithms: no step makes one negative. On a `Grid`: transport by `space`, reaction by logarithms. dF/dt =
@@ -96,8 +98,10 @@ class WassersteinFisherRao(Flow):
 
     def evaluate(self, state: State) -> Evaluation:
         mu = state.measure
-        moving = self._on_grid if isinstance(mu, Grid) else self._on_particles
-        now, potential = moving(mu, state.carry)
+        if isinstance(mu, Grid):
+            now, potential = self._on_grid(mu, state.carry)
+        else:
+            now, potential = self._on_particles(cast(Particles, mu), state.carry)
         if self.balanced:
             potential = potential - mu.integrate(potential) / mu.mass
         beta = self.reaction.astype(mu.dtype)
@@ -106,7 +110,7 @@ class WassersteinFisherRao(Flow):
         where = lambda e: (e.tangent.growth, e.dissipation)
         return eqx.tree_at(where, now, (growth, dissipation), is_leaf=lambda leaf: leaf is None)
 
-    def _on_particles(self, mu: Measure, carry: Any) -> tuple[Evaluation, Array]:
+    def _on_particles(self, mu: Particles, carry: Any) -> tuple[Evaluation, Array]:
         """The transport, and V at the particles."""
         now, solution = descent(self.energy, self.domain, mu, carry, self.transport.astype(mu.dtype))
         return now, self.energy.first_variation(mu, solution)
@@ -117,7 +121,7 @@ class WassersteinFisherRao(Flow):
         alpha = self.transport.astype(mu.dtype)
         longest = jnp.where(alpha > 0, now.max_step / jnp.where(alpha > 0, alpha, 1), jnp.inf)
         where = lambda e: (e.tangent.weights, e.dissipation, e.max_step)
-        scaled = (alpha * now.tangent.weights, alpha * now.dissipation, longest.astype(mu.dtype))
+        scaled = (alpha * known(now.tangent.weights), alpha * now.dissipation, longest.astype(mu.dtype))
         return eqx.tree_at(where, now, scaled), grids.first_variation(self.energy, mu, now)
 
     def diffusion(self, mu: Measure) -> tuple[Part, ...]:
@@ -126,7 +130,7 @@ class WassersteinFisherRao(Flow):
     def linearize(self, state: State, now: Evaluation) -> Pairs:
         """The transport; the reaction is not stiff."""
         mu = state.measure
-        pairs = self.space.linearize(self.energy, mu, now.potential)
+        pairs = self.space.linearize(self.energy, cast(Grid, mu), now.potential)
         return jax.tree.map(lambda rates: self.transport.astype(mu.dtype) * rates, pairs)
 
     def move(self, state: State, tangent: Tangent, time: Any, noise: Any = None) -> State:

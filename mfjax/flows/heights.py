@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from itertools import filterfalse
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -129,7 +129,7 @@ class HeightFlow(Flow):
 
     def linearize(self, state: State, now: Evaluation) -> Pairs:
         """The diffusion of mass; its drift too, where it is a gradient."""
-        mu = state.measure
+        mu = cast(Grid, state.measure)
         drift = None if self.held or now.potential is None else grids.face_slopes(now.potential, mu)
         return grids.linearized(mu, drift, self.diffusion(mu))
 

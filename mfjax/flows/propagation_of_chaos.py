@@ -6,7 +6,9 @@ from mfjax.flows.heights import HeightFlow
 
 
 class PropagationOfChaos(HeightFlow):
-    """d_t rho + div(rho w) = 0, d_t H + w . grad H = -d_H V, w = -grad_theta V(H, .) (survey (3.23), (3.24)).
+    """The (rho, H) system whose particles do exactly what gradient descent on neurons does.
+
+    d_t rho + div(rho w) = 0, d_t H + w . grad H = -d_H V, w = -grad_theta V(H, .) (survey (3.23), (3.24)).
 
     V is the first variation of an energy of xi = (H, theta) at the law of (H(theta), theta). For
     `Risk(Weighted(phi), x, y, lam)`: w = -H grad N - lam theta and d_H V = N + lam H, where N(theta) =

@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
 
 from mfjax._numerics.arrays import Prepared
 from mfjax._numerics.compiled import reached
@@ -19,7 +18,9 @@ from mfjax.measures import Measure, Tangent
 
 
 class Scheduled(Flow):
-    """d_t mu = the rate of `make(t)` at mu: a flow of one structure whose numbers depend on flow time t.
+    """A flow of one structure whose numbers depend on time: annealing, schedules of lam.
+
+    d_t mu = the rate of `make(t)` at mu: a flow of one structure whose numbers depend on flow time t.
 
     `make(t) = Wasserstein(F + T(t) * Entropy(), domain)` is Langevin dynamics annealed by T(t), on particles
     and as a density; `make(t) = Wasserstein(ReducedRisk(..., lam=lam(t)), domain)` a schedule of lam. The
@@ -53,6 +54,9 @@ class Scheduled(Flow):
     make: Callable[[Any], Flow]
     monotone: ClassVar[bool] = False
     autonomous: ClassVar[bool] = False
+
+    def __init__(self, make: Callable[[Any], Flow]):
+        self.make = make
 
     def __check_init__(self):
         if not callable(self.make):
@@ -96,7 +100,7 @@ class Scheduled(Flow):
         where = lambda e: (e.tangent.time, e.dissipation)
         return eqx.tree_at(where, now, (one, now.dissipation - drift), is_leaf=lambda leaf: leaf is None)
 
-    def _data_vary(self, time: Array) -> bool:
+    def _data_vary(self, time: Any) -> bool:
         """Whether the inputs, their masses or the features of a risk follow from the time."""
         learns = lambda node: isinstance(node, (Data, FeatureMap))
         parts = lambda t: [n for n in jax.tree.leaves(self.make(t), is_leaf=learns) if learns(n)]

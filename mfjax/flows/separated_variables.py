@@ -1,13 +1,13 @@
 """The (rho, H) system that moves rho and H separately: a height that is a fixed field of space."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from mfjax._numerics.arrays import inner
+from mfjax._numerics.arrays import inner, known
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy
 from mfjax.energies.internal import DensityEstimate, InternalEnergy
@@ -19,7 +19,9 @@ from mfjax.measures import Measure, Particles, Tangent
 
 
 class SeparatedVariables(HeightFlow):
-    """d_t rho = div(rho grad[V(H(.), .)]), d_t H = -d_H V at every point of space (survey (3.19)).
+    """The (rho, H) system in which the height H is a field of space that no particle carries.
+
+    d_t rho = div(rho grad[V(H(.), .)]), d_t H = -d_H V at every point of space (survey (3.19)).
 
     V as in `PropagationOfChaos`; for the risk the velocity is -grad(H N) - lam (H grad H + theta) and
     d_t H = -(N + lam H). Balance, with the whole gradient of the first variation:
@@ -88,7 +90,7 @@ class SeparatedVariables(HeightFlow):
         apart = (InternalEnergy, DensityEstimate)
         rest = [part for part in self.energy.parts() if not isinstance(part[1], apart)]
         if len(rest) == 1 and isinstance(rest[0][1], Risk) and isinstance(rest[0][1].features, Weighted):
-            return rest[0]
+            return rest[0][0], rest[0][1]
         names = ", ".join(type(term).__name__ for _, term in rest)
         raise ValueError(
             "SeparatedVariables on particles has a closed form for one Risk(Weighted(phi), ...), and "
@@ -97,12 +99,13 @@ class SeparatedVariables(HeightFlow):
 
     def field(self, state: State) -> Callable:
         """H_t, a function of one point, of a state of particles."""
-        features, x = self._risk()[1].features.features, self._risk()[1].data.x
+        risk = self._risk()[1]
+        features, x, start = cast(Weighted, risk.features).features, risk.data.x, known(self.height)
 
         def height(point):
             row = jax.vmap(features, in_axes=(None, 0))(point, x)
             learned = inner(row, state.fields["duals"])
-            return state.fields["decay"] * jnp.asarray(self.height(point), point.dtype) + learned
+            return state.fields["decay"] * jnp.asarray(start(point), point.dtype) + learned
 
         return height
 

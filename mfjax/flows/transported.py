@@ -17,7 +17,9 @@ from mfjax.measures import Particles
 
 
 class Transported(HeightFlow):
-    """d_t rho + div(rho v) = 0, d_t H + v . grad H = -d_H V, v = -grad[V(H(.), .)] (survey (3.21), (3.22)).
+    """The (rho, H) system in which the height H is carried along with the whole velocity.
+
+    d_t rho + div(rho v) = 0, d_t H + v . grad H = -d_H V, v = -grad[V(H(.), .)] (survey (3.21), (3.22)).
 
     V as in `PropagationOfChaos`; for the risk v = -grad(H N) - lam (H grad H + theta) and d_H V = N + lam H.
     With s = d_H V and v = -(grad_theta V + s grad H)
@@ -89,8 +91,9 @@ class Transported(HeightFlow):
 
     def slope_of_height(self, state):
         mu = state.measure
-        points = mu.points.reshape(*self.labels, -1)
-        height = self.outer_weights(mu).reshape(self.labels)
+        labels = known(self.labels)
+        points = mu.points.reshape(*labels, -1)
+        height = self.outer_weights(mu).reshape(labels)
         apart = jnp.vectorize(self.domain.displacement, signature="(d),(d)->(d)")
         closed, axes = self.domain.closed, range(len(self.labels))
         # Entry (a, b) of the first is dX_b/da_a: its inverse acts on dH/da.

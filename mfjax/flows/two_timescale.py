@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, ScalarLike
 
 from mfjax import status as codes
-from mfjax._numerics.arrays import Prepared, inner, scalar
+from mfjax._numerics.arrays import Prepared, inner, known, scalar
 from mfjax.domains import Domain
 from mfjax.energies.reduced_risk import ReducedRisk
 from mfjax.flows.base import Evaluation, Flow, State, evaluation
@@ -14,7 +14,7 @@ from mfjax.measures import Measure, Particles, Tangent
 
 
 class FirstSolve(eqx.Module):
-    """The residual and the status of the solve for the first outer weights; what features `prepared`."""
+    """The residual and status of the solve for the first outer weights, and what the features `prepared`."""
 
     prepared: Prepared
     residual: Float[Array, ""]
@@ -22,7 +22,9 @@ class FirstSolve(eqx.Module):
 
 
 class TwoTimescale(Flow):
-    """omega' = -grad V_u(omega), u' = -(rate / lam) [sum_j p_j phi(omega, x_j) (F(x_j) - y_j) + lam f'(u)].
+    """Gradient descent on features and outer weights at once, the weights faster by a factor.
+
+    omega' = -grad V_u(omega), u' = -(rate / lam) [sum_j p_j phi(omega, x_j) (F(x_j) - y_j) + lam f'(u)].
 
     V_u(omega) = (u / lam) sum_j p_j phi(omega, x_j) (F(x_j) - y_j) at fixed u, carried by each particle as
     the mark "u". No particle number appears, so padding is harmless. The recorded energy is the risk over
@@ -67,7 +69,7 @@ class TwoTimescale(Flow):
             return State(mu, FirstSolve(prepared, jnp.zeros((), mu.dtype), jnp.asarray(codes.OK, jnp.int32)))
         solution = self.energy.solve(mu)
         residual, status = jnp.asarray(solution.residual, mu.dtype), jnp.asarray(solution.status, jnp.int32)
-        start = mu.with_marks(u=solution.outer_weights.astype(mu.dtype))
+        start = mu.with_marks(u=known(solution.outer_weights).astype(mu.dtype))
         return State(start, FirstSolve(prepared, residual, status))
 
     def outer_weights(self, mu):

@@ -1,6 +1,6 @@
 """The Wasserstein gradient flow of an energy, on particles and on a grid."""
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,9 @@ from mfjax.measures import Grid, Measure, Particles, Tangent
 
 
 class Wasserstein(Flow):
-    """d_t mu = div(mu grad V), V the first variation of `energy` (VarPro paper (23), (27)).
+    """The Wasserstein gradient flow of an energy: every particle goes down the potential.
+
+    d_t mu = div(mu grad V), V the first variation of `energy` (VarPro paper (23), (27)).
 
     On `Particles`: x_i' = -grad V(x_i), projected to the tangent space of `domain`; an entropy in the
     energy becomes noise sqrt(2 T) dW and leaves the recorded energy, which is then the smooth part.
@@ -55,13 +57,13 @@ class Wasserstein(Flow):
         mu = state.measure
         if isinstance(mu, Grid):
             return self.space.evaluate(self.energy, mu, state.carry)
-        return descent(self._seen(mu), self.domain, mu, state.carry)[0]
+        return descent(self._seen(mu), self.domain, cast(Particles, mu), state.carry)[0]
 
     def diffusion(self, mu: Measure) -> tuple[Part, ...]:
         return self.space.diffusion(self.energy) if isinstance(mu, Grid) else ()
 
     def linearize(self, state: State, now: Evaluation) -> Pairs:
-        return self.space.linearize(self.energy, state.measure, now.potential)
+        return self.space.linearize(self.energy, cast(Grid, state.measure), now.potential)
 
 
 def check_space(space: Any) -> None:

@@ -45,7 +45,7 @@ class Discretization(eqx.Module):
 
 def internal_parts(energy: Energy) -> tuple[Part, ...]:
     """The terms (coefficient, internal energy) of `energy`, which diffuse."""
-    return tuple(part for part in energy.parts() if isinstance(part[1], InternalEnergy))
+    return tuple((c, term) for c, term in energy.parts() if isinstance(term, InternalEnergy))
 
 
 def transport_part(energy: Energy) -> Energy:
@@ -57,7 +57,10 @@ def transport_part(energy: Energy) -> Energy:
 
 
 def internal_energy(parts: tuple[Part, ...], mu: Grid) -> tuple[Float[Array, ""], Float[Array, " K"]]:
-    """(value, first variation in the cells) of sum_k c_k F_k over the internal energies of `parts`."""
+    """The value of the internal energies of `parts`, and their first variation in the cells.
+
+    (value, first variation in the cells) of sum_k c_k F_k over the internal energies of `parts`.
+    """
     value, variation = jnp.zeros((), mu.dtype), jnp.zeros((mu.size,), mu.dtype)
     for coefficient, term in parts:
         coefficient = jnp.asarray(coefficient).astype(mu.dtype)
@@ -73,7 +76,9 @@ def first_variation(energy: Energy, mu: Grid, now: Evaluation) -> Float[Array, "
 
 
 def require_grid(mu: Measure, domain: Domain) -> None:
-    """**Raises** `ValueError` unless `mu` is a measure on the cells of `domain`.
+    """Refuse a measure that is not on the cells of `domain`.
+
+    **Raises** `ValueError` unless `mu` is a measure on the cells of `domain`.
 
     >>> from mfjax.domains import Interval, Torus
     >>> require_grid(Grid.uniform(Torus(1), 8), Torus(1))

@@ -40,7 +40,9 @@ def stiffness(conductances: Conductance, values: Float[Array, " K"]) -> Float[Ar
 
 
 def diffusion_rate(parts: tuple[Part, ...], mu: Grid) -> Float[Array, " K"]:
-    """Mass rates -sum_k L_k p_k(rho) of d_t rho = sum_k c_k div(a_k grad p_k(rho)).
+    """The rates at which masses diffuse by the pressures of `parts`.
+
+    Mass rates -sum_k L_k p_k(rho) of d_t rho = sum_k c_k div(a_k grad p_k(rho)).
 
     Second order in space. The equilibria p = const are those of the continuous problem, exactly.
     """

@@ -4,7 +4,7 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from mfjax.measures import Tangent
 
@@ -29,17 +29,17 @@ class Evaluation(eqx.Module):
 
 
 def evaluation(
-    tangent,
-    energy,
-    dissipation,
-    dtype,
+    tangent: Tangent,
+    energy: ArrayLike,
+    dissipation: ArrayLike,
+    dtype: Any,
     *,
-    residual=0.0,
-    status=0,
-    max_step=jnp.inf,
-    carry=None,
-    potential=None,
-):
+    residual: ArrayLike = 0.0,
+    status: ArrayLike = 0,
+    max_step: ArrayLike = jnp.inf,
+    carry: Any = None,
+    potential: Float[Array, " K"] | None = None,
+) -> Evaluation:
     """An `Evaluation` whose numbers are arrays of `dtype`, so that loops see one structure."""
     number = lambda v: jnp.asarray(v, dtype)
     return Evaluation(

@@ -15,7 +15,9 @@ from mfjax.measures import Grid, Tangent
 
 
 class FiniteVolume(Discretization):
-    """Mass rates of d_t mu = div(mu grad V) from the fluxes through the faces of the cells.
+    """Finite volumes: mass moves through the faces of the cells, and none is lost.
+
+    Mass rates of d_t mu = div(mu grad V) from the fluxes through the faces of the cells.
 
     The energy is that of the cells, and the dissipation -sum_i V_i m_i' is its exact decrease in continuous
     time; it tends to int |grad V|^2 dmu with second order in the spacing, and is never negative except where

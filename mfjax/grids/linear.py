@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.scipy.sparse.linalg import bicgstab
 from jaxtyping import Array, Float
 
+from mfjax._numerics.arrays import known
 from mfjax.grids.elimination import Halving, Ring, halved
 from mfjax.grids.faces import below
 from mfjax.grids.rates import Pairs, through
@@ -23,7 +24,9 @@ DIRECT = 256
 
 
 class ShiftedFluxes(eqx.Module):
-    """A = I + tau G for the linear fluxes `pairs` through the faces, made ready for several solves.
+    """The matrix of an implicit step with linear fluxes, made ready for several solves.
+
+    A = I + tau G for the linear fluxes `pairs` through the faces, made ready for several solves.
 
     One axis: every second cell is eliminated while more than `DIRECT` are left, in vector operations; then
     tridiagonal elimination, O(K), with one more right-hand side for the periodic corner (Sherman, Morrison
@@ -67,11 +70,11 @@ class ShiftedFluxes(eqx.Module):
         return x + self.tau * through(self.pairs, x)
 
     def solve(self, b: Float[Array, " K"]) -> Float[Array, " K"]:
-        """A^{-1} b, of the sum of b."""
+        """A^{-1} b, with the sum of b exactly."""
         return with_sum_of(self.inverse(b), b)
 
     def inverse(self, b: Float[Array, " K"]) -> Float[Array, " K"]:
-        """A^{-1} b as the solver leaves it, for callers that mend the sum of what they make of it."""
+        """A^{-1} b as the solver leaves it, for callers that correct the sum themselves."""
         return self._banded(b) if self.banded else self._iterative(b)
 
     def failed(self, x: Float[Array, " K"], b: Float[Array, " K"]) -> Array:
@@ -101,7 +104,7 @@ class ShiftedFluxes(eqx.Module):
         for halving in self.halvings:
             b, gone = halving.forward(b)
             eliminated.append(gone)
-        x = _tridiagonal(*self.bands, b)
+        x = _tridiagonal(*known(self.bands), b)
         if self.corner is not None:
             y, v_last = self.corner
             x = x - y * (x[0] + v_last * x[-1]) / (1 + y[0] + v_last * y[-1])
@@ -111,7 +114,7 @@ class ShiftedFluxes(eqx.Module):
 
     def _diagonal(self) -> Array:
         leaving = sum(forward + below(backward, axis) for axis, (forward, backward) in enumerate(self.pairs))
-        return 1 + self.tau * leaving.ravel()
+        return 1 + self.tau * jnp.ravel(leaving)
 
     def _iterative(self, b: Array) -> Array:
         inverse = 1 / self._diagonal()

@@ -17,7 +17,9 @@ Pairs = tuple[tuple[Array, Array], ...]
 def mass_rate(
     mu: Grid, drift: Faces | None, parts: tuple[Part, ...] = ()
 ) -> tuple[Float[Array, " K"], Float[Array, ""]]:
-    """(mass rates, longest explicit step) of d_t rho = div(rho drift + sum_k c_k rho grad U_k'(rho)).
+    """The rates of the masses under drift and diffusion, and the longest explicit step.
+
+    (mass rates, longest explicit step) of d_t rho = div(rho drift + sum_k c_k rho grad U_k'(rho)).
 
     `drift` holds, for each axis, the slope at every face of the potential that moves the mass (minus the
     velocity; it need not be a gradient), `None` if there is none; `parts` the internal energies (c_k, U_k).
@@ -93,9 +95,12 @@ def through(pairs: Pairs, masses: Float[Array, " K"]) -> Float[Array, " K"]:
     return total.ravel()
 
 
-def sorted_parts(parts: tuple[Part, ...], mu: Grid):
+def sorted_parts(
+    parts: tuple[Part, ...], mu: Grid
+) -> tuple[Array | None, tuple[Part, ...], tuple[Part, ...]]:
     """By their fluxes: (temperature of the entropies or `None`, upwinded parts, parts with a pressure)."""
     noisy = [(c, e.temperature) for c, e in parts if e.flux == "fitted"]
-    temperature = sum(jnp.asarray(c).astype(mu.dtype) * t for c, t in noisy) if noisy else None
+    scaled = [jnp.asarray(c).astype(mu.dtype) * t for c, t in noisy]
+    temperature = sum(scaled[1:], scaled[0]) if scaled else None
     those = lambda flux: tuple(part for part in parts if part[1].flux == flux)
     return temperature, those("upwind"), those("pressure")

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mfjax._numerics.arrays import known
 from mfjax.grids.diffusion import Part, conductance
 from mfjax.grids.faces import Faces, above, below, cells, face_slopes, jump
 from mfjax.grids.fitting import fitted
@@ -18,7 +19,7 @@ def face_velocities(mu: Grid, drift: Faces, parts: tuple[Part, ...] = ()) -> Fac
     divided by the mean density of the two cells, and are zero between empty ones.
     """
     temperature, upwinded, diffusing = sorted_parts(parts, mu)
-    drift = with_upwinded(mu, drift, upwinded)
+    drift = known(with_upwinded(mu, drift, upwinded))
     if temperature is None and not diffusing:
         return tuple(-d for d in drift)
     masses = cells(mu.weights, mu)
@@ -42,7 +43,9 @@ def face_velocities(mu: Grid, drift: Faces, parts: tuple[Part, ...] = ()) -> Fac
 def riding_rate(
     values: Float[Array, " K"], velocities: Faces, mu: Grid
 ) -> tuple[Float[Array, " K"], Float[Array, ""]]:
-    """(rates, longest explicit step) of d_t H + v . grad H = 0 for values H of cells, v given at the faces.
+    """The rates of values of cells that ride on given velocities, and the longest explicit step.
+
+    (rates, longest explicit step) of d_t H + v . grad H = 0 for values H of cells, v given at the faces.
 
     Limited upwinding, second order for smooth H. What a face brings counts by the density that it carries
     over that of the cell, at most 2: on smooth densities rho H moves conservatively, no empty cell changes
@@ -72,7 +75,7 @@ def riding_rate(
 def partial_slopes(
     potential: Float[Array, " K"], by_value: Float[Array, " K"], values: Float[Array, " K"], mu: Grid
 ) -> Faces:
-    """The slope of V(H(x), x) in x at frozen H: that of `potential` less (dV/dH) grad H, at every face.
+    """The slope of V(H(x), x) in x at frozen H: that of `potential` minus (dV/dH) grad H, at every face.
 
     `by_value` is dV/dH in each cell, averaged over the two of a face: second order.
     """

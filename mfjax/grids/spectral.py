@@ -1,7 +1,7 @@
 """Fourier collocation for the Wasserstein gradient flow of an energy on a periodic grid."""
 
 from math import ceil
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -17,7 +17,9 @@ from mfjax.measures import Grid, Tangent
 
 
 class Spectral(Discretization):
-    """d_t rho = div(rho grad V) with derivatives by FFT, for smooth densities on periodic grids.
+    """Derivatives by FFT, for smooth densities on periodic grids.
+
+    d_t rho = div(rho grad V) with derivatives by FFT, for smooth densities on periodic grids.
 
     V is taken at the cell centers; rho and grad V are interpolated to n / `dealias` points per axis,
     multiplied there, and the product brought back to the modes of the n cells. At 2/3 (the "3/2 rule") it
@@ -52,6 +54,7 @@ class Spectral(Discretization):
 
     def validate(self, energy, mu, domain):
         super().validate(energy, mu, domain)
+        mu = cast(Grid, mu)
         if not all(mu.periodic):
             why = "is of two species" if mu.frozen else "has walls"
             raise ValueError(

@@ -8,7 +8,7 @@ from mfjax.measures import Grid
 
 
 def slope(values: Array, mu: Grid, axis: int) -> Array:
-    """The limited difference across each cell (monotonised central), zero in a cell at a wall.
+    """The limited difference across each cell (monotonized central), zero in a cell at a wall.
 
     Second order where the values are smooth and monotone; reconstructed face values lie between
     neighboring cell values, so they are never negative.
@@ -22,7 +22,9 @@ def slope(values: Array, mu: Grid, axis: int) -> Array:
 
 
 def transport_rate(mu: Grid, drift: Faces) -> tuple[Float[Array, " K"], Float[Array, ""]]:
-    """(mass rates, longest positive step) of d_t rho = div(rho drift), given at the faces of each axis.
+    """The rates of the masses under a drift, and the longest step that keeps them positive.
+
+    (mass rates, longest positive step) of d_t rho = div(rho drift), given at the faces of each axis.
 
     Each face carries the upwind one of the two densities reconstructed at it. Explicit Euler keeps every
     mass non-negative for dt <= 1 / (2 sum_axes max|v| / spacing), the second value returned; so do

@@ -9,7 +9,9 @@ from mfjax.kernels.base import Kernel
 
 
 class ArcCosine(Kernel):
-    """|x| |y| (sin t + (pi - t) cos t) / (2 pi), t the angle between x and y: E relu(x . z) relu(y . z).
+    """The kernel of a ReLU layer with Gaussian weights.
+
+    |x| |y| (sin t + (pi - t) cos t) / (2 pi), t the angle between x and y: E relu(x . z) relu(y . z).
 
     z is a standard normal vector: the kernel of a bias-free ReLU network under Gaussian inputs, in any
     dimension. `energies.MMD(ArcCosine(), teacher)` is then its population risk 1/2 E (F(z) - F*(z))^2. On S^1

@@ -6,7 +6,9 @@ from mfjax.kernels.base import Kernel
 
 
 class ArcSine(Kernel):
-    """(2 / pi) asin(2 x.y / sqrt((1 + 2 |x|^2)(1 + 2 |y|^2))) = E erf(x . z) erf(y . z), z standard normal.
+    """The kernel of an erf layer with Gaussian weights.
+
+    (2 / pi) asin(2 x.y / sqrt((1 + 2 |x|^2)(1 + 2 |y|^2))) = E erf(x . z) erf(y . z), z standard normal.
 
     The kernel of `features.Ridge(jax.scipy.special.erf)` without bias, in any dimension. Smooth, between -1
     and 1, and blind to the even part of a measure, as erf is odd.

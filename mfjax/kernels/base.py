@@ -38,7 +38,7 @@ class Kernel(eqx.Module):
 
         To rounding, or to the accuracy that the kernel states, with the derivatives along the domain of the
         dense sum away from coincident points, and no force between coincident ones. `mf.kernels.kernel_sums`
-        asks for it where it is worth while.
+        asks for it where it pays.
         """
         return None
 

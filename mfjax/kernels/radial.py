@@ -17,7 +17,7 @@ from mfjax.kernels.base import Kernel
 
 class _Radial(Kernel):
     scale: Float[Array, ""]
-    domain: Domain | None = None
+    domain: Domain | None
 
     def __init__(self, scale: ScalarLike = 1.0, domain: Domain | None = None):
         self.scale = scalar(scale, "scale", above=0)
@@ -39,7 +39,9 @@ class _Radial(Kernel):
 
 
 class Gaussian(_Radial):
-    """k(x, y) = exp(-|x - y|^2 / (2 scale^2)).
+    """The Gaussian kernel: smooth, and blind beyond a few scales.
+
+    k(x, y) = exp(-|x - y|^2 / (2 scale^2)).
 
     - `scale` > 0: the distance over which points feel each other. Good values: the spread of the measures
       to begin with, down to a few spacings of the particles; it may be swept.
@@ -51,7 +53,7 @@ class Gaussian(_Radial):
       precision; below it also holds what `sums.nonuniform` says. `None`: all pairs.
 
     Smooth, and characteristic: the discrepancy vanishes for equal measures only. **Fails** to attract from
-    afar: forces at distance r are of size (r / scale^2) e^{-r^2 / (2 scale^2)}, nil beyond 13 scales in
+    afar: forces at distance r are of size (r / scale^2) e^{-r^2 / (2 scale^2)}, zero beyond 13 scales in
     single precision; `Distance` and `Riesz` reach everywhere.
 
     >>> import mfjax as mf
@@ -109,7 +111,9 @@ class Gaussian(_Radial):
 
 
 class Laplace(_Radial):
-    """k(x, y) = exp(-|x - y| / scale).
+    """The exponential kernel, with a kink where two points meet.
+
+    k(x, y) = exp(-|x - y| / scale).
 
     - `scale` > 0: the distance over which points feel each other; good values as for `Gaussian`.
     - `domain`: where distances are taken, chordally; flat space unless given. A flow on a torus needs it.
@@ -121,6 +125,9 @@ class Laplace(_Radial):
     >>> round(float(Laplace(2.0)(jnp.array([0.0]), jnp.array([2.0]))), 4)
     0.3679
     """
+
+    def __init__(self, scale: ScalarLike = 1.0, domain: Domain | None = None):
+        super().__init__(scale, domain)
 
     def __call__(self, x, y):
         return jnp.exp(-safe_norm(self._difference(x, y)))
@@ -134,7 +141,9 @@ class Laplace(_Radial):
 
 
 class Distance(_Radial):
-    """-|x - y| / scale: the kernel of the energy distance, conditionally positive definite.
+    """The kernel of the energy distance, conditionally positive definite.
+
+    k(x, y) = -|x - y| / scale.
 
     Sums on a line, and on a `Torus(1)` passed as `domain`, cost one sort.
 
@@ -143,6 +152,9 @@ class Distance(_Radial):
     """
 
     conditional: ClassVar[bool] = True
+
+    def __init__(self, scale: ScalarLike = 1.0, domain: Domain | None = None):
+        super().__init__(scale, domain)
 
     def __call__(self, x, y):
         return -safe_norm(self._difference(x, y))
@@ -170,7 +182,9 @@ class Distance(_Radial):
 
 
 class Riesz(_Radial):
-    """-|z|^q, z = (x - y) / scale, for an exponent 0 < q < 2: conditionally positive definite.
+    """The negative of a power of the distance.
+
+    -|z|^q, z = (x - y) / scale, for an exponent 0 < q < 2: conditionally positive definite.
 
     q = 1 is `Distance`. The force q |z|^{q-1} / scale is finite at coincident points for q >= 1 and infinite
     for q < 1; there it is taken as 0, and explicit steps of particles that meet are then inaccurate.
@@ -199,7 +213,9 @@ class Riesz(_Radial):
 
 
 class Matern(_Radial):
-    """p(r) e^{-r}, r = sqrt(2 smoothness) |x - y| / scale, for smoothness 1/2, 3/2 and 5/2.
+    """Kernels between Laplace and Gaussian, of a chosen smoothness.
+
+    p(r) e^{-r}, r = sqrt(2 smoothness) |x - y| / scale, for smoothness 1/2, 3/2 and 5/2.
 
     p = 1, 1 + r, 1 + r + r^2/3. Smoothness 1/2 is `Laplace`; 3/2 has Lipschitz forces, and second
     derivatives; 5/2 is four times continuously differentiable.

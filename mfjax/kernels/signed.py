@@ -9,7 +9,9 @@ from mfjax.kernels.base import Kernel, require_kernel
 
 
 class SignedKernel(Kernel):
-    """((s, x), (s', y)) -> s s' k(x, y), for points whose first coordinate is their sign s = +1 or -1.
+    """A kernel for points whose first coordinate is their sign.
+
+    ((s, x), (s', y)) -> s s' k(x, y), for points whose first coordinate is their sign s = +1 or -1.
 
     A measure of such points stands for the signed measure sum_i s_i m_i delta(x_i); its discrepancies are
     those of the signed measures, and the potentials of the two species are V and -V. Any number is

@@ -8,7 +8,9 @@ from mfjax.kernels.base import Kernel
 
 
 class SmoothedGaussian(Kernel):
-    """E phi(x, z) phi(y, z), phi(x, z) = exp(-|x - z|^2 / (2 scale^2)), z standard normal in R^d.
+    """The kernel of Gaussian features at standard normal inputs.
+
+    E phi(x, z) phi(y, z), phi(x, z) = exp(-|x - z|^2 / (2 scale^2)), z standard normal in R^d.
 
     = (1 + 2 / scale^2)^{-d/2} exp(-|x - y|^2 / (4 scale^2) - |(x + y) / 2|^2 / (scale^2 + 2)): the product
     of two bumps is a bump about their middle, which the inputs average.

@@ -22,7 +22,9 @@ TERMS = {"float32": 14, "float64": 28}
 
 
 class NegativeSobolev(Kernel):
-    """K_s(x, y) = 1/L sum_{k != 0} |2 pi k / L|^{-2s} e^{2 pi i k (x - y) / L} on the circle R / L Z.
+    """The kernel of the negative Sobolev distance on a circle.
+
+    K_s(x, y) = 1/L sum_{k != 0} |2 pi k / L|^{-2s} e^{2 pi i k (x - y) / L} on the circle R / L Z.
 
     To machine precision (1e-9 near, not at, odd 2s), by the expansion of the polylogarithm
     Re Li_{2s}(e^{i theta}) about theta = 2 pi (x - y) / L = 0, |theta| <= pi:
@@ -95,7 +97,7 @@ class NegativeSobolev(Kernel):
         return jax.lax.cond(whole, ordered, by_row, points, sources, weights)
 
     def _constant(self) -> "NegativeSobolev":
-        """The same kernel with a fixed order: what was made of it at the start is no function of it here."""
+        """The same kernel with its order held: no derivatives in it are taken here."""
         numbers = lambda kernel: (kernel.order, kernel.even, kernel.last, kernel.polynomial)
         return eqx.tree_at(numbers, self, jax.lax.stop_gradient(numbers(self)))
 

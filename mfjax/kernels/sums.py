@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfjax._numerics.arrays import inner
+from mfjax._numerics.arrays import inner, known
 from mfjax._numerics.sums.rows import over_rows
 from mfjax.kernels.base import Kernel
 
@@ -20,7 +20,9 @@ def kernel_sums(
     sources: Float[Array, "K d"],
     weights: Float[Array, " K"],
 ) -> Float[Array, " M"]:
-    """sum_j weights_j k(points_i, sources_j) for every i.
+    """The field of weighted sources at many points, by the fastest way that the kernel has.
+
+    sum_j weights_j k(points_i, sources_j) for every i.
 
     By `Kernel.sums` where the kernel has it and there are more than 2^16 pairs, else over blocks of rows:
     memory is O(M + K), in reverse mode too.
@@ -42,10 +44,13 @@ def kernel_slopes(
     sources: Float[Array, "K d"],
     weights: Float[Array, " K"],
 ) -> Float[Array, "M d"]:
-    """The gradient of `kernel_sums` in each of `points`, sources held: sum_j weights_j grad_1 k."""
+    """The gradient of `kernel_sums` in each of `points`, with the sources held.
+
+    The gradient of `kernel_sums` in each of `points`, sources held: sum_j weights_j grad_1 k.
+    """
     if jax.eval_shape(lambda: _quick(kernel, points, sources, weights)) is not None:
         # Each sum depends on its own point only.
-        return jax.grad(lambda p: jnp.sum(_quick(kernel, p, sources, weights)))(points)
+        return jax.grad(lambda p: jnp.sum(known(_quick(kernel, p, sources, weights))))(points)
     slope = jax.grad(lambda point: row_sum(kernel, point, sources, weights))
     return over_rows(slope, points, len(sources))
 

@@ -1,7 +1,8 @@
 """The abstract observable, what may serve as its target, and arc length in one dimension."""
 
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -41,7 +42,7 @@ def as_measure(target: Any, domain: Domain | None, cells: int | None) -> Measure
         if domain is None:
             raise ValueError("a density as target needs domain=, on whose grid it is discretized")
         n = CELLS.get(domain.dim, 8) if cells is None else count(cells, "cells", minimum=4)
-        return Grid.from_density(domain, n, target)
+        return Grid.from_density(domain, n, cast(Callable, target))
     else:
         measure = Particles(finite(as_floats(target, "target"), "target"))
     if domain is not None:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfjax._numerics.arrays import inner
+from mfjax._numerics.arrays import inner, known
 from mfjax.energies.compression import Compressed
 from mfjax.energies.reduced_risk import ReducedRisk
 from mfjax.features import Interpolated
@@ -52,13 +52,13 @@ class CompressionError(Observable):
                 f"the flow has features of another, of {energy.features.features!r}: give it that of the flow"
             )
         # The system of the flow, which may ride on other particles.
-        mu = flow.lift(mu)
-        known = self.compressed is None
-        eps = energy.features.error if known else jnp.max(self.compressed.errors(mu.points))
+        mu = known(flow).lift(mu)
+        given = self.compressed
+        eps = energy.features.error if given is None else jnp.max(given.errors(mu.points))
         eps = eps.astype(mu.dtype)
         solved = energy.solve(mu)
         alpha = solved.potential.alpha
-        spent, size = mu.integrate(jnp.abs(solved.outer_weights)), inner(alpha, alpha)
+        spent, size = mu.integrate(jnp.abs(known(solved.outer_weights))), inner(alpha, alpha)
         second = jnp.maximum(spent**2 / energy.lam.astype(mu.dtype), size * jnp.sum(mu.weights))
         return eps * jnp.sqrt(size) * spent + 0.5 * eps**2 * second
 

@@ -8,7 +8,9 @@ from jaxtyping import Array, Float
 def optimal_coupling(
     cost: Float[Array, "M K"], source: Float[Array, " M"], target: Float[Array, " K"]
 ) -> Float[Array, "M K"]:
-    """The plan P >= 0 of row sums `source` and column sums `target` that minimizes sum_ij P_ij cost_ij.
+    """The cheapest plan that moves one vector of masses to another.
+
+    The plan P >= 0 of row sums `source` and column sums `target` that minimizes sum_ij P_ij cost_ij.
 
     Both masses must have the same sum. Successive shortest paths with potentials: mass moves along the
     cheapest path from where it is left over to where it is missing, through plans made so far. Exact up to
@@ -23,7 +25,7 @@ def optimal_coupling(
     [[0.0, 0.5], [0.5, 0.0]]
     """
     cost, source, target = (jax.lax.stop_gradient(v) for v in (cost, source, target))
-    # A NaN would be compared for ever.
+    # With a NaN the comparisons would never end.
     known = jnp.all(jnp.isfinite(cost)) & jnp.all(jnp.isfinite(source)) & jnp.all(jnp.isfinite(target))
     tiny = 8 * jnp.finfo(cost.dtype).eps * jnp.max(source)
     start = (jnp.zeros_like(cost), jnp.zeros_like(source), jnp.zeros_like(target), source, target)
@@ -50,7 +52,7 @@ def optimal_coupling(
 
 
 def _shortest_path(reduced, plan, leaving, wanting, tiny):
-    """(nearest wanting column, distances of rows and columns, the row before each column, and so on)."""
+    """(nearest unfilled column, distances of rows and columns, the row before each column, and so on)."""
     rows, columns = reduced.shape
     far_away = jnp.asarray(jnp.inf, reduced.dtype)
     near = jnp.where(leaving, 0, far_away)

@@ -50,7 +50,9 @@ class _Divergence(Observable):
 
 
 class ChiSquare(_Divergence):
-    """chi^2(target | mu) = int (target / mu - 1)^2 dmu, which is int target^2 / mu - 1 for mass one.
+    """The chi-square divergence of a density from its target.
+
+    chi^2(target | mu) = int (target / mu - 1)^2 dmu, which is int target^2 / mu - 1 for mass one.
 
     This is the divergence that ultra-fast diffusion dissipates (`energies.PowerDivergence` of order 2) and
     the reverse of the usual chi^2 of sampling, int (mu / target - 1)^2 dtarget. It is infinite where mu
@@ -70,13 +72,18 @@ class ChiSquare(_Divergence):
     0.375
     """
 
+    def __init__(self, target: Any):
+        super().__init__(target)
+
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
         m, t = self._masses(mu)
         return jnp.sum(_where_positive(m, (t - m) ** 2, jnp.where(t > 0, jnp.inf, 0.0)))
 
 
 class KL(_Divergence):
-    """KL(mu | target) = int log(mu / target) dmu - mu(1) + target(1); with `reverse=True`, KL(target | mu).
+    """The Kullback-Leibler divergence of two measures on one grid, in either order.
+
+    KL(mu | target) = int log(mu / target) dmu - mu(1) + target(1); with `reverse=True`, KL(target | mu).
 
     The masses cancel for probability measures and keep the value non-negative for others. `target` is a
     `Grid` on the cells of `mu`, or a density of one point, taken at cell centers and scaled to mass one.
@@ -106,7 +113,9 @@ class KL(_Divergence):
 
 
 class MaxRatio(_Divergence):
-    """max over cells of target / mu, the quantity of the maximum principle of ultra-fast diffusion.
+    """The largest ratio of target to density, which the maximum principle of the diffusion bounds.
+
+    max over cells of target / mu, the quantity of the maximum principle of ultra-fast diffusion.
 
     It never rises along that flow for implicit Euler, and to the step tolerance for other schemes. It is at
     least 1 for equal masses, and infinite where mu has no mass and the target has. `target` as for
@@ -119,6 +128,9 @@ class MaxRatio(_Divergence):
     >>> float(MaxRatio(uniform)(uniform.with_weights(jnp.array([0.5, 0.125, 0.125, 0.25]))))
     2.0
     """
+
+    def __init__(self, target: Any):
+        super().__init__(target)
 
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
         m, t = self._masses(mu)

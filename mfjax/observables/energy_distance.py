@@ -28,7 +28,9 @@ ROWS = 64
 
 
 class EnergyDistance(Observable):
-    """MMD^2 = 2 E|A - B| - E|A - A'| - E|B - B'| for A ~ mu, B ~ target: a V-statistic, clipped at 0.
+    """The squared energy distance to a target.
+
+    MMD^2 = 2 E|A - B| - E|A - A'| - E|B - B'| for A ~ mu, B ~ target: a V-statistic, clipped at 0.
 
     - `target`: a measure, points (M, d) of equal masses, or a density of one point with respect to
       volume, discretized on `cells` cells per axis of `domain` (4096, 64, 16 in dimension 1, 2, 3 unless
@@ -116,7 +118,7 @@ class EnergyDistance(Observable):
         mu = _probability(mu)
         if ordered is None:
             value = 2 * self._mean_distance(mu, self.target) - self._mean_distance(mu, mu)
-            return jnp.maximum(value - self.self_distance.astype(mu.dtype), 0)
+            return jnp.maximum(value - known(self.self_distance).astype(mu.dtype), 0)
         masses = jnp.concatenate([mu.weights, -self.target.weights.astype(mu.dtype)])
         here = _places(ordered, mu.points)
         coordinates = jnp.concatenate([here, self.coordinates.astype(mu.dtype)])

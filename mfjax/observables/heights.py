@@ -15,7 +15,9 @@ from mfjax.observables.coupling import optimal_coupling
 
 
 class HeightDistance(Observable):
-    """D = (inf over couplings of int |theta_1 - theta_2|^2 + |H_1(theta_1) - H_2(theta_2)|^2)^(1/2).
+    """The transport distance of networks that also counts the difference of their heights.
+
+    D = (inf over couplings of int |theta_1 - theta_2|^2 + |H_1(theta_1) - H_2(theta_2)|^2)^(1/2).
 
     The distance of pairs (rho, H) of Remark 3.4 of the survey, for which `flows.PropagationOfChaos` is the
     gradient flow: the 2-Wasserstein distance of the laws of (theta, H). Of two measures with the mark "H",

@@ -1,5 +1,7 @@
 """Relative Fisher information, and the free energy of particles."""
 
+from typing import Any, cast
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -14,13 +16,15 @@ from mfjax.flows.base import Flow
 from mfjax.flows.wasserstein import smooth_part
 from mfjax.grids.faces import above, cells, face_slopes
 from mfjax.grids.fitting import fitted
-from mfjax.measures import Measure, Particles
+from mfjax.measures import Grid, Measure, Particles
 from mfjax.observables.base import Observable
 from mfjax.observables.divergences import _Divergence
 
 
 class FisherInformation(_Divergence):
-    """I(mu | target) = int |grad log(mu / target)|^2 dmu on a `Grid`.
+    """The relative Fisher information of a density on a grid.
+
+    I(mu | target) = int |grad log(mu / target)|^2 dmu on a `Grid`.
 
     On the faces between cells i, j of masses m and target masses t, at distance h: the sum of
     theta (r_i - r_j) (log r_i - log r_j) / h^2, r = m / t, theta = t_i t_j / L(t_i, t_j), L the
@@ -40,8 +44,12 @@ class FisherInformation(_Divergence):
     0.25
     """
 
+    def __init__(self, target: Any):
+        super().__init__(target)
+
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
         m, t = self._masses(mu)
+        mu = cast(Grid, mu)
         there, full = t > 0, (m > 0) & (t > 0)
         log = lambda values, seen: jnp.log(jnp.where(seen, values, 1))
         ratio = jnp.where(there, m / jnp.where(there, t, 1), 0)
@@ -60,7 +68,9 @@ class FisherInformation(_Divergence):
 
 
 class FreeEnergy(Observable):
-    """F(mu) + T int log mu dmu, with an estimate of the entropy on particles.
+    """An energy plus temperature times entropy, the entropy estimated on particles.
+
+    F(mu) + T int log mu dmu, with an estimate of the entropy on particles.
 
     On a `Grid` this is the value of `energy`, as recorded with every run. On `Particles`, whose recorded
     energy is the smooth part F alone, the entropy is estimated from the distance e_i of each of M

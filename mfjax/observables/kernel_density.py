@@ -14,7 +14,9 @@ from mfjax.observables.base import Observable
 
 
 class KernelDensity(Observable):
-    """rho(z) = int k(z, x) dmu(x) at fixed points z: the density of mu after heat flow for time sigma^2 / 2.
+    """The density of a measure at fixed points, blurred by a heat kernel.
+
+    rho(z) = int k(z, x) dmu(x) at fixed points z: the density of mu after heat flow for time sigma^2 / 2.
 
     k is the Gaussian of `domain` of standard deviation `bandwidth` sigma, `Domain.gaussian`: the heat kernel,
     wrapped on closed axes (sigma in radians on `Sphere(1)`) and reflected at walls; on S^2 the law of von

@@ -45,7 +45,9 @@ class Moments(Observable):
 
 
 class FourierModes(Observable):
-    """(int cos(2 pi k x / L) dmu, int sin(2 pi k x / L) dmu) for k = 0, ..., n: an array (n + 1, 2).
+    """The first Fourier modes of a measure on a circle.
+
+    (int cos(2 pi k x / L) dmu, int sin(2 pi k x / L) dmu) for k = 0, ..., n: an array (n + 1, 2).
 
     x is arc length on a circle of circumference L: the angle on `Sphere(1)`, the coordinate on `Torus(1)`.
     With c_k = int e^(-2 pi i k x / L) dmu the columns are Re c_k and -Im c_k. The circle is `domain`, or

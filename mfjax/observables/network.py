@@ -1,12 +1,12 @@
 """What the network of a flow predicts, and the spectrum of the kernel it learns with."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfjax._numerics.arrays import as_floats, count, finite, inner, safe_sqrt
+from mfjax._numerics.arrays import as_floats, count, finite, inner, known, safe_sqrt
 from mfjax.energies.base import Energy
 from mfjax.energies.data import Data
 from mfjax.energies.reduced_risk import ReducedRisk
@@ -15,8 +15,10 @@ from mfjax.flows.base import Flow
 from mfjax.measures import Measure
 from mfjax.observables.base import Observable
 
+E = TypeVar("E", bound=Energy)
 
-def risk_of(flow: Flow | None, kinds: tuple[type, ...], observable: Observable) -> Energy:
+
+def risk_of(flow: Flow | None, kinds: tuple[type[E], ...], observable: Observable) -> E:
     """The one term of the energy of `flow` that is a risk."""
     if flow is not None:
         found = [term for _, term in flow.energy.parts() if isinstance(term, kinds)]
@@ -28,7 +30,9 @@ def risk_of(flow: Flow | None, kinds: tuple[type, ...], observable: Observable) 
 
 
 class Prediction(Observable):
-    """F(x_j) = int u phi(., x_j) dmu, the output of the network at inputs `x` (B, k): an array (B,).
+    """The output of the network at given inputs.
+
+    F(x_j) = int u phi(., x_j) dmu, the output of the network at inputs `x` (B, k): an array (B,).
 
     The outer weights u are the optimal ones for a `ReducedRisk`, the mark "u" of the particles for
     `TwoTimescale`; for a `Risk` they are part of the particle, or its mark "H". One outer solve, where
@@ -59,12 +63,15 @@ class Prediction(Observable):
                 f"x must have shape (B, {inputs}) as the training inputs have, got {self.x.shape}"
             )
         x = self.x.astype(mu.dtype)
-        outer = flow.outer_weights(mu) if isinstance(energy, ReducedRisk) else 1.0
+        flow = known(flow)
+        outer = known(flow.outer_weights(mu)) if isinstance(energy, ReducedRisk) else 1.0
         return inner(energy.features.matrix(flow.lift(mu).points, x), mu.weights * outer)
 
 
 class HeldOutRisk(Observable):
-    """1/2 sum_j p_j |F(x_j) - y_j|^2 on data `x` (B, k), `y` (B,) that the flow does not see.
+    """The risk of the network on data that the flow does not see.
+
+    1/2 sum_j p_j |F(x_j) - y_j|^2 on data `x` (B, k), `y` (B,) that the flow does not see.
 
     p_j are `data_weights` (B,), 1/B unless given; F is the network of `Prediction`, with the outer weights
     of the training data. No regularizer is added, and nothing is divided by lam.
@@ -86,7 +93,9 @@ class HeldOutRisk(Observable):
 
 
 class KernelSpectrum(Observable):
-    """The `n` largest eigenvalues, in descending order, of K_mu = (1/N) Phi diag(m) Phi^T: an array (n,).
+    """The largest eigenvalues of the kernel that the network learns with.
+
+    The `n` largest eigenvalues, in descending order, of K_mu = (1/N) Phi diag(m) Phi^T: an array (n,).
 
     Phi (N, M) holds phi(omega_i, x_j) at the training inputs of the `ReducedRisk` of the flow, m the masses;
     data masses p stand for 1/N where the energy has them. The trace of K_mu is the mean of phi^2. Computed

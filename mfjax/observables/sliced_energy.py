@@ -18,7 +18,9 @@ from mfjax.observables.sorted_energy import line_energy
 
 
 class SlicedEnergyDistance(Observable):
-    """MMD^2 = 2 E|A - B| - E|A - A'| - E|B - B'| from P projections to lines: time O(P (M + K) log(M + K)).
+    """The squared energy distance in any dimension, estimated from projections to lines.
+
+    MMD^2 = 2 E|A - B| - E|A - A'| - E|B - B'| from P projections to lines: time O(P (M + K) log(M + K)).
 
     For theta uniform on the unit sphere of R^d, E|theta . z| = c_d |z|, c_d = G(d/2) / (sqrt(pi) G((d+1)/2))
     with the Gamma function G (c_2 = 2/pi, c_3 = 1/2). So the energy distance of `EnergyDistance` is the mean

@@ -1,16 +1,20 @@
 """The weighted negative Sobolev distance that governs how fast an energy can fall."""
 
+from typing import Any, cast
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mfjax._numerics.arrays import safe_sqrt
 from mfjax.flows.base import Flow
-from mfjax.measures import Measure
+from mfjax.measures import Grid, Measure
 from mfjax.observables.divergences import _Divergence
 
 
 class SobolevDistance(_Divergence):
-    """|target - mu| in dot-H^{-1}(mu): the supremum of int h d(target - mu) over int |h'|^2 dmu <= 1.
+    """The weighted negative Sobolev distance to a target in one dimension.
+
+    |target - mu| in dot-H^{-1}(mu): the supremum of int h d(target - mu) over int |h'|^2 dmu <= 1.
 
     In one dimension, with G the cumulative function of target - mu, its square is
 
@@ -31,8 +35,12 @@ class SobolevDistance(_Divergence):
     (0.033, 0.033)
     """
 
+    def __init__(self, target: Any):
+        super().__init__(target)
+
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
         m, t = self._masses(mu)
+        mu = cast(Grid, mu)
         if len(mu.shape) != 1:
             raise ValueError(f"SobolevDistance has a closed form in one dimension, got {len(mu.shape)} axes")
         m, t = m / jnp.sum(m), t / jnp.sum(t)

@@ -23,7 +23,9 @@ from mfjax.observables.base import (
 
 
 class Wasserstein1D(Observable):
-    """W_p(mu, target) = (inf over couplings of int d(x, y)^p)^(1/p), p = `order` 1 or 2, d the length along
+    """The Wasserstein distance to a target on a line or a circle.
+
+    W_p(mu, target) = (inf over couplings of int d(x, y)^p)^(1/p), p = `order` 1 or 2, d the length along
     the line or the shorter arc of the circle.
 
     - `target`: as for `EnergyDistance`: a measure, points (M, d), or a density with `domain` (then on
@@ -123,7 +125,7 @@ class Wasserstein1D(Observable):
         pieces = jnp.diff(cuts, prepend=jnp.zeros_like(cuts[:1]))
         here = _uniform_quantiles(x, a, source, _half_cell(mu), cuts, pieces)
         there = _uniform_quantiles(y, b, target, self.half.astype(mu.dtype), cuts, pieces)
-        # The gap is linear on each piece, u at its begin and v at its end.
+        # The gap is linear on each piece, u at its beginning and v at its end.
         u, v = (p - q for p, q in zip(here, there, strict=True))
         if self.order == 2:
             return safe_sqrt(jnp.sum(pieces * (u * u + u * v + v * v)) / 3)
@@ -139,7 +141,7 @@ def _half_cell(mu: Measure) -> Array:
 
 
 def _uniform_quantiles(x, masses, levels, half, cuts, pieces) -> tuple[Array, Array]:
-    """Quantiles at the begin and the end of each piece below `cuts`, masses uniform within `half` of x."""
+    """Quantiles at both ends of each piece below `cuts`, masses uniform within `half` of x."""
     at = _at(levels, cuts - 0.5 * pieces)
     mass = jnp.where(masses > 0, masses, 1)
     # How far the piece lies within its cell, from 0 to 1.

@@ -30,14 +30,14 @@ def ridge_solve(
     particle of zero mass has the right derivative in its mass. `refinements` steps of iterative
     refinement take the residual from the size of |A|^2 / lam times rounding to rounding.
     """
-    operator = as_operator(operator)
+    system = as_operator(operator)
 
     def matvec(alpha):
-        return operator.output(masses * operator.scores(alpha)) + lam * alpha
+        return system.output(masses * system.scores(alpha)) + lam * alpha
 
     # The factorization is data of the solver, not part of the function being differentiated:
     # custom_linear_solve differentiates `matvec`.
-    fixed = jax.lax.stop_gradient((operator, masses, lam))
+    fixed = jax.lax.stop_gradient((system, masses, lam))
     solve = factored_solve(*fixed, side=side, refinements=refinements)
     return jax.lax.custom_linear_solve(matvec, target, lambda _, b: solve(b), symmetric=True)
 

@@ -16,7 +16,7 @@ from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver, bound, gr
 from mfjax.outer.subspace import Subspace
 from mfjax.regularizers import Quadratic
 
-# Iterations after which a new basis costs less than going on with the old one: usual are two to ten.
+# Iterations after which a new basis costs less than going on with the old one; two to ten are usual.
 PATIENCE = 32
 
 
@@ -28,7 +28,9 @@ class Memory(eqx.Module):
 
 
 class ConjugateGradient(OuterSolver):
-    """(A diag(m) A^T + lam) alpha = b - c A m for `Quadratic`, from the alpha of the previous step.
+    """Ridge regression by conjugate gradients that start from the solution of the step before.
+
+    (A diag(m) A^T + lam) alpha = b - c A m for `Quadratic`, from the alpha of the previous step.
 
     - `tolerance`: relative residual |b - A m u - lam alpha| / |b| at which it stops, 1e-6 in float32 and
       1e-11 in float64 unless given. Alpha is then off by tolerance |b| / lam at most, the recorded risk
@@ -114,7 +116,7 @@ def renewing(
     rank: int,
     max_iterations: int,
 ) -> Float[Array, " N"]:
-    """x with |b - (A diag(m) A^T + lam) x| <= goal, by `stored`, then by functions found anew."""
+    """x with |b - (A diag(m) A^T + lam) x| <= goal, by `stored`, then by new functions."""
     product, few = ridge_product(problem), min(PATIENCE, max_iterations)
     x, left, count = conjugate_gradient(product, b, stored.inverse(problem), goal, few)
     if few == max_iterations:
@@ -142,7 +144,7 @@ def conjugate_gradient(
 
     def running(state):
         _, r, _, rho, k = state
-        # rho is zero only when nothing is left to gain in this precision, and NaN for ever.
+        # rho is zero only when nothing is left to gain in this precision, and stays NaN.
         return (long_norm(r) > goal) & (rho > 0) & (k < max_iterations)
 
     def improve(state):

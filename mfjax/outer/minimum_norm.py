@@ -17,7 +17,9 @@ from mfjax.regularizers import Quadratic
 
 
 class MinimumNorm(OuterSolver):
-    """min sum_i m_i f(u_i) subject to A(m u) = b: the limit lam -> 0 of the reduced risk.
+    """The outer weights of least cost that fit the data exactly: no regularization.
+
+    min sum_i m_i f(u_i) subject to A(m u) = b: the limit lam -> 0 of the reduced risk.
 
     With the singular value decomposition A diag(sqrt m) = U S V^T, cut at S > rank_tolerance * max S, an
     interpolant exists where b lies in the span of U. For `Quadratic`, alpha = U S^-2 U^T (b - c A m). For

@@ -56,7 +56,7 @@ class Subspace(eqx.Module):
 def spread_rows(q: Float[Array, "N r"], count: int) -> Int[Array, " J"]:
     """`count` rows of Q: r by pivoted elimination, so that they are well-conditioned, then the next ones.
 
-    The pivoted Cholesky factorization of Q Q^T, begun anew every r rows without those that are taken.
+    The pivoted Cholesky factorization of Q Q^T, started again every r rows without the rows already taken.
     """
     n, rank = q.shape
 

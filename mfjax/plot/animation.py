@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jaxtyping import ScalarLike
 
@@ -39,7 +39,7 @@ def animate(
     with matplotlib.rc_context(STYLE):
         fig, axes = figure(width=width, height=height)
         FigureCanvasAgg(fig)
-        writer = PillowWriter(fps=rate)
+        writer = PillowWriter(fps=cast(int, rate))
         with writer.saving(fig, str(path), dpi=110):
             for i in range(count(frames, "frames")):
                 axes[0, 0].clear()

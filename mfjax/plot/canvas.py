@@ -15,7 +15,7 @@ SINGLE, DOUBLE = 3.4, 6.9
 # Okabe and Ito's colors, told apart by all common forms of color vision; yellow, faint as a line, last.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#F0E442")
 DASHES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)))
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 8.5,
     "axes.labelsize": 8.5,
     "axes.titlesize": 8.5,
@@ -53,7 +53,8 @@ def figure(
     import matplotlib
     from matplotlib.figure import Figure
 
-    count(rows, "rows"), count(columns, "columns")
+    count(rows, "rows")
+    count(columns, "columns")
     with matplotlib.rc_context(STYLE):
         fig = Figure(figsize=(width, height), layout="constrained")
         if projections:
@@ -75,7 +76,7 @@ def save(fig: Any, stem: str | Path) -> tuple[Path, Path]:
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     png, pdf = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.pdf")
-    with matplotlib.rc_context(STYLE | {"pdf.fonttype": 42}):
+    with matplotlib.rc_context({**STYLE, "pdf.fonttype": 42}):
         fig.savefig(png, dpi=200, metadata={"Software": None})
         fig.savefig(pdf, metadata={"CreationDate": None})
     return png, pdf
@@ -110,7 +111,8 @@ def legend(ax: Any, entries: Sequence[tuple[str, Mapping[str, Any]]] | None = No
     options = {"frameon": False, "fontsize": STYLE["legend.fontsize"], "handlelength": 1.7} | options
     if entries is None:
         return ax.legend(**options)
-    handles = [Line2D([], [], label=label, **({"color": "0.3"} | dict(line))) for label, line in entries]
+    styled = lambda line: dict[str, Any]({"color": "0.3"} | dict(line))
+    handles = [Line2D([], [], label=label, **styled(line)) for label, line in entries]
     return ax.legend(handles=handles, **options)
 
 

@@ -1,6 +1,6 @@
 """The teacher-student problems of the VarPro paper, sampled or at the population level.
 
-A `Problem` bundles teacher, features and data, so that `problem.risk(lam)` is the energy to minimise.
+A `Problem` bundles teacher, features and data, so that `problem.risk(lam)` is the energy to minimize.
 """
 
 from mfjax.problems.inputs import gaussian_inputs, gaussian_quadrature

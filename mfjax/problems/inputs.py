@@ -13,7 +13,10 @@ from mfjax._numerics.arrays import count
 
 
 def gaussian_inputs(key: Key[Array, ""], n: int, dim: int = 2, *, dtype: Any = None) -> Float[Array, "n dim"]:
-    """`n` independent standard normal inputs in R^dim; input j depends on (key, j) only."""
+    """Inputs drawn independently from the standard normal law.
+
+    `n` of them in R^dim; input j depends on (key, j) only.
+    """
     dtype = jnp.result_type(float) if dtype is None else dtype
     return _gaussian_inputs(key, count(n, "n"), count(dim, "dim"), dtype)
 
@@ -26,7 +29,9 @@ def _gaussian_inputs(key, n: int, dim: int, dtype):
 def gaussian_quadrature(
     radial: int = 32, angular: int = 128, *, dtype: Any = None
 ) -> tuple[Float[Array, "N 2"], Float[Array, " N"]]:
-    """Nodes x (N, 2) and masses (N,), N = radial * angular, of the standard normal law of R^2.
+    """Nodes and masses of a quadrature of the standard normal law of the plane.
+
+    Nodes x (N, 2) and masses (N,), N = radial * angular, of the standard normal law of R^2.
 
     Gauss-Legendre in the radius on [0, 10], where the law has all but e^{-50} of its mass, times equally
     spaced angles: "data" for any feature map that are invariant under rotation by 2 pi / angular. Exact

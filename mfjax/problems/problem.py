@@ -39,7 +39,10 @@ class Problem(eqx.Module):
 
 
 def network_output(features: FeatureMap, neurons: Particles, x: Float[Array, "N k"]) -> Float[Array, " N"]:
-    """y_j = sum_i m_i u_i phi(omega_i, x_j), u the mark "u" of the neurons (one where there is none)."""
+    """The targets that a teacher network gives to inputs.
+
+    y_j = sum_i m_i u_i phi(omega_i, x_j), u the mark "u" of the neurons (one where there is none).
+    """
     u = neurons.marks.get("u", jnp.ones_like(neurons.weights))
     row = lambda point: inner(
         jax.vmap(features, in_axes=(0, None))(neurons.points, point), neurons.weights * u

@@ -15,7 +15,9 @@ from mfjax.problems.teachers import CircleTeacher, TorusTeacher
 
 
 def relu_coefficients(bias: ScalarLike = 0.0, degree: int = 64, *, dtype: Any = None) -> Float[Array, " K1"]:
-    """Fourier coefficients c_0, ..., c_degree of kappa(s) = E phi(theta, x) phi(theta + s, x) on S^1.
+    """Fourier coefficients of the kernel of ReLU features at the population level.
+
+    Fourier coefficients c_0, ..., c_degree of kappa(s) = E phi(theta, x) phi(theta + s, x) on S^1.
 
     x is standard normal in R^2, phi(theta, x) = max(cos(theta) x_1 + sin(theta) x_2 + bias, 0), and
     kappa(s) = sum_k c_k e^{iks}. At bias 0, kappa(s) = (|sin s| + (pi - |s|) cos s) / (2 pi) for |s| <= pi:
@@ -70,7 +72,9 @@ def circle(
     stratified: bool = False,
     dtype: Any = None,
 ) -> Problem:
-    """ReLU on S^1, Gaussian inputs in R^2, the two-bump teacher (thesis III.6, figures III.1 to III.7).
+    """The published problem on the circle: ReLU features, Gaussian inputs and a teacher of two bumps.
+
+    ReLU on S^1, Gaussian inputs in R^2, the two-bump teacher (thesis III.6, figures III.1 to III.7).
 
     The published one has no `bias`.
 
@@ -120,7 +124,9 @@ def torus(
     stratified: bool = False,
     dtype: Any = None,
 ) -> Problem:
-    """Laplace RBF on R^2 / 4 Z^2, Gaussian inputs, the two-mode teacher (thesis III.B, III.10 to III.14).
+    """The published problem on the 2-torus: radial features and a teacher of two modes.
+
+    Laplace RBF on R^2 / 4 Z^2, Gaussian inputs, the two-mode teacher (thesis III.B, III.10 to III.14).
 
     `scale` 2 is the thesis' 8 exp(-|z| / 2); its public code has 0.5. gamma = inf is the two-atom teacher.
     """

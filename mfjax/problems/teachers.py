@@ -56,7 +56,9 @@ def poisson_radius(gamma: Any) -> Float[Array, ""]:
 
 
 class Teacher(eqx.Module):
-    """A mixture sum_c masses_c pi_c of bumps; negative masses make it a signed teacher.
+    """A mixture of bumps, some of which may have negative masses.
+
+    A mixture sum_c masses_c pi_c of bumps; negative masses make it a signed teacher.
 
     Calling it on one point gives its density with respect to volume, so that it serves as the target of
     `PowerDivergence` and `EnergyDistance`.
@@ -138,7 +140,9 @@ def _mixture(masses, count_: int) -> Array:
 
 
 class CircleTeacher(Teacher):
-    """The density sum_c masses_c pi_gamma(theta - centers_c) on S^1, with respect to arc length.
+    """A teacher on the circle whose density is a mixture of bumps.
+
+    The density sum_c masses_c pi_gamma(theta - centers_c) on S^1, with respect to arc length.
 
     By default 2/3 pi_gamma(theta) + 1/3 pi_gamma(theta - 0.4 pi) (thesis III.6). Fourier moments
     int e^{ik theta} dnu = rho^|k| sum_c masses_c e^{ik centers_c}, rho = `poisson_radius(gamma)`.
@@ -182,7 +186,9 @@ class CircleTeacher(Teacher):
 
 
 class TorusTeacher(Teacher):
-    """A mixture of product bumps on the torus R^2 / 4 Z^2, modes (-1, 0) and (1, 1) by default.
+    """A teacher on the 2-torus whose density is a mixture of product bumps.
+
+    A mixture of product bumps on the torus R^2 / 4 Z^2, modes (-1, 0) and (1, 1) by default.
 
     Around its center each coordinate z has the density proportional to 1 / (1 + gamma sin^2(pi z / 4)),
     which is (pi / 2) pi_gamma(pi z / 2) (thesis III.B). Points are stored in [0, 4)^2, so the mode (-1, 0) is

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 from mfjax._numerics.arrays import scalar
 from mfjax.flows.base import Evaluation, Flow, State
@@ -37,7 +37,7 @@ class Stepper(eqx.Module):
     order: ClassVar[int]
     noisy: ClassVar[bool] = False
     # Evaluations of the flow, each with its outer solve if there is one, before the first step and in every
-    # step that is tried; a factorization counts as one. `None` where their number is not known beforehand.
+    # step that is tried; a factorization counts as one. `None` where their number is not known in advance.
     evaluations: ClassVar[tuple[int, int] | None] = None
     dt: eqx.AbstractVar[Float[Array, ""] | None]
 
@@ -89,7 +89,9 @@ def with_clock(flow: Flow, state: State, evaluation: Evaluation, dt: Array) -> S
     return flow.move(state, Tangent(fields=evaluation.tangent.fields, time=evaluation.tangent.time), dt)
 
 
-def settle(flow: Flow, state: State, memory: Any = None, *, error=0.0, status=0) -> Step:
+def settle(
+    flow: Flow, state: State, memory: Any = None, *, error: ArrayLike = 0.0, status: ArrayLike = 0
+) -> Step:
     """Evaluate the flow at a finished state and wrap both up."""
     evaluation = flow.evaluate(state)
     state = state.with_carry(evaluation.carry)

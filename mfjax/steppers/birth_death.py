@@ -1,6 +1,6 @@
 """Masses that grow, realized by particles that are born and die."""
 
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import equinox as eqx
 import jax
@@ -9,6 +9,7 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, ScalarLike
 
 from mfjax import status as codes
+from mfjax._numerics.arrays import known
 from mfjax.measures import Particles
 from mfjax.steppers.base import Step, Stepper, settle, step_size
 
@@ -65,10 +66,11 @@ class BirthDeath(Stepper):
     def step(self, flow, state, evaluation, dt, key, memory) -> Step:
         tangent = evaluation.tangent
         moved = flow.move(state, eqx.tree_at(lambda t: t.growth, tangent, None), dt)
+        growth, mu = known(tangent.growth), cast(Particles, moved.measure)
         slots = jnp.arange(state.measure.size)
-        uniform = jax.vmap(lambda i: jr.uniform(jr.fold_in(key, i), (), tangent.growth.dtype))(slots)
-        copies = copies_of(jnp.exp(dt * tangent.growth), uniform, moved.measure.weights)
-        measure, full = resampled(moved.measure, copies)
+        uniform = jax.vmap(lambda i: jr.uniform(jr.fold_in(known(key), i), (), growth.dtype))(slots)
+        copies = copies_of(jnp.exp(dt * growth), uniform, mu.weights)
+        measure, full = resampled(mu, copies)
         moved = eqx.tree_at(lambda s: s.measure, moved, measure)
         return settle(flow, moved, status=jnp.where(full, codes.OVERFLOW, codes.OK))
 

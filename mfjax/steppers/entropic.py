@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from math import log
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, cast
 
 import equinox as eqx
 import jax
@@ -24,7 +24,9 @@ NEWTON = 100
 
 
 class EntropicProximal(Stepper):
-    """m' = argmin over q of F(q) + W_2^2(m, q) / (2 dt), with an entropic transport cost.
+    """Minimizing movements on a grid by Sinkhorn's algorithm.
+
+    m' = argmin over q of F(q) + W_2^2(m, q) / (2 dt), with an entropic transport cost.
 
     W_2^2 becomes min over couplings pi of int d^2 dpi + 2 b^2 KL(pi | vol x vol), d the distance along the
     axes and b the `blur`. By itself this would diffuse at the temperature b^2 / (2 dt); that much entropy is
@@ -79,7 +81,7 @@ class EntropicProximal(Stepper):
         require_wasserstein(self, flow, "stepper=None")
 
     def step(self, flow, state, evaluation, dt, key, memory) -> Step:
-        mu = state.measure
+        mu = cast(Grid, state.measure)
         default = 1e-8 if mu.dtype == jnp.float64 else 1e-5
         tolerance = jnp.asarray(default if self.rtol is None else self.rtol, mu.dtype)
         potential = jnp.zeros_like(mu.weights) if evaluation.potential is None else evaluation.potential

@@ -12,14 +12,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._numerics.arrays import inner, safe_sqrt, scalar
+from mfjax._numerics.arrays import inner, known, safe_sqrt, scalar
 from mfjax.flows.base import State
 from mfjax.measures import Grid, Measure, Tangent
 from mfjax.steppers.base import Step, Stepper, settle, step_size
 
 
 class Tableau(NamedTuple):
-    """Butcher coefficients: stage rows `a`, weights `b`, and `d` = b - (embedded weights) or `None`."""
+    """The coefficients of an explicit Runge-Kutta scheme.
+
+    Butcher coefficients: stage rows `a`, weights `b`, and `d` = b - (embedded weights) or `None`.
+    """
 
     a: tuple[tuple[float, ...], ...]
     b: tuple[float, ...]
@@ -70,7 +73,7 @@ def runge_kutta(tableau: Tableau, flow, state: State, evaluation, dt) -> tuple[S
 
 
 def _without_rounding(weights: Float[Array, " K"]) -> Float[Array, " K"]:
-    """Zero for what is below zero by less than the rounding of the whole: so are cells ahead of a front."""
+    """The values, with zero for those that are negative by rounding alone, as ahead of a front."""
     rounding = jnp.finfo(weights.dtype).eps * jnp.mean(weights)
     return jnp.where((weights < 0) & (weights > -rounding), 0, weights)
 
@@ -88,7 +91,9 @@ class _Fixed(Stepper):
 
 
 class Euler(_Fixed):
-    """Explicit Euler: x <- retract(x - dt grad V). For a reduced risk this is VarPro gradient descent.
+    """Explicit Euler, which is gradient descent.
+
+    Explicit Euler: x <- retract(x - dt grad V). For a reduced risk this is VarPro gradient descent.
 
     omega_i <- omega_i - M tau grad_{omega_i} L (thesis (III.42)) is `Euler(tau)` on the Wasserstein
     flow: the plain gradient of L is 1/M times the velocity. Order 1, one solve per step. The papers
@@ -99,6 +104,9 @@ class Euler(_Fixed):
     evaluations: ClassVar[tuple[int, int] | None] = (1, 1)
     tableau: ClassVar[Tableau] = EULER
 
+    def __init__(self, dt: ScalarLike):
+        super().__init__(dt)
+
 
 class Heun(_Fixed):
     """Heun's second-order scheme, two solves per step."""
@@ -106,6 +114,9 @@ class Heun(_Fixed):
     order: ClassVar[int] = 2
     evaluations: ClassVar[tuple[int, int] | None] = (1, 2)
     tableau: ClassVar[Tableau] = HEUN
+
+    def __init__(self, dt: ScalarLike):
+        super().__init__(dt)
 
 
 class RK4(_Fixed):
@@ -117,6 +128,9 @@ class RK4(_Fixed):
     order: ClassVar[int] = 4
     evaluations: ClassVar[tuple[int, int] | None] = (1, 4)
     tableau: ClassVar[Tableau] = CLASSICAL
+
+    def __init__(self, dt: ScalarLike):
+        super().__init__(dt)
 
 
 class Adaptive(Stepper):
@@ -143,7 +157,7 @@ class Adaptive(Stepper):
 
     def step(self, flow, state, evaluation, dt, key, memory) -> Step:
         moved, tangents = runge_kutta(SSP3, flow, state, evaluation, dt)
-        defect = combine(SSP3.d, tangents)
+        defect = combine(known(SSP3.d), tangents)
         error = scaled_error(state, moved, defect, dt, self.rtol, self.atol)
         return settle(flow, moved, error=error)
 
@@ -160,7 +174,10 @@ def tolerances(rtol: Array | None, atol: Array | None, measure: Measure) -> tupl
     """(rtol, atol) for a measure: 1e-6 and 1e-9 on a grid in float64, otherwise 1e-4 and 1e-6."""
     tight = isinstance(measure, Grid) and measure.dtype == jnp.float64
     pairs = ((rtol, 1e-6 if tight else 1e-4), (atol, 1e-9 if tight else 1e-6))
-    return tuple(jnp.asarray(usual if given is None else given, measure.dtype) for given, usual in pairs)
+    relative, absolute = (
+        jnp.asarray(usual if given is None else given, measure.dtype) for given, usual in pairs
+    )
+    return relative, absolute
 
 
 def scaled_error(
@@ -184,7 +201,8 @@ def scaled_error(
     for name, rate in (defect.fields or {}).items():
         size = safe_sqrt(jnp.mean(new.fields[name] ** 2))
         squares.append(_ratio(safe_sqrt(jnp.mean(rate**2)), atol + rtol * size) ** 2)
-    return dt * safe_sqrt(sum(squares) / len(squares))
+    mean: Any = sum(squares) / len(squares)
+    return dt * safe_sqrt(mean)
 
 
 def _ratio(error: Array, scale: Array) -> Array:

@@ -1,14 +1,14 @@
 """Implicit Euler for diffusion on a grid: unconditionally positive, any step size."""
 
 from functools import reduce
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, ScalarLike
 
 from mfjax import status as codes
-from mfjax._numerics.arrays import frozen
+from mfjax._numerics.arrays import frozen, known
 from mfjax.flows.base import Flow
 from mfjax.flows.wasserstein import Wasserstein
 from mfjax.grids import FiniteVolume, face_slopes
@@ -46,7 +46,9 @@ def require_wasserstein(stepper: Stepper, flow: Flow, instead: str) -> None:
 
 
 class ImplicitEuler(Stepper):
-    """m_{n+1} + dt sum_k L_k p_k(m_{n+1}) = m_n + dt (transport rate at m_n).
+    """Implicit Euler for diffusion on a grid, positive whatever the step.
+
+    m_{n+1} + dt sum_k L_k p_k(m_{n+1}) = m_n + dt (transport rate at m_n).
 
     m (K,) masses, p_k the pressure of the k-th internal energy, L_k its stiffness (`mfjax.grids`). Beside
     an entropy L p contains the drift, by fluxes fitted to the potential at m_n; no other transport is left.
@@ -101,14 +103,14 @@ class ImplicitEuler(Stepper):
                 )
 
     def step(self, flow, state, evaluation, dt, key, memory) -> Step:
-        mu, now = state.measure, flow.at(state)
+        mu, now = cast(Grid, state.measure), flow.at(state)
         temperature, _, diffusing = sorted_parts(now.diffusion(mu), mu)
         explicit, linear, status = mu, None, jnp.zeros((), jnp.int32)
         if temperature is not None:
             drift = None if evaluation.potential is None else face_slopes(evaluation.potential, mu)
             linear = fitted(mu, drift, temperature)
         elif evaluation.potential is not None:
-            rate = evaluation.tangent.weights - diffusion_rate(diffusing, mu)
+            rate = known(evaluation.tangent.weights) - diffusion_rate(diffusing, mu)
             explicit = mu.with_weights(mu.weights + dt * rate)
             status = jnp.where(dt > evaluation.max_step * (1 + 1e-6), codes.CFL, codes.OK)
         moved, solved = implicit_diffusion(diffusing, explicit, dt, linear)

@@ -9,7 +9,9 @@ from mfjax.steppers.noise import brownian, require_particles
 
 
 class EulerMaruyama(Stepper):
-    """x <- retract(x - dt grad V + sqrt(2 T dt) xi), T the temperature of the flow, xi standard normal.
+    """Explicit Euler with noise: Langevin dynamics of particles.
+
+    x <- retract(x - dt grad V + sqrt(2 T dt) xi), T the temperature of the flow, xi standard normal.
 
     Weak order 1. Strong order 1 on Euclidean space and tori where T does not depend on the state, and 1/2
     on spheres, where the projection of the noise depends on the point. `xi` is tangent to the

@@ -1,7 +1,7 @@
 """A multirate scheme for reduced risks: particles move under a prediction of the dual variable."""
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import equinox as eqx
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax import status as codes
-from mfjax._numerics.arrays import count, is_traced, kind, safe_norm, scalar
+from mfjax._numerics.arrays import count, is_traced, kind, known, safe_norm, scalar
 from mfjax.energies import ReducedRisk
 from mfjax.energies.base import Solution
 from mfjax.energies.reduced_risk import DualPotential
@@ -113,16 +113,18 @@ class Multirate(Stepper):
             raise ValueError("Multirate needs lam > 0, got 0: use steppers.Adaptive")
 
     def init(self, flow: Flow, state: State) -> Past:
-        now, solution = descent(flow.energy, flow.domain, state.measure, state.carry)
+        now, solution = descent(flow.energy, flow.domain, cast(Particles, state.measure), state.carry)
         alpha = solution.potential.alpha
-        stiffest, _ = Response(flow, state, alpha).stiffest(now.tangent.points, FIRST)
+        stiffest, _ = Response(cast(Wasserstein, flow), state, alpha).stiffest(
+            known(now.tangent.points), FIRST
+        )
         points = state.measure.points
         gap = jnp.asarray(jnp.inf, points.dtype)
         return Past(alpha, points, alpha, gap, stiffest)
 
     def step(self, flow, state, evaluation, dt, key, memory: Past) -> Step:
         start = state.measure.points
-        response = Response(flow, state, memory.alpha)
+        response = Response(cast(Wasserstein, flow), state, memory.alpha)
         bend = memory.alpha_before - response.alpha(memory.points)
 
         def predicted(points, time, defect):
@@ -144,15 +146,16 @@ class Multirate(Stepper):
         alpha = solution.potential.alpha
         corrected = traveled(alpha - predicted(solved.points, dt, 0.0))
         moved = flow.move(state, Tangent(points=corrected), 1.0)
-        alpha = response.transported(alpha, solved.points, moved.measure)
+        arrived = cast(Particles, moved.measure)
+        alpha = response.transported(alpha, solved.points, arrived)
         late = Tangent(points=(corrected - along) / dt)
         error = scaled_error(state, moved, late, dt, self.rtol, self.atol)
         stiffest, largest = response.stiffest(memory.stiffest, NEXT)
         limit = STABLE * self.substeps / jnp.maximum(largest, jnp.finfo(start.dtype).tiny)
-        now = response.evaluation(moved.measure, alpha, solution, limit)
+        now = response.evaluation(arrived, alpha, solution, limit)
         past = Past(alpha, start, memory.alpha, dt, stiffest)
         # A swept lam may be zero, which no check at the start sees.
-        status = jnp.where(flow.energy.lam > 0, codes.OK, codes.OUTER_SOLVE).astype(jnp.int32)
+        status = jnp.where(response.energy.lam > 0, codes.OK, codes.OUTER_SOLVE).astype(jnp.int32)
         return Step(moved.with_carry(now.carry), now, error, past, status)
 
 
@@ -160,7 +163,8 @@ class Response:
     """The dual variable near a state, by one step of Newton's method with the matrix of that state."""
 
     def __init__(self, flow: Wasserstein, state: State, alpha: Float[Array, " N"]):
-        energy, mu = flow.energy, state.measure
+        energy, mu = cast(ReducedRisk, flow.energy), state.measure
+        self.energy = energy
         self.flow, self.start, self.base = flow, mu.points, alpha
         self.prepared = state.carry.prepared.value
         problem = energy.problem(mu, self.prepared)
@@ -185,18 +189,18 @@ class Response:
 
     def velocity(self, points: Float[Array, "M d"], alpha: Float[Array, " N"]) -> Float[Array, "M d"]:
         """The velocity of particles at `points` under any dual variable."""
-        energy = self.flow.energy
+        energy = self.energy
         potential = DualPotential(energy.features, energy.data, alpha, energy.regularizer, self.prepared)
         return jax.vmap(self.flow.domain.velocity)(points, -potential.slopes(points))
 
     def transported(self, alpha: Float[Array, " N"], points: Float[Array, "M d"], mu: Particles) -> Array:
         """The dual variable at `mu` from that at `points` nearby, refined once."""
         alpha = alpha + self.alpha(mu.points) - self.alpha(points)
-        return alpha + self.solve(self.flow.energy.problem(mu, self.prepared).stationarity(alpha))
+        return alpha + self.solve(self.energy.problem(mu, self.prepared).stationarity(alpha))
 
     def evaluation(self, mu: Particles, alpha: Float[Array, " N"], solution: Solution, limit) -> Evaluation:
         """The flow at `mu` by its dual variable, and the residual that this leaves."""
-        problem, velocity = self.flow.energy.problem(mu, self.prepared), self.velocity(mu.points, alpha)
+        problem, velocity = self.energy.problem(mu, self.prepared), self.velocity(mu.points, alpha)
         return evaluation(
             Tangent(points=velocity),
             problem.value(alpha),

@@ -5,16 +5,18 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Key
 
-from mfjax._numerics.arrays import safe_sqrt
+from mfjax._numerics.arrays import known, safe_sqrt
 from mfjax.flows.base import Evaluation, Flow, State
 from mfjax.measures import Measure, Particles
 from mfjax.steppers.base import with_clock
 
 
 def brownian(
-    flow: Flow, state: State, evaluation: Evaluation, dt: Array, key: Key[Array, ""]
+    flow: Flow, state: State, evaluation: Evaluation, dt: Array, key: Key[Array, ""] | None
 ) -> Float[Array, "K d"]:
-    """sqrt(2 T dt) xi at the particles, T the temperature of the flow, xi standard normal and tangent.
+    """The noise of one step, tangent to the domain.
+
+    sqrt(2 T dt) xi at the particles, T the temperature of the flow, xi standard normal and tangent.
 
     T is that of half a step later: its integral over the step to third order, where it depends on time.
 
@@ -22,7 +24,7 @@ def brownian(
     particle's noise, and two runs with one key and one step size are coupled synchronously.
     """
     mu, halfway = state.measure, with_clock(flow, state, evaluation, 0.5 * dt)
-    keys = jax.vmap(lambda i: jr.fold_in(key, i))(jnp.arange(mu.size))
+    keys = jax.vmap(lambda i: jr.fold_in(known(key), i))(jnp.arange(mu.size))
     xi = jax.vmap(lambda k: jr.normal(k, mu.points.shape[1:], mu.dtype))(keys)
     temperature = jnp.asarray(flow.at(halfway).temperature).astype(mu.dtype)
     return safe_sqrt(2 * temperature * dt) * jax.vmap(flow.domain.project)(mu.points, xi)

@@ -56,9 +56,12 @@ class NormalizedEuler(Stepper):
 
 
 class _Surrounded(Domain):
-    """A domain on which velocities keep what is not tangent."""
+    """A domain whose velocities keep their normal part."""
 
     domain: Domain
+
+    def __init__(self, domain: Domain):
+        self.domain = domain
 
     @property
     def dim(self) -> int:

@@ -15,7 +15,9 @@ from mfjax.steppers.base import Step, Stepper, settle, step_size
 
 
 class Optax(Stepper):
-    """updates, memory = transformation.update(grad V, memory, x); x <- retract(x + updates).
+    """Any optimizer of optax as a stepper of the particles.
+
+    updates, memory = transformation.update(grad V, memory, x); x <- retract(x + updates).
 
     The gradient handed over is grad V at each particle, minus the velocity of the flow, and not the plain
     gradient m_i grad V of the energy: learning rates are flow times. `Optax(optax.sgd(tau), dt=tau)` is

@@ -1,7 +1,7 @@
 """The minimizing movement (JKO) scheme on particles: implicit Euler in Lagrangian form."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import equinox as eqx
 import jax
@@ -22,7 +22,9 @@ Displacements = Float[Array, "M d"]
 
 
 class Proximal(Stepper):
-    """x^{k+1} = argmin over x of F(x) + sum_i m_i |v_i|^2 / (2 dt), x_i = retract(x_i^k, v_i).
+    """Minimizing movements of particles: each step minimizes the energy plus the cost of moving.
+
+    x^{k+1} = argmin over x of F(x) + sum_i m_i |v_i|^2 / (2 dt), x_i = retract(x_i^k, v_i).
 
     The minimizing movement (24) of the VarPro paper with the coupling that keeps each particle, the
     optimal one for small dt; its stationarity v_i = -dt (d retract)^T grad V(x_i) is implicit Euler.
@@ -85,7 +87,7 @@ class Proximal(Stepper):
             raise ValueError(f"Proximal moves particles, got a {type(mu).__name__}: use ImplicitEuler")
 
     def step(self, flow, state, evaluation, dt, key, memory) -> Step:
-        mu = state.measure
+        mu = cast(Particles, state.measure)
         eps = float(jnp.finfo(mu.dtype).eps)
         task = _Task(flow.at(state).energy, flow.domain, mu, state.carry, dt)
         still = frozen(task)

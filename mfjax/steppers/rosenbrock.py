@@ -1,6 +1,6 @@
 """Linearly implicit Runge-Kutta schemes for diffusion on a grid: adaptive, L-stable, no Newton iteration."""
 
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, cast
 
 import equinox as eqx
 import jax
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax import status as codes
-from mfjax._numerics.arrays import inner
+from mfjax._numerics.arrays import inner, known
 from mfjax.flows.base import Flow, State
 from mfjax.flows.wasserstein import Wasserstein
 from mfjax.grids import transport_part
@@ -105,13 +105,15 @@ class _LinearlyImplicit(Stepper):
         stages, carry, status = self._stages(flow, state, evaluation, dt)
         mu, table = state.measure, self.coefficients
         increment = _combined(jnp.asarray(table.m, mu.dtype), stages)
+        change = known(increment.weights)
         if evaluation.tangent.growth is None:
             # Zero up to the rounding of the stages, which would add up over a long run in single precision.
-            increment = eqx.tree_at(lambda t: t.weights, increment, with_sum_of(increment.weights, 0.0))
-        weights, clipped = _without_negative(mu.weights + increment.weights)
+            change = with_sum_of(change, 0.0)
+            increment = eqx.tree_at(lambda t: t.weights, increment, change)
+        weights, clipped = _without_negative(mu.weights + change)
         moved = _moved(state.with_carry(carry), increment, weights)
         defect = _combined(jnp.asarray(table.e, mu.dtype), stages)
-        defect = eqx.tree_at(lambda t: t.weights, defect, jnp.abs(defect.weights) + clipped)
+        defect = eqx.tree_at(lambda t: t.weights, defect, jnp.abs(known(defect.weights)) + clipped)
         one = jnp.ones((), mu.dtype)
         error = scaled_error(state, moved, defect, one, self.rtol, self.atol)
         return settle(flow, moved, error=error, status=status)
@@ -139,9 +141,9 @@ class _LinearlyImplicit(Stepper):
             index, a, c = row
             along = _combined(a, stages)
             # Below zero there is no state: singular pressures become NaN there, and the step is rejected.
-            there = _moved(state.with_carry(carry), along, jnp.maximum(mu.weights + along.weights, 0))
+            there = _moved(state.with_carry(carry), along, jnp.maximum(mu.weights + known(along.weights), 0))
             evaluated = flow.evaluate(there)
-            rates = _rates(there.measure, evaluated.tangent)
+            rates = _rates(cast(Grid, there.measure), evaluated.tangent)
             u, missed = solved(jax.tree.map(lambda r, s: dt * r + s, rates, _combined(c, stages)))
             return (put(stages, u, index), evaluated.carry, failed | missed), None
 
@@ -176,7 +178,9 @@ def _moved(state: State, increment: Tangent, weights: Float[Array, " K"]) -> Sta
     for name, change in (increment.fields or {}).items():
         fields[name] = fields[name] + change
     time = state.time if increment.time is None else state.time + increment.time
-    return State(state.measure.with_weights(weights).with_marks(**marks), state.carry, fields, time)
+    return State(
+        cast(Grid, state.measure).with_weights(weights).with_marks(**marks), state.carry, fields, time
+    )
 
 
 class Rosenbrock(_LinearlyImplicit):
@@ -215,6 +219,9 @@ class Rosenbrock(_LinearlyImplicit):
     order: ClassVar[int] = 4
     coefficients: ClassVar[Coefficients] = RODAS4
 
+    def __init__(self, rtol: ScalarLike | None = None, atol: ScalarLike | None = None):
+        super().__init__(rtol, atol)
+
     def validate(self, flow, mu):
         super().validate(flow, mu)
         require_wasserstein(self, flow, "steppers.RosenbrockW")
@@ -249,6 +256,9 @@ class RosenbrockW(_LinearlyImplicit):
 
     order: ClassVar[int] = 3
     coefficients: ClassVar[Coefficients] = ROS34PW2
+
+    def __init__(self, rtol: ScalarLike | None = None, atol: ScalarLike | None = None):
+        super().__init__(rtol, atol)
 
 
 def linearized_exactly(flow: Flow, mu: Measure) -> bool:

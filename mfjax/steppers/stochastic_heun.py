@@ -10,9 +10,11 @@ from mfjax.steppers.noise import brownian, require_particles
 
 
 class StochasticHeun(Stepper):
-    """x^ = x + dt b(x) + B, x <- x + dt/2 (b(x) + b(x^)) + B, b = -grad V, B = sqrt(2 T dt) xi in both.
+    """A scheme of weak order two for particles with noise.
 
-    The interaction is evaluated anew at the predicted particles x^. Two solves per step.
+    x^ = x + dt b(x) + B, x <- x + dt/2 (b(x) + b(x^)) + B, b = -grad V, B = sqrt(2 T dt) xi in both.
+
+    The interaction is evaluated again at the predicted particles x^. Two solves per step.
 
     - Weak order 2 on Euclidean space and tori, where the noise is additive (T does not depend on the
       state): expectations of smooth functions of finitely many interacting particles at a given time.

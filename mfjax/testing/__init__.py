@@ -1,4 +1,4 @@
-"""Generic checks for energies, feature maps, domains, flows and steppers, one's own included.
+"""Generic checks for energies, feature maps, domains, flows and steppers, including those of users.
 
 Each check raises `AssertionError` with the numbers that disagree, and returns those it measured. The
 tests of the library run the same checks on everything it offers. They run in the precision of the measure

@@ -1,7 +1,7 @@
 """What the checks share: bars, measured errors, trace counts, and measures relabeled."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import chex
 import equinox as eqx
@@ -20,6 +20,8 @@ from mfjax.measures import Measure, Particles
 # Largest relative errors: of two ways to compute one number, and of a central difference.
 ROUNDING = {"float32": 5e-3, "float64": 1e-8}
 DIFFERENCE = {"float32": 3e-2, "float64": 1e-6}
+
+M = TypeVar("M", bound=Measure)
 
 
 def bar_for(table: Mapping[str, float], dtype: Any, given: float | None) -> float:
@@ -56,7 +58,7 @@ class Errors(dict):
         self.require(name, relative_error(actual, expected), bar)
 
 
-def replaced(mu: Measure, points=None, weights=None) -> Measure:
+def replaced(mu: M, points: Array | None = None, weights: Array | None = None) -> M:
     """The same measure with other points or weights."""
     new = (mu.points if points is None else points, mu.weights if weights is None else weights)
     return eqx.tree_at(lambda nu: (nu.points, nu.weights), mu, new)
@@ -126,7 +128,10 @@ def check_relabeled(errors: Errors, at: Callable[[str], Any], size: int, bar: fl
 
 
 def finished(flow, mu: Measure, stepper, **options: Any) -> tuple[Measure, dict[str, Array]]:
-    """(the measure at the end, what was recorded) of a compiled run. **Raises** unless it completes."""
+    """The final measure and the records of a compiled run that must complete.
+
+    (the measure at the end, what was recorded) of a compiled run. **Raises** unless it completes.
+    """
     sim = Simulation(flow, mu, stepper=stepper, **options)
     carry, (_, values) = program(trajectory, sim)(sim)
     ensure(int(carry.status) == codes.OK, codes.describe(int(carry.status)))

@@ -97,7 +97,7 @@ def check_energy(
     errors.same("vmap and loop", follow(at("scaled"), slice(plain.size)), scaled, bar)
     variation = base["first variation"]
     centered = lambda v: jnp.where(mu.weights > 0, v - mu.integrate(v) / mu.mass, 0)
-    # Relative to V, not to its deviation from the constant, which may be nil.
+    # Relative to V, not to its deviation from the constant, which may be zero.
     gap = jnp.max(jnp.abs(centered(slopes[1]) - centered(variation)))
     errors.require("dF/dw, autodiff", float(gap / jnp.maximum(jnp.max(jnp.abs(variation)), 1e-12)), bar)
     scale = jnp.maximum(jnp.abs(exchange) @ jnp.abs(variation), 1e-12)

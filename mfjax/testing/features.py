@@ -26,7 +26,9 @@ def check_feature_map(
     *,
     variants: Sequence[FeatureMap] = (),
 ) -> dict[str, float]:
-    """A feature map: one number per pair, `matrix` = loop, derivative = central difference, dtype kept.
+    """Check the promises of a feature map.
+
+    One number per pair, `matrix` = loop, derivative = central difference, dtype kept.
 
     Where a particle can coincide with an input (equal lengths) the derivative there must be finite.
 

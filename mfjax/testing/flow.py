@@ -1,5 +1,7 @@
 """The generic check of a flow."""
 
+from typing import cast
+
 import chex
 import equinox as eqx
 import jax
@@ -22,7 +24,9 @@ from mfjax.testing.base import (
 
 
 def check_flow(flow: Flow, mu: Measure, *, rtol: float | None = None) -> dict[str, float]:
-    """A flow: its energy falls at the recorded rate, and labels and padding change nothing; jit = eager.
+    """Check the promises of a flow.
+
+    Its energy falls at the recorded rate, and labels and padding change nothing; jit = eager.
 
     (F(state moved by h) - F(state moved by -h)) / 2h = -dissipation, a central difference along the rate;
     the dissipation of a `monotone` flow is not negative. On a grid both are discretizations: state `rtol`.
@@ -38,7 +42,7 @@ def check_flow(flow: Flow, mu: Measure, *, rtol: float | None = None) -> dict[st
     evaluate = lambda nu: compiled(flow, flow.init(nu))[0]
     plain = flow.init(mu).measure
     if isinstance(mu, Particles):
-        mu = padded(plain, flow.domain.sample(jr.key(0), 1, mu.dtype)[0])
+        mu = padded(cast(Particles, plain), flow.domain.sample(jr.key(0), 1, mu.dtype)[0])
     state = flow.init(mu)
     now, fields = compiled(flow, state)
     for leaf in jax.tree.leaves((now, fields)):

@@ -28,8 +28,8 @@ def check_stepper_order(
 ) -> float:
     """The observed order in time of the fixed stepper `make(dt)`, within `bar` of its declared `order`.
 
-    The slope of log error against log dt at `t1` over runs of so many `steps`, against `exact` or, without
-    it, a run of the same scheme with eight times the most steps. Use double precision.
+    The slope of log error against log dt at `t1` over runs of these numbers of `steps`, against `exact`
+    or, without it, a run of the same scheme with eight times the most steps. Use double precision.
 
     >>> import jax.numpy as jnp, mfjax as mf
     >>> energy = mf.energies.Potential(lambda x: jnp.sum(x**2))

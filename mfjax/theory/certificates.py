@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -126,7 +126,7 @@ class Identifiability:
       polynomial (sigmoid: even part of degree 0), "none" up to p = 5; "unknown" for other maps or domains
       not symmetric under omega -> -omega.
     - `hidden_mass`: with a teacher nu, |nu_0|^2 / |nu|^2 in L^2 for its projection nu_0 on the null space.
-    - `floor`: MMD^2 (chordal energy distance) of nu_0 less its mean, which two probability measures have in
+    - `floor`: MMD^2 (chordal energy distance) of nu_0 minus its mean, which two probability measures have in
       common, to O(1 / n^2): the scale below which a distance between the VarPro flow and ultra-fast diffusion
       to nu does not fall as lam -> 0 (the value at a given time depends on the run; 4e-4 for bias-free ReLU
       and gamma = 10).
@@ -195,7 +195,9 @@ def identifiability(
     degree: int | None = None,
     tolerance: float | None = None,
 ) -> Identifiability:
-    """Which parts of a measure on `domain` the map nu -> int phi(omega, .) dnu in L^2(data) does not see.
+    """Find which parts of a measure the features cannot see on the given data.
+
+    Which parts of a measure on `domain` the map nu -> int phi(omega, .) dnu in L^2(data) does not see.
 
     The singular values of sqrt(p_j) phi(omega_i, x_j) over the centers omega_i of `n` cells per axis,
     scaled so that their squares approximate the eigenvalues of kappa(omega, omega') = sum_j p_j phi phi'
@@ -231,7 +233,7 @@ def identifiability(
     check_features(features, grid.points, x)
     matrix = np.asarray(jax.jit(lambda f, points, x: f.matrix(points, x))(features, grid.points, x), float)
     # Only the triangular factor matters: the data may be many more than the cells.
-    factor = np.linalg.qr(np.sqrt(p)[:, None] * matrix / np.sqrt(grid.size), mode="r")
+    factor = cast(np.ndarray, np.linalg.qr(np.sqrt(p)[:, None] * matrix / np.sqrt(grid.size), mode="r"))
     _, singular, directions = np.linalg.svd(factor, full_matrices=True)
     singular = np.concatenate([singular, np.zeros(grid.size - singular.size)])
     if tolerance is None:
@@ -268,7 +270,9 @@ def _energy_distance(domain: Domain, grid: Grid, masses: np.ndarray) -> float:
 
 
 def symmetry(features: FeatureMap, grid: Grid, domain: Domain, reach: float = 4.0) -> str:
-    """The symmetry of g(t) = sigma(t + bias) that hides part of a measure, tested for |t| <= `reach`.
+    """Find the symmetry of an activation that hides part of a measure.
+
+    The symmetry of g(t) = sigma(t + bias) that hides part of a measure, tested for |t| <= `reach`.
 
     It matters where omega and -omega both belong to the domain: then g(omega . x) pairs with
     g(-omega . x), and the odd (even) part of g acts on the odd (even) part of a measure alone. If that part

@@ -1,6 +1,6 @@
 """The least reduced risk over all measures, by a convex program that shares nothing with the flow."""
 
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -53,7 +53,9 @@ class Minimum(eqx.Module):
 def minimize_reduced_risk(
     energy: ReducedRisk, grid: Grid, *, tolerance: float = 1e-10, max_atoms: int | None = None
 ) -> Minimum:
-    """inf of the reduced risk L(mu) over probability measures mu on the cells of `grid`, with certificate.
+    """The least reduced risk over all probability measures on a grid, with a certificate.
+
+    inf of the reduced risk L(mu) over probability measures mu on the cells of `grid`, with certificate.
 
     Minimizing over mu first leaves a convex problem for the signed measure nu = u mu: by Jensen's
     inequality int f(dnu/dmu) dmu >= f(|nu|_TV) for even f, with equality at mu = |nu| / |nu|_TV, so
@@ -136,7 +138,7 @@ class _Programme:
         self.b = root * np.asarray(energy.data.y, float)
 
     def _penalty(self, t: float) -> tuple[float, float, float]:
-        """h(t) = f(t) less its linear part, h'(t), h''(t), for t >= 0."""
+        """h(t) = f(t) minus its linear part, h'(t), h''(t), for t >= 0."""
         r, s = self.order, self.scale
         t = max(t, 1e-300)
         return s * t**r + 0.5 * self.center**2, s * r * t ** (r - 1), s * r * (r - 1) * t ** (r - 2)
@@ -206,7 +208,10 @@ class _Programme:
             gradient = columns.T @ (columns @ w[support] - self.b / np.sqrt(self.lam)) + slope
             gradient = gradient - self.center * sign
             # Gram matrix of these columns and the row of h'' by its triangular factor: half the digits lost.
-            factor = np.linalg.qr(np.vstack([columns, np.full(support.size, np.sqrt(curvature))]), mode="r")
+            factor = cast(
+                np.ndarray,
+                np.linalg.qr(np.vstack([columns, np.full(support.size, np.sqrt(curvature))]), mode="r"),
+            )
             diagonal = np.abs(np.diag(factor))
             if factor.shape[0] < support.size or diagonal.min() <= 1e-13 * diagonal.max():
                 return w

@@ -7,7 +7,11 @@ from jaxtyping import ScalarLike
 
 
 class Rate(NamedTuple):
-    """A fitted decay e^{-rate t}: `rate`, its standard `error`, the `window` (t0, t1) of so many `points`."""
+    """The exponential rate of a decay that was fitted to a curve.
+
+    A fitted decay e^{-rate t}: `rate`, its standard `error`, the `window` (t0, t1) of times, and the number
+    of `points` in it.
+    """
 
     rate: float
     error: float
@@ -23,7 +27,9 @@ def fit_rate(
     floor: ScalarLike = 0.0,
     transient: ScalarLike = 0.1,
 ) -> Rate:
-    """The rate r of values ~ C e^{-r t}, by least squares on their logarithms within a window.
+    """Fit an exponential rate to a curve that decays, within a window of time.
+
+    The rate r of values ~ C e^{-r t}, by least squares on their logarithms within a window.
 
     `times` (S,) in flow time, `values` (S,), such as a free energy minus its minimum, a KL or a W2.
 
@@ -48,7 +54,7 @@ def fit_rate(
     if window is not None:
         kept = (times >= window[0]) & (times <= window[1]) & (values > 0)
     else:
-        kept = _between(values, float(floor), float(transient))
+        kept = _between(values, *(float(np.asarray(number)) for number in (floor, transient)))
     n = int(np.sum(kept))
     if n < 3:
         raise ValueError(

@@ -1,13 +1,14 @@
 """Predicted rates: the spectrum of a flow linearized at a stationary measure."""
 
 from collections.abc import Callable
+from typing import cast
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._numerics.arrays import is_traced
+from mfjax._numerics.arrays import is_traced, known
 from mfjax._numerics.compiled import compiled
 from mfjax.flows.base import Flow, State
 from mfjax.flows.fisher_rao import WassersteinFisherRao
@@ -33,7 +34,7 @@ class Spectrum(eqx.Module):
     speed: Float[Array, ""]
     note: str = eqx.field(static=True)
 
-    def gap(self, floor: float | None = None) -> Float[Array, ""]:
+    def gap(self, floor: ScalarLike | None = None) -> Float[Array, ""]:
         """The slowest rate above `floor` (1e-9, in float32 1e-4, of the fastest rate unless given).
 
         The rates below are those of directions that the energy does not see: symmetries, modes
@@ -46,7 +47,9 @@ class Spectrum(eqx.Module):
 
 
 def linearize(flow: Flow, mu_star: Measure, *, tolerance: float | None = 1e-3) -> Spectrum:
-    """Rates r_i and modes h_i with A h_i = -r_i h_i, A the derivative of the flow at a stationary `mu_star`.
+    """The rates and modes of a flow near a stationary measure.
+
+    Rates r_i and modes h_i with A h_i = -r_i h_i, A the derivative of the flow at a stationary `mu_star`.
 
     A is the Jacobian of `flow.rate` by forward differentiation, so it is exact for the flow as
     declared: for particles in coordinates of the tangent space at each point (and of the marks, and of
@@ -165,7 +168,7 @@ def _check_stationary(speed: Array, rates: Array, tolerance: float | None) -> No
 
 def _grid_chart(flow: Flow, state: State) -> tuple[int, Callable, Callable]:
     """(dimension, rate, embedding) in the masses; unless they grow, of changes of sum zero, and the marks."""
-    mu = state.measure
+    mu = cast(Grid, state.measure)
     n = mu.size
 
     def mass_rate(weights):
@@ -195,9 +198,8 @@ def _grid_chart(flow: Flow, state: State) -> tuple[int, Callable, Callable]:
     def rate(coordinates):
         moved = mu.move(flow.domain, embed(coordinates), 1)
         tangent = flow.rate(State(moved, state.carry))
-        return jnp.concatenate(
-            [reflect(tangent.weights)[1:], *(tangent.marks[name].ravel() for name in shapes)]
-        )
+        marks = tangent.marks or {}
+        return jnp.concatenate([reflect(tangent.weights)[1:], *(marks[name].ravel() for name in shapes)])
 
     return n - 1 + sum(mu.marks[name].size for name in shapes), rate, embed
 
@@ -222,17 +224,18 @@ def _particle_chart(flow: Flow, state: State) -> tuple[int, Callable, Callable]:
 
     def rate(coordinates):
         shift = embed(coordinates)
-        points = jax.vmap(domain.retract)(mu.points, shift.points)
-        marks = {name: value + shift.marks.get(name, 0) for name, value in mu.marks.items()}
-        weights = mu.weights * jnp.exp(shift.growth) if growing else mu.weights
+        points = jax.vmap(domain.retract)(mu.points, known(shift.points))
+        marks = {name: value + known(shift.marks).get(name, 0) for name, value in mu.marks.items()}
+        weights = mu.weights * jnp.exp(known(shift.growth)) if growing else mu.weights
         moved = eqx.tree_at(lambda m: (m.points, m.weights, m.marks), mu, (points, weights, marks))
         tangent = flow.rate(State(moved, state.carry))
         # Projected at the moved points: a flow that keeps the radial part would otherwise add it here.
-        velocity = jax.vmap(domain.project)(points, tangent.points)
+        velocity = jax.vmap(domain.project)(points, known(tangent.points))
         parts = [jnp.einsum("kda,kd->ka", basis, velocity).ravel()]
         if growing:
             # A particle without mass has no mass to grow.
-            parts.append(jnp.where(mu.weights > 0, tangent.growth, 0))
-        return jnp.concatenate(parts + [tangent.marks[name].ravel() for name in moving])
+            parts.append(jnp.where(mu.weights > 0, known(tangent.growth), 0))
+        rates = tangent.marks or {}
+        return jnp.concatenate(parts + [rates[name].ravel() for name in moving])
 
     return k + growing + sum(mu.marks[name].size for name in moving), rate, embed

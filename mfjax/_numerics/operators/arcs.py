@@ -34,7 +34,7 @@ class Arcs(eqx.Module):
         half = jnp.arccos(jnp.clip(cosine, -1, 1))
         center = jnp.arctan2(x[:, 1], x[:, 0])
         begin, end = (wrapped(center + side * half) for side in (-1, 1))
-        # Of width 2 pi (or nil) up to rounding: the ends must not say otherwise.
+        # Of width 2 pi (or zero) up to rounding: the ends must not say otherwise.
         whole, empty = cosine <= -1, cosine >= 1
         end = jnp.where(whole | empty, begin, end)
         self.wraps = jnp.where(whole, 1, jnp.where(empty, 0, begin > end)).astype(x.dtype)

@@ -12,7 +12,9 @@ LARGEST = 2**29
 
 
 class Operator(eqx.Module):
-    """A (N, M), A_ji = sqrt(p_j) phi(omega_i, x_j), for data masses p_j: known by its products.
+    """The features of all particles at all data as one linear map.
+
+    A (N, M), A_ji = sqrt(p_j) phi(omega_i, x_j), for data masses p_j: known by its products.
 
     Solvers ask for no more than this, so that a feature map may replace the matrix by something faster.
     Products are differentiable in everything the operator was made from.

@@ -28,7 +28,7 @@ class Combined(Operator):
 
     @property
     def span(self):
-        # So few rows are solved sooner than a basis of more functions is read.
+        # With this few rows a solve is faster than reading a basis of more functions.
         return 32
 
     def output(self, v):

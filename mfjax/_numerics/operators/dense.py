@@ -9,7 +9,9 @@ from mfjax._numerics.operators.base import Operator
 
 
 class Dense(Operator):
-    """A = diag(root) Phi of a stored Phi (N, M): the fastest of the general operators while it fits.
+    """The operator of a stored matrix of features.
+
+    A = diag(root) Phi of a stored Phi (N, M): the fastest of the general operators while it fits.
 
     >>> import jax.numpy as jnp
     >>> Dense(jnp.array([[1.0, 2.0], [3.0, 4.0]])).scores(jnp.array([1.0, 1.0])).tolist()

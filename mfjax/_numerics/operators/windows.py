@@ -44,7 +44,7 @@ class Windows(Operator):
     def __init__(self, points, x, root, bias, arcs: Arcs | None = None):
         arcs = Arcs(x, jnp.zeros((), x.dtype) if bias is None else bias, root) if arcs is None else arcs
         self.x, self.root, self.bias, self.arcs = x, root, bias, arcs
-        # Elsewhere arcs are others: not a number, rather than a wrong one.
+        # Elsewhere the arcs differ: NaN rather than a wrong number.
         there = bias is None or near_circle(points)[:, None]
         self.points = jnp.where(there, points, jnp.nan)
         angle = wrapped(jnp.arctan2(points[:, 1], points[:, 0]))

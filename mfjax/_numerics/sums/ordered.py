@@ -24,7 +24,7 @@ def keys(positions: Float[Array, "*n"]) -> Int[Array, "*n"]:
 
 
 def positions(keys: Int[Array, "*n"], dtype) -> Float[Array, "*n"]:
-    """The positions behind `keys`, whose derivative is nil."""
+    """The positions behind `keys`, whose derivative is zero."""
     bits = jnp.where(keys < 0, keys ^ jnp.iinfo(keys.dtype).max, keys)
     return jax.lax.bitcast_convert_type(bits, dtype)
 

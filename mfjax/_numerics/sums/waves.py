@@ -37,7 +37,7 @@ class Waves(NamedTuple):
         `sums.nonuniform`; memory O(n + K).
         """
         waves = jnp.asarray(self.k, turns.dtype)
-        if nonuniform.pays(*turns.shape, len(self.k), turns.dtype):
+        if nonuniform.pays(turns.shape[0], turns.shape[1], len(self.k), turns.dtype):
             return nonuniform.transform(turns, weights, waves, self.modes)
 
         def at_wave(k):
@@ -76,7 +76,7 @@ def series(
 
     Direct sums, O(n M), or where these are many by FFT, as described in `sums.nonuniform`.
     """
-    if nonuniform.pays(*turns.shape, len(waves), turns.dtype):
+    if nonuniform.pays(turns.shape[0], turns.shape[1], len(waves), turns.dtype):
         return nonuniform.evaluate(turns, coefficients, waves, modes)
     cosine, sine = coefficients.real, -coefficients.imag
 

@@ -70,7 +70,9 @@ def check_probability(mu: Measure, name: str) -> None:
 
 
 class Algebraic(Bound):
-    """B(t) = 1 / (1 / initial + constant t).
+    """A bound that falls like one over time.
+
+    B(t) = 1 / (1 / initial + constant t).
 
     >>> float(Algebraic(2.0, 0.5)(3.0))
     0.5
@@ -90,7 +92,9 @@ class Algebraic(Bound):
 
 
 class Exponential(Bound):
-    """B(t) = initial e^{-rate t}; a negative rate bounds growth.
+    """A bound that falls, or grows, exponentially.
+
+    B(t) = initial e^{-rate t}; a negative rate bounds growth.
 
     >>> round(float(Exponential(1.0, 2.0)(1.0)), 4)
     0.1353
@@ -110,7 +114,9 @@ class Exponential(Bound):
 
 
 class Geometric(Bound):
-    """B(t) = initial (1 + rate step)^{-t / step}: implicit steps of size `step`; e^{-rate t} as step -> 0.
+    """The bound of implicit steps of one size, exponential as the size goes to zero.
+
+    B(t) = initial (1 + rate step)^{-t / step}: implicit steps of size `step`; e^{-rate t} as step -> 0.
 
     >>> float(Geometric(1.0, 2.0, 0.5)(1.0))
     0.25
@@ -134,7 +140,9 @@ class Geometric(Bound):
 
 
 class Integrated(Bound):
-    """B(t) = initial e^{-int_0^t r}, with a rate r known at times of a run, the lesser of two between them.
+    """An exponential bound whose rate changes along a run.
+
+    B(t) = initial e^{-int_0^t r}, with a rate r known at times of a run, the smaller of two between them.
 
     - `times` (S,) increasing from 0, `rates` (S,): r there. Beyond the last time its rate goes on.
 
@@ -167,7 +175,7 @@ class Integrated(Bound):
         self.name = name
 
     def curve(self, times):
-        lesser = jnp.append(jnp.minimum(self.rates[1:], self.rates[:-1]), self.rates[-1])
-        exponents = jnp.append(0, jnp.cumsum(jnp.diff(self.times) * lesser[:-1]))
+        smaller = jnp.append(jnp.minimum(self.rates[1:], self.rates[:-1]), self.rates[-1])
+        exponents = jnp.append(0, jnp.cumsum(jnp.diff(self.times) * smaller[:-1]))
         before = jnp.clip(jnp.searchsorted(self.times, times, side="right") - 1, 0, self.times.size - 1)
-        return self.initial * jnp.exp(-exponents[before] - lesser[before] * (times - self.times[before]))
+        return self.initial * jnp.exp(-exponents[before] - smaller[before] * (times - self.times[before]))

@@ -17,7 +17,9 @@ from mfjax.theory.bounds.base import Exponential, check_probability
 def stability(
     energy: ReducedRisk, domain: Domain, mu: Measure, nu: Measure, *, n: int | None = None
 ) -> Exponential:
-    """W_2(mu_t, nu_t) <= e^{Ct} W_2(mu, nu) for two flows of `energy` on a line or a circle.
+    """How far two solutions of one flow can drift apart, on a line or a circle.
+
+    W_2(mu_t, nu_t) <= e^{Ct} W_2(mu, nu) for two flows of `energy` on a line or a circle.
 
     C is `semiconvexity` at the greater of the two initial values of the energy, which only fall. The masses
     of mu and nu are one.
@@ -40,7 +42,9 @@ CELLS = {1: 256, 2: 32}
 def semiconvexity(
     energy: ReducedRisk, domain: Domain, level: ScalarLike, *, n: int | None = None
 ) -> Float[Array, ""]:
-    """C such that the potential V of `energy` at every mu with L(mu) <= `level` has Hessian >= -C.
+    """How concave the potential of a reduced risk can be at the measures that a flow meets.
+
+    C such that the potential V of `energy` at every mu with L(mu) <= `level` has Hessian >= -C.
 
     C = R k_2 (|c| + R k_0) + R^2 k_1^2 for f = (t - c)^2 / 2, with R = sqrt(2 level / lam) and k_j the
     greatest norm in L^2(data) of the j-th derivative of phi(omega, .) over `n` cells per axis (256, or 32 in

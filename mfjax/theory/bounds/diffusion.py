@@ -13,7 +13,9 @@ from mfjax.theory.bounds.base import Exponential, Geometric, check_probability
 
 
 def diffusion_decay(energy: PowerDivergence, mu: Grid) -> Exponential:
-    """chi^2(target | mu_t) <= e^{-4 scale a^2 gap t} chi^2(target | mu) along the flow of `energy` from `mu`.
+    """The exponential decay of the chi-square divergence along ultra-fast diffusion.
+
+    chi^2(target | mu_t) <= e^{-4 scale a^2 gap t} chi^2(target | mu) along the flow of `energy` from `mu`.
 
     mu is a probability measure and a = min target / mu <= 1 at the start, which never falls along the flow;
     gap is `spectral_gap` of the target. With g = target / mu the dissipation is 4 scale^2 int g |g'|^2
@@ -33,7 +35,9 @@ def diffusion_decay(energy: PowerDivergence, mu: Grid) -> Exponential:
 
 
 def proximal_contraction(energy: PowerDivergence, mu: Grid, step: ScalarLike) -> Geometric:
-    """chi^2(target | mu_k) <= (1 + C step)^{-k} chi^2(target | mu) for minimizing movements of size `step`.
+    """The decay of the chi-square divergence under minimizing movements of one step size.
+
+    chi^2(target | mu_k) <= (1 + C step)^{-k} chi^2(target | mu) for minimizing movements of size `step`.
 
     C = 2 scale a^2 gap, a and gap as for `diffusion_decay`: half the rate of continuous time, since
     mu_{k+1} is only compared with mu_k. Implicit Euler on a grid obeys it with twice the C, its energy
@@ -60,7 +64,9 @@ def _chi_square_and_rate(energy: PowerDivergence, mu: Grid) -> tuple[Array, Arra
 
 
 def spectral_gap(target: Grid) -> Float[Array, ""]:
-    """The least positive eigenvalue of h -> -div(target grad h) / target: 1 / Poincare constant.
+    """The inverse Poincare constant of a target.
+
+    The least positive eigenvalue of h -> -div(target grad h) / target.
 
     Of the finite-volume operator, the target averaged to faces: second order in the spacing. Dense, K^3
     operations: K up to about 2000 cells.

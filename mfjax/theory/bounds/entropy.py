@@ -16,14 +16,16 @@ from mfjax.theory.bounds.base import Exponential, Integrated
 
 
 def entropy_decay(initial: ScalarLike, temperature: ScalarLike, constant: ScalarLike) -> Exponential:
-    """F(m_t) - F(m*) <= e^{-2 rho T t} (F(m_0) - F(m*)) for d_t m = div(m grad V) + T Laplacian m.
+    """The exponential decay of the free energy of mean-field Langevin dynamics.
+
+    F(m_t) - F(m*) <= e^{-2 rho T t} (F(m_0) - F(m*)) for d_t m = div(m grad V) + T Laplacian m.
 
     F = F_0 + T Entropy with F_0 convex in m and V its first variation; `constant` rho is a log-Sobolev
     constant (`log_sobolev`) of the laws proportional to e^{-V / T} along the flow. For F_0 linear the gap is
     T times the relative entropy KL(m_t | m*), which obeys the same bound, and one law matters, m*. In the
     linear Gaussian case the rate 2 rho T is twice the stiffness k, and sharp for the continuous flow; on
-    cells of size h it is less, 2 k (1 - h^2 k / (6 T)) to this order, and a curve that attains the bound may
-    pass it by as much.
+    cells of size h it is smaller, 2 k (1 - h^2 k / (6 T)) to this order, and a curve that attains the bound
+    may pass it by as much.
 
     - `initial`: F(m_0) - F(m*), or KL(m_0 | m*) where F_0 is linear.
 
@@ -47,7 +49,9 @@ def entropy_decay_along(
     convexity: ScalarLike = 0.0,
     domain: Domain | None = None,
 ) -> Integrated:
-    """`entropy_decay` with the log-Sobolev constants of e^{-V / T} at the measures of a run.
+    """The decay of `entropy_decay` with the constants of the measures that a run has met.
+
+    `entropy_decay` with the log-Sobolev constants of e^{-V / T} at the measures of a run.
 
     F(m_t) - F(m*) <= e^{-2 T int rho_s ds} (F(m_0) - F(m*)), V = U + B the first variation of F_0 at m_s:
     an oscillation known in advance bounds that of every measure, one along the run that of the few it meets.
@@ -56,7 +60,7 @@ def entropy_decay_along(
     - `bounded`: the part of F_0 whose first variation is B; its oscillation over the cells is measured.
       `convexity` of the rest U, and `domain`, as for `log_sobolev`.
 
-    A bound a posteriori, and on the cells: between two saved times the lesser constant counts.
+    A bound a posteriori, and on the cells: between two saved times the smaller constant counts.
 
     **Raises** `ValueError` as `log_sobolev` does, and for measures that are not those of a run on a grid.
 
@@ -98,7 +102,9 @@ def log_sobolev(
     oscillation: ScalarLike = 0.0,
     domain: Domain | None = None,
 ) -> Float[Array, ""]:
-    """rho with KL(m | m*) <= I(m | m*) / (2 rho) for m* proportional to e^{-(U + B) / T}.
+    """A log-Sobolev constant of a Gibbs measure.
+
+    rho with KL(m | m*) <= I(m | m*) / (2 rho) for m* proportional to e^{-(U + B) / T}.
 
     I = int |grad log(m / m*)|^2 dm, and rho = rho_0 e^{-oscillation / T}, where e^{-U / T} has rho_0.
 

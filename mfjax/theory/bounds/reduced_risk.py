@@ -13,7 +13,9 @@ from mfjax.theory.bounds.base import Algebraic, check_probability
 
 
 def algebraic_decay(energy: ReducedRisk, mu: Measure, norms: Any, *, mass: ScalarLike = 1.0) -> Algebraic:
-    """L(mu_t) <= 1 / (1 / L(mu_0) + C t) along the flow of `energy` from `mu`, C = 1 / max_t norms^2.
+    """The decay of the reduced risk at least like one over time.
+
+    L(mu_t) <= 1 / (1 / L(mu_0) + C t) along the flow of `energy` from `mu`, C = 1 / max_t norms^2.
 
     - `norms` (S,): |teacher - mu_t| in dot-H^{-1}(mu_t) along the run, as
       `mf.observables.SobolevDistance(teacher)` records it. That they stay bounded is what the theorem

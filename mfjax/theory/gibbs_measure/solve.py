@@ -43,7 +43,9 @@ def gibbs(
     tolerance: ScalarLike | None = None,
     iterations: int | None = None,
 ) -> GibbsMeasure:
-    """The measure m that minimizes `energy` = F + T Entropy among those of the mass of `grid`.
+    """The Gibbs measure that noisy training converges to.
+
+    The measure m that minimizes `energy` = F + T Entropy among those of the mass of `grid`.
 
     m = e^{-V/T} / Z, V the first variation of F at m itself: an equation, solved on the cells of `grid`,
     whose masses are the starting point. For convex F the solution is unique, and the stationary measure of
@@ -92,12 +94,13 @@ def gibbs(
     iterations = default if iterations is None else count(iterations, "iterations")
     if tolerance is None:
         tolerance = 1e-10 if grid.dtype == jnp.float64 else 1e-4
-    found = _solve(task, method, scalar(tolerance, "tolerance", above=0).astype(grid.dtype), iterations)
+    limit = scalar(tolerance, "tolerance", above=0).astype(grid.dtype)
+    found = _solve(task, method, limit, iterations)
     if not is_traced(found.status) and int(found.status) != codes.OK:
         other = "the other method" if method == "newton" else 'more iterations=, or method="newton"'
         raise SimulationError(
             f"the Gibbs equation was left with a residual of {float(found.residual):.1e}, above "
-            f"{float(tolerance):.0e}, after {int(found.iterations)} iterations of {method}: try {other}, "
+            f"{float(limit):.0e}, after {int(found.iterations)} iterations of {method}: try {other}, "
             "float64, a higher temperature, or a start nearer to the solution (the masses of the grid)",
             run=found,
         )
