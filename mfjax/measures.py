@@ -108,6 +108,8 @@ def _checked_weights(weights, size: int, dtype) -> Array:
                 f"weights must be non-negative, got {smallest:g}; a signed measure is two species, on "
                 "domains.Signed"
             )
+        if not np.any(np.asarray(weights)):
+            raise ValueError("weights must have a positive sum, got zero mass everywhere")
     return weights
 
 
@@ -243,23 +245,34 @@ class Grid(Measure):
     def from_density(
         domain: Domain,
         n,
-        density: Callable[[Array], Array],
+        density: Callable[[Array], Array] | Array | np.ndarray,
         *,
         mass: float | None = 1.0,
         dtype=None,
     ) -> "Grid":
-        """Masses of a density of one point (with respect to volume) by the midpoint rule.
+        """Masses of a density of one point (with respect to volume) by the midpoint rule, or of its values.
+
+        Measured values come as an array of one number a cell, of shape (K,) or that of the cells.
 
         The result is scaled to total `mass`; `mass=None` keeps the midpoint sum as it is.
         """
         grid = Grid(domain, n, dtype=dtype)
-        values = jax.vmap(density)(grid.points)
+        if callable(density):
+            values = jax.vmap(density)(grid.points)
+        else:
+            values = as_floats(density, "density")
+            if values.shape not in ((grid.size,), grid.shape):
+                raise ValueError(
+                    f"density must be a function of one point, or its values in the {grid.shape} cells, got "
+                    f"an array of shape {values.shape}: interpolate it to Grid(domain, n).points"
+                )
+            values = values.reshape(grid.size)
         if values.shape != (grid.size,):
             raise ValueError(f"density must return one number per point, got shape {values.shape[1:]}")
-        weights = values.astype(grid.dtype) * grid.volume
+        weights = _checked_weights(values.astype(grid.dtype) * grid.volume, grid.size, grid.dtype)
         if mass is not None:
             weights = weights * (mass / jnp.sum(weights))
-        return grid.with_weights(_checked_weights(weights, grid.size, grid.dtype))
+        return grid.with_weights(weights)
 
     @property
     def volume(self) -> Float[Array, ""]:

@@ -94,6 +94,23 @@ def _increasing_root(function: Callable, like: Array) -> Array:
     return jax.lax.while_loop(lambda x: x[5] & (x[4] < most), improve, start)[2]
 
 
+def require_unbounded(f: Regularizer) -> None:
+    """**Raises** `ValueError` if f' is seen to be bounded on a side: f* is infinite beyond the bound."""
+    t = 2.0 ** np.arange(2, 27)
+    for side in (1.0, -1.0):
+        slope = jax.vmap(jax.grad(f))(jnp.asarray(side * t))
+        if is_traced(slope):
+            return
+        slope = side * np.asarray(slope)
+        last = int(np.argmax(np.append(~np.isfinite(slope), True))) - 1
+        # Logarithms grow by more between a quarter of a number and the number.
+        if last >= 2 and slope[last] - slope[last - 2] <= 1e-3 * abs(slope[last]):
+            raise ValueError(
+                f"the slope of the regularizer stays near {side * slope[last]:.3g} for large t, and its "
+                "conjugate is infinite beyond: add a term such as 1e-3 * t**2"
+            )
+
+
 class Quadratic(Regularizer):
     """The squared distance of the outer weight from a center: ridge regression.
 
@@ -197,8 +214,8 @@ class ConvexRegularizer(Regularizer):
     Parameters to differentiate or to sweep are closed over, or are leaves of an `equinox.Module` passed
     as the function; only the latter are leaves of the regularizer.
 
-    **Raises** `ValueError` if `function` is not callable, does not return one number, or is seen not
-    to be convex on [-4, 4].
+    **Raises** `ValueError` if `function` is not callable, does not return one number, is seen not to be
+    convex on [-4, 4], or has a bounded slope, as sqrt(1 + t^2) and log cosh t.
 
     >>> f = ConvexRegularizer(lambda t: jnp.cosh(t) - 1)
     >>> bool(jnp.isclose(f.conjugate_derivative(jnp.array(0.5)), jnp.arcsinh(0.5)))
@@ -227,6 +244,7 @@ class ConvexRegularizer(Regularizer):
                     "function must be strictly convex on the whole line, and its derivative does not "
                     f"increase near t = {-4 + 8 * (int(np.argmin(steps)) + 0.5) / 63:.2g}"
                 )
+        require_unbounded(self)
 
     def __call__(self, t):
         return jnp.vectorize(self.function)(t).astype(t.dtype)

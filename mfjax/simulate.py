@@ -79,8 +79,6 @@ def simulate(
         extra = [*(["measure"] if measure is not None else []), *options]
         if extra:
             raise ValueError(f"a Simulation already holds its {extra[0]}: pass it alone")
-    elif measure is None:
-        raise ValueError("simulate needs an initial measure")
     else:
         sim = Simulation(flow, measure, **options)
     if resume and path is None:
@@ -93,8 +91,10 @@ def simulate(
         carry, records = program(trajectory, sim, differentiable=True)(sim)
         return assemble(sim.times, records, sim.measure, carry)
     run = _driven(sim, programs, path, resume, progress)
-    if throw and int(run.status) != codes.OK:
-        raise SimulationError(f"the run {run.describe()}", run)
+    if throw and int(run.status) > codes.OK:
+        parts = [] if sim.flow.energy is None else sim.flow.energy.parts()
+        names = " + ".join(type(term).__name__ for _, term in parts) or "none"
+        raise SimulationError(f"the run {run.describe()} (energy: {names})", run)
     return run
 
 
@@ -103,7 +103,7 @@ def _driven(sim: Simulation, programs: Programs, path, resume: bool, progress) -
     if path is None:
         with progress_bar(progress, sim.save_times.size) as update:
             carry, records = drive(programs, sim, sim.times, sim.save_every, update=update)
-        return assemble(sim.times, records, sim.measure, carry)
+        return assemble(sim.times, records, sim.measure, carry, carry)
     # Of several processes that share a run the first writes, and all read.
     shared = is_global(sim)
     writes = not (shared and jax.process_index())
@@ -128,7 +128,7 @@ def _driven(sim: Simulation, programs: Programs, path, resume: bool, progress) -
     with directory, progress_bar(progress, sim.save_times.size) as update:
         options = {"place": place, "writes": writes, "claim": claim, "update": update}
         carry, records = drive(programs, sim, sim.times, sim.save_every, **options)
-        run = assemble(sim.times, records, sim.measure, carry)
+        run = assemble(sim.times, records, sim.measure, carry, carry)
         if writes:
             run.save(place.path / "results.nc")
     return run

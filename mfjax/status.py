@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 OK = 0
+# No fault: below zero, where nothing takes it for one.
+STOPPED = -1
 OUTER_SOLVE = 1
 NO_INTERPOLANT = 2
 NEGATIVE_MASS = 3
@@ -17,9 +19,15 @@ NON_FINITE = 8
 UNORDERED_TIMES = 9
 OVERFLOW = 10
 FROZEN_CLOCK = 11
+OTHER_RUN = 12
+NEGATIVE_TEMPERATURE = 13
+BAD_START = 14
+# From here on the codes are free for energies, flows and steppers of one's own.
+OWN = 100
 
 MESSAGES = {
     OK: "completed",
+    STOPPED: "the condition of stop= holds",
     OUTER_SOLVE: "the outer solve left a relative residual above its tolerance, or lam is not positive, or a "
     "kernel not positive definite: use float64, a larger lam, or outer=mf.outer.Cholesky(), for lam = 0 "
     "outer=mf.outer.MinimumNorm()",
@@ -29,7 +37,8 @@ MESSAGES = {
     STEP_UNDERFLOW: "the adaptive step became too small: the tolerance is below what the dtype resolves, "
     "or the solution is singular",
     STEP_BUDGET: "max_steps was used up between two saved times: raise max_steps or loosen the tolerance",
-    NOT_CONVERGED: "the nonlinear equation of an implicit step did not converge: use a smaller step",
+    NOT_CONVERGED: "a nonlinear equation did not converge, that of an implicit step or of the energy: use a "
+    "smaller step, or more iterations of the energy's own solver",
     CFL: "the fixed step violates the transport limit dt * max|v| <= cell size / 2: use a smaller step, or "
     "stepper=None",
     NON_FINITE: "the state became NaN or infinite: the step is too large for the stiffness (stable below 2 / "
@@ -39,6 +48,12 @@ MESSAGES = {
     "zero mass), or a smaller step",
     FROZEN_CLOCK: "the stepper left the clock of a flow that depends on time behind: end its step with "
     "settle(flow, with_clock(flow, state, evaluation, dt)), its own motion included",
+    OTHER_RUN: "start= goes on with the same flow, and this one has another energy or dissipation where that "
+    "run ended: start another flow from start.final",
+    NEGATIVE_TEMPERATURE: "the temperature of the flow became negative, which is no diffusion: keep the "
+    "schedule, or the factor of the entropy, at 0 or above, as by jnp.maximum(T, 0)",
+    BAD_START: "the energy or the rate is NaN or infinite at the initial measure: start from positive "
+    "densities where it needs them, from points that do not meet where it is singular, and check its data",
 }
 
 
@@ -67,5 +82,10 @@ def describe(code: int) -> str:
 
     >>> describe(0)
     'completed'
+    >>> describe(OWN + 4)
+    "an energy, flow or stepper of one's own reported its status 104"
     """
-    return MESSAGES.get(int(code), f"unknown status {int(code)}")
+    code = int(code)
+    if code >= OWN:
+        return f"an energy, flow or stepper of one's own reported its status {code}"
+    return MESSAGES.get(code, f"unknown status {code}: codes of one's own begin at {OWN}")

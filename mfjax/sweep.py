@@ -228,11 +228,9 @@ def _bucket(
 
 
 def _times(sim: Simulation, size: int | None) -> np.ndarray:
-    """The saved times of a cell, or of each of several, t = 0 first."""
-    times = np.asarray(sim.save_times)
-    if size is not None:
-        times = np.broadcast_to(times, (size, times.shape[-1]))
-    return np.concatenate([np.zeros_like(times[..., :1]), times], axis=-1)
+    """The saved times of a cell, or of each of several, the first one included."""
+    times = np.asarray(sim.times)
+    return times if size is None else np.broadcast_to(times, (size, times.shape[-1]))
 
 
 def _member(cells: Cells, inputs, carry, records, index: int) -> Run:

@@ -136,7 +136,7 @@ CASES = {
         "'laplace' or 'gaussian', got 'box'",
     ),
     "kernel of negative scale": (lambda: mf.kernels.Gaussian(-1.0), "scale must be greater than 0, got -1"),
-    "MMD to an array": (lambda: E.MMD(mf.kernels.Gaussian(), UNIT), "target must be a measure, got Array"),
+    "MMD to a name": (lambda: E.MMD(mf.kernels.Gaussian(), "circle"), "points must be numeric, got 'circle'"),
     "MMD across dimensions": (
         lambda: flow(E.MMD(mf.kernels.Gaussian(), P(UNIT)), LINE).init(P(jnp.ones((1, 1)))),
         "target has points of dimension 2 and the measure 1",
@@ -229,7 +229,7 @@ CASES = {
         "could not be built.*learning_rate",
     ),
     # Simulate
-    "no measure": (lambda: mf.simulate(flow()), "needs an initial measure"),
+    "no measure": (lambda: mf.simulate(flow()), "needs an initial measure, or start="),
     "an energy for a flow": (lambda: run(risk(), steps=1), "flow must be a Flow, got ReducedRisk"),
     "a class for an energy": (
         lambda: flow(E.Entropy, TORUS),
@@ -330,7 +330,7 @@ CASES = {
     "a NaN value": (lambda: mf.sweep(lambda a: a, a=[0.1, np.nan]), "the axis a must be finite"),
     "an unknown method": (
         lambda: mf.sweep(lambda a: a, a=[1], method="scan"),
-        "auto, loop, map, vmap, got 'scan'",
+        "auto, loop, map, vmap, measure, got 'scan'",
     ),
     "an unknown static axis": (lambda: mf.sweep(lambda a: a, a=[1], static=["b"]), "static names no axis: b"),
     "a batch of 0": (
@@ -363,7 +363,144 @@ CASES = {
     ),
     "a NaN target": (lambda: OBS.EnergyDistance(NOT_A_NUMBER), "target must be finite, got nan"),
     "moments of order 0": (lambda: OBS.Moments(0), "order must be at least 1, got 0"),
+    # Causes by their names
+    "a potential of a vector": (
+        lambda: run(flow(E.Potential(lambda x: x), D.Euclidean(2)), t1=1.0),
+        r"the potential must return one number for a point of shape \(2,\), got shape \(2,\)",
+    ),
+    "a potential of shape (1,)": (
+        lambda: E.Potential(lambda x: x[:1])(P(UNIT)),
+        r"the potential must return one number .*got shape \(1,\)",
+    ),
+    "a potential of another dimension": (
+        lambda: E.Potential(lambda x: jnp.ones(3) @ x)(P(UNIT)),
+        r"the potential cannot be applied to a point of shape \(2,\)",
+    ),
+    "an interaction of a vector": (
+        lambda: E.Interaction(lambda x, y: x - y)(P(UNIT)),
+        r"the kernel must return one number .*got shape \(2,\)",
+    ),
+    "a kernel of a vector": (
+        lambda: E.MMD(lambda x, y: (x - y)[:1], P(UNIT))(P(UNIT)),
+        r"the kernel must return one number .*got shape \(1,\)",
+    ),
+    "a bounded slope": (
+        lambda: R.ConvexRegularizer(lambda t: jnp.sqrt(1 + t**2)),
+        "slope of the regularizer stays near 1 for large t, and its conjugate is infinite",
+    ),
+    "a slope bounded on one side": (lambda: R.ConvexRegularizer(jax.nn.softplus), "conjugate is infinite"),
+    "log cosh": (lambda: R.ConvexRegularizer(lambda t: jnp.log(jnp.cosh(t))), "conjugate is infinite"),
+    "a bounded slope of a class": (lambda: risk(regularizer=Bounded()), "conjugate is infinite beyond"),
+    "a density of other cells": (
+        lambda: G.from_density(TORUS, 256, np.ones(100)),
+        r"values in the \(256,\) cells, got an array of shape \(100,\): interpolate",
+    ),
+    "an empty cell under a power divergence": (
+        lambda: flow(E.PowerDivergence(lambda x: 1.0 + 0 * x[0]), TORUS).init(G(TORUS, 4, [0, 1, 1, 1])),
+        "empty in cell 0, where this energy is infinite: start from a positive density",
+    ),
+    "a population risk to be minimized": (
+        lambda: mf.minimize_reduced_risk(population(), G.uniform(CIRCLE, 8)),
+        "minimize_reduced_risk needs a ReducedRisk, got PopulationReducedRisk: sample inputs",
+    ),
+    "semiconvexity of a population risk": (
+        lambda: mf.bounds.semiconvexity(population(), CIRCLE, 1.0),
+        "bounds.semiconvexity needs a ReducedRisk, got PopulationReducedRisk",
+    ),
+    "stability of a population risk": (
+        lambda: mf.bounds.stability(population(), CIRCLE, P(UNIT), P(UNIT)),
+        "bounds.stability needs a ReducedRisk, got PopulationReducedRisk",
+    ),
+    "a periodic box": (
+        lambda: D.Box([0.0], [1.0], periodic=True),
+        r"Box has walls on all sides and no option 'periodic': .*Torus",
+    ),
+    "boundary of an interval": (
+        lambda: D.Interval(0.0, 1.0, boundary="reflecting"),
+        "Interval has walls on all sides and no option 'boundary'",
+    ),
+    # Arrays of other programs
+    "masked points": (
+        lambda: P(np.ma.masked_array(np.ones((2, 2)), [[False, False], [True, False]])),
+        r"points is masked at index \(1, 0\)",
+    ),
+    "masked numbers of an axis": (
+        lambda: mf.sweep(lambda a: a, a=np.ma.masked_array([1.0, 2.0], [False, True])),
+        r"the axis a is masked at index \(1,\)",
+    ),
+    "half precision": (
+        lambda: P(UNIT.astype(jnp.bfloat16)),
+        "points must be float32 or float64, got bfloat16",
+    ),
+    "half precision of data": (
+        lambda: risk(x=X.astype(jnp.float16)),
+        "x must be float32 or float64, got float16",
+    ),
+    "no mass": (lambda: P(UNIT, jnp.zeros(2)), "weights must have a positive sum, got zero mass"),
+    "no mass on a grid": (
+        lambda: G.from_density(TORUS, 8, lambda x: 0 * x[0]),
+        "weights must have a positive",
+    ),
+    "a side that float32 cannot resolve": (
+        lambda: flow(E.Potential(well), D.Interval(1e6, 1e6 + 1)).init(P(np.full((1, 1), 1e6, np.float32))),
+        "float32 numbers near 1e.06 lie 0.1 apart, too coarse for a side of 1: move the origin",
+    ),
+    "masses that cannot be coupled": (
+        lambda: mf.theory.optimal_coupling(jnp.ones((2, 2)), jnp.ones(2), 0.5 * jnp.ones(2)),
+        "masses of sum 2 and 1 have no coupling: rescale one",
+    ),
+    "an observable of nothing": (
+        lambda: euler(steps=1, observables={"n": lambda mu, flow: None}),
+        "the observable 'n' returned None: return an array",
+    ),
+    "an observable of text": (
+        lambda: euler(steps=1, observables={"n": lambda mu, flow: "far"}),
+        "the observable 'n' returned what is no number",
+    ),
+    # Steppers of one's own
+    "a float for a step": (lambda: Own(0.1), r"the dt of Own must be an array, got 0.1: .*step_size\(dt\)"),
+    "no order": (lambda: WithoutOrder(jnp.ones(())), "WithoutOrder has no order: write order"),
+    "a step without key": (
+        lambda: WithoutKey(jnp.ones(())),
+        r"WithoutKey.step must take \(flow, .*memory\), got",
+    ),
+    "a step that returns a state": (
+        lambda: run(stepper=Own(jnp.ones(())), steps=1),
+        "Own.step must return a steppers.Step, as steppers.settle makes it, got State",
+    ),
 }
+
+
+class Bounded(R.Regularizer):
+    def __call__(self, t):
+        return jnp.sqrt(1 + t**2)
+
+
+class Own(S.Stepper):
+    order = 1
+    dt: jax.Array
+
+    def step(self, flow, state, evaluation, dt, key, memory):
+        return state
+
+
+class WithoutOrder(S.Stepper):
+    dt: jax.Array
+
+    def step(self, flow, state, evaluation, dt, key, memory):
+        return state
+
+
+class WithoutKey(S.Stepper):
+    order = 1
+    dt: jax.Array
+
+    def step(self, flow, state, evaluation, dt, memory):
+        return state
+
+
+def population():
+    return E.PopulationReducedRisk(mf.kernels.ArcCosine(), P(UNIT), lam=0.1)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -11,6 +11,7 @@ import numpy as np
 from mfjax._engine.run import RECORDED
 from mfjax._engine.simulation import Simulation
 from mfjax._engine.table import array_row, is_numeric
+from mfjax._numerics.arrays import native
 from mfjax._numerics.compiled import is_array
 
 
@@ -25,6 +26,7 @@ def checked_axes(axes: Mapping[str, Sequence[Any]]) -> dict[str, tuple]:
     for name, values in axes.items():
         if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
             raise ValueError(f"the axis {name} must be a sequence of values, got {values!r}")
+        values = native(values, f"the axis {name}")
         checked[name] = tuple(v.item() if hasattr(v, "item") and np.ndim(v) == 0 else v for v in values)
         if not checked[name]:
             raise ValueError(f"the axis {name} is empty")

@@ -11,7 +11,7 @@ import numpy as np
 
 from mfjax._engine.loop import begin
 from mfjax._engine.simulation import Simulation
-from mfjax._engine.step import one_step, record
+from mfjax._engine.step import observed, one_step
 from mfjax._numerics.compiled import Program, is_array, shapes_of
 
 # Arrays of at most this many numbers are written out, so that a refusal can name them.
@@ -25,7 +25,7 @@ def step_program(make: Callable[[Any], Simulation], inputs: Any) -> Program:
 
     def step(inputs, carry, time, dt):
         sim = make(inputs)
-        return one_step(sim, carry, time, dt), record(sim, carry)
+        return one_step(sim, carry, time, dt), observed(sim, carry)
 
     return Program(step, shapes_of(inputs), carry, number, number)
 

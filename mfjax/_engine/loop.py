@@ -13,19 +13,19 @@ from jaxtyping import Array, Float
 from mfjax import status as codes
 from mfjax._engine.blocks import loop
 from mfjax._engine.simulation import Simulation
-from mfjax._engine.step import Carry, fail, joined, one_step, record, select, split, start
+from mfjax._engine.step import Carry, fail, joined, observed, one_step, select, split, start
 from mfjax._numerics.arrays import frozen, known
 
 
 class System(eqx.Module):
     """What the loops see of a run: a step, a record, the times, and no hidden number.
 
-    `attempt(carry, time, dt)` is `one_step`, `observe(carry)` is `record`, of a carry without what stays;
+    `attempt(carry, time, dt)` is `one_step`, `observe(carry)` is `observed`, of a carry without what stays;
     `dt` is the fixed step, if there is one.
     """
 
     attempt: Callable[[Carry, Array, Array], tuple[Carry, Array, Array]]
-    observe: Callable[[Carry], tuple[Any, dict[str, Any]]]
+    observe: Callable[[Carry], tuple[Carry, Any]]
     times: Float[Array, " S1"]
     dt: Float[Array, ""] | None
     order: int = eqx.field(static=True)
@@ -59,7 +59,8 @@ def _attempt(sim: Simulation, fixed: Any, moving: Carry, time: Array, dt: Array)
 
 
 def _observe(sim: Simulation, fixed: Any, moving: Carry):
-    return record(sim, joined(moving, fixed))
+    carry, values = observed(sim, joined(moving, fixed))
+    return split(carry)[0], values
 
 
 class _RawKey(eqx.Module):
@@ -133,6 +134,8 @@ def adaptive_interval(
         scale = jnp.maximum(begin + elapsed, 1e-4 * end)
         at_rest = good & (dt <= 16 * eps * scale) & _equal(kept.state.measure, carry.state.measure)
         stuck = at_rest | (~good & (dt <= 16 * eps**2 * scale))
+        # No step is small enough to mend this.
+        stuck = stuck | (status == codes.NEGATIVE_TEMPERATURE)
         cause = jnp.where(status == codes.OK, codes.STEP_UNDERFLOW, status)
         new = select(stuck, fail(new, cause.astype(jnp.int32)), new)
         added = dt - lost
@@ -185,10 +188,12 @@ def equally(system: System, carry: Carry, steps: Any) -> Carry:
 
 def reach(system: System, carry: Carry) -> tuple[Carry, Any]:
     """The carry that has reached the next saved time, and its record."""
-    state = carry.state.at_time(system.interval(carry)[1])
+    # A run that has stopped keeps its time: it may go on from there.
+    time = jnp.where(carry.status == codes.OK, system.interval(carry)[1], carry.state.time)
+    state = carry.state.at_time(time)
     where = lambda c: (c.state, c.save, c.taken)
     carry = eqx.tree_at(where, carry, (state, carry.save + 1, jnp.zeros_like(carry.taken)))
-    return carry, system.observe(carry)
+    return system.observe(carry)
 
 
 def replay_save(system: System, carry: Carry) -> Carry:
@@ -289,9 +294,8 @@ def stacked(first: Any, rest: Any) -> Any:
 
 
 def begin(sim: Simulation) -> tuple[Carry, Any]:
-    """The carry and the record at t = 0."""
-    carry = start(sim)
-    return carry, record(sim, carry)
+    """The carry and the record at the first time."""
+    return observed(sim, start(sim))
 
 
 def advance(sim: Simulation, carry: Carry, saves: Array, capacity: int) -> tuple[Carry, Any]:

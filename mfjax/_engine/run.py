@@ -14,7 +14,7 @@ from mfjax.measures import Grid, Measure
 
 # Recorded with every run, with unit and meaning.
 RECORDED = {
-    "energy": "energy of the flow (its smooth part where noise acts)",
+    "energy": "energy of the flow (its smooth part where noise acts), NaN where it is not known",
     "dissipation": "minus the rate of the energy along the flow [energy / flow time]",
     "dissipated": "integral of the dissipation since t = 0 (trapezoidal), NaN where noise acts [energy]",
     "residual": "relative residual of the outer solve",
@@ -23,7 +23,7 @@ RECORDED = {
     "steps": "accepted steps since t = 0",
     "rejected": "rejected steps since t = 0",
     "evaluations": "evaluations of the flow, with as many outer solves, since t = 0; rejected steps included",
-    "status": "outcome code, 0 = fine (mfjax.status)",
+    "status": "outcome code, 0 = fine, -1 = ended by stop= (mfjax.status)",
 }
 
 # What runs, tables and their files call other things: no observable may have these names, or begin so.
@@ -41,7 +41,11 @@ class Run(eqx.Module):
     - `measures`: the measures at the saved times, or `None`: particles with points (S, K, d), weights (S, K)
       and marks (S, K, ...), or a grid whose weights and marks are (S, K, ...) and whose points (K, d) stay;
     - `final`: the measure at the end;
-    - `status`: 0, or why the run stopped at step `failed_at` (`mfjax.status.describe`).
+    - `status`: 0, or why the run stopped at step `failed_at` (`mfjax.status.describe`); -1 where `stop`
+      ended it, after which records repeat the last one; those of a failed run are NaN, its measure the last
+      good one;
+    - `end`: the whole state at the end, from which `mf.simulate(flow, start=run)` goes on; `None` for the
+      cells of a sweep, and inside `jit`, `vmap` and `grad`.
     """
 
     times: Float[Array, " S"]
@@ -50,6 +54,7 @@ class Run(eqx.Module):
     final: Measure
     status: Int[Array, ""]
     failed_at: Int[Array, ""]
+    end: Any = None
 
     def measure(self, index: int) -> Measure:
         """The measure at saved time number `index`."""
@@ -84,6 +89,9 @@ class Run(eqx.Module):
         times = np.asarray(self.times)
         if code == codes.OK:
             return f"completed to t = {times[-1]:g}"
+        if code == codes.STOPPED:
+            last = np.argmax(np.asarray(self.observables["status"]) == code)
+            return f"ended at t = {times[last]:g}, before t = {times[-1]:g}: {codes.describe(code)}"
         if int(self.failed_at) == 0:
             return f"could not start: {codes.describe(code)}"
         good = np.flatnonzero(np.asarray(self.observables["status"]) == codes.OK)
@@ -92,13 +100,15 @@ class Run(eqx.Module):
         return f"stopped at {where}: {codes.describe(code)}"
 
 
-def assemble(times: Any, records: Any, initial: Measure, carry: Any) -> Run:
-    """A run from what the loop recorded and where it ended."""
+def assemble(times: Any, records: Any, initial: Measure, carry: Any, end: Any = None) -> Run:
+    """A run from what the loop recorded and where it ended; `end` is that carry, where it is kept."""
     measures, values = records
+    unknown = lambda: np.full(np.shape(values["mass"]), np.nan, values["mass"].dtype)
+    values = {name: unknown() if value is None else value for name, value in values.items()}
     if isinstance(initial, Grid) and measures is not None:
         # Not a grid's `with_weights`, which is for one measure.
         measures = eqx.tree_at(lambda grid: (grid.weights, grid.marks), initial, measures)
-    return Run(times, values, measures, carry.state.measure, carry.status, carry.failed_at)
+    return Run(times, values, measures, carry.state.measure, carry.status, carry.failed_at, end)
 
 
 def dataset(run: Run) -> Any:

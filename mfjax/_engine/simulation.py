@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, ScalarLike
 
 from mfjax._engine.devices import refuse_explicit
-from mfjax._engine.run import is_reserved
+from mfjax._engine.run import Run, is_reserved
 from mfjax._numerics.arrays import as_floats, count, finite, is_traced, kind, known, scalar
 from mfjax.flows.base import Flow
 from mfjax.measures import Measure, Particles
@@ -35,6 +35,8 @@ class Options(TypedDict, total=False):
     save_measures: bool
     max_steps: int
     checkpoints: int | None
+    start: Run | None
+    stop: Callable[[Measure, Flow], Any] | None
 
 
 DEFAULTS: Options = {"save_every": 1, "save_measures": True, "max_steps": 100_000}
@@ -59,7 +61,7 @@ class Simulation(eqx.Module):
     Time, in one of two forms: `steps` of a fixed stepper, saving every `save_every` of them; or up to
     `t1`, or through the increasing times `save_at`, in flow time. t = 0 and the end are always saved.
 
-    - `flow`, `measure`: what moves, and from where.
+    - `flow`, `measure`: what moves, and from where; without a measure, from where the run `start` ended.
     - `stepper`: an `mf.steppers` scheme; `None` is an adaptive one chosen for the measure.
     - `observables`: names to functions of (measure, flow), evaluated at the saved times; `mf.Run` lists
       the names that are taken.
@@ -68,7 +70,13 @@ class Simulation(eqx.Module):
     - `max_steps`: budget of an adaptive scheme between two saved times, and of derivatives there.
     - `checkpoints`: how many states reverse mode keeps on one level, at least 2 (`mf.simulate`).
 
-    The field `save_times` (S,) holds the S saved times after t = 0.
+    - `start`: a run of the same flow, stepper and key to go on from, as if it had been longer, bit for bit:
+      its clock, number of steps, noise, size of step and memory of the stepper go on. `steps` counts further
+      ones; `t1` and `save_at` lie after its end, on the same clock. Another flow starts from `start.final`.
+    - `stop`: a function of (measure, flow), asked at the saved times, that ends the run where it is true.
+      The later records repeat that one, with status -1, and the measure is the one that was reached.
+
+    The field `save_times` (S,) holds the S saved times after the first, t = 0 or the end of `start`.
 
     **Raises** `ValueError` for arguments that are wrong, or do not go together, and `TypeError` for options
     that do not exist.
@@ -87,6 +95,10 @@ class Simulation(eqx.Module):
     observables: dict[str, Observable]
     key: Key[Array, ""] | None
     save_times: Float[Array, " S"]
+    # The first time, and the state of a run at its end, from which this one goes on.
+    begin: Float[Array, ""]
+    start: Any
+    stop: Callable[[Measure, Flow], Any] | None
     save_every: int | None = eqx.field(static=True)
     save_measures: bool = eqx.field(static=True)
     max_steps: int = eqx.field(static=True)
@@ -95,7 +107,7 @@ class Simulation(eqx.Module):
     countable: bool = eqx.field(static=True)
 
     @spelled_out
-    def __init__(self, flow: Flow, measure: Measure, **options: Unpack[Options]):
+    def __init__(self, flow: Flow, measure: Measure | None = None, **options: Unpack[Options]):
         unknown = sorted(set(options) - set(Options.__annotations__))
         if unknown:
             known = ", ".join(Options.__annotations__)
@@ -103,6 +115,7 @@ class Simulation(eqx.Module):
         given: dict[str, Any] = {**DEFAULTS, **options}
         if not isinstance(flow, Flow):
             raise ValueError(f"flow must be a Flow, got {kind(flow)}")
+        self.start, measure = _beginning(given.get("start"), measure)
         refuse_explicit(measure)
         flow.validate(measure)
         self.flow, self.measure = flow, measure
@@ -112,18 +125,23 @@ class Simulation(eqx.Module):
             raise ValueError(f"stepper must be a Stepper, got {kind(stepper)}")
         self.stepper.validate(flow, measure)
         self.observables = _checked_observables(given.get("observables"))
+        self.stop = given.get("stop")
+        if self.stop is not None:
+            _check_function(self.stop, "stop")
         self.key = _checked_key(given.get("key"), self.stepper.needs_key(flow))
         self.save_measures = bool(given["save_measures"])
         self.max_steps = count(given["max_steps"], "max_steps")
         checkpoints = given.get("checkpoints")
         self.checkpoints = None if checkpoints is None else _checked_checkpoints(checkpoints)
-        self.save_every, self.save_times = _schedule(self.stepper, given, measure.dtype)
+        self.begin = jnp.zeros((), measure.dtype) if self.start is None else self.start.state.time
+        self.save_every, self.save_times = _schedule(self.stepper, given, measure.dtype, self.start)
         self.countable = _is_countable(self.stepper, self.save_every, self.times, self.max_steps)
 
     @property
     def times(self) -> Float[Array, " S1"]:
-        """The saved times, t = 0 first."""
-        return jnp.concatenate([jnp.zeros_like(self.save_times[:1]), self.save_times])
+        """The saved times, t = 0 or the end of `start` first."""
+        first = jnp.broadcast_to(self.begin[..., None], (*self.save_times.shape[:-1], 1))
+        return jnp.concatenate([first, self.save_times], axis=-1)
 
     def without_measures(self) -> "Simulation":
         """The same run, of whose measures the last alone is kept."""
@@ -161,16 +179,36 @@ def _checked_observables(observables) -> dict[str, Observable]:
             )
         if is_reserved(name):
             raise ValueError(f"the observable name {name!r} is recorded with every run; choose another")
-        try:
-            inspect.signature(observable).bind(None, None)
-        except TypeError as error:
-            raise ValueError(
-                f"the observable {name!r} must be a function of two arguments (measure, flow): {error}"
-            ) from None
-        except ValueError:
-            # A builtin, of which nothing is known.
-            pass
+        _check_function(observable, f"the observable {name!r}")
     return observables
+
+
+def _check_function(function: Any, name: str) -> None:
+    """**Raises** `ValueError` unless `function` takes a measure and a flow."""
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError as error:
+        raise ValueError(f"{name} must be a function of two arguments (measure, flow): {error}") from None
+    except ValueError:
+        # A builtin, of which nothing is known.
+        pass
+
+
+def _beginning(start: Any, measure: Any) -> tuple[Any, Any]:
+    """(the state from which a run goes on, if there is one, the measure from which it starts)."""
+    if start is None:
+        if measure is None:
+            raise ValueError("a run needs an initial measure, or start=, a run to go on from")
+        return None, measure
+    if not isinstance(start, Run):
+        raise ValueError(f"start must be a Run, got {kind(start)}; a measure comes after the flow")
+    if measure is not None:
+        raise ValueError("pass a measure or start=, which begins with its own: not both")
+    if start.end is None:
+        raise ValueError("this run did not keep its state, being a cell or traced: start from its .final")
+    if not is_traced(start.status) and int(start.status) > 0:
+        raise ValueError(f"the run to go on from {start.describe()}")
+    return start.end, start.final
 
 
 def _checked_key(key, needed: bool):
@@ -187,7 +225,7 @@ def _checked_key(key, needed: bool):
     return key
 
 
-def _schedule(stepper, options, dtype):
+def _schedule(stepper, options, dtype, start=None):
     """(save_every or None, saved times) from one of the two forms of the time axis."""
     steps, t1, save_at = (options.get(name) for name in ("steps", "t1", "save_at"))
     if (steps is None) == (t1 is None and save_at is None):
@@ -204,13 +242,20 @@ def _schedule(stepper, options, dtype):
                 f"steps = {steps} is not a multiple of save_every = {every}: the end would not be saved"
             )
         _check_step_count(steps)
-        index = jnp.arange(1, steps // every + 1)
-        return every, (index * every).astype(dtype) * stepper.dt.astype(dtype)
+        dt, number = stepper.dt.astype(dtype), jnp.arange(1, steps // every + 1) * every
+        if start is None:
+            return every, number.astype(dtype) * dt
+        # As one longer run: times are whole numbers of steps, unless the steps so far had other sizes.
+        begin, taken = start.state.time, start.steps
+        further = begin + number.astype(dtype) * dt
+        return every, jnp.where(
+            begin == taken.astype(dtype) * dt, (taken + number).astype(dtype) * dt, further
+        )
     if every != 1:
         raise ValueError(
             f"save_every = {every} counts steps: with t1= or save_at=, list the times in save_at"
         )
-    times = _saved_times(t1, save_at, dtype)
+    times = _saved_times(t1, save_at, dtype, 0 if start is None else start.state.time)
     if not stepper.adaptive and not is_traced((times, stepper.dt)):
         _check_step_count(float(times[-1]) / float(stepper.dt))
     return None, times
@@ -237,21 +282,25 @@ def _check_step_count(steps: int | float) -> None:
         )
 
 
-def _saved_times(t1, save_at, dtype) -> Array:
-    """The increasing saved times after 0, in the dtype of the run, which may merge times that differ."""
+def _saved_times(t1, save_at, dtype, begin=0) -> Array:
+    """The increasing saved times after `begin`, in the dtype of the run, which may merge some that differ."""
     end = None if t1 is None else scalar(t1, "t1", above=0)
     if save_at is None:
-        return known(end).astype(dtype)[None]
+        end = known(end)
+        if not is_traced((end, begin)) and float(end) <= float(begin):
+            raise ValueError(f"t1 = {float(end):g} is not after t = {float(begin):g}, where the run begins")
+        return end.astype(dtype)[None]
     times = as_floats(save_at, "save_at")
     if times.ndim != 1 or times.size == 0:
         raise ValueError(f"save_at must be a list of times, got shape {times.shape}")
-    if is_traced((times, end)):
+    if is_traced((times, end, begin)):
         if end is not None:
             raise ValueError("t1 and save_at cannot be compared while traced: let save_at end with t1")
         return times.astype(dtype)
     values = np.asarray(finite(times, "save_at")).astype(dtype)
     end = None if end is None else np.asarray(end).astype(dtype)
-    if values[0] == 0:
+    begin = np.asarray(begin)
+    if values[0] == begin:
         values = values[1:]
     if (
         end is not None
@@ -263,9 +312,10 @@ def _saved_times(t1, save_at, dtype) -> Array:
     if end is not None and (values.size == 0 or values[-1] < end):
         values = np.append(values, end)
     if values.size == 0:
-        raise ValueError("save_at holds only t = 0, which is always saved: add later times, or t1")
-    if values[0] <= 0 or np.any(np.diff(values) <= 0):
-        raise ValueError(f"the saved times must be positive and increasing in {dtype}, got {values.tolist()}")
+        raise ValueError(f"save_at holds only t = {begin:g}, which is always saved: add later times, or t1")
+    if values[0] <= begin or np.any(np.diff(values) <= 0):
+        above = "positive" if begin == 0 else f"after t = {begin:g}"
+        raise ValueError(f"the saved times must be {above} and increasing in {dtype}, got {values.tolist()}")
     if end is not None and values[-1] > end:
         raise ValueError(f"save_at ends at {values[-1]:g}, after t1 = {float(end):g}")
     return jnp.asarray(values)

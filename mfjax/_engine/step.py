@@ -11,8 +11,9 @@ from jaxtyping import Array, Float, Int
 from mfjax import status as codes
 from mfjax._engine.simulation import Simulation
 from mfjax._numerics.arrays import Fixed, known
-from mfjax.flows.base import Evaluation, State
+from mfjax.flows.base import Evaluation, Flow, State
 from mfjax.measures import Grid
+from mfjax.steppers.base import Step
 
 
 class Carry(eqx.Module):
@@ -36,8 +37,8 @@ class Carry(eqx.Module):
 
 
 def start(sim: Simulation) -> Carry:
-    """The carry at t = 0."""
-    state = sim.flow.init(sim.measure).at_time(sim.times[0])
+    """The carry at t = 0, or where the run goes on."""
+    state = sim.flow.init(sim.measure).at_time(sim.times[0]) if sim.start is None else sim.start.state
     evaluation = sim.stepper.evaluate(sim.flow, state)
     state, evaluation = state.with_carry(evaluation.carry), _alone(evaluation)
     dtype = sim.measure.dtype
@@ -48,8 +49,11 @@ def start(sim: Simulation) -> Carry:
         dt = jnp.minimum(1e-3 * interval, evaluation.max_step).astype(dtype)
     else:
         dt = known(sim.stepper.dt).astype(dtype)
+    found = health(sim.flow, state, evaluation)
+    # No step was too large yet.
+    found = jnp.where(found == codes.NON_FINITE, codes.BAD_START, found)
     ordered = jnp.where(jnp.all(jnp.diff(sim.times) >= 0), codes.OK, codes.UNORDERED_TIMES)
-    return Carry(
+    carry = Carry(
         state=state,
         evaluation=evaluation,
         memory=sim.stepper.init(sim.flow, state),
@@ -59,9 +63,28 @@ def start(sim: Simulation) -> Carry:
         rejected=zero,
         dt=dt,
         dissipated=jnp.zeros((), dtype),
-        status=codes.first(ordered, evaluation.status, health(state, evaluation)),
+        status=codes.first(ordered, found),
         failed_at=zero,
     )
+    return carry if sim.start is None else _further(sim.start, carry)
+
+
+def _further(end: Carry, fresh: Carry) -> Carry:
+    """The carry `end` of a run that goes on, once `fresh`, the same state seen anew, has shown it to be one.
+
+    Its evaluation is kept: that of another program may be rounded otherwise.
+    """
+    known = lambda carry: [(x.shape, x.dtype) for x in jax.tree.leaves(eqx.filter(carry, eqx.is_array))]
+    if jax.tree.structure(end) != jax.tree.structure(fresh) or known(end) != known(fresh):
+        raise ValueError(
+            "start= goes on with the same flow and stepper, and the state of this run has another structure: "
+            "start another flow or stepper from start.final"
+        )
+    a, b = (jnp.stack([c.evaluation.energy, c.evaluation.dissipation]) for c in (end, fresh))
+    alike = jnp.all((jnp.abs(a - b) <= 1e-2 * (jnp.abs(a) + jnp.abs(b))) | jnp.isnan(a))
+    status = jnp.where(alike, fresh.status, codes.OTHER_RUN).astype(jnp.int32)
+    where = lambda c: (c.save, c.taken, c.status, c.failed_at)
+    return eqx.tree_at(where, end, (fresh.save, fresh.taken, status, fresh.failed_at))
 
 
 def one_step(sim: Simulation, carry: Carry, time: Array, dt: Array) -> tuple[Carry, Array, Array]:
@@ -69,6 +92,11 @@ def one_step(sim: Simulation, carry: Carry, time: Array, dt: Array) -> tuple[Car
     key = None if sim.key is None else jr.fold_in(sim.key, carry.steps)
     state = carry.state.at_time(time)
     step = sim.stepper.step(sim.flow, state, carry.evaluation, dt, key, carry.memory)
+    if not isinstance(step, Step):
+        raise ValueError(
+            f"{type(sim.stepper).__name__}.step must return a steppers.Step, as steppers.settle makes it, "
+            f"got {type(step).__name__}"
+        )
     rates = carry.evaluation.dissipation + step.evaluation.dissipation
     kept = Carry(
         state=step.state.at_time(time + dt),
@@ -85,7 +113,7 @@ def one_step(sim: Simulation, carry: Carry, time: Array, dt: Array) -> tuple[Car
     )
     # What the scheme itself reports comes first: a NaN is often its consequence.
     status = codes.first(
-        step.status, _clock(carry, step.state, time + dt), health(step.state, step.evaluation)
+        step.status, _clock(carry, step.state, time + dt), health(sim.flow, step.state, step.evaluation)
     )
     return kept, step.error, status
 
@@ -98,23 +126,33 @@ def _clock(carry: Carry, state: State, time: Array) -> Array | int:
     return jnp.where(jnp.abs(state.time - time) <= slack, codes.OK, codes.FROZEN_CLOCK)
 
 
+def observed(sim: Simulation, carry: Carry) -> tuple[Carry, Any]:
+    """(the carry, which goes no further where the run is to stop, its record)."""
+    if sim.stop is not None:
+        done = jnp.all(jnp.asarray(sim.stop(carry.state.measure, sim.flow.at(carry.state)), bool))
+        status = jnp.where(done & (carry.status == codes.OK), codes.STOPPED, carry.status)
+        carry = eqx.tree_at(lambda c: c.status, carry, status.astype(jnp.int32))
+    return carry, record(sim, carry)
+
+
 def record(sim: Simulation, carry: Carry) -> tuple[Any, dict[str, Any]]:
     """What is saved of a run at one time: the part of the measure that moves, and the observables.
 
     Observables of a failed run are NaN, its measure is the last good one.
     """
     mu, flow = carry.state.measure, sim.flow.at(carry.state)
-    # With noise the energy and this integral have no balance.
     random = sim.stepper.needs_key(sim.flow)
+    known = carry.evaluation.energy is not None
     values = {
         "energy": carry.evaluation.energy,
-        "dissipation": carry.evaluation.dissipation,
-        "dissipated": jnp.full_like(carry.dissipated, jnp.nan) if random else carry.dissipated,
+        "dissipation": carry.evaluation.dissipation if known else None,
+        # `assemble` makes NaN of what is not known: a program that returns NaN looks like a fault.
+        "dissipated": carry.dissipated if known and not random else None,
         "residual": carry.evaluation.residual,
         "mass": mu.mass,
         "min_weight": jnp.min(mu.weights),
     }
-    values |= {name: observe(mu, flow) for name, observe in sim.observables.items()}
+    values |= {name: _seen(name, observe(mu, flow)) for name, observe in sim.observables.items()}
     failed = carry.status > 0
 
     def mask(value):
@@ -133,14 +171,28 @@ def record(sim: Simulation, carry: Carry) -> tuple[Any, dict[str, Any]]:
     return ((mu.weights, mu.marks) if isinstance(mu, Grid) else mu), values
 
 
-def health(state: State, evaluation: Evaluation) -> Int[Array, ""]:
-    """The status of a freshly computed state: NaN and negative masses are caught here, nowhere else."""
+def _seen(name: str, value: Any) -> Any:
+    """What an observable returned, as arrays. **Raises** `ValueError` if it is nothing that can be stored."""
+    if not jax.tree.leaves(value):
+        raise ValueError(
+            f"the observable {name!r} returned {value!r}: return an array, or a mapping of arrays"
+        )
+    try:
+        return jax.tree.map(jnp.asarray, value)
+    except TypeError as error:
+        raise ValueError(f"the observable {name!r} returned what is no number: {error}") from None
+
+
+def health(flow: Flow, state: State, evaluation: Evaluation) -> Int[Array, ""]:
+    """The status of a freshly computed state: NaN and negative numbers are caught here, nowhere else."""
+    temperature = flow.at(state).temperature
+    cold = jnp.where(jnp.asarray(temperature) < 0, codes.NEGATIVE_TEMPERATURE, codes.OK)
     measure_ok = _finite((state.measure, state.fields))
     negative = jnp.where(jnp.any(state.measure.weights < 0), codes.NEGATIVE_MASS, codes.OK)
     status = codes.first(negative, evaluation.status)
     # A failed inner solve, which leaves a NaN energy, is the better explanation while the measure is fine.
-    unexplained = ~(_finite(evaluation.tangent) & jnp.isfinite(evaluation.energy)) & (status == codes.OK)
-    return jnp.where(measure_ok & ~unexplained, status, codes.NON_FINITE).astype(jnp.int32)
+    unexplained = ~_finite((evaluation.tangent, evaluation.energy)) & (status == codes.OK)
+    return codes.first(cold, jnp.where(measure_ok & ~unexplained, status, codes.NON_FINITE))
 
 
 def _finite(tree: Any) -> Array:

@@ -43,7 +43,7 @@ class Table(eqx.Module):
         status = np.asarray(self.values["status"])
         status = status.reshape(*[len(v) for v in self.axes.values()], -1).max(axis=-1)
         found = []
-        for index in np.argwhere(status != codes.OK):
+        for index in np.argwhere(status > codes.OK):
             cell = {name: values[i] for (name, values), i in zip(self.axes.items(), index, strict=True)}
             found.append((cell, codes.describe(int(status[tuple(index)]))))
         return found

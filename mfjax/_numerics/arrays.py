@@ -57,6 +57,7 @@ def as_floats(value: Any, name: str) -> Array:
 
     Python numbers give weakly typed arrays: a parameter never promotes the dtype of the data it meets.
     """
+    value = native(value, name)
     try:
         if is_traced(value):
             array = jnp.asarray(value)
@@ -68,9 +69,36 @@ def as_floats(value: Any, name: str) -> Array:
         raise ValueError(f"{name} must be numeric, got {value!r}") from error
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise ValueError(f"{name} must be real, got dtype {array.dtype}")
+    if jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize < 4:
+        raise ValueError(
+            f"{name} must be float32 or float64, got {array.dtype}: convert it by .astype(jnp.float32)"
+        )
     if not jnp.issubdtype(array.dtype, jnp.floating):
         array = array.astype(jnp.result_type(float))
     return array
+
+
+def native(value: Any, name: str) -> Any:
+    """`value`, a NumPy array in the byte order and a precision that JAX has, and without masked entries.
+
+    **Raises** `ValueError` naming the first entry that is masked.
+
+    >>> native(np.arange(2.0).astype(">f8"), "x").dtype.isnative
+    True
+    """
+    if np.ma.isMaskedArray(value):
+        masked = np.argwhere(np.ma.getmaskarray(value))
+        if len(masked):
+            index = tuple(map(int, masked[0]))
+            raise ValueError(f"{name} is masked at index {index}: fill its entries, or leave them out")
+        return native(value.data, name)
+    if not isinstance(value, (np.ndarray, np.generic)) or value.dtype.kind not in "iuf":
+        return value
+    # Of more digits than 64 bits have JAX knows nothing.
+    kind = (
+        np.float64 if value.dtype.kind == "f" and value.dtype.itemsize > 8 else value.dtype.newbyteorder("=")
+    )
+    return value.astype(kind, copy=False)
 
 
 def scalar(

@@ -20,7 +20,8 @@ class Box(Domain):
     `cells(n)` gives n cells per axis, which need not be square. Good values: wide enough that nothing
     gathers at a wall which is there for the computation only.
 
-    **Raises** `ValueError` unless lower < upper on every axis.
+    **Raises** `ValueError` unless lower < upper on every axis, and for points of a dtype that cannot tell a
+    thousand places apart on a side.
 
     >>> box = Box([0.0, -1.0], [2.0, 1.0])
     >>> box.dim, box.retract(jnp.array([1.5, 0.0]), jnp.array([1.0, 0.25])).tolist()
@@ -30,7 +31,12 @@ class Box(Domain):
     lower: Float[Array, " dim"]
     upper: Float[Array, " dim"]
 
-    def __init__(self, lower, upper):
+    def __init__(self, lower, upper, **unknown):
+        if unknown:
+            raise ValueError(
+                f"{type(self).__name__} has walls on all sides and no option {min(unknown)!r}: periodic axes "
+                "are those of Torus(dim, period)"
+            )
         self.lower = jnp.atleast_1d(finite(as_floats(lower, "lower"), "lower"))
         self.upper = jnp.atleast_1d(finite(as_floats(upper, "upper"), "upper"))
         if self.lower.ndim != 1 or self.lower.shape != self.upper.shape:
@@ -42,6 +48,21 @@ class Box(Domain):
             np.asarray(self.lower) >= np.asarray(self.upper)
         ):
             raise ValueError(f"lower must lie below upper on every axis, got {self.lower} and {self.upper}")
+
+    def validate(self, points, name="points"):
+        super().validate(points, name)
+        if is_traced((self.lower, self.upper)):
+            return
+        far = float(np.max(np.abs(np.asarray([self.lower, self.upper]))))
+        spacing, width = (
+            float(np.finfo(points.dtype).eps) * far,
+            float(np.min(np.asarray(self.upper - self.lower))),
+        )
+        if spacing > 1e-3 * width:
+            raise ValueError(
+                f"{points.dtype} numbers near {far:g} lie {spacing:.1g} apart, too coarse for a side of "
+                f"{width:g}: move the origin into the box, or use float64"
+            )
 
     @property
     def dim(self) -> int:
@@ -95,5 +116,5 @@ class Interval(Box):
     1
     """
 
-    def __init__(self, lower: ScalarLike, upper: ScalarLike):
-        super().__init__(scalar(lower, "lower"), scalar(upper, "upper"))
+    def __init__(self, lower: ScalarLike, upper: ScalarLike, **unknown):
+        super().__init__(scalar(lower, "lower"), scalar(upper, "upper"), **unknown)

@@ -17,16 +17,29 @@ from mfjax.energies.field import Field, slopes_at, values_at
 from mfjax.measures import Measure
 
 
+def require_number(name: str, function: Callable, *points: Array) -> None:
+    """**Raises** `ValueError` unless `function` makes one number of such points."""
+    places = " and ".join(f"a point of shape {p.shape}" for p in points)
+    try:
+        out = jax.eval_shape(lambda *points: function(*points), *points)
+    except (TypeError, ValueError, IndexError) as error:
+        raise ValueError(f"{name} cannot be applied to {places}: {str(error).splitlines()[0]}") from error
+    if getattr(out, "shape", None) != ():
+        found = f"shape {out.shape}" if hasattr(out, "shape") else type(out).__name__
+        raise ValueError(f"{name} must return one number for {places}, got {found}")
+
+
 class Solution(eqx.Module):
     """An energy at one measure.
 
-    `value` F(mu); `potential`, the first variation as a function of ONE point, defined off the support;
-    `outer_weights` (K,) or `None` for an energy without an inner problem; `residual` of that problem,
-    relative; `status` code; `carry`, what the next solve may start from; `terms`, the solutions of the
-    energies that a sum is made of.
+    `value` F(mu), or `None` where it is not known, of a target known by its score say; `potential`, the first
+    variation as a function of ONE point, defined off the support; `outer_weights` (K,) or `None` for an
+    energy without an inner problem; `residual` of that problem, relative; `status`, a code of `mfjax.status`
+    or one of its own from `mfjax.status.OWN` = 100 on; `carry`, what the next solve may start from; `terms`,
+    the solutions of the energies that a sum is made of.
     """
 
-    value: Float[Array, ""]
+    value: Float[Array, ""] | None
     potential: Callable[[Array], Array]
     outer_weights: Float[Array, " K"] | None = None
     residual: Float[Array, ""] | float = 0.0
@@ -40,6 +53,10 @@ class Energy(eqx.Module):
 
     Two identities tie the two together and are checked by `mfjax.testing.check_energy` for every energy:
     dF/dw_i = V(x_i), up to one constant, and dF/dx_i = w_i grad V(x_i).
+
+    What `solve` finds by iterations is differentiated by the equation that it satisfies, not through them nor
+    past them: `jax.lax.custom_root` for a nonlinear equation, `jax.lax.custom_linear_solve` for a linear one.
+    A `stop_gradient` leaves value and force right, and makes derivatives of whole runs wrong.
     """
 
     @abstractmethod
@@ -78,7 +95,10 @@ class Energy(eqx.Module):
 
     def __call__(self, mu: Measure) -> Float[Array, ""]:
         """F(mu). **Raises** `RuntimeError` if the inner problem could not be solved."""
-        return self._solved(mu).value
+        value = self._solved(mu).value
+        if value is None:
+            raise ValueError(f"{type(self).__name__} has no value, only a potential")
+        return value
 
     def potential(self, mu: Measure) -> Callable[[Array], Array]:
         """The first variation at `mu` as a function of one point."""
@@ -192,7 +212,9 @@ class Sum(Energy):
         solutions = [term.solve(mu, state) for (_, term), state in zip(self.terms, carry, strict=True)]
         coefficients = tuple(jnp.asarray(c).astype(mu.dtype) for c, _ in self.terms)
         zero = jnp.zeros((), mu.dtype)
-        value = sum((c * s.value for c, s in zip(coefficients, solutions, strict=True)), zero)
+        value = None
+        if all(s.value is not None for s in solutions):
+            value = sum((c * s.value for c, s in zip(coefficients, solutions, strict=True)), zero)
         weights = [s.outer_weights for s in solutions if s.outer_weights is not None]
         residual, status = zero, jnp.zeros((), jnp.int32)
         for s in solutions:

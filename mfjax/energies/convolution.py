@@ -5,6 +5,7 @@ from collections.abc import Callable
 from jaxtyping import Array
 
 from mfjax.domains import Domain
+from mfjax.energies.base import require_number
 from mfjax.kernels import Kernel
 from mfjax.kernels.sums import kernel_slopes, kernel_sums, row_sum
 from mfjax.measures import Measure
@@ -25,7 +26,8 @@ def convolution_slopes(kernel: Callable, mu: Measure, points: Array) -> Array:
     return kernel_slopes(kernel, points, mu.points, mu.weights)
 
 
-def check_kernel(kernel: Callable, domain: Domain | None) -> None:
-    """**Raises** `ValueError` unless `kernel` is one on `domain`. Plain functions are up to their author."""
+def check_kernel(kernel: Callable, domain: Domain | None, point: Array) -> None:
+    """**Raises** `ValueError` if `kernel` is none on `domain`, or makes no number of two points."""
+    require_number("the kernel", kernel, point, point)
     if domain is not None and isinstance(kernel, Kernel):
         kernel.validate(domain)

@@ -1,6 +1,7 @@
 """Kernel mean discrepancies between the measure and a target."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Float
@@ -15,7 +16,7 @@ from mfjax.energies.convolution import (
 )
 from mfjax.energies.field import Field
 from mfjax.kernels.base import Kernel, require_kernel
-from mfjax.measures import Measure
+from mfjax.measures import Measure, Particles
 
 
 class MMD(Energy):
@@ -30,16 +31,17 @@ class MMD(Energy):
     - `kernel(x, y)`: a symmetric, conditionally positive definite function of two points (d,), such as an
       `mf.kernels` object; one with a scale comparable to the spread of the measures is a good start. On a
       torus it needs `domain=`.
-    - `target` nu: any measure, points (K, d), of the mass of mu where the kernel is only conditionally
-      positive definite (`Distance`, `Riesz`). A signed one lies on `domains.Signed` and is seen by
-      `kernels.SignedKernel`; a mu that is not negative has the sign +1 alone there.
+    - `target` nu: any measure, or points (K, d), which get equal masses of sum one; of the mass of mu where
+      the kernel is only conditionally positive definite (`Distance`, `Riesz`). A signed one lies on
+      `domains.Signed` and is seen by `kernels.SignedKernel`; a mu that is not negative has the sign +1 alone
+      there.
 
     **Fails** quietly where particles lie farther from the target than the kernel reaches: forces are zero
     there. Values near the minimum 0 are differences of numbers of size k: their absolute error is about
     max|k| times the machine precision (1e-7 in single precision), so that they may be negative by as much;
     forces do not suffer from it.
 
-    **Raises** `ValueError` for a target that is no measure, of another dimension, or of another mass where
+    **Raises** `ValueError` for a target that is neither, of another dimension, or of another mass where
     the kernel is only conditionally positive definite, and for a kernel that takes distances on another
     domain than the flow.
 
@@ -55,16 +57,16 @@ class MMD(Energy):
     target: Measure
     self_energy: Float[Array, ""]
 
-    def __init__(self, kernel: Callable, target: Measure):
+    def __init__(self, kernel: Callable, target: Any):
         require_kernel(kernel)
         if not isinstance(target, Measure):
-            raise ValueError(f"target must be a measure, got {type(target).__name__}")
+            target = Particles(target)
         self.kernel = kernel
         self.target = target
         self.self_energy = target.integrate(convolution(kernel, target, target.points))
 
     def validate(self, mu, domain=None):
-        check_kernel(self.kernel, domain)
+        check_kernel(self.kernel, domain, mu.points[0])
         if mu.points.shape[-1] != self.target.points.shape[-1]:
             raise ValueError(
                 f"the target has points of dimension {self.target.points.shape[-1]} and the measure "

@@ -17,8 +17,9 @@ class Interaction(Energy):
     F(mu) = 1/2 int int W(x, y) dmu(x) dmu(y), with first variation V = int W(., y) dmu(y).
 
     `kernel(x, y)` is a symmetric function W of two points, such as an `mf.kernels` object or a function of
-    |x - y|; attraction where it grows with distance. Particles also act on themselves: W(x, x) should be
-    constant, and finite. An unsymmetric W has another first variation, which this is not.
+    |x - y|; attraction where it grows with distance. Particles also act on themselves, by W(x, x) / 2 times
+    their mass squared, which must be finite: a constant moves nothing, other kernels (Stein discrepancies)
+    mean it. An unsymmetric W has another first variation, which this is not.
 
     **Raises** `ValueError` for a kernel of `mf.kernels` that takes distances on another domain than the flow.
 
@@ -35,7 +36,7 @@ class Interaction(Energy):
         self.kernel = kernel
 
     def validate(self, mu, domain=None):
-        check_kernel(self.kernel, domain)
+        check_kernel(self.kernel, domain, mu.points[0])
 
     def solve(self, mu, carry=None):
         value = 0.5 * mu.integrate(convolution(self.kernel, mu, mu.points))

@@ -80,7 +80,7 @@ class PopulationReducedRisk(Energy):
         self.square = teacher.integrate(convolution(kernel, teacher, teacher.points))
 
     def validate(self, mu, domain=None):
-        check_kernel(self.kernel, domain)
+        check_kernel(self.kernel, domain, mu.points[0])
         if mu.points.shape[-1] != self.teacher.points.shape[-1]:
             raise ValueError(
                 f"the teacher has points of dimension {self.teacher.points.shape[-1]} and the measure "

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 
-from mfjax.energies.base import Energy, Solution
+from mfjax.energies.base import Energy, Solution, require_number
 from mfjax.energies.dual import LinearDual
 
 
@@ -15,8 +15,9 @@ class Potential(Energy):
     F(mu) = int V dmu for a function V of one point, with velocity -grad V.
 
     `function` is any callable on one point (d,) that returns one number; an `equinox.Module` may carry swept
-    numbers as leaves. Compiled programs keep what else it reads: a plain object or a global that changes
-    afterwards is not seen again.
+    numbers as leaves. What else it reads, a plain object or a global, is read again at every call.
+
+    **Raises** `ValueError` if it returns anything but one number.
 
     >>> import jax.numpy as jnp, mfjax as mf
     >>> mu = mf.measures.Particles(jnp.array([[1.0], [3.0]]))
@@ -30,6 +31,9 @@ class Potential(Energy):
         if not callable(function):
             raise ValueError(f"function must be callable on one point, got {function!r}")
         self.function = function
+
+    def validate(self, mu, domain=None):
+        require_number("the potential", self.function, mu.points[0])
 
     def solve(self, mu, carry=None):
         value = mu.integrate(jax.vmap(self.function)(mu.points))

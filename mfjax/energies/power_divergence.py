@@ -78,6 +78,12 @@ class PowerDivergence(InternalEnergy):
             raise ValueError(
                 "target must be positive in every cell: ultra-fast diffusion is undefined where it vanishes"
             )
+        if not is_traced(mu.weights) and not bool(jnp.all(mu.weights > 0)):
+            empty = int(jnp.argmin(mu.weights))
+            raise ValueError(
+                f"the measure is empty in cell {empty}, where this energy is infinite: start from a positive "
+                "density, such as 0.99 * density + 0.01"
+            )
 
     def _parameters(self, density):
         return self.order.astype(density.dtype), self.scale.astype(density.dtype)

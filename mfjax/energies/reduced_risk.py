@@ -16,7 +16,7 @@ from mfjax.energies.reduced_dual import ReducedDual
 from mfjax.features import FeatureMap, check_features, require_features
 from mfjax.outer import Automatic, MinimumNorm, Newton, OuterSolver
 from mfjax.outer.base import OuterProblem
-from mfjax.regularizers import Quadratic, Regularizer
+from mfjax.regularizers import ConvexRegularizer, Power, Quadratic, Regularizer, require_unbounded
 
 
 class ReducedRisk(Energy):
@@ -77,6 +77,8 @@ class ReducedRisk(Energy):
                 f"regularizer must be a Regularizer, got {kind(regularizer)}; "
                 "wrap a convex function in regularizers.ConvexRegularizer"
             )
+        if not isinstance(self.regularizer, Quadratic | Power | ConvexRegularizer):
+            require_unbounded(self.regularizer)
         if outer is None:
             outer = default_outer(lam, self.regularizer)
         if not isinstance(outer, OuterSolver):
@@ -134,6 +136,14 @@ class ReducedRisk(Energy):
         ones = jnp.ones(len(x), jnp.result_type(mu.points, x))
         operator = self.features.operator(mu.points.astype(ones.dtype), x.astype(ones.dtype), ones)
         return operator.output(mu.weights * self.outer_weights(mu))
+
+
+def require_reduced_risk(energy: Any, name: str) -> None:
+    """**Raises** `ValueError` unless `energy` is a `ReducedRisk`, which alone has data."""
+    if not isinstance(energy, ReducedRisk):
+        raise ValueError(
+            f"{name} needs a ReducedRisk, got {kind(energy)}: sample inputs, and targets from the teacher"
+        )
 
 
 class Carried(eqx.Module):

@@ -1,6 +1,6 @@
 """Flows: an energy seen through a geometry. A flow knows its rate; it never loops over time."""
 
-from mfjax.flows.base import Evaluation, Flow, State
+from mfjax.flows.base import Evaluation, Flow, State, evaluation
 from mfjax.flows.fisher_rao import WassersteinFisherRao
 from mfjax.flows.heights import HeightFlow
 from mfjax.flows.propagation_of_chaos import PropagationOfChaos
@@ -22,4 +22,5 @@ __all__ = [
     "TwoTimescale",
     "Wasserstein",
     "WassersteinFisherRao",
+    "evaluation",
 ]

@@ -50,9 +50,14 @@ def require_measure(mu: Any) -> None:
 
 
 class Flow(eqx.Module):
-    """A rate of change of a state. A new flow is one subclass with `init` and `evaluate`."""
+    """A rate of change of a state. A new flow is one subclass with `init` and `evaluate`.
 
-    energy: eqx.AbstractVar[Energy]
+    One that decreases no energy, such as Stein variational gradient descent, has the field
+    `energy: None = None` and evaluates to `flows.evaluation(tangent, None, None, dtype)`: a run records NaN
+    for what is not there.
+    """
+
+    energy: eqx.AbstractVar[Energy | None]
     domain: eqx.AbstractVar[Domain]
     # Whether the energy never increases; where it may, the certificate `largest_increase` says by how much.
     monotone: ClassVar[bool] = True
@@ -60,7 +65,7 @@ class Flow(eqx.Module):
     autonomous: ClassVar[bool] = True
 
     def __check_init__(self):
-        if not isinstance(self.energy, Energy):
+        if not isinstance(self.energy, Energy | None):
             raise ValueError(f"energy must be an Energy, got {kind(self.energy)}")
         if not isinstance(self.domain, Domain):
             raise ValueError(f"domain must be a Domain, got {kind(self.domain)}")
@@ -80,7 +85,8 @@ class Flow(eqx.Module):
     def validate(self, mu: Measure) -> None:
         """**Raises** `ValueError` if this flow cannot move measures like `mu`. Solves nothing."""
         self.domain.validate(mu.points)
-        self.energy.validate(mu, self.domain)
+        if self.energy is not None:
+            self.energy.validate(mu, self.domain)
 
     @abstractmethod
     def init(self, mu: Measure) -> State:
@@ -116,7 +122,7 @@ class Flow(eqx.Module):
     @property
     def temperature(self) -> Any:
         """T of the noise sqrt(2 T) dW on particles; the Python number 0.0 for a deterministic flow."""
-        return self.energy.temperature
+        return 0.0 if self.energy is None else self.energy.temperature
 
     @property
     def stochastic(self) -> bool:

@@ -35,8 +35,8 @@ class Scheduled(Flow):
     rise. Observables are given the flow of their time.
 
     Explicit steppers keep their order, `StochasticHeun` its weak order, `RosenbrockW` its order 3; schemes
-    of order 1 take the numbers at the beginning of a step. **Fails** where make(t) does, at negative
-    temperatures say.
+    of order 1 take the drift at the beginning of a step, and the temperature of noise in its middle.
+    **Fails** where make(t) does, and at negative temperatures.
 
     **Raises** `ValueError` unless `make` is a function that returns a flow.
 
@@ -96,8 +96,10 @@ class Scheduled(Flow):
             state = state.with_carry(fresh)
         now = self.at(state).evaluate(state)
         one = jnp.ones_like(time)
-        _, drift = jax.jvp(lambda t: self.make(t).evaluate(state).energy, (time,), (one,))
         where = lambda e: (e.tangent.time, e.dissipation)
+        drift = 0
+        if now.energy is not None:
+            _, drift = jax.jvp(lambda t: self.make(t).evaluate(state).energy, (time,), (one,))
         return eqx.tree_at(where, now, (one, now.dissipation - drift), is_leaf=lambda leaf: leaf is None)
 
     def _data_vary(self, time: Any) -> bool:

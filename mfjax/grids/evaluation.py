@@ -12,14 +12,14 @@ from mfjax.measures import Tangent
 class Evaluation(eqx.Module):
     """A flow at one state: `tangent`, and the numbers that a run records with it.
 
-    `energy` F; `dissipation` -dF/dt along the tangent, >= 0 if the flow is monotone; `residual` of the
-    inner solve and its `status`; `carry` for the next one; `max_step`, the longest stable explicit transport
-    step (flow time; infinite on particles); `potential` (K,) in the cells of a grid, the first variation of
-    the terms that transport, from which implicit steps start, else `None`.
+    `energy` F, or `None` where it is not known; `dissipation` -dF/dt along the tangent, >= 0 if the flow is
+    monotone; `residual` of the inner solve and its `status`; `carry` for the next one; `max_step`, the
+    longest stable explicit transport step (flow time; infinite on particles); `potential` (K,) in the cells
+    of a grid, the first variation of the terms that transport, from which implicit steps start, else `None`.
     """
 
     tangent: Tangent
-    energy: Float[Array, ""]
+    energy: Float[Array, ""] | None
     dissipation: Float[Array, ""]
     residual: Float[Array, ""]
     status: Int[Array, ""]
@@ -41,11 +41,11 @@ def evaluation(
     potential: Float[Array, " K"] | None = None,
 ) -> Evaluation:
     """An `Evaluation` whose numbers are arrays of `dtype`, so that loops see one structure."""
-    number = lambda v: jnp.asarray(v, dtype)
+    number = lambda v: None if v is None else jnp.asarray(v, dtype)
     return Evaluation(
         tangent,
         number(energy),
-        number(dissipation),
+        number(0.0 if dissipation is None else dissipation),
         number(residual),
         jnp.asarray(status, jnp.int32),
         number(max_step),

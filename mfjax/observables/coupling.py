@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mfjax._numerics.arrays import is_traced
+
 
 def optimal_coupling(
     cost: Float[Array, "M K"], source: Float[Array, " M"], target: Float[Array, " K"]
@@ -12,7 +14,8 @@ def optimal_coupling(
 
     The plan P >= 0 of row sums `source` and column sums `target` that minimizes sum_ij P_ij cost_ij.
 
-    Both masses must have the same sum. Successive shortest paths with potentials: mass moves along the
+    Both masses must have the same sum: **raises** `ValueError` where they have not; traced, the plan is NaN.
+    Successive shortest paths with potentials: mass moves along the
     cheapest path from where it is left over to where it is missing, through plans made so far. Exact up to
     rounding for any masses; for equal ones it is an assignment. Between M and a few (M + K) paths of cost
     O((M + K)^2): a second for M = K = 200 on one core. No derivative passes through the plan; by the
@@ -27,6 +30,13 @@ def optimal_coupling(
     cost, source, target = (jax.lax.stop_gradient(v) for v in (cost, source, target))
     # With a NaN the comparisons would never end.
     known = jnp.all(jnp.isfinite(cost)) & jnp.all(jnp.isfinite(source)) & jnp.all(jnp.isfinite(target))
+    sums = jnp.sum(source), jnp.sum(target)
+    even = jnp.abs(sums[0] - sums[1]) <= 1e-3 * (sums[0] + sums[1])
+    if not is_traced(even) and bool(known) and not bool(even):
+        raise ValueError(
+            f"masses of sum {float(sums[0]):g} and {float(sums[1]):g} have no coupling: rescale one"
+        )
+    known = known & even
     tiny = 8 * jnp.finfo(cost.dtype).eps * jnp.max(source)
     start = (jnp.zeros_like(cost), jnp.zeros_like(source), jnp.zeros_like(target), source, target)
 

@@ -1,5 +1,6 @@
 """The abstract stepper and what a step returns."""
 
+import inspect
 from abc import abstractmethod
 from typing import Any, ClassVar
 
@@ -40,6 +41,23 @@ class Stepper(eqx.Module):
     # step that is tried; a factorization counts as one. `None` where their number is not known in advance.
     evaluations: ClassVar[tuple[int, int] | None] = None
     dt: eqx.AbstractVar[Float[Array, ""] | None]
+
+    def __check_init__(self):
+        name = type(self).__name__
+        if not isinstance(getattr(type(self), "order", None), int):
+            raise ValueError(f"{name} has no order: write order: ClassVar[int] = 1 in the class")
+        if self.dt is not None and not hasattr(self.dt, "astype"):
+            raise ValueError(
+                f"the dt of {name} must be an array, got {self.dt!r}: write self.dt = "
+                "mf.steppers.step_size(dt) in its __init__"
+            )
+        try:
+            inspect.signature(self.step).bind(*[None] * 6)
+        except TypeError:
+            raise ValueError(
+                f"{name}.step must take (flow, state, evaluation, dt, key, memory), got "
+                f"{inspect.signature(self.step)}"
+            ) from None
 
     @property
     def adaptive(self) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mfjax._numerics.arrays import is_traced
-from mfjax.energies.reduced_risk import DualPotential, ReducedRisk
+from mfjax.energies.reduced_risk import DualPotential, ReducedRisk, require_reduced_risk
 from mfjax.measures import Grid
 from mfjax.regularizers import Power, Quadratic
 
@@ -90,6 +90,7 @@ def minimize_reduced_risk(
     >>> bool(found.gap < 1e-8), round(float(found.value), 2)
     (True, 0.17)
     """
+    require_reduced_risk(energy, "minimize_reduced_risk")
     if is_traced((energy, grid)):
         raise ValueError(
             "minimize_reduced_risk runs on the host, and its energy or grid is traced: call it outside jit, "

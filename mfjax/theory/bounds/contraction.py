@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, ScalarLike
 from mfjax._numerics.arrays import inner, is_traced, scalar
 from mfjax._numerics.compiled import compiled
 from mfjax.domains import Domain
-from mfjax.energies.reduced_risk import ReducedRisk
+from mfjax.energies.reduced_risk import ReducedRisk, require_reduced_risk
 from mfjax.measures import Measure
 from mfjax.observables.wasserstein import Wasserstein1D
 from mfjax.regularizers import Quadratic
@@ -28,6 +28,7 @@ def stability(
 
     Source: VarPro paper, Theorem 4.1, whose constant is not given.
     """
+    require_reduced_risk(energy, "bounds.stability")
     check_probability(mu, "mu")
     check_probability(nu, "nu")
     level = jnp.maximum(energy(mu), energy(nu))
@@ -63,6 +64,7 @@ def semiconvexity(
     >>> round(float(semiconvexity(energy, mf.domains.Sphere(1), 0.5, n=16)), 3)
     2.0
     """
+    require_reduced_risk(energy, "bounds.semiconvexity")
     if not isinstance(energy.regularizer, Quadratic):
         raise ValueError(
             f"the constant is known for regularizers.Quadratic, got {type(energy.regularizer).__name__}"

@@ -1,0 +1,157 @@
+"""Energies, flows and optimizers that users write: what they may leave out, and what they are told."""
+
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import mfjax as mf
+from mfjax import status as codes
+
+E, S = mf.energies, mf.steppers
+LINE, TORUS = mf.domains.Euclidean(1), mf.domains.Torus(1)
+MU = mf.measures.Particles(jnp.array([[1.0], [-0.5]]))
+WELL = E.Potential(lambda x: 0.5 * jnp.sum(x * x))
+
+
+class Score(E.Energy):
+    """Known by its slope alone, with a status of its own where a point is far away."""
+
+    value: float | None = None
+
+    def solve(self, mu, carry=None):
+        far = jnp.any(jnp.abs(mu.points) > 2)
+        value = None if self.value is None else jnp.asarray(self.value)
+        return E.Solution(
+            value, lambda x: 0.5 * jnp.sum(x * x), status=jnp.where(far, codes.OWN + 4, codes.OK)
+        )
+
+
+class Drift(mf.flows.Flow):
+    """A flow that decreases no energy."""
+
+    domain: mf.domains.Domain
+    energy: None = None
+    monotone: ClassVar[bool] = False
+
+    def init(self, mu):
+        self.validate(mu)
+        return mf.flows.State(mu)
+
+    def evaluate(self, state):
+        tangent = mf.measures.Tangent(points=-state.measure.points)
+        return mf.flows.evaluation(tangent, None, None, state.measure.dtype)
+
+
+FLOWS = {
+    "energy without value": mf.flows.Wasserstein(Score(), LINE),
+    "sum with one": mf.flows.Wasserstein(0.5 * Score() + 0.5 * WELL, LINE),
+    "scheduled": mf.flows.Scheduled(lambda t: mf.flows.Wasserstein(Score(), LINE)),
+    "flow without energy": Drift(LINE),
+}
+
+
+@pytest.mark.parametrize("kind", FLOWS)
+def test_what_is_not_known_is_nan_and_no_fault(kind):
+    run = mf.simulate(FLOWS[kind], MU, stepper=S.RK4(0.1), steps=10, save_every=5)
+    np.testing.assert_allclose(run.final.points, MU.points * np.exp(-1), rtol=1e-5)
+    for name in ("energy", "dissipation", "dissipated"):
+        assert np.isnan(run.observables[name]).all() and run.observables[name].shape == (3,)
+
+
+def test_an_own_status_is_named_and_so_is_the_energy():
+    far = mf.measures.Particles(jnp.array([[3.0]]))
+    with pytest.raises(mf.SimulationError, match=r"reported its status 104 \(energy: Score \+ Potential\)"):
+        mf.simulate(mf.flows.Wasserstein(Score(1.0) + WELL, LINE), far, stepper=S.Euler(0.1), steps=1)
+    with pytest.raises(ValueError, match="Score has no value, only a potential"):
+        Score()(MU)
+
+
+def test_a_start_that_is_not_finite_is_no_step_too_large():
+    singular = E.Potential(lambda x: jnp.log(jnp.sum(x * x)))
+    with pytest.raises(
+        mf.SimulationError, match=r"could not start: .*NaN or infinite at the initial measure"
+    ):
+        mf.simulate(mf.flows.Wasserstein(singular, LINE), mf.measures.Particles(jnp.zeros((1, 1))), t1=1.0)
+
+
+@pytest.mark.parametrize("kind", ["particles", "grid"])
+def test_a_negative_temperature_is_named_at_once(kind):
+    if kind == "particles":
+        domain, mu = LINE, MU
+        options = {"stepper": S.EulerMaruyama(0.125), "steps": 8, "key": jax.random.key(0)}
+    else:
+        domain, mu, options = TORUS, mf.measures.Grid.uniform(TORUS, 8), {"t1": 1.0, "max_steps": 2000}
+    flow = mf.flows.Scheduled(lambda t: mf.flows.Wasserstein((0.5 - t) * E.Entropy(), domain))
+    with pytest.raises(mf.SimulationError, match="temperature of the flow became negative") as caught:
+        mf.simulate(flow, mu, **options)
+    assert int(caught.value.run.failed_at) < 200
+
+
+SEARCHES = {
+    "lbfgs": lambda: optax.lbfgs(),
+    "polyak": lambda: optax.polyak_sgd(max_learning_rate=1.0),
+    "backtracking": lambda: optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(10)),
+}
+
+
+@pytest.mark.parametrize("kind", SEARCHES)
+def test_optimizers_that_need_the_value(kind):
+    scales = jnp.array([1.0, 5.0])
+    plane = mf.flows.Wasserstein(E.Potential(lambda x: 0.5 * x @ (scales * x)), mf.domains.Euclidean(2))
+    mu = mf.measures.Particles(jnp.array([[1.0, 1.0], [-1.0, 0.5]]))
+    run = mf.simulate(plane, mu, stepper=S.Optax(SEARCHES[kind](), dt=1.0), steps=12)
+    energy = np.asarray(run.observables["energy"])
+    assert energy[-1] < 1e-2 * energy[0]
+    # The same as optax alone on M F, of which the slope of the flow is the gradient.
+    value = lambda x: mu.size * plane.energy(mf.measures.Particles(x))
+    tx, x = optax.with_extra_args_support(SEARCHES[kind]()), mu.points
+    memory = tx.init(x)
+    for _ in range(3):
+        updates, memory = tx.update(
+            jax.grad(value)(x), memory, x, value=value(x), grad=jax.grad(value)(x), value_fn=value
+        )
+        x = x + updates
+    np.testing.assert_allclose(run.measures.points[3], x, rtol=1e-6, atol=1e-9)
+
+
+def test_an_optimizer_on_a_flow_that_depends_on_time():
+    flow = mf.flows.Scheduled(lambda t: mf.flows.Wasserstein((1 + t) * WELL, LINE))
+    run = mf.simulate(flow, MU, stepper=S.Optax(optax.sgd(0.1), dt=0.1), steps=3)
+    euler = mf.simulate(flow, MU, stepper=S.Euler(0.1), steps=3)
+    np.testing.assert_allclose(run.final.points, euler.final.points, rtol=1e-12)
+
+
+def test_an_optimizer_with_parameters_of_its_own_is_refused():
+    ahead = optax.lookahead(optax.sgd(0.1), sync_period=5, slow_step_size=0.5)
+    with pytest.raises(ValueError, match="optax transformation cannot be applied to points"):
+        mf.Simulation(mf.flows.Wasserstein(WELL, LINE), MU, stepper=S.Optax(ahead, dt=0.1), steps=1)
+
+
+class Inner(E.Energy):
+    """int V_u dmu at the u that solves u + u^3 = int x dmu, whose derivative may be hidden."""
+
+    hidden: bool = eqx.field(static=True)
+
+    def solve(self, mu, carry=None):
+        mean = mu.integrate(mu.points[:, 0])
+        u = jax.lax.custom_root(
+            lambda u: u + u**3 - mean,
+            jnp.zeros_like(mean),
+            lambda f, u: jax.lax.fori_loop(0, 60, lambda _, u: u - f(u) / (1 + 3 * u**2), u),
+            lambda g, y: y / g(jnp.ones_like(y)),
+        )
+        # The least over u of u^4/4 + u^2/2 - u mean, whose slope in mean is -u.
+        u = jax.lax.stop_gradient(u) if self.hidden else u
+        return E.Solution(u**4 / 4 + u**2 / 2 - u * mean, lambda x: -u * x[0])
+
+
+def test_a_hidden_stop_gradient_is_noticed():
+    errors = mf.testing.check_energy(Inner(False), MU)
+    assert errors["d grad V/dx, difference"] < 1e-6
+    with pytest.raises(AssertionError, match="d grad V/dx, difference"):
+        mf.testing.check_energy(Inner(True), MU)
