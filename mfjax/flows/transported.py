@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from mfjax._numerics.arrays import count
+from mfjax._numerics.arrays import count, known
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy
 from mfjax.flows.heights import HeightFlow

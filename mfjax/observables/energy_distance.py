@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mfjax._numerics.arrays import is_traced, safe_norm
+from mfjax._numerics.arrays import is_traced, known, safe_norm
 from mfjax.domains import Domain, Euclidean, Sphere
 from mfjax.flows.base import Flow
 from mfjax.measures import Measure
