@@ -136,5 +136,10 @@ def progress_bar(shown: bool | None, total: int) -> Iterator[Callable[[int], Non
     from tqdm import tqdm
 
     with tqdm(total=total, desc="mfjax", unit="save", leave=False) as bar:
-        # A bar that is told of nothing is drawn once more all the same.
-        yield lambda number: bar.update(number) if number else None
+
+        def moved(number: int) -> None:
+            # A bar that is told of nothing is drawn once more all the same.
+            if number:
+                bar.update(number)
+
+        yield moved

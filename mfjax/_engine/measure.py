@@ -10,7 +10,9 @@ from mfjax._engine.layout import Layout, Request, groups_of, prepared, whole_mes
 from mfjax._engine.programs import Chunk, Programs
 
 
-def fastest(request: Request, cells: Cells, chunk: Chunk, kept: None = None) -> tuple[Layout, Programs]:
+def fastest(
+    request: Request, cells: Cells, chunk: Chunk, kept: Layout | None = None
+) -> tuple[Layout, Programs]:
     """(layout, programs) of least expected time; each candidate is compiled, and makes its first chunk."""
     mesh = whole_mesh(request.mesh)
     on_mesh = [request._replace(method=method, mesh=mesh) for method in ("map", "vmap")]

@@ -115,15 +115,15 @@ class Simulation(eqx.Module):
         given: dict[str, Any] = {**DEFAULTS, **options}
         if not isinstance(flow, Flow):
             raise ValueError(f"flow must be a Flow, got {kind(flow)}")
-        self.start, measure = _beginning(given.get("start"), measure)
-        refuse_explicit(measure)
-        flow.validate(measure)
-        self.flow, self.measure = flow, measure
+        self.start, initial = _beginning(given.get("start"), measure)
+        refuse_explicit(initial)
+        flow.validate(initial)
+        self.flow, self.measure = flow, initial
         stepper = given.get("stepper")
-        self.stepper = default_stepper(flow, measure) if stepper is None else stepper
+        self.stepper = default_stepper(flow, initial) if stepper is None else stepper
         if not isinstance(self.stepper, Stepper):
             raise ValueError(f"stepper must be a Stepper, got {kind(stepper)}")
-        self.stepper.validate(flow, measure)
+        self.stepper.validate(flow, initial)
         self.observables = _checked_observables(given.get("observables"))
         self.stop = given.get("stop")
         if self.stop is not None:
@@ -133,8 +133,8 @@ class Simulation(eqx.Module):
         self.max_steps = count(given["max_steps"], "max_steps")
         checkpoints = given.get("checkpoints")
         self.checkpoints = None if checkpoints is None else _checked_checkpoints(checkpoints)
-        self.begin = jnp.zeros((), measure.dtype) if self.start is None else self.start.state.time
-        self.save_every, self.save_times = _schedule(self.stepper, given, measure.dtype, self.start)
+        self.begin = jnp.zeros((), initial.dtype) if self.start is None else self.start.state.time
+        self.save_every, self.save_times = _schedule(self.stepper, given, initial.dtype, self.start)
         self.countable = _is_countable(self.stepper, self.save_every, self.times, self.max_steps)
 
     @property

@@ -80,7 +80,9 @@ def _further(end: Carry, fresh: Carry) -> Carry:
             "start= goes on with the same flow and stepper, and the state of this run has another structure: "
             "start another flow or stepper from start.final"
         )
-    a, b = (jnp.stack([c.evaluation.energy, c.evaluation.dissipation]) for c in (end, fresh))
+    # An energy that is not known is no leaf.
+    rates = lambda carry: jax.tree.leaves((carry.evaluation.energy, carry.evaluation.dissipation))
+    a, b = (jnp.stack(rates(c)) for c in (end, fresh))
     alike = jnp.all((jnp.abs(a - b) <= 1e-2 * (jnp.abs(a) + jnp.abs(b))) | jnp.isnan(a))
     status = jnp.where(alike, fresh.status, codes.OTHER_RUN).astype(jnp.int32)
     where = lambda c: (c.save, c.taken, c.status, c.failed_at)
