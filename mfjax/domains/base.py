@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, Key, ScalarLike
+from jaxtyping import Array, Float, Key, Shaped
 
 from mfjax._numerics.arrays import count, finite, is_traced
 from mfjax.domains.gaussians import gaussian, wrapped
 
 Point = Float[Array, " ambient"]
+# Where an axis ends, and how long it is.
+Number = int | float | np.integer | np.floating | Shaped[Array | np.ndarray, ""]
 
 
 class Cells(NamedTuple):
@@ -40,8 +42,8 @@ class Axis(NamedTuple):
     2.0
     """
 
-    lower: ScalarLike | None = None
-    upper: ScalarLike | None = None
+    lower: Number | None = None
+    upper: Number | None = None
     closed: bool = False
     label: str | None = None
 
@@ -51,7 +53,7 @@ class Axis(NamedTuple):
         return self.lower is None
 
     @property
-    def length(self) -> ScalarLike:
+    def length(self) -> Number:
         """The length between the ends, infinite where there are none."""
         if self.lower is None or self.upper is None:
             return float("inf")

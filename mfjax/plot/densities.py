@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Real
 
-from mfjax._numerics.arrays import count
+from mfjax._numerics.arrays import count, known
 from mfjax.domains import Domain
 from mfjax.measures import Grid
 from mfjax.plot.canvas import Numbers, colorbar
@@ -145,7 +145,7 @@ def _edges(domain: Domain, extent: Extent, cells: int | None) -> list[np.ndarray
     if any(limits is None for limits in shown):
         raise ValueError(f"{domain!r} has no ends: pass extent=[(low, high), ...], one pair per coordinate")
     n = CELLS[domain.dim] if cells is None else count(cells, "cells", minimum=4)
-    return [np.linspace(low, high, n + 1) for low, high in shown]
+    return [np.linspace(low, high, n + 1) for low, high in map(known, shown)]
 
 
 def _points(domain: Domain, q: np.ndarray) -> Array:

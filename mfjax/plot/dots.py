@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Real
 
-from mfjax._numerics.arrays import count
+from mfjax._numerics.arrays import count, known
 from mfjax.domains import Domain
 from mfjax.measures import Measure
 from mfjax.plot.canvas import Numbers, colorbar
@@ -70,7 +70,7 @@ def particles(
 
 def _curve(ax: Any, domain: Domain, radius: float) -> None:
     """The closed curve of the plane on which particles lie."""
-    ((low, high),) = ranges(domain, None)
+    ((low, high),) = map(known, ranges(domain, None))
     along = jnp.linspace(low, high, 200)[:, None]
     line = np.asarray(jax.jit(jax.vmap(domain.point))(along), float)
     ax.plot(*(radius * line).T, color="0.85", linewidth=0.8, zorder=0)

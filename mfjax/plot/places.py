@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ScalarLike
 
+from mfjax._numerics.arrays import known
 from mfjax.domains import Axis, Domain
 
 Extent = Sequence[tuple[ScalarLike, ScalarLike]] | None
@@ -42,10 +43,16 @@ def check_drawable(domain: Domain) -> None:
 def ranges(domain: Domain, extent: Extent) -> list[tuple[float, float] | None]:
     """The interval of each coordinate that is drawn: `extent`, or the ends of its axis, `None` if endless."""
     if extent is None:
-        return [None if axis.endless else (float(axis.lower), float(axis.upper)) for axis in domain.axes]
+        ends = lambda axis: _floats((known(axis.lower), known(axis.upper)))
+        return [None if axis.endless else ends(axis) for axis in domain.axes]
     if len(extent) != domain.dim:
         raise ValueError(f"extent must hold {domain.dim} pairs, one per coordinate, got {extent!r}")
-    return [(float(low), float(high)) for low, high in extent]
+    return [_floats(pair) for pair in extent]
+
+
+def _floats(pair: tuple[ScalarLike, ScalarLike]) -> tuple[float, float]:
+    low, high = (float(np.asarray(end)) for end in pair)
+    return low, high
 
 
 def coordinates(domain: Domain, points: Any, extent: Extent = None) -> np.ndarray:
@@ -56,7 +63,7 @@ def coordinates(domain: Domain, points: Any, extent: Extent = None) -> np.ndarra
     q = np.array(jax.jit(jax.vmap(domain.coordinates))(points), float)
     if extent is None:
         return q
-    for i, (axis, (low, _)) in enumerate(zip(domain.axes, ranges(domain, extent), strict=True)):
+    for i, (axis, (low, _)) in enumerate(zip(domain.axes, map(known, ranges(domain, extent)), strict=True)):
         if axis.closed:
             q[:, i] = low + np.mod(q[:, i] - low, float(axis.length))
     return q
@@ -96,8 +103,9 @@ def graticule(ax: Any, domain: Domain, light: bool = False) -> None:
         ax.set_xlabel(names(domain)[0])
         ax.set_ylabel(names(domain)[1])
         return
-    steps = [np.linspace(low, high, PARTS + 1) for low, high in shown]
-    along = [np.linspace(low, high, 181) for low, high in shown]
+    ends = [known(limits) for limits in shown]
+    steps = [np.linspace(low, high, PARTS + 1) for low, high in ends]
+    along = [np.linspace(low, high, 181) for low, high in ends]
     for i in (0, 1):
         for k, value in enumerate(steps[i]):
             q = np.stack([np.full(181, value), along[1 - i]], axis=-1)[:, [0, 1] if i == 0 else [1, 0]]
@@ -105,11 +113,11 @@ def graticule(ax: Any, domain: Domain, light: bool = False) -> None:
             color = "0.4" if outer else ("1" if light else "0.85")
             style = {"color": color, "linewidth": 0.8 if outer else 0.5, "gid": "graticule"}
             ax.plot(*mapped(domain, q).T, **style, zorder=3 if light or outer else 0)
-    bottom = mapped(domain, np.array([[a, shown[1][0]] for a in steps[0]]))
+    bottom = mapped(domain, np.array([[a, ends[1][0]] for a in steps[0]]))
     # Where the second axis ends at a single point there is no room for values.
     pole = np.ptp(bottom, axis=0).max() < 1e-5
     for k in range(1, PARTS):
-        left = mapped(domain, np.array([shown[0][0], steps[1][k]]))
+        left = mapped(domain, np.array([ends[0][0], steps[1][k]]))
         # Away from a margin that is curved.
         side = np.sign(2 * k - PARTS)
         va = {-1: "top", 0: "center", 1: "bottom"}[int(side)] if pole else "center"
@@ -124,7 +132,7 @@ def graticule(ax: Any, domain: Domain, light: bool = False) -> None:
     # Values are at the lines, angles in degrees.
     across, up = (name.replace("[rad]", "").strip() for name in names(domain))
     if pole:
-        low, high = (_value(domain.axes[0], end) for end in shown[0])
+        low, high = (_value(domain.axes[0], end) for end in ends[0])
         ax.set_xlabel(f"{across}, {low} to {high}", labelpad=2)
     else:
         ax.set_xlabel(across, labelpad=14)
