@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from mfjax import status as codes
-from mfjax._numerics.arrays import is_traced, scalar
+from mfjax._numerics.arrays import is_traced, known, scalar
 from mfjax.energies.dual import CombinedDual, Dual
 from mfjax.energies.field import Field, slopes_at, values_at
 from mfjax.measures import Measure
@@ -214,7 +214,7 @@ class Sum(Energy):
         zero = jnp.zeros((), mu.dtype)
         value = None
         if all(s.value is not None for s in solutions):
-            value = sum((c * s.value for c, s in zip(coefficients, solutions, strict=True)), zero)
+            value = sum((c * known(s.value) for c, s in zip(coefficients, solutions, strict=True)), zero)
         weights = [s.outer_weights for s in solutions if s.outer_weights is not None]
         residual, status = zero, jnp.zeros((), jnp.int32)
         for s in solutions:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
 
-from mfjax._numerics.arrays import as_floats, is_traced
+from mfjax._numerics.arrays import as_floats, is_traced, known
 from mfjax._numerics.sums.waves import grid_waves, half_space
 from mfjax.domains import Domain, torus_period
 from mfjax.energies.fourier import cell_transform
@@ -28,17 +28,18 @@ class TorusTarget(eqx.Module):
     domain: Domain
 
     def __init__(self, source: Any, domain: Domain):
-        self.source = None if isinstance(source, str) and source == "uniform" else source
-        self.domain = domain
-        if isinstance(self.source, Measure):
-            self.check_place(self.source, "the target")
-        elif not (self.source is None or callable(self.source)):
+        if isinstance(source, str) and source == "uniform":
+            source = None
+        if not (source is None or isinstance(source, Measure) or callable(source)):
             raise ValueError(f'target must be "uniform", a density of one point or a measure, got {source!r}')
+        self.source, self.domain = source, domain
+        if isinstance(source, Measure):
+            self.check_place(source, "the target")
 
     @property
     def period(self) -> Float[Array, ""]:
         """The period of the torus."""
-        return torus_period(self.domain)
+        return known(torus_period(self.domain))
 
     @property
     def atoms(self) -> Particles | None:

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfjax._numerics.arrays import kind
+from mfjax._numerics.arrays import kind, known
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy
 from mfjax.grids.diffusion import Part
@@ -111,13 +111,13 @@ class Flow(eqx.Module):
         """The rate of the whole state."""
         return self.evaluate(state).tangent
 
-    def value(self, state: State) -> Float[Array, ""]:
-        """The energy that this flow dissipates, at `state`."""
+    def value(self, state: State) -> Float[Array, ""] | None:
+        """The energy that this flow dissipates, at `state`; `None` where it is not known."""
         return self.evaluate(state).energy
 
     def outer_weights(self, mu: Measure) -> Float[Array, " K"] | None:
         """The outer weights of the network at the support of `mu`: the optimal ones of the energy, if any."""
-        return self.energy.solve(mu).outer_weights
+        return known(self.energy).solve(mu).outer_weights
 
     @property
     def temperature(self) -> Any:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mfjax import grids
-from mfjax._numerics.arrays import inner
+from mfjax._numerics.arrays import inner, known
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy, Sum
 from mfjax.energies.internal import DensityEstimate
@@ -108,7 +108,7 @@ class HeightFlow(Flow):
         else:
             if of_rho.parts():
                 estimated = of_rho.solve(mu, before_of_rho)
-                value, carry = value + estimated.value, estimated.carry
+                value, carry = known(value) + known(estimated.value), estimated.carry
                 by_point = by_point + of_rho.gradient_field(mu, estimated)
             moving = self._on_particles(state, by_height, by_point, value)
         tangent, value, dissipation, max_step = moving

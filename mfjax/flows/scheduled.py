@@ -69,7 +69,7 @@ class Scheduled(Flow):
         return self.make(jnp.zeros(()) if state is None else state.time)
 
     @property
-    def energy(self) -> Energy:
+    def energy(self) -> Energy | None:
         """The energy at t = 0."""
         return self.at().energy
 

@@ -95,7 +95,7 @@ class Transported(HeightFlow):
         points = mu.points.reshape(*labels, -1)
         height = self.outer_weights(mu).reshape(labels)
         apart = jnp.vectorize(self.domain.displacement, signature="(d),(d)->(d)")
-        closed, axes = self.domain.closed, range(len(self.labels))
+        closed, axes = self.domain.closed, range(len(labels))
         # Entry (a, b) of the first is dX_b/da_a: its inverse acts on dH/da.
         stretch = jnp.stack([_differences(points, axis, closed[axis], apart) for axis in axes], axis=-2)
         rise = jnp.stack([_differences(height, axis, closed[axis]) for axis in axes], axis=-1)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mfjax._numerics.arrays import is_traced
+from mfjax._numerics.arrays import is_traced, known
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy, Sum
 from mfjax.energies.internal import InternalEnergy
@@ -64,7 +64,7 @@ def internal_energy(parts: tuple[Part, ...], mu: Grid) -> tuple[Float[Array, ""]
     value, variation = jnp.zeros((), mu.dtype), jnp.zeros((mu.size,), mu.dtype)
     for coefficient, term in parts:
         coefficient = jnp.asarray(coefficient).astype(mu.dtype)
-        value = value + coefficient * term.solve(mu).value
+        value = value + coefficient * known(term.solve(mu).value)
         variation = variation + coefficient * term.first_variation(mu)
     return value, variation
 

@@ -30,8 +30,8 @@ class Evaluation(eqx.Module):
 
 def evaluation(
     tangent: Tangent,
-    energy: ArrayLike,
-    dissipation: ArrayLike,
+    energy: ArrayLike | None,
+    dissipation: ArrayLike | None,
     dtype: Any,
     *,
     residual: ArrayLike = 0.0,
@@ -41,10 +41,10 @@ def evaluation(
     potential: Float[Array, " K"] | None = None,
 ) -> Evaluation:
     """An `Evaluation` whose numbers are arrays of `dtype`, so that loops see one structure."""
-    number = lambda v: None if v is None else jnp.asarray(v, dtype)
+    number = lambda v: jnp.asarray(v, dtype)
     return Evaluation(
         tangent,
-        number(energy),
+        None if energy is None else number(energy),
         number(0.0 if dissipation is None else dissipation),
         number(residual),
         jnp.asarray(status, jnp.int32),

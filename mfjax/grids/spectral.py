@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex
 
-from mfjax._numerics.arrays import inner
+from mfjax._numerics.arrays import inner, known
 from mfjax.energies.base import Energy
 from mfjax.energies.entropy import Entropy
 from mfjax.grids.base import Discretization, internal_energy, internal_parts, transport_part
@@ -91,7 +91,7 @@ class Spectral(Discretization):
         moving = turnover > 0
         return evaluation(
             Tangent(weights=rate),
-            solution.value + value,
+            known(solution.value) + value,
             -inner(variation, rate),
             mu.dtype,
             residual=solution.residual,
