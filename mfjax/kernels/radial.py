@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._numerics.arrays import count, is_traced, safe_norm, scalar
+from mfjax._numerics.arrays import count, is_traced, known, safe_norm, scalar
 from mfjax._numerics.sums.ordered import Places, decaying_sums
 from mfjax._numerics.sums.waves import half_space, series
 from mfjax.domains import Domain
@@ -85,7 +85,7 @@ class Gaussian(_Radial):
 
     def _radii(self, dtype):
         """Of the circles that the domain is a product of, (dim,)."""
-        return self.domain.lengths.astype(dtype) / (2 * np.pi)
+        return known(self.domain).lengths.astype(dtype) / (2 * np.pi)
 
     def _needed(self, dtype):
         """The number of modes along each axis below which more than 1e-4 of the largest is lost."""
@@ -94,9 +94,9 @@ class Gaussian(_Radial):
     def sums(self, points, sources, weights):
         if self.modes is None:
             return None
-        dtype, dim = points.dtype, self.domain.dim
-        lengths = self.domain.lengths.astype(dtype)
-        turns = lambda p: jax.vmap(self.domain.coordinates)(p) / lengths
+        domain, dtype = known(self.domain), points.dtype
+        dim, lengths = domain.dim, domain.lengths.astype(dtype)
+        turns = lambda p: jax.vmap(domain.coordinates)(p) / lengths
         # exp(-kappa (1 - cos theta)) on each circle: its coefficients by an FFT that resolves it to rounding.
         angles = jnp.asarray(2 * np.pi * np.arange(4 * self.modes) / (4 * self.modes), dtype)
         kappa = (self._radii(dtype)[:, None] / self.scale.astype(dtype)) ** 2
@@ -161,9 +161,9 @@ class Distance(_Radial):
 
     def sums(self, points, sources, weights):
         scale = self.scale.astype(points.dtype)
-        closed = self.domain is not None and self.domain.product_of_circles
-        if closed and self.domain.dim == self.domain.ambient == 1:
-            return self._circle_sums(points, sources, weights) / scale
+        domain = self.domain
+        if domain is not None and domain.product_of_circles and domain.dim == domain.ambient == 1:
+            return self._circle_sums(domain, points, sources, weights) / scale
         line = self._line(points, sources)
         if line is None:
             return None
@@ -171,10 +171,10 @@ class Distance(_Radial):
         x, y = (p - places.middle(p.dtype) for p in line)
         return (places.signed_sum(weights * y) - x * places.signed_sum(weights)) / scale
 
-    def _circle_sums(self, points, sources, weights):
-        x, y = (jax.vmap(self.domain.coordinates)(p)[:, 0] for p in (points, sources))
+    def _circle_sums(self, domain, points, sources, weights):
+        x, y = (jax.vmap(domain.coordinates)(p)[:, 0] for p in (points, sources))
         places = Places.of(x, y)
-        diameter = self.domain.lengths.astype(x.dtype)[0] / jnp.pi
+        diameter = domain.lengths.astype(x.dtype)[0] / jnp.pi
         # The chord is the diameter times sign(x - y) sin((x - y) / diameter).
         cosine, sine = (weights * f(y / diameter) for f in (jnp.cos, jnp.sin))
         a, b = places.signed_sum(cosine), places.signed_sum(sine)

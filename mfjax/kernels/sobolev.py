@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._numerics.arrays import is_traced, scalar
+from mfjax._numerics.arrays import is_traced, known, scalar
 from mfjax._numerics.sums.ordered import Places
 from mfjax._numerics.sums.rows import over_rows
 from mfjax.domains import Domain, Torus, torus_period
@@ -70,7 +70,7 @@ class NegativeSobolev(Kernel):
 
     def __call__(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:
         self = self._constant()
-        period, s = torus_period(self.domain).astype(x.dtype), self.order.astype(x.dtype)
+        period, s = known(torus_period(self.domain)).astype(x.dtype), self.order.astype(x.dtype)
         distance = jnp.abs(self.domain.displacement(x, y)[0]) / period
         smooth, square = jnp.zeros_like(distance), distance * distance
         # Unrolled, so that it fuses with the rest: as a loop (jnp.polyval) it is 20 times slower under grad.
@@ -103,7 +103,7 @@ class NegativeSobolev(Kernel):
 
     def _ordered_sums(self, points, sources, weights):
         self = self._constant()
-        period, s = torus_period(self.domain).astype(points.dtype), self.order.astype(points.dtype)
+        period, s = known(torus_period(self.domain)).astype(points.dtype), self.order.astype(points.dtype)
         x, y = (jax.vmap(self.domain.coordinates)(p)[:, 0] for p in (points, sources))
         places = Places.of(x, y)
         x, y = ((p - places.middle(p.dtype)) / period for p in (x, y))

@@ -121,7 +121,7 @@ class EnergyDistance(Observable):
             return jnp.maximum(value - known(self.self_distance).astype(mu.dtype), 0)
         masses = jnp.concatenate([mu.weights, -self.target.weights.astype(mu.dtype)])
         here = _places(ordered, mu.points)
-        coordinates = jnp.concatenate([here, self.coordinates.astype(mu.dtype)])
+        coordinates = jnp.concatenate([here, known(self.coordinates).astype(mu.dtype)])
         if not ordered.closed[0]:
             return jnp.maximum(line_energy(coordinates, masses), 0)
         radius = ordered.lengths.astype(mu.dtype)[0] / (2 * jnp.pi)
@@ -132,7 +132,7 @@ class EnergyDistance(Observable):
         x, y = mu.points, nu.points.astype(mu.dtype)
         vector = lambda a, b: a - b
         if self.metric == "wrapped":
-            vector = self.domain.displacement
+            vector = known(self.domain).displacement
         elif self.domain is not None:
             vector = self.domain.chord
         weights = nu.weights.astype(mu.dtype)
@@ -154,7 +154,7 @@ def _is_unit_circle(domain: Domain) -> bool:
     """Whether points of `domain` are unit vectors of the plane."""
     in_plane = (domain.dim, domain.ambient, domain.product_of_circles) == (1, 2, True)
     lengths = [axis.length for axis in domain.axes]
-    return in_plane and domain.flat and not is_traced(lengths) and np.allclose(lengths, 2 * np.pi)
+    return in_plane and domain.flat and not is_traced(lengths) and np.allclose(np.asarray(lengths), 2 * np.pi)
 
 
 def _places(domain: Domain, points: Array) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 from jax.scipy.special import digamma, gammaln
 from jaxtyping import Array, Float
 
-from mfjax._numerics.arrays import count, is_traced, kind
+from mfjax._numerics.arrays import count, is_traced, kind, known
 from mfjax.domains import Euclidean
 from mfjax.energies.base import Energy
 from mfjax.flows.base import Flow
@@ -102,9 +102,9 @@ class FreeEnergy(Observable):
 
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
         if not isinstance(mu, Particles):
-            return self.energy.solve(mu, self.energy.init(mu)).value
+            return known(self.energy.solve(mu, self.energy.init(mu)).value)
         smooth = smooth_part(self.energy)
-        value = smooth.solve(mu, smooth.init(mu)).value
+        value = known(smooth.solve(mu, smooth.init(mu)).value)
         temperature = jnp.asarray(self.energy.temperature).astype(mu.dtype)
         domain = Euclidean(mu.points.shape[1]) if flow is None else flow.domain
         return value + temperature * self._entropy(mu, domain)

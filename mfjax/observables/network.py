@@ -20,7 +20,7 @@ E = TypeVar("E", bound=Energy)
 
 def risk_of(flow: Flow | None, kinds: tuple[type[E], ...], observable: Observable) -> E:
     """The one term of the energy of `flow` that is a risk."""
-    if flow is not None:
+    if flow is not None and flow.energy is not None:
         found = [term for _, term in flow.energy.parts() if isinstance(term, kinds)]
         if len(found) == 1:
             return found[0]

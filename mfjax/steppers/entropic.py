@@ -11,7 +11,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, ScalarLike
 
 from mfjax import status as codes
-from mfjax._numerics.arrays import count, scalar
+from mfjax._numerics.arrays import count, known, scalar
 from mfjax.energies.base import Energy
 from mfjax.grids import internal_parts
 from mfjax.grids.rates import sorted_parts
@@ -85,7 +85,7 @@ class EntropicProximal(Stepper):
         default = 1e-8 if mu.dtype == jnp.float64 else 1e-5
         tolerance = jnp.asarray(default if self.rtol is None else self.rtol, mu.dtype)
         potential = jnp.zeros_like(mu.weights) if evaluation.potential is None else evaluation.potential
-        problem = _Problem(flow.at(state).energy, potential, mu, dt, self.blur.astype(mu.dtype) ** 2)
+        problem = _Problem(known(flow.at(state).energy), potential, mu, dt, self.blur.astype(mu.dtype) ** 2)
 
         def running(loop):
             return (loop.change > tolerance) & (loop.count < self.max_iterations)

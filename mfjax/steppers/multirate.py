@@ -113,7 +113,7 @@ class Multirate(Stepper):
             raise ValueError("Multirate needs lam > 0, got 0: use steppers.Adaptive")
 
     def init(self, flow: Flow, state: State) -> Past:
-        now, solution = descent(flow.energy, flow.domain, cast(Particles, state.measure), state.carry)
+        now, solution = descent(known(flow.energy), flow.domain, cast(Particles, state.measure), state.carry)
         alpha = solution.potential.alpha
         stiffest, _ = Response(cast(Wasserstein, flow), state, alpha).stiffest(
             known(now.tangent.points), FIRST
@@ -142,7 +142,7 @@ class Multirate(Stepper):
 
         along = traveled(jnp.zeros_like(memory.alpha))
         solved = flow.move(state, Tangent(points=along), 1.0).measure
-        solution = flow.energy.solve(solved, state.carry)
+        solution = known(flow.energy).solve(solved, state.carry)
         alpha = solution.potential.alpha
         corrected = traveled(alpha - predicted(solved.points, dt, 0.0))
         moved = flow.move(state, Tangent(points=corrected), 1.0)

@@ -1,7 +1,7 @@
 """Any optax transformation as a stepper on the features."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import equinox as eqx
 import jax
@@ -115,7 +115,11 @@ class Optax(Stepper):
         if evaluation.energy is not None:
             value_at = lambda there: state.measure.size * flow.evaluate(_replaced(state, there)).energy
             more = {"value": state.measure.size * evaluation.energy, "grad": gradient, "value_fn": value_at}
-        return optax.with_extra_args_support(built).update(gradient, memory, here, **more)
+        transformation = optax.with_extra_args_support(built)
+        # A tangent is a tree of arrays like any other, which the types of optax do not know.
+        params = cast("optax.Params", here)
+        updates, memory = transformation.update(gradient, memory, params, **more)
+        return cast(Tangent, updates), memory
 
     def init(self, flow, state):
         moving = _moving(state, _timeless(eqx.filter_eval_shape(flow.rate, state)))

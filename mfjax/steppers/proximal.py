@@ -11,7 +11,7 @@ from jax.scipy.sparse.linalg import bicgstab
 from jaxtyping import Array, Float, Int, ScalarLike
 
 from mfjax import status as codes
-from mfjax._numerics.arrays import count, frozen, scalar
+from mfjax._numerics.arrays import count, frozen, known, scalar
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy
 from mfjax.measures import Particles, Tangent
@@ -89,7 +89,7 @@ class Proximal(Stepper):
     def step(self, flow, state, evaluation, dt, key, memory) -> Step:
         mu = cast(Particles, state.measure)
         eps = float(jnp.finfo(mu.dtype).eps)
-        task = _Task(flow.at(state).energy, flow.domain, mu, state.carry, dt)
+        task = _Task(known(flow.at(state).energy), flow.domain, mu, state.carry, dt)
         still = frozen(task)
         problem = _Problem(still.objective, still.admissible, still.masses / jnp.sum(still.masses))
         rtol = jnp.asarray(eps**0.5 if self.rtol is None else self.rtol, mu.dtype)
@@ -99,7 +99,7 @@ class Proximal(Stepper):
         v = _differentiable(task, still, jax.lax.stop_gradient(v), 10 * self.krylov)
         moved = flow.move(with_clock(flow, state, evaluation, dt), Tangent(points=v), 1.0)
         done = settle(flow, moved)
-        before, after = evaluation.energy, done.evaluation.energy
+        before, after = known(evaluation.energy), known(done.evaluation.energy)
         transport = jnp.sum(task.masses * v * v) / (2 * dt)
         decreased = after + transport <= before + 100 * eps * (jnp.abs(before) + jnp.abs(after))
         status = jnp.where(converged & decreased, codes.OK, codes.NOT_CONVERGED)
@@ -131,7 +131,7 @@ class _Task(eqx.Module):
         if not walls.all():
             free = jax.vmap(self.domain.project)(start, pull_back(slope)[0])
             slope = jnp.where(walls, slope, free) if walls.any() else free
-        value = self.dt * solution.value.astype(v.dtype) + 0.5 * jnp.sum(self.masses * v * v)
+        value = self.dt * known(solution.value).astype(v.dtype) + 0.5 * jnp.sum(self.masses * v * v)
         return value, jnp.where(self.masses > 0, v + self.dt * slope, 0)
 
     def admissible(self, v: Displacements) -> Displacements:

@@ -151,7 +151,7 @@ def _symmetric(matrix: Array) -> Array:
 
 
 def _names(flow: Flow) -> str:
-    return " + ".join(type(term).__name__ for _, term in flow.energy.parts())
+    return " + ".join(type(term).__name__ for _, term in known(flow.energy).parts())
 
 
 def _check_stationary(speed: Array, rates: Array, tolerance: float | None) -> None:

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mfjax._numerics.arrays import known
 from mfjax.energies.base import Energy
 from mfjax.energies.entropy import Entropy
 from mfjax.grids import internal_parts, transport_part
@@ -36,12 +37,12 @@ class EntropicProblem(eqx.Module):
     def value(self, weights: Float[Array, " K"]) -> Float[Array, ""]:
         """F(m)."""
         mu = self.grid.with_weights(weights)
-        return self.smooth.solve(mu, self.smooth.init(mu)).value
+        return known(self.smooth.solve(mu, self.smooth.init(mu)).value)
 
     def free_energy(self, weights: Float[Array, " K"]) -> Float[Array, ""]:
         """F(m) + T int log m dm."""
         mu = self.grid.with_weights(weights)
-        return self.value(weights) + self.temperature * Entropy().solve(mu).value
+        return self.value(weights) + self.temperature * known(Entropy().solve(mu).value)
 
     def residual(self, weights: Float[Array, " K"]) -> Float[Array, ""]:
         """sum_i |m_i - e^{-V_m(x_i)/T} / Z|, relative to the mass."""
