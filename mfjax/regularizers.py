@@ -95,7 +95,10 @@ def _increasing_root(function: Callable, like: Array) -> Array:
 
 
 def require_unbounded(f: Regularizer) -> None:
-    """**Raises** `ValueError` if f' is seen to be bounded on a side: f* is infinite beyond the bound."""
+    """Refuse a regularizer whose conjugate is infinite somewhere.
+
+    **Raises** `ValueError` if f' is seen to be bounded on a side: f* is infinite beyond the bound.
+    """
     t = 2.0 ** np.arange(2, 27)
     for side in (1.0, -1.0):
         slope = jax.vmap(jax.grad(f))(jnp.asarray(side * t))

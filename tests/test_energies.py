@@ -476,7 +476,7 @@ def test_derivative_in_the_regularization_strength():
             "needs the regularizer Quadratic, got Power",
         ),
         (lambda: population(mf.kernels.ArcSine(), 0.1)(Particles(jnp.ones((2, 3)))), "teacher has points"),
-        (lambda: MMD(mf.kernels.Distance(), jnp.ones((3, 2))), "target must be a measure"),
+        (lambda: MMD(mf.kernels.Distance(), "circle"), "points must be numeric"),
         (lambda: MMD(mf.kernels.Distance, target()), r"got the class Distance: write Distance\(...\)"),
         (
             lambda: ReducedRisk(TANH, jnp.ones((3, 2)), jnp.ones(3), 0.1, outer=mf.outer.Cholesky),

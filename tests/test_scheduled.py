@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import optax
 import pytest
 
 import mfjax as mf
@@ -19,7 +18,6 @@ from mfjax.steppers import (
     EulerMaruyama,
     Heun,
     ImplicitEuler,
-    Optax,
     Proximal,
     Rosenbrock,
     RosenbrockW,
@@ -249,15 +247,6 @@ def test_dtype_follows_the_measure(dtype):
     [
         (lambda: Scheduled(1.0), "make must be a function from time to a flow"),
         (lambda: Scheduled(lambda t: t), "make must return a Flow, got"),
-        (
-            lambda: mf.Simulation(
-                stiffening(),
-                Particles(jnp.ones((1, 1))),
-                stepper=Optax(optax.sgd, 0.1, learning_rate=0.1),
-                t1=1.0,
-            ),
-            "Optax has no flow time",
-        ),
         (
             lambda: mf.Simulation(
                 Scheduled(lambda t: Wasserstein((1 + t) * PorousMedium(), PLANE)),

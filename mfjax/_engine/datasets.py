@@ -1,5 +1,6 @@
 """Labeled results as files that other programs read."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,60 @@ def write_dataset(dataset: Any, path: str | Path) -> Path:
     """Write an `xarray.Dataset` as netCDF-3, which every reader knows.
 
     That format has no 64-bit integers, booleans, half precision or complex numbers: they become 32-bit
-    integers (float64 where they do not fit), float32, and two variables, `name_real` and `name_imag`.
+    integers (float64 where they do not fit), float32, and two variables, `name_real` and `name_imag`. Nor
+    has it all names: letters beyond Latin-1 become their code points, λ is u03bb, and the attribute
+    `long_name` holds them. A variable of more than 2 GiB is written record by record along its first axis.
+
+    **Raises** `ValueError` if one record is as large.
     """
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     narrow = dataset.copy()
     for name in list(dataset.variables):
         array = dataset[name]
         if np.issubdtype(array.dtype, np.complexfloating):
             narrow = narrow.drop_vars(name).assign({f"{name}_real": array.real, f"{name}_imag": array.imag})
         else:
-            narrow[name] = array.astype(_stored_dtype(array.values))
-    data = narrow.to_netcdf(engine="scipy", format="NETCDF3_64BIT")
+            narrow[name] = array.astype(_stored_dtype(array.values, name))
+    for name in narrow.variables:
+        if stored_name(name) != name:
+            narrow[name].attrs.setdefault("long_name", name)
+    narrow = narrow.rename(
+        {n: stored_name(n) for n in {*narrow.variables, *narrow.dims} if stored_name(n) != n}
+    )
+    large = [v for v in narrow.variables.values() if v.nbytes >= LARGEST]
+    if any(v.nbytes >= LARGEST * v.shape[0] for v in large) or len({v.dims[0] for v in large}) > 1:
+        raise ValueError(
+            f"a result of {max(v.nbytes for v in large)} bytes is too large for netCDF: save fewer numbers"
+        )
+    records = {v.dims[0] for v in large}
+    data = narrow.to_netcdf(engine="scipy", format="NETCDF3_64BIT", unlimited_dims=records)
     return write_atomically(path, lambda file: file.write(data))
 
 
-def _stored_dtype(array: np.ndarray) -> Any:
+# Bytes of a variable, or of one of its records, that netCDF-3 can count.
+LARGEST = 2**31 - 4
+# Words of that format, which no variable may have as its name.
+WORDS = frozenset(["byte", "char", "short", "int", "int64", "float", "real", "double", "bool", "string"])
+
+
+def stored_name(name: str) -> str:
+    """The name of a variable in a file.
+
+    >>> stored_name("λ"), stored_name("a/b"), stored_name("real"), stored_name("energy")
+    ('u03bb', 'a_b', 'real_', 'energy')
+    """
+    plain = name.encode("latin-1", "backslashreplace").decode("latin-1").replace("\\", "").replace("/", "_")
+    plain = plain.strip() if plain[:1].isalnum() or plain[:1] == "_" else f"_{plain.strip()}"
+    return f"{plain}_" if plain in WORDS else plain
+
+
+def _stored_dtype(array: np.ndarray, name: str) -> Any:
     if array.dtype.kind in "biu":
         small = array.size == 0 or (int(array.max()) < 2**31 and int(array.min()) >= -(2**31))
+        if not small and max(int(array.max()), -int(array.min())) > 2**53:
+            warnings.warn(
+                f"{name} has integers beyond 2**53, which netCDF rounds", RuntimeWarning, stacklevel=4
+            )
         return np.int32 if small else np.float64
     return np.float32 if array.dtype.itemsize == 2 and array.dtype.kind in "fV" else array.dtype

@@ -87,7 +87,7 @@ class _Keyless(eqx.Module):
 
 def fixed_step(system: System, carry: Carry, begin: Array, dt: Array) -> Carry:
     """One step of size `dt`, at a whole number of them after `begin`; a failed run stays where it was."""
-    kept, _, status = system.attempt(carry, begin + carry.taken * dt, dt)
+    kept, _, status = system.attempt(carry, begin + carry.taken.astype(dt.dtype) * dt, dt)
     moved = select(status == codes.OK, kept, fail(carry, status))
     return select(carry.status == codes.OK, moved, carry)
 
@@ -166,7 +166,7 @@ def equal_steps(system: System, begin: Array, end: Array) -> tuple[Array, Array]
     # The rounding of the two times, counted in steps: it must not add a step to a whole number of them.
     slack = 2 * float(jnp.finfo(dt.dtype).eps) * end / dt
     n = jnp.where(end > begin, jnp.maximum(jnp.ceil((end - begin) / dt - slack), 1), 0)
-    return n.astype(jnp.int32), (end - begin) / jnp.maximum(n, 1)
+    return n.astype(jnp.int32), (end - begin) / jnp.maximum(n, 1).astype(dt.dtype)
 
 
 def next_save(system: System, carry: Carry) -> Carry:
@@ -205,10 +205,10 @@ def replay_save(system: System, carry: Carry) -> Carry:
     begin, end = system.interval(carry)
     if system.save_every is not None:
         dt, n = known(system.dt).astype(carry.dt.dtype), system.save_every
-        return replay(system, carry, lambda i: (begin + i * dt, dt), n, n)
+        return replay(system, carry, lambda i: (begin + i.astype(dt.dtype) * dt, dt), n, n)
     if system.dt is not None:
         n, dt = equal_steps(system, begin, end)
-        moved = replay(system, carry, lambda i: (begin + i * dt, dt), n, system.max_steps)
+        moved = replay(system, carry, lambda i: (begin + i.astype(dt.dtype) * dt, dt), n, system.max_steps)
         return select(n > system.max_steps, fail(moved, jnp.asarray(codes.STEP_BUDGET, jnp.int32)), moved)
     still = frozen((system, carry, begin, end))
     found, mesh = adaptive_interval(*still, jnp.zeros(system.max_steps, carry.dt.dtype))

@@ -1,6 +1,5 @@
 """What a run is, checked and unevaluated: flow, initial measure, stepper, saved times, observables."""
 
-import copy
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypedDict, Unpack
@@ -145,7 +144,9 @@ class Simulation(eqx.Module):
 
     def without_measures(self) -> "Simulation":
         """The same run, of whose measures the last alone is kept."""
-        changed = copy.copy(self)
+        # Not a copy, which equinox would take for an object that is being made, and keep.
+        leaves, structure = jax.tree.flatten(self)
+        changed = jax.tree.unflatten(structure, leaves)
         object.__setattr__(changed, "save_measures", False)
         return changed
 

@@ -114,7 +114,7 @@ def ridge(
     """s with (K diag(m) + lam) s = b, for masses that may be zero; derivatives are those of the system."""
     fixed, m, strength = jax.lax.stop_gradient((gram, masses, lam))
     root = safe_sqrt(m)
-    inverse = shifted_solver(root[:, None] * fixed * root, strength)
+    inverse = shifted_solver(root[:, None] * fixed * root[None, :], strength)
 
     def once(b):
         # sqrt(m) s by the symmetric matrix, then s where the mass is zero, too.

@@ -58,7 +58,7 @@ def factored_solve(
 
 def _dual(operator, masses, lam, refinements):
     """The N x N matrix itself."""
-    weighted = operator.matrix() * safe_sqrt(masses)
+    weighted = operator.matrix() * safe_sqrt(masses)[None, :]
     inverse = shifted_solver(inner(weighted, weighted.T), lam)
 
     def solve(b):
@@ -76,7 +76,7 @@ def _primal(operator, masses, lam, refinements):
     B^T alpha = z at the solution: the gap refines z.
     """
     root = safe_sqrt(masses)
-    inverse = shifted_solver(root[:, None] * operator.gram() * root, lam)
+    inverse = shifted_solver(root[:, None] * operator.gram() * root[None, :], lam)
     output, scores = lambda z: operator.output(root * z), lambda alpha: root * operator.scores(alpha)
 
     def solve(b):

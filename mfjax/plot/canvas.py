@@ -69,11 +69,17 @@ def figure(
 def save(fig: Any, stem: str | Path) -> tuple[Path, Path]:
     """Write `fig` as `stem`.png (200 dots per inch) and `stem`.pdf; folders are made as needed.
 
-    The files are the same, byte for byte, for the same figure.
+    The files are the same, byte for byte, for the same figure. An ending .png or .pdf is no part of the stem.
+
+    **Raises** `ValueError` for the ending of another kind of picture.
     """
     import matplotlib
 
     stem = Path(stem)
+    if stem.suffix.lower() in (".svg", ".jpg", ".jpeg", ".eps", ".ps", ".tif", ".tiff", ".webp", ".gif"):
+        raise ValueError(f"save writes .png and .pdf, got {stem.name}: use fig.savefig")
+    if stem.suffix.lower() in (".png", ".pdf"):
+        stem = stem.with_suffix("")
     stem.parent.mkdir(parents=True, exist_ok=True)
     png, pdf = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.pdf")
     with matplotlib.rc_context({**STYLE, "pdf.fonttype": 42}):

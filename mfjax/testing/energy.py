@@ -40,6 +40,16 @@ def _slopes(energy: Energy, mu: Measure) -> tuple[Array, Array]:
     return jax.grad(value_at, argnums=(0, 1))(mu.points, mu.weights)
 
 
+def _stiffness(energy: Energy, mu: Measure, motion: Array) -> Array:
+    """The derivative of the gradient field along `motion`, as that of a whole run sees it."""
+
+    def field(points):
+        moved = replaced(mu, points)
+        return energy.gradient_field(moved, energy.solve(moved, energy.init(moved)))
+
+    return jax.jvp(field, (mu.points,), (motion,))[1]
+
+
 def check_energy(
     energy: Energy,
     mu: Measure,
@@ -51,9 +61,10 @@ def check_energy(
     """The promises of an energy F with potential V, at one measure of positive masses.
 
     dF/dw_i = V(x_i) up to one constant and dF/dx_i = w_i grad V(x_i), against `jax.grad` and against
-    central differences along a random direction; F does not see the order of particles, the splitting
-    of one into two of half its mass, nor a particle of mass zero; dtype in is dtype out; jit = eager;
-    vmap = loop. Internal energies on a `Grid` have the first identity only.
+    central differences along a random direction; grad V has the derivative in the points that its differences
+    show, which an inner solve behind a `stop_gradient` has not; F does not see the order of particles, the
+    splitting of one into two of half its mass, nor a particle of mass zero; dtype in is dtype out; jit =
+    eager; vmap = loop. Internal energies on a `Grid` have the first identity only.
 
     - `variants`: the same energy with other parameters, which must share its compiled program.
 
@@ -91,6 +102,7 @@ def check_energy(
     at = lambda name: jax.tree.map(lambda v: v[list(measures).index(name)], values)
     base, slopes = at("base"), jax.tree.map(lambda v: v[0], slopes)
     difference = lambda name: (at(name)["value"] - at(-name)["value"]) / (2 * step)
+    difference_of = lambda name: (at(2)[name] - at(-2)[name]) / (2 * step)
 
     errors.same("jit, vmap and padding", follow(base, slice(plain.size)), eager, bar)
     scaled = _values(energy, replaced(plain, weights=1.2 * plain.weights))
@@ -109,6 +121,12 @@ def check_energy(
         scale = jnp.maximum(jnp.sum(jnp.abs(motion * forces)), 1e-12)
         gap = jnp.abs(difference(2) - jnp.sum(motion * forces))
         errors.require("dF/dx, difference", float(gap / scale), rough)
+        # Along the motion of all particles together: at one of their own a kink of V may lie.
+        stiffness = jax.jit(_stiffness)(energy, mu, motion) * mu.weights[:, None]
+        seen = difference_of("gradient field") * mu.weights[:, None]
+        scale = jnp.maximum(jnp.sum(jnp.abs(motion * seen)), jnp.sum(jnp.abs(motion * forces)))
+        gap = jnp.abs(jnp.sum(motion * (stiffness - seen)))
+        errors.require("d grad V/dx, difference", float(gap / jnp.maximum(scale, 1e-12)), 30 * rough)
     if isinstance(mu, Particles):
         check_relabeled(errors, at, mu.size, bar)
     for variant in variants:
