@@ -281,8 +281,8 @@ def margins(out):
 
 
 def contents(folder):
-    """Every file of a folder, byte for byte, but for the locks that a kill leaves."""
-    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != ".lock")
+    """Every file of a folder, byte for byte, but for the hidden ones that a kill leaves."""
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith("."))
     return {p.relative_to(folder): p.read_bytes() for p in files}
 
 
