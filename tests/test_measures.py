@@ -143,7 +143,7 @@ def test_nothing_grows_from_nothing(dtype):
         (lambda: Grid(CIRCLE, 8, jnp.ones(7)), "weights must have shape \\(8,\\)"),
         (lambda: Grid.from_density(CIRCLE, 8, lambda x: x), "one number per point"),
         (lambda: Grid.from_density(CIRCLE, 8, lambda x: x[0], mass=None), "non-negative"),
-        (lambda: Grid.from_density(CIRCLE, 8, lambda x: 0 * x[0]), "weights must be finite"),
+        (lambda: Grid.from_density(CIRCLE, 8, lambda x: 0 * x[0]), "must have a positive sum"),
     ],
 )
 def test_bad_input(make, message):

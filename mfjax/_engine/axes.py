@@ -81,7 +81,7 @@ def check_names(axes: Mapping[str, tuple], result: Any) -> None:
 
 
 # What constructors and JAX raise where they are given a traced number and need its value.
-CONFUSED = (ValueError, TypeError, jax.errors.JAXTypeError)
+CONFUSED = (ValueError, TypeError, IndexError, jax.errors.JAXTypeError)
 
 
 def traced_axes(fn: Callable[..., Any], axes: Mapping[str, tuple], static: Sequence[str]) -> list[str]:
