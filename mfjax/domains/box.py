@@ -53,11 +53,9 @@ class Box(Domain):
         super().validate(points, name)
         if is_traced((self.lower, self.upper)):
             return
-        far = float(np.max(np.abs(np.asarray([self.lower, self.upper]))))
-        spacing, width = (
-            float(np.finfo(points.dtype).eps) * far,
-            float(np.min(np.asarray(self.upper - self.lower))),
-        )
+        lower, upper = np.asarray(self.lower), np.asarray(self.upper)
+        far, width = float(np.max(np.abs([lower, upper]))), float(np.min(upper - lower))
+        spacing = float(jnp.finfo(points.dtype).eps) * far
         if spacing > 1e-3 * width:
             raise ValueError(
                 f"{points.dtype} numbers near {far:g} lie {spacing:.1g} apart, too coarse for a side of "

@@ -25,7 +25,8 @@ class RBF(FeatureMap):
 
     **Raises** `ValueError` for other domains and profiles and scale <= 0.
 
-    >>> rbf = RBF(Torus(1), scale=0.2)
+    >>> import mfjax as mf
+    >>> rbf = RBF(mf.domains.Torus(1), scale=0.2)
     >>> round(float(rbf(jnp.array([0.9]), jnp.array([0.1]))), 4)  # exp(-0.2 / 0.2)
     0.3679
     """
