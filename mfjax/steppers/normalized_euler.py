@@ -26,7 +26,7 @@ class NormalizedEuler(Stepper):
 
     Source: the published algorithm of variable projection on S^1 (public code of the VarPro paper).
 
-    >>> import mfjax as mf
+    >>> import jax.numpy as jnp, mfjax as mf
     >>> circle = mf.domains.Sphere(1)
     >>> flow = mf.flows.Wasserstein(mf.energies.Potential(lambda x: -x[0] - 3 * x[1]), circle)
     >>> mu = mf.measures.Particles(jnp.array([[1.0, 0.0]]))
