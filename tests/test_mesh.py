@@ -366,9 +366,9 @@ def test_a_sweep_of_the_same_structure_finds_its_programs():
     )
 
     def made(fn=cell, **options):
-        before = set(compiled._by_text)
+        before = set(compiled._by_trace)
         mf.sweep(fn, workers=1, **options, **AXES)
-        return set(compiled._by_text) - before
+        return set(compiled._by_trace) - before
 
     made()
     assert not made() and not made(lambda lam, seed: cell(lam, seed))

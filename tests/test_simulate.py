@@ -331,10 +331,10 @@ def test_many_parameter_values_share_one_program():
     values = [(2.0, 0.05, 1), (0.5, 0.2, 2), (1.5, 0.01, 3)]
     for observables in ({}, {"m": watch}):
         go(1.0, 0.1, 0, **observables)
-        programs, structures = set(compiled._by_text), set(compiled._by_structure)
+        programs, structures = set(compiled._by_trace), set(compiled._by_structure)
         for numbers in values:
             go(*numbers, **observables)
-        assert set(compiled._by_text) == programs and set(compiled._by_structure) == structures
+        assert set(compiled._by_trace) == programs and set(compiled._by_structure) == structures
         assert bool(structures)
     assert len(traces) == 2 * (1 + len(values))
 

@@ -1,19 +1,18 @@
-"""Programs traced at every call and compiled once for every text: what runs is what is asked for, always.
+"""Programs traced at every call and compiled once: what runs is what is asked for, always.
 
 `jax.jit` knows a program by the identity of its function, and keeps running what a global or an attribute
 was when the function was first traced. Here functions are traced again, which sees every number that they
-read, and machine code is shared by all programs whose lowered text is the same. Where nothing enters that
-others have written, the program of the last time is right, and is not traced again.
+read, and machine code is shared by all programs whose traces are equal. Where nothing enters that others
+have written, the program of the last time is right, and is not traced again.
 """
 
-import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from functools import partial, wraps
 from types import FunctionType
-from typing import Any, cast
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -23,6 +22,7 @@ from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from mfjax._numerics.arrays import is_traced
+from mfjax._numerics.jaxprs import value_of
 
 # Arrays that functions close over are arguments of their programs where they are larger (in bytes): as
 # constants they would be printed, parsed and folded. Smaller ones help the compiler to simplify.
@@ -64,14 +64,15 @@ class _Recent(OrderedDict):
             return self[key]
 
 
-_by_text, _by_structure = _Recent(256), _Recent(256)
+# Each holds machine code, some megabytes of it.
+_by_trace, _by_structure = _Recent(96), _Recent(96)
 
 
 class Program:
     """`function(*arguments)` of pytrees, for arrays of the shapes that it was made with.
 
     What is no array in the arguments, or in the result, is what it was when the program was made. A program
-    that is `differentiable` shares no machine code: a text says nothing of rules of differentiation.
+    that is `differentiable` shares no machine code: it may have other rules of differentiation.
     """
 
     def __init__(self, function: Callable, *arguments: Any, differentiable: bool = False):
@@ -99,12 +100,12 @@ class Program:
         chosen = [traced_here(c) or _nbytes(c) > LARGE for c in closed.consts]
         self.constants = [c for c, is_chosen in zip(closed.consts, chosen, strict=True) if is_chosen]
         self._like = [*map(_shape, self.constants), *like]
-        # With all arguments, used or not: a text then says which is which.
-        jitted = jax.jit(_with_arguments(closed, chosen), keep_unused=True)
+        jitted = jax.jit(_with_arguments(closed, chosen))
         if not differentiable and not any(map(traced_here, [*leaves, *self.constants])):
-            text = jitted.lower(*self._like).as_text()
-            digest = hashlib.sha256(text.encode()).hexdigest()
-            jitted = _by_text.find(digest, lambda: jitted)
+            held = [c for c, is_chosen in zip(closed.consts, chosen, strict=True) if not is_chosen]
+            value = value_of(closed.jaxpr, held)
+            if value is not None:
+                jitted = _by_trace.find((value, tuple(chosen), context()), lambda: jitted)
         self._jitted = jitted
 
     @property
@@ -115,7 +116,7 @@ class Program:
     @property
     def text(self) -> str:
         """The lowered program, in StableHLO, without arguments that are not used."""
-        return jax.jit(cast(Any, self._jitted).__wrapped__).lower(*self._like).as_text()
+        return self._jitted.lower(*self._like).as_text()
 
     @property
     def shapes(self) -> Any:
@@ -192,6 +193,11 @@ CONTEXT = (
 )
 
 
+def context() -> tuple[Any, ...]:
+    """The settings of JAX that enter a trace, or its compilation, as they are here."""
+    return tuple(getattr(jax.config, name) for name in CONTEXT)
+
+
 def _key(function: Callable, arguments: Any) -> Any:
     """What decides a program, if that can be compared; `None` if it cannot."""
     leaves, structure = jax.tree.flatten(arguments)
@@ -199,7 +205,7 @@ def _key(function: Callable, arguments: Any) -> Any:
         (s.shape, s.dtype, s.weak_type, s.sharding) if isinstance(s, jax.ShapeDtypeStruct) else (type(s), s)
         for s in map(shapes_of, leaves)
     )
-    key = (function, structure, kinds, tuple(getattr(jax.config, name) for name in CONTEXT))
+    key = (function, structure, kinds, context())
     try:
         hash(key)
     except (TypeError, ValueError):

@@ -1,0 +1,88 @@
+"""Traced programs as values that compare: two of equal value compute the same numbers."""
+
+from collections.abc import Hashable
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+# What says how a function is differentiated or batched, and nothing of its value.
+RULES = {
+    "custom_jvp_call": {"jvp_jaxpr_fun", "jvp_jaxpr_thunk", "num_consts", "symbolic_zeros"},
+    "custom_vjp_call": {"fwd_jaxpr_thunk", "bwd", "out_trees", "num_consts", "symbolic_zeros"},
+    "custom_vmap_call": {"rule", "in_tree", "out_tree"},
+}
+
+
+class Incomparable(Exception):
+    """A part of a program that shows nothing of what it does."""
+
+
+def value_of(jaxpr: Any, constants: Any) -> Hashable | None:
+    """A value that two programs share only if they compute the same, rules of derivatives apart.
+
+    `constants` are those of the program that are no arguments of it. `None` if it cannot be compared.
+    """
+    try:
+        value = (_program(jaxpr), tuple(map(_constant, constants)))
+        hash(value)
+    except (Incomparable, TypeError):
+        return None
+    return value
+
+
+def _program(jaxpr: Any) -> Hashable:
+    numbers: dict[Any, int] = {}
+
+    def new(variables: Any) -> Hashable:
+        for variable in variables:
+            numbers[variable] = len(numbers)
+        return tuple(variable.aval for variable in variables)
+
+    def known(atom: Any) -> Hashable:
+        return (atom.aval, _constant(atom.val)) if isinstance(atom, Literal) else numbers[atom]
+
+    first = (new(jaxpr.constvars), new(jaxpr.invars))
+    lines = tuple(
+        (e.primitive, tuple(map(known, e.invars)), _parameters(e), e.ctx, new(e.outvars)) for e in jaxpr.eqns
+    )
+    return first, lines, tuple(map(known, jaxpr.outvars))
+
+
+def _parameters(equation: Any) -> Hashable:
+    left_out = RULES.get(equation.primitive.name, ())
+    return tuple((k, _part(v)) for k, v in sorted(equation.params.items()) if k not in left_out)
+
+
+def _part(value: Any) -> Hashable:
+    if isinstance(value, (ClosedJaxpr, Jaxpr)):
+        return _program(getattr(value, "jaxpr", value)), tuple(map(_constant, getattr(value, "consts", ())))
+    if isinstance(value, (jax.Array, np.ndarray, np.generic, float, complex)):
+        return _constant(value)
+    if isinstance(value, (tuple, list)):
+        return type(value), tuple(map(_part, value))
+    if isinstance(value, dict):
+        return tuple((k, _part(v)) for k, v in sorted(value.items()))
+    if is_dataclass(value) and not isinstance(value, type) and type(value).__hash__ is None:
+        return type(value), tuple((f.name, _part(getattr(value, f.name))) for f in fields(value))
+    if value is None or isinstance(value, (bool, int, str, bytes, type, Enum, np.dtype)):
+        return type(value), value
+    if isinstance(value, Hashable):
+        # Compared as it says itself; where it says nothing, it is like itself alone.
+        return value
+    raise Incomparable
+
+
+def _constant(value: Any) -> Hashable:
+    """Bit for bit: numbers that compare as equal may have other signs."""
+    kind = getattr(value, "dtype", None)
+    if kind is not None and jnp.issubdtype(kind, jax.dtypes.extended):
+        value = jax.random.key_data(value)
+    array = np.asarray(value)
+    if array.dtype.hasobject:
+        raise Incomparable
+    return str(kind), bool(getattr(value, "weak_type", False)), array.shape, array.tobytes()
