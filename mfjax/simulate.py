@@ -1,5 +1,6 @@
 """`mf.simulate`: the only loop over time, for one run."""
 
+import warnings
 from pathlib import Path
 from typing import Unpack
 
@@ -11,11 +12,12 @@ import numpy as np
 from mfjax import status as codes
 from mfjax._engine.devices import divisions, gathered, is_global, together
 from mfjax._engine.files import Directory, ForeignRun, Place, environment
-from mfjax._engine.host import drive, progress_bar
+from mfjax._engine.host import drive
 from mfjax._engine.identity import closed_over, numbers_of_run, step_program, text_of
 from mfjax._engine.loop import trajectory
 from mfjax._engine.programs import Programs
-from mfjax._engine.run import Run, assemble
+from mfjax._engine.progress import progress as shown
+from mfjax._engine.run import REMEDY, Run, assemble, risen
 from mfjax._engine.simulation import Options, Simulation, spelled_out
 from mfjax._numerics.arrays import is_traced
 from mfjax._numerics.compiled import program
@@ -45,7 +47,8 @@ def simulate(
       program of its step and by its numbers: another one is refused, with what differs. There are about 10 to
       30 checkpoints in a run of that many steps. One to `t1` or through `save_at` has them at its saved
       times only: let `save_at` list some, since a lone `t1` has none before the end.
-    - `progress`: a bar with the time left; by default if stderr is a terminal.
+    - `progress`: a bar of the flow time made, with the time left; by default if stderr is a terminal. It
+      moves where checkpoints lie.
     - `throw`: whether a failed run raises; otherwise look at `run.status`.
 
     Inside `jit`, `vmap` or `grad` (any input traced) only the pure core runs: no disk, no bar, no exception.
@@ -64,7 +67,8 @@ def simulate(
 
     **Raises** `ValueError` for wrong arguments and for the derivative of a run through times that takes more
     than `max_steps` steps of a fixed size between two of them; `mf.SimulationError` (whose `run` holds all
-    that was computed), naming step and likely cause, if the run fails.
+    that was computed), naming step and likely cause, if the run fails. **Warns** if the energy of a flow that
+    lowers it has risen: steps that are too large blow up, or oscillate, long before they overflow.
 
     >>> import jax.numpy as jnp, mfjax as mf
     >>> energy = mf.energies.Potential(lambda x: 0.5 * jnp.sum(x * x))
@@ -95,14 +99,16 @@ def simulate(
         parts = [] if sim.flow.energy is None else sim.flow.energy.parts()
         names = " + ".join(type(term).__name__ for _, term in parts) or "none"
         raise SimulationError(f"the run {run.describe()} (energy: {names})", run)
+    if sim.falls and (rise := risen(run)):
+        warnings.warn(f"the run {run.describe()}, but {rise}: {REMEDY}", RuntimeWarning, stacklevel=2)
     return run
 
 
 def _driven(sim: Simulation, programs: Programs, path, resume: bool, progress) -> Run:
     """The run, on the host; streamed to `path`, if there is one, and written at its end."""
     if path is None:
-        with progress_bar(progress, sim.save_times.size) as update:
-            carry, records = drive(programs, sim, sim.times, sim.save_every, update=update)
+        with shown(progress, *_length(sim)) as bar:
+            carry, records = drive(programs, sim, sim.times, sim.save_every, update=bar.of(_length(sim)[0]))
         return assemble(sim.times, records, sim.measure, carry, carry)
     # Of several processes that share a run the first writes, and all read.
     shared = is_global(sim)
@@ -125,13 +131,20 @@ def _driven(sim: Simulation, programs: Programs, path, resume: bool, progress) -
         if shared:
             together("a run directory is open")
 
-    with directory, progress_bar(progress, sim.save_times.size) as update:
-        options = {"place": place, "writes": writes, "claim": claim, "update": update}
+    again = f"the same call with resume=True goes on from {place.path}"
+    with directory, shown(progress, *_length(sim), again) as bar:
+        options = {"place": place, "writes": writes, "claim": claim, "update": bar.of(_length(sim)[0])}
         carry, records = drive(programs, sim, sim.times, sim.save_every, **options)
         run = assemble(sim.times, records, sim.measure, carry, carry)
         if writes:
             run.save(place.path / "results.nc")
     return run
+
+
+def _length(sim: Simulation) -> tuple[float, str]:
+    """(what a bar counts of a run, its unit)."""
+    times = np.asarray(sim.times, float)
+    return float(times[-1] - times[0]), "flow time"
 
 
 def _continued(sim: Simulation, place: Place) -> Simulation:

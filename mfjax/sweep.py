@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from mfjax._engine.files import (
     read_json,
     write_arrays,
 )
-from mfjax._engine.host import chunk_of, drive, progress_bar
+from mfjax._engine.host import chunk_of, drive
 from mfjax._engine.identity import closed_over, step_program, text_of
 from mfjax._engine.layout import (
     METHODS,
@@ -35,7 +37,9 @@ from mfjax._engine.layout import (
     whole_mesh,
 )
 from mfjax._engine.measure import fastest
-from mfjax._engine.run import Run, assemble
+from mfjax._engine.progress import Progress
+from mfjax._engine.progress import progress as shown
+from mfjax._engine.run import Run, assemble, risen
 from mfjax._engine.simulation import Simulation
 from mfjax._engine.table import Table, report, tabulate
 from mfjax._numerics.arrays import count, known
@@ -111,34 +115,42 @@ def sweep(
     shared = spans_processes(request.mesh)
     writes = path is not None and not (shared and jax.process_index())
     cells: dict[tuple, Any] = {}
-    layouts = {}
+    layouts, rises = {}, {}
     place = None if path is None else Directory(path)
-    if place is not None:
-        request = _opened(place, request, named, fixed, resume, writes, shared)
-    try:
+    again = None if path is None else f"the same call with resume=True goes on from {path}"
+    total = prod(len(values) for values in named.values())
+    with place or nullcontext(), shown(progress, total, "cells", again) as bar:
+        if place is not None:
+            request = _opened(place, request, named, fixed, resume, writes, shared)
+        indices = list(product(*(range(len(named[n])) for n in traced)))
+        columns = _columns(named, traced, indices)
         for bucket in product(*(range(len(named[n])) for n in fixed)):
             constant = {n: named[n][i] for n, i in zip(fixed, bucket, strict=True)}
             name = "-".join(f"{n}-{i}" for n, i in zip(fixed, bucket, strict=True)) or "all"
-            indices = list(product(*(range(len(named[n])) for n in traced)))
-            # Whole numbers beyond 64 bits would make objects of the floats beside them.
-            types = {n: float if any(isinstance(v, float) for v in named[n]) else None for n in traced}
-            columns = {
-                n: np.asarray([named[n][k[j]] for k in indices], types[n]) for j, n in enumerate(traced)
-            }
             where = None if path is None else Directory(Path(path) / name)
-            results, layout = _bucket(fn, constant, columns, named, where, request, resume, writes, progress)
+            bar.compiling(", ".join(f"{n} = {v}" for n, v in constant.items()) or "mfjax")
+            results, layout, falls = _bucket(
+                fn, constant, columns, named, where, request, resume, writes, bar
+            )
             layouts[name] = layout.as_dict()
             for index, result in zip(indices, results, strict=True):
                 at = dict(zip(fixed, bucket, strict=True)) | dict(zip(traced, index, strict=True))
-                cells[tuple(at[n] for n in named)] = result
+                cell = tuple(at[n] for n in named)
+                cells[cell] = result
+                if falls and (rise := risen(result)):
+                    rises[cell] = rise
         table = tabulate(named, cells, {"layout": layouts})
         if writes:
             table.save(Path(known(path)) / "results.nc")
-    finally:
-        if place is not None:
-            place.release()
-    report(table, throw)
+    report(table, throw, rises)
     return table
+
+
+def _columns(axes, traced: list[str], indices: list[tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """The numbers of every cell that shares a program, axis by axis."""
+    # Whole numbers beyond 64 bits would make objects of the floats beside them.
+    types = {n: float if any(isinstance(v, float) for v in axes[n]) else None for n in traced}
+    return {n: np.asarray([axes[n][k[j]] for k in indices], types[n]) for j, n in enumerate(traced)}
 
 
 def _checked(fn, axes, method, batch_size, workers, mesh, path, resume, static) -> tuple[Request, list[str]]:
@@ -182,13 +194,13 @@ def _opened(directory, request: Request, axes, fixed, resume, writes, shared) ->
 
 
 def _bucket(
-    fn, constant, columns, axes, directory, request: Request, resume, writes, progress
-) -> tuple[list[Any], Layout]:
-    """The results of all cells that share structure, in order, and how they were laid out."""
+    fn, constant, columns, axes, directory, request: Request, resume, writes, bar: Progress
+) -> tuple[list[Any], Layout, bool]:
+    """The results, in order, of all cells that share structure; their layout; whether energies must fall."""
     cells = Cells(fn, constant, columns)
     check_names(axes, cells.outline)
     if not isinstance(cells.outline, Simulation):
-        return _evaluate(cells, directory, request, resume, writes, progress)
+        return *_evaluate(cells, directory, request, resume, writes, bar), False
     check_ends(fn, constant, columns)
     saves, every = cells.outline.save_times.shape[0], cells.outline.save_every
     kept = None
@@ -216,15 +228,15 @@ def _bucket(
             every,
             place=place,
             writes=writes,
-            update=update,
+            update=bar.of(np.unique(group).size),
         )
         if loop:
             return [assemble(whole.times, records, whole.measure, carry)]
         return [_member(cells, inputs, carry, records, i) for i in range(len(group))]
 
-    with progress_bar(progress, len(groups) * saves) as update:
-        runs = _in_threads(one, groups, layout.workers)
-        return [run for several in runs for run in several][: cells.number], layout
+    runs = _in_threads(one, groups, layout.workers)
+    runs = [run for several in runs for run in several][: cells.number]
+    return runs, layout, cells.outline.falls
 
 
 def _times(sim: Simulation, size: int | None) -> np.ndarray:
@@ -268,7 +280,7 @@ def _in_threads(one: Callable[[Any], Any], items: Sequence[Any], workers: int) -
 
 
 def _evaluate(
-    cells: Cells, directory, request: Request, resume, writes, progress
+    cells: Cells, directory, request: Request, resume, writes, bar: Progress
 ) -> tuple[list[Any], Layout]:
     """The results of a function that returns arrays, group by group, each kept on disk once it is known."""
     layout, mesh = plan_arrays(request, cells.number, bool(cells.names))
@@ -298,10 +310,9 @@ def _evaluate(
             out = gathered(programs.setdefault(number, Program(function, inputs))(inputs))
             if file is not None and writes:
                 write_arrays(file, out)
-        update(number)
+        bar.of(np.unique(group).size)(1.0)
         rows = [out] if alone else [[leaf[i] for leaf in out] for i in range(number)]
         return [jax.tree.map(np.asarray, cells.program.assembled(row)) for row in rows]
 
-    with progress_bar(progress, sum(map(len, groups))) as update:
-        rows = [row for rows in _in_threads(one, groups, layout.workers) for row in rows]
+    rows = [row for rows in _in_threads(one, groups, layout.workers) for row in rows]
     return rows[: cells.number], layout

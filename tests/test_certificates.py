@@ -2,11 +2,13 @@
 
 import csv
 import io
+import warnings
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import mfjax as mf
@@ -267,3 +269,33 @@ def test_wrong_questions_are_named(options, message):
         identifiability(mf.features.ReLU(), jnp.ones((5, 2)), CIRCLE, **options)
     with pytest.raises(ValueError, match=r"only Sphere\(1\)"):
         identifiability(mf.features.ReLU(), jnp.ones((5, 3)), mf.domains.Sphere(2))
+
+
+@pytest.mark.parametrize(("dt", "rises"), [(0.19, False), (0.21, True)])
+def test_a_rising_energy_is_warned_of(dt, rises):
+    """Euler on x' = -10 x: |1 - 10 dt| beyond 1 climbs, below it oscillates and falls."""
+    energy = mf.energies.Potential(lambda x: 5.0 * jnp.sum(x * x))
+    flow = mf.flows.Wasserstein(energy, mf.domains.Euclidean(1))
+    mu = mf.measures.Particles(jnp.ones((1, 1)))
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        run = mf.simulate(flow, mu, stepper=mf.steppers.Euler(dt), steps=8)
+    messages = [str(w.message) for w in seen if w.category is RuntimeWarning]
+    assert len(messages) == rises
+    if rises:
+        assert "its energy rose from 5 to" in messages[0] and "smaller dt" in messages[0]
+    assert int(run.status) == 0
+
+
+@pytest.mark.parametrize("make", [lambda: optax.sgd(0.21), lambda: optax.adam(0.5)])
+def test_what_may_climb_is_not_warned_of(make):
+    """An optimizer follows another flow than its energy's, and so does one whose energy changes in time."""
+    energy = mf.energies.Potential(lambda x: 5.0 * jnp.sum(x * x))
+    flow = mf.flows.Wasserstein(energy, mf.domains.Euclidean(1))
+    mu = mf.measures.Particles(jnp.ones((1, 1)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run = mf.simulate(flow, mu, stepper=mf.steppers.Optax(make(), dt=0.2), steps=8)
+        assert run.certificates["largest_increase"] > 0
+        growing = mf.flows.Scheduled(lambda t: mf.flows.Wasserstein((1 + t) * energy, flow.domain))
+        mf.simulate(growing, mu, stepper=mf.steppers.Euler(0.01), steps=8)

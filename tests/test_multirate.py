@@ -170,11 +170,15 @@ def test_a_resumed_run_is_a_straight_one(tmp_path, monkeypatch):
         pass
 
     class Bar:
-        def update(self, n):
-            raise Stopped
+        def of(self, size):
+            return self.update
+
+        def update(self, share):
+            if share:
+                raise Stopped
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr("mfjax._engine.host.progress_bar", lambda *_: nullcontext(Bar()))
+        patch.setattr("mfjax.simulate.shown", lambda *_: nullcontext(Bar()))
         mf.simulate(flow, start(), **arguments)
     resumed = mf.simulate(flow, start(), **arguments, resume=True)
     np.testing.assert_array_equal(resumed.final.points, straight.final.points)

@@ -553,9 +553,79 @@ def test_array_results_on_disk(tmp_path, options):
 def test_one_bar_for_all_cells(capsys):
     mf.sweep(cliff, edge=[10.0, 20.0], seed=[0, 1], progress=True)
     err = capsys.readouterr().err
-    # One bar begins at nothing, and its total is that of all cells.
-    assert len(re.findall(r"\b0/32\b", err)) == 1 and set(re.findall(r"/(\d+) \[", err)) == {"32"}
+    shown = [float(n) for n in re.findall(r"([\d.]+) of 4 cells", err)]
+    # One bar for all, in parts of cells.
+    assert shown == sorted(shown) and shown[-1] == 4 and {n % 1 for n in shown} != {0.0}
+    assert set(re.findall(r"of (\d+) cells", err)) == {"4"}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         mf.sweep(cliff, edge=[10.0], seed=[0])
     assert capsys.readouterr().err == ""
+
+
+def test_one_bar_for_all_structures(capsys):
+    """The widths of a sweep are programs of their own, and share the bar."""
+
+    def cell(width, lam):
+        energy = mf.energies.Potential(lambda x: 0.5 * lam * jnp.sum(x * x))
+        flow = mf.flows.Wasserstein(energy, mf.domains.Euclidean(1))
+        return mf.Simulation(flow, mf.measures.Particles(jnp.ones((width, 1))), **EULER)
+
+    mf.sweep(cell, width=[1, 2], lam=[0.5, 1.0], progress=True, method="vmap")
+    shown = re.findall(r"([^\r:]*): +\d+%[^\r]*?([\d.]+) of 4 cells", capsys.readouterr().err)
+    assert [name for name, _ in shown if "=" in name][-1] == "width = 2" and float(shown[-1][1]) == 4
+    assert any(name.startswith("width = 1") for name, _ in shown)
+
+
+EULER = {"stepper": mf.steppers.Euler(0.1), "steps": 4}
+
+
+def stiff(rate):
+    energy = mf.energies.Potential(lambda x: 0.5 * rate * jnp.sum(x * x))
+    flow = mf.flows.Wasserstein(energy, mf.domains.Euclidean(1))
+    return mf.Simulation(flow, mf.measures.Particles(jnp.ones((1, 1))), **EULER)
+
+
+def test_a_cell_whose_energy_rises_is_named():
+    with pytest.warns(RuntimeWarning, match=r"in 1 of 2 cells .* rate = 25.0, its energy rose from 12.5 to"):
+        table = mf.sweep(stiff, rate=[1.0, 25.0])
+    # It has completed all the same: (1 - 2.5)^2 = 2.25 a step.
+    assert table.failed == []
+    increase = table.certificates["largest_increase"]
+    assert increase.shape == (2,) and increase[0] == 0
+    np.testing.assert_allclose(increase[1], 12.5 * (2.25**4 - 2.25**3), rtol=1e-12)
+    with pytest.raises(ValueError, match="certificates are those of runs"):
+        _ = mf.sweep(lambda a: a, a=[1.0, 2.0]).certificates
+
+
+@pytest.mark.parametrize("method", ["loop", "vmap"])
+def test_an_interrupt_says_how_to_go_on(tmp_path, method, monkeypatch):
+    """The message of `KeyboardInterrupt`, with the share that was made."""
+    from mfjax._engine import progress
+
+    of = progress.Progress.of
+
+    def interrupted(self, size):
+        update = of(self, size)
+
+        def once(share):
+            update(share)
+            if share:
+                raise KeyboardInterrupt
+
+        return once
+
+    with monkeypatch.context() as patch:
+        patch.setattr(progress.Progress, "of", interrupted)
+        place = tmp_path / "sweep"
+        with pytest.raises(KeyboardInterrupt, match=r"after 0.*of 2 cells; the same call with resume=True"):
+            mf.sweep(stiff, rate=[1.0, 2.0], method=method, path=place, workers=1)
+        with pytest.raises(KeyboardInterrupt, match="nothing was kept: pass path="):
+            mf.sweep(stiff, rate=[1.0, 2.0], method=method, workers=1)
+        with pytest.raises(KeyboardInterrupt, match=r"after 0.1 of 0.4 flow time; the same call with resume"):
+            mf.simulate(stiff(1.0), path=tmp_path / "run")
+    assert_tables_equal(
+        mf.sweep(stiff, rate=[1.0, 2.0], method=method, path=place, resume=True),
+        mf.sweep(stiff, rate=[1.0, 2.0], method=method),
+    )
+    mf.simulate(stiff(1.0), path=tmp_path / "run", resume=True)

@@ -1,8 +1,6 @@
 """The host around the pure loop: chunks, progress, disk and resume."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,6 +11,7 @@ from mfjax import status as codes
 from mfjax._engine.devices import as_placed, gathered
 from mfjax._engine.files import ForeignRun, Place, read_arrays, write_arrays
 from mfjax._engine.programs import Chunk, Programs
+from mfjax._engine.progress import Update
 from mfjax._engine.run import named_arrays
 from mfjax._numerics.arrays import known
 
@@ -41,13 +40,13 @@ def drive(
     place: Place | None = None,
     writes: bool = True,
     claim: Callable[[], None] | None = None,
-    update: Callable[[int], None] | None = None,
+    update: Update | None = None,
 ) -> tuple[Any, Any]:
     """Advance a run, or a batch of them, chunk by chunk: (final carry, all records on the host).
 
     `times` (..., S + 1) are the saved times, t = 0 first, `every` the number of steps between two, if it is
     fixed. `claim` is called before anything is written, once the first evaluation is made; `update` with the
-    number of saved times that were reached. Of several processes that share a run, one `writes`.
+    share of its flow time that a run has made. Of several processes that share a run, one `writes`.
 
     Where a run is cut changes no rounding: the lengths of chunks are numbers that its programs are given.
 
@@ -85,14 +84,23 @@ def drive(
                     )
                 pieces.append(records)
                 begin += length
-    update = update or (lambda number: None)
-    update(reached)
+    shown = 0.0
+
+    def report() -> None:
+        nonlocal shown
+        share = _share(times, reached + (taken / every if every else 0))
+        if update is not None:
+            update(share - shown)
+        shown = share
+
+    report()
     while reached < saves:
         if np.all(np.take(np.asarray(pieces[-1][1]["status"]), -1, axis=axis) != codes.OK):
             # Every run has stopped: later records repeat the last one.
             repeated = [-1] * (saves - reached)
             pieces.append(jax.tree.map(partial(np.take, indices=repeated, axis=axis), pieces[-1]))
-            update(saves - reached)
+            reached, taken = saves, 0
+            report()
             break
         begun, piece = reached, None
         if chunk.steps or taken:
@@ -117,29 +125,18 @@ def drive(
                 if piece is not None:
                     write_arrays(place.part(begun + 1), (times[..., begun + 1 : reached + 1], pieces[-1]))
                 write_arrays(place.checkpoint, (np.int64(reached), np.int64(taken), state))
-        update(reached - begun)
+        report()
     join = lambda *leaves: np.concatenate(leaves, axis=axis)
     return gathered(carry), jax.tree.map(join, *pieces)
+
+
+def _share(times: np.ndarray, position: int | float) -> float:
+    """The share of the flow time between the first and the last of `times` that lies before a position."""
+    first = times.reshape(-1, times.shape[-1])[0].astype(float)
+    time, span = np.interp(position, np.arange(first.size), first), first[-1] - first[0]
+    return float((time - first[0]) / span) if span > 0 else position / (first.size - 1)
 
 
 def _several(axis: int, length: int, leaf: Any) -> jax.ShapeDtypeStruct:
     """The shape of `length` records like one."""
     return jax.ShapeDtypeStruct((*leaf.shape[:axis], length, *leaf.shape[axis:]), leaf.dtype)
-
-
-@contextmanager
-def progress_bar(shown: bool | None, total: int) -> Iterator[Callable[[int], None]]:
-    """A function that moves a bar of `total` saves, on a terminal unless `shown` says otherwise."""
-    if not (sys.stderr.isatty() if shown is None else shown):
-        yield lambda number: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(total=total, desc="mfjax", unit="save", leave=False) as bar:
-
-        def moved(number: int) -> None:
-            # A bar that is told of nothing is drawn once more all the same.
-            if number:
-                bar.update(number)
-
-        yield moved

@@ -142,6 +142,11 @@ class Simulation(eqx.Module):
         first = jnp.broadcast_to(self.begin[..., None], (*self.save_times.shape[:-1], 1))
         return jnp.concatenate([first, self.save_times], axis=-1)
 
+    @property
+    def falls(self) -> bool:
+        """Whether the recorded energy of this run falls, if its steps are small enough."""
+        return self.flow.monotone and self.stepper.monotone
+
     def without_measures(self) -> "Simulation":
         """The same run, of whose measures the last alone is kept."""
         # Not a copy, which equinox would take for an object that is being made, and keep.

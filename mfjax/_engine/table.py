@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from mfjax import status as codes
 from mfjax._engine.datasets import write_dataset
-from mfjax._engine.run import RECORDED, Run, axis_labels, measure_arrays, named_arrays
+from mfjax._engine.run import RECORDED, REMEDY, Run, axis_labels, measure_arrays, named_arrays
 from mfjax._numerics.arrays import known
 from mfjax.status import SimulationError
 
@@ -47,6 +48,20 @@ class Table(eqx.Module):
             cell = {name: values[i] for (name, values), i in zip(self.axes.items(), index, strict=True)}
             found.append((cell, codes.describe(int(status[tuple(index)]))))
         return found
+
+    @property
+    def certificates(self) -> dict[str, np.ndarray]:
+        """The certificates of every run (`Run.certificates`), arrays with the sweep's axes.
+
+        **Raises** `ValueError` if the results are no runs.
+        """
+        from mfjax.theory.certificates import REQUIRED, certify
+
+        if not all(name in self.values for name in REQUIRED):
+            raise ValueError("this table holds arrays: certificates are those of runs")
+        shape = tuple(len(v) for v in self.axes.values())
+        rows = [certify({n: self.values[n][i] for n in REQUIRED}) for i in np.ndindex(shape)]
+        return {name: np.reshape([row[name] for row in rows], shape) for name in rows[0]}
 
     def to_xarray(self) -> Any:
         """The table as an `xarray.Dataset`, the sweep's axes as labeled dimensions."""
@@ -150,15 +165,20 @@ def array_row(result: Any) -> dict[str, _Column]:
     return {name: _Column(a, axis_labels(name, np.ndim(a), arrays)) for name, a in arrays.items()}
 
 
-def report(table: Table, throw: bool) -> None:
-    """Warn, or raise, if a cell stopped early."""
+def report(table: Table, throw: bool, rises: Mapping[tuple[int, ...], str]) -> None:
+    """Warn, or raise, if a cell stopped early; warn if an energy rose that should not, `rises` by cell."""
+    total = int(np.prod([len(v) for v in table.axes.values()]))
+    label = lambda cell: ", ".join(f"{name} = {value}" for name, value in cell.items())
+    if rises:
+        index, rise = next(iter(rises.items()))
+        cell = {name: values[i] for (name, values), i in zip(table.axes.items(), index, strict=True)}
+        message = f"in {len(rises)} of {total} cells the energy rose; in the first, {label(cell)}, {rise}"
+        warnings.warn(f"{message}: {REMEDY}", RuntimeWarning, stacklevel=3)
     failed = table.failed
     if not failed:
         return
-    total = int(np.prod([len(v) for v in table.axes.values()]))
     cell, cause = failed[0]
-    where = ", ".join(f"{name} = {value}" for name, value in cell.items())
-    message = f"{len(failed)} of {total} cells stopped early; the first, {where}: {cause}"
+    message = f"{len(failed)} of {total} cells stopped early; the first, {label(cell)}: {cause}"
     if throw:
         raise SimulationError(message, table)
     warnings.warn(message, RuntimeWarning, stacklevel=3)

@@ -37,6 +37,8 @@ class Stepper(eqx.Module):
 
     order: ClassVar[int]
     noisy: ClassVar[bool] = False
+    # Whether its steps, if they are small enough, lower the energy of a flow that does.
+    monotone: ClassVar[bool] = True
     # Evaluations of the flow, each with its outer solve if there is one, before the first step and in every
     # step that is tried; a factorization counts as one. `None` where their number is not known in advance.
     evaluations: ClassVar[tuple[int, int] | None] = None

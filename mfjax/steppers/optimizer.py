@@ -52,6 +52,8 @@ class Optax(Stepper):
     """
 
     order: ClassVar[int] = 1
+    # Momentum climbs.
+    monotone: ClassVar[bool] = False
     evaluations: ClassVar[tuple[int, int] | None] = (1, 1)
     transformation: Any = eqx.field(static=True)
     dt: Float[Array, ""]

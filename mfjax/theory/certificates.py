@@ -25,9 +25,11 @@ def certify(values: Mapping[str, Any]) -> dict[str, float]:
     """The certificates of one run from its recorded `values`, arrays of shape (S,) over the saved times.
 
     - `balance_defect`: max_t |E_0 - E_t - int_0^t D ds| / |E_0 - E_end|, E the energy and int D ds the
-      recorded dissipation (trapezoid over the steps): of the order of the scheme, at most two.
+      recorded dissipation: it falls with the step like dt^p for a scheme of order p, and like dt^2 for one
+      of a higher order, since the dissipation is summed by trapezoids over the steps. Beyond 1 the run says
+      nothing of the flow.
     - `largest_increase`: the largest rise of E between two saves, 0 up to rounding for a gradient flow and
-      steps that are small enough.
+      steps that are small enough; `mf.simulate` and `mf.sweep` warn where it is not.
 
       Both are NaN for a run with noise (Brownian, or particles born and dying), whose recorded energy is the
       smooth part and falls in no fixed proportion to its dissipation: its `dissipated` is recorded as NaN.
