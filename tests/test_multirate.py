@@ -1,7 +1,5 @@
 """The multirate stepper: order, few solves, stiffness, and where it refuses."""
 
-from contextlib import nullcontext
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -169,16 +167,12 @@ def test_a_resumed_run_is_a_straight_one(tmp_path, monkeypatch):
     class Stopped(Exception):
         pass
 
-    class Bar:
-        def of(self, size):
-            return self.update
-
-        def update(self, share):
-            if share:
-                raise Stopped
+    def stop(share):
+        if share:
+            raise Stopped
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr("mfjax.simulate.shown", lambda *_: nullcontext(Bar()))
+        patch.setattr("mfjax._engine.progress.Progress.of", lambda *_: stop)
         mf.simulate(flow, start(), **arguments)
     resumed = mf.simulate(flow, start(), **arguments, resume=True)
     np.testing.assert_array_equal(resumed.final.points, straight.final.points)

@@ -38,7 +38,9 @@ class Progress:
 
 
 @contextmanager
-def progress(shown: bool | None, total: int | float, unit: str, again: str | None = None) -> Iterator[Progress]:
+def progress(
+    shown: bool | None, total: int | float, unit: str, again: str | None = None
+) -> Iterator[Progress]:
     """A bar on a terminal, or as `shown` says; an interrupt says how far it came, and how to go on.
 
     `again` is what continues it, if anything does.
