@@ -64,6 +64,11 @@ def test_figures_show_themselves_at_their_size(again):
     assert fig.canvas.manager is None
 
 
+def test_lines_without_a_color_take_those_of_the_palette():
+    ax = axes()
+    assert [ax.plot([0, 1])[0].get_color() for _ in plot.PALETTE] == list(plot.PALETTE)
+
+
 def test_band_is_mean_and_range():
     values = np.array([[1.0, 2.0, 4.0], [3.0, 2.0, 8.0]])
     ax = axes()
@@ -117,6 +122,15 @@ def test_distances_labels_scales_and_legend():
 def test_distances_on_a_linear_time_axis_keep_zero():
     ax = plot.distances(axes(), np.arange(3.0), {"a": np.ones(3)}, log_time=False)
     assert ax.lines[0].get_xdata()[0] == 0
+
+
+@pytest.mark.parametrize("high", [1.3, 2.5, 4.0, 30.0, 1e4])
+def test_logarithmic_axes_have_several_values(high):
+    ax = plot.distances(axes(), np.arange(1.0, 3.0), {"a": np.array([1.0, high])})
+    ax.figure.draw_without_rendering()
+    low, top = ax.get_ylim()
+    seen = [t.get_text() for t in ax.get_yticklabels() if low <= t.get_position()[1] <= top and t.get_text()]
+    assert 3 <= len(set(seen)) <= 10
 
 
 def test_panels_that_share_a_legend_have_none():

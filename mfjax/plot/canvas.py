@@ -24,6 +24,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.7,
+    "axes.prop_cycle": f"cycler('color', {list(PALETTE)})",
     "mathtext.fontset": "dejavusans",
 }
 

@@ -108,12 +108,13 @@ def distances(
 
 
 def plain_log_ticks(axis: Any) -> None:
-    """Label a logarithmic axis that spans little more than a decade at 1, 2 and 5 as well."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    """Label a logarithmic axis that spans little more than a decade at 1, 2 and 5 as well, less at steps."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     low, high = sorted(axis.get_view_interval())
     if low > 0 and high / low < 80:
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        few = high / low < 5
+        axis.set_major_locator(MaxNLocator(5) if few else LogLocator(subs=(1.0, 2.0, 5.0)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 
