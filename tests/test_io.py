@@ -336,7 +336,7 @@ def test_a_run_survives_netcdf(tmp_path):
         "pair": lambda mu, flow: {"a": mu.mass, "b": mu.mass},
     }
     run = mf.simulate(flow, mu, stepper=mf.steppers.Euler(0.1), steps=6, save_every=3, observables=watch)
-    with xr.open_dataset(run.save(tmp_path / "run.nc")) as data:
+    with xr.open_dataset(run.save(tmp_path / "new" / "run.nc")) as data:
         np.testing.assert_array_equal(data["time"], run.times)
         np.testing.assert_array_equal(data["points"], run.measures.points)
         np.testing.assert_array_equal(data["mark_u"], run.measures.marks["u"])

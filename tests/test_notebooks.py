@@ -1,4 +1,4 @@
-"""Every notebook runs from its first cell to its last, with the mfjax under test."""
+"""Every notebook runs from its first cell to its last, with the mfjax under test, and shows its figures."""
 
 import os
 from pathlib import Path
@@ -34,3 +34,8 @@ def test_it_runs(path, tmp_path, monkeypatch):
     client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
     client.execute()
     assert last.outputs[0].text.strip() == mf.__file__
+    drawing = [cell for cell in notebook.cells if cell.cell_type == "code" and "mf.plot." in cell.source]
+    assert drawing
+    for cell in drawing:
+        shown = [output.data for output in cell.outputs if output.output_type == "execute_result"]
+        assert ["image/png" in data for data in shown] == [True], cell.source

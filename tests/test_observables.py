@@ -9,6 +9,7 @@ import equinox as eqx
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import ot
 import pytest
@@ -661,6 +662,85 @@ def test_prediction_with_optimal_weights(network):
     )
 
 
+# l(F, y) by hand at F = 3 and y = 1, and at F = -1 and y = 1.
+LOSSES = {
+    "square": (None, lambda f, y: 0.5 * (f - y) ** 2),
+    "logistic": (mf.losses.Logistic(), lambda f, y: np.log(1 + np.exp(-y * f))),
+    "huber": (mf.losses.Huber(0.5), lambda f, y: 0.5 * (abs(f - y) - 0.25)),
+    "absolute": (lambda f, y: jnp.abs(f - y), lambda f, y: abs(f - y)),
+}
+HELD_OUT = (jnp.array([[1.0], [-1.0]]), jnp.array([1.0, 1.0]))
+LINEAR = mf.features.Function(lambda xi, x: xi[0] * x[0])
+
+
+def held_out_by_hand(loss, scale=3.0):
+    """0.25 l(F, 1) + 0.75 l(-F, 1) for a network x -> F x."""
+    return 0.25 * loss(scale, 1.0) + 0.75 * loss(-scale, 1.0)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_held_out_risk_has_the_loss_of_the_flow(name):
+    loss, by_hand = LOSSES[name]
+    energy = mf.energies.Risk(LINEAR, *HELD_OUT, lam=0.1, loss=loss)
+    mu = mf.measures.Particles(jnp.array([[2.0], [4.0]]))
+    observe = obs.HeldOutRisk(*HELD_OUT, data_weights=jnp.array([0.25, 0.75]))
+    expected = held_out_by_hand(by_hand)
+    plain = mf.flows.Wasserstein(energy + 0.1 * mf.energies.Entropy(), LINE)
+    assert float(observe(mu, plain)) == pytest.approx(expected, rel=1e-12)
+    scheduled = mf.flows.Scheduled(lambda t: mf.flows.Wasserstein((1 + t) * energy, LINE))
+    assert float(observe(mu, scheduled)) == pytest.approx(expected, rel=1e-12)
+    # Half the features, each of height two.
+    pairs = mf.energies.Risk(mf.features.Weighted(LINEAR), *HELD_OUT, loss=loss)
+    heights = mf.flows.PropagationOfChaos(pairs, LINE)
+    halved = mf.measures.Particles(mu.points / 2).with_marks(H=jnp.full(2, 2.0))
+    assert float(observe(halved, heights)) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_loss_of_the_held_out_risk_may_be_another(name):
+    loss, by_hand = LOSSES[name]
+    mu = mf.measures.Particles(jnp.array([[2.0], [4.0]]))
+    observe = obs.HeldOutRisk(
+        *HELD_OUT, data_weights=jnp.array([0.25, 0.75]), loss=loss or mf.losses.Square()
+    )
+    flow = mf.flows.Wasserstein(mf.energies.Risk(LINEAR, *HELD_OUT, loss=mf.losses.Huber(9.0)), LINE)
+    assert float(observe(mu, flow)) == pytest.approx(held_out_by_hand(by_hand), rel=1e-12)
+    reduced = mf.flows.TwoTimescale(mf.energies.ReducedRisk(LINEAR, *HELD_OUT, lam=0.1), LINE, rate=1.0)
+    moved = mu.with_marks(u=jnp.array([3.0, 0.0]))
+    assert float(observe(moved, reduced)) == pytest.approx(held_out_by_hand(by_hand), rel=1e-12)
+
+
+def test_the_held_out_risk_of_compressed_data_is_that_of_all():
+    """Of the squared loss, which is the only one of compressed data."""
+    x = jnp.linspace(0, 1, 400)[:, None]
+    y, inputs = jnp.cos(6 * x[:, 0]), jnp.linspace(0.1, 0.8, 5)[:, None]
+    torus = mf.domains.Torus(1)
+    phi = mf.features.RBF(torus, scale=0.1, profile="gaussian")
+    small = mf.compress(phi, x, y, torus, tolerance=1e-5)
+    mu = mf.measures.Particles.sample(torus, jr.key(0), 6)
+    whole = mf.flows.Wasserstein(mf.energies.ReducedRisk(phi, x, y, 1e-2), torus)
+    data = (small.features, small.x, small.y)
+    part = mf.energies.ReducedRisk(*data, 1e-2, data_weights=small.data_weights)
+    expected = float(obs.HeldOutRisk(inputs, jnp.sin(inputs[:, 0]))(mu, whole))
+    observe = obs.HeldOutRisk(small.inputs(inputs), jnp.sin(inputs[:, 0]))
+    assert float(observe(mu, mf.flows.Wasserstein(part, torus))) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_held_out_risk_of_a_classifier_falls_in_a_run():
+    energy = mf.energies.Risk(LINEAR, jnp.ones((1, 1)), jnp.ones(1), loss=mf.losses.Logistic())
+    run = mf.simulate(
+        mf.flows.Wasserstein(energy, LINE),
+        mf.measures.Particles(jnp.array([[0.0]])),
+        stepper=mf.steppers.Euler(0.5),
+        steps=4,
+        observables={"held out": obs.HeldOutRisk(2 * jnp.ones((1, 1)), jnp.ones(1))},
+    )
+    weight = np.asarray(run.final.points)[0, 0]
+    values = run.observables["held out"]
+    assert values[0] == pytest.approx(np.log(2), rel=1e-6)
+    assert values[-1] == pytest.approx(np.log1p(np.exp(-2 * weight)), rel=1e-6) and values[-1] < values[0]
+
+
 def test_prediction_of_the_current_weights(network):
     energy, mu, inputs = network
     flow = mf.flows.TwoTimescale(energy, CIRCLE, rate=1.0)
@@ -726,6 +806,9 @@ def test_observables_inside_a_run(network):
 
 POINTS = jnp.array([[1.0, 0.0], [0.0, 1.0]])
 PLANE_FLOW = mf.flows.Wasserstein(mf.energies.Potential(lambda p: p[0]), mf.domains.Euclidean(2))
+CLASSIFIER = mf.flows.Wasserstein(
+    mf.energies.Risk(mf.features.ReLU(), POINTS, jnp.ones(2), loss=mf.losses.Logistic()), PLANE_FLOW.domain
+)
 TORUS_FLOW = mf.flows.Wasserstein(mf.energies.Potential(lambda p: p[0]), mf.domains.Torus(2))
 BAD = [
     (lambda: obs.EnergyDistance(lambda p: 1.0), "needs domain="),
@@ -761,6 +844,15 @@ BAD = [
     (lambda: obs.Prediction(POINTS)(measure(POINTS)), "needs a flow"),
     (lambda: obs.Prediction(POINTS)(measure(POINTS), PLANE_FLOW), "got the energy Potential"),
     (lambda: obs.HeldOutRisk(POINTS, jnp.ones(3)), r"y must have shape \(2,\)"),
+    (
+        lambda: obs.HeldOutRisk(POINTS, jnp.arange(2.0), loss=mf.losses.Logistic()),
+        "labels of the log",
+    ),
+    (
+        lambda: obs.HeldOutRisk(POINTS, jnp.arange(2.0))(measure(POINTS), CLASSIFIER),
+        "labels of the log",
+    ),
+    (lambda: obs.HeldOutRisk(POINTS, jnp.ones(2), loss=mf.losses.Square), r"call Square\(\)"),
     (lambda: obs.KernelSpectrum(0), "n must be at least 1"),
     (lambda: obs.KernelSpectrum(2)(measure(POINTS), PLANE_FLOW), "holds one ReducedRisk"),
 ]

@@ -1,9 +1,12 @@
 """Figures: labels, legends and bands show what they were given; nothing depends on global state."""
 
+import io
+import pickle
 import subprocess
 import sys
 
 import matplotlib
+import matplotlib.text
 import numpy as np
 import pytest
 
@@ -39,6 +42,31 @@ def test_global_state_and_pyplot_are_untouched():
     assert dict(matplotlib.rcParams) == before
     assert matplotlib.get_backend() == backend
     assert fig.canvas.manager is None
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["as made", "unpickled"])
+def test_figures_show_themselves_at_their_size(again):
+    """In a notebook, without pyplot: IPython asks for a picture and gets one of the whole figure."""
+    from IPython.core.formatters import DisplayFormatter
+    from PIL import Image
+
+    fig, panels = plot.figure(width=3.0, height=2.0)
+    plot.density(panels[0, 0], mf.measures.Grid.uniform(TORUS, 4), TORUS)
+    if again:
+        fig = pickle.loads(pickle.dumps(fig))
+    data, about = DisplayFormatter().format(fig)
+    assert about["image/png"] == {"width": 300, "height": 200}
+    with Image.open(io.BytesIO(data["image/png"])) as image:
+        assert image.size == (600, 400)
+        # The axes, the map and the color bar: more than a blank page.
+        assert len(image.convert("RGB").getcolors(2**20)) > 20
+    assert fig._repr_png_().startswith(b"\x89PNG")
+    assert fig.canvas.manager is None
+
+
+def test_lines_without_a_color_take_those_of_the_palette():
+    ax = axes()
+    assert [ax.plot([0, 1])[0].get_color() for _ in plot.PALETTE] == list(plot.PALETTE)
 
 
 def test_band_is_mean_and_range():
@@ -79,7 +107,6 @@ def test_distances_labels_scales_and_legend():
     plot.distances(
         ax, times, {"M = 32": np.ones((2, 3)), "M = 64": 0.5 * np.ones(3)}, ylabel="MMD", step=0.25
     )
-    plot.legend(ax)
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("flow time t", "MMD")
     assert legend_texts(ax) == ["M = 32", "M = 64"]
@@ -97,115 +124,25 @@ def test_distances_on_a_linear_time_axis_keep_zero():
     assert ax.lines[0].get_xdata()[0] == 0
 
 
+@pytest.mark.parametrize("high", [1.3, 2.5, 4.0, 30.0, 1e4])
+def test_logarithmic_axes_have_several_values(high):
+    ax = plot.distances(axes(), np.arange(1.0, 3.0), {"a": np.array([1.0, high])})
+    ax.figure.draw_without_rendering()
+    low, top = ax.get_ylim()
+    seen = [t.get_text() for t in ax.get_yticklabels() if low <= t.get_position()[1] <= top and t.get_text()]
+    assert 3 <= len(set(seen)) <= 10
+
+
+def test_panels_that_share_a_legend_have_none():
+    ax = plot.distances(axes(), np.arange(3.0), {"a": np.ones(3)}, legend=False)
+    assert ax.get_legend() is None
+
+
 def test_legend_of_meanings():
     ax = axes()
     plot.legend(ax, [("biased f", {"linestyle": "--"}), ("unbiased f", {"color": "C3"})])
     assert legend_texts(ax) == ["biased f", "unbiased f"]
     assert ax.get_legend().get_lines()[0].get_linestyle() == "--"
-
-
-def test_densities_on_the_circle_are_lines_over_the_angle():
-    ax = axes()
-    shuffled = np.random.default_rng(0).permutation(ANGLE)
-    points = np.stack([np.cos(shuffled), np.sin(shuffled)], axis=1)
-    plot.density(ax, (points, np.cos(shuffled) + 1), CIRCLE, label="t = 0")
-    plot.density(ax, mf.measures.Grid.uniform(CIRCLE, 64), CIRCLE, label="t = 1")
-    plot.density(ax, lambda x: 1 + x[0], CIRCLE, label="target", linestyle=":")
-    plot.legend(ax)
-    assert legend_texts(ax) == ["t = 0", "t = 1", "target"]
-    np.testing.assert_allclose(ax.lines[0].get_xdata(), np.sort(ANGLE), atol=1e-12)
-    np.testing.assert_allclose(ax.lines[0].get_ydata(), np.cos(np.sort(ANGLE)) + 1, atol=1e-12)
-    np.testing.assert_allclose(ax.lines[1].get_ydata(), 1 / (2 * np.pi))
-    np.testing.assert_allclose(ax.lines[2].get_ydata(), 1 + np.cos(ax.lines[2].get_xdata()), atol=1e-12)
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("angle [rad]", "density [1/rad]")
-    np.testing.assert_allclose(ax.get_xlim(), (-np.pi, np.pi))
-
-
-def test_the_mean_density_of_seeds_has_a_band():
-    interval = mf.domains.Interval(0.0, 1.0)
-    points = np.array([[0.75], [0.25]])
-    ax = plot.density(axes(), (points, np.array([[1.0, 2.0], [3.0, 4.0]])), interval, spread="range")
-    np.testing.assert_allclose(ax.lines[0].get_xydata(), [[0.25, 3.0], [0.75, 2.0]])
-    assert len(ax.collections) == 1 and ax.get_xlabel() == "x" and ax.get_xlim() == (0, 1)
-
-
-def test_a_density_over_time_is_a_map():
-    fig, panels = plot.figure()
-    grid = mf.measures.Grid.uniform(CIRCLE, 8)
-    run = grid.with_weights(np.ones((3, 8)) / 8)
-    plot.density(panels[0, 0], run, CIRCLE, times=np.array([0.1, 1.0, 10.0]))
-    assert [ax.get_ylabel() for ax in fig.axes] == ["flow time t", "density [1/rad]"]
-
-
-def test_a_density_of_two_dimensions_is_a_map_in_its_place():
-    """Cell by cell, a closed axis begun elsewhere."""
-    fig, panels = plot.figure()
-    grid = mf.measures.Grid.from_density(TORUS, 4, lambda x: 1 + (x[0] > 3) + 2 * (x[1] > 3))
-    plot.density(panels[0, 0], grid, TORUS, extent=2 * [(-2.0, 2.0)])
-    mesh = panels[0, 0].collections[0]
-    corners = mesh.get_coordinates()
-    np.testing.assert_allclose(corners[:, 0, 0], [-2, -1, 0, 1, 2], atol=1e-12)
-    values = mesh.get_array().reshape(4, 4) * 16 / np.sum(mesh.get_array())
-    assert np.argmax(values.sum(axis=1)) == np.argmax(values.sum(axis=0)) == 1
-    assert (panels[0, 0].get_xlabel(), panels[0, 0].get_ylabel()) == ("x₁", "x₂")
-    assert fig.axes[1].get_ylabel() == "density"
-
-
-def test_the_map_of_the_sphere_shows_all_of_it():
-    """The mass of a density on the map is one, and its peak is where the particle is."""
-    sphere = mf.domains.Sphere(2)
-    mu = mf.measures.Particles(np.array([[0.0, 0.6, 0.8]]))
-    fig, panels = plot.figure()
-    ax = panels[0, 0]
-    plot.density(ax, mf.observables.KernelDensity(mu.points, 0.3, sphere).at(mu), sphere, cells=60)
-    plot.particles(ax, mu, sphere)
-    mesh = next(each for each in ax.collections if each.get_array() is not None)
-    x, y = np.moveaxis(mesh.get_coordinates(), -1, 0)
-    # Areas of the cells, by the diagonals of each.
-    across = lambda z: (z[1:, 1:] - z[:-1, :-1], z[1:, :-1] - z[:-1, 1:])
-    (a, b), (c, d) = across(x), across(y)
-    area, values = 0.5 * np.abs(a * d - b * c), np.asarray(mesh.get_array()).reshape(60, 60)
-    np.testing.assert_allclose(np.sum(area), 4 * np.pi, rtol=1e-2)
-    np.testing.assert_allclose(np.sum(area * values), 1, rtol=1e-2)
-    i, j = np.unravel_index(np.argmax(values), values.shape)
-    (dot,) = ax.collections[-1].get_offsets()
-    assert np.hypot(x[i, j] - dot[0], y[i, j] - dot[1]) < 0.2
-    assert fig.axes[1].get_ylabel() == "density [1/sr]"
-    assert {"30°", "−60°"} <= {text.get_text() for text in ax.texts}
-
-
-def test_dots_on_the_circle_have_areas_of_masses_and_padding_is_invisible():
-    ax = axes()
-    points = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
-    mu = mf.measures.Particles(points, np.array([0.25, 0.75, 0.0]))
-    plot.particles(ax, mu, CIRCLE, label="student")
-    plot.legend(ax)
-    dots = ax.collections[0]
-    np.testing.assert_allclose(dots.get_offsets(), points[:2])
-    np.testing.assert_allclose(dots.get_sizes()[1] / dots.get_sizes()[0], 3)
-    assert legend_texts(ax) == ["student"] and ax.get_aspect() == 1
-
-
-def test_particles_of_a_torus_in_a_period_of_choice():
-    ax = plot.particles(axes(), np.array([[3.0, 0.5]]), TORUS, extent=2 * [(-2, 2)], symbol="ω")
-    np.testing.assert_allclose(ax.collections[0].get_offsets(), [[-1.0, 0.5]])
-    assert ax.get_xlim() == (-2, 2) and ax.get_xlabel() == "ω₁"
-
-
-def test_particles_of_a_line_stand_at_their_masses():
-    mu = mf.measures.Particles(np.array([[0.5], [-1.0]]), np.array([0.25, 0.75]))
-    ax = plot.particles(axes(), mu, mf.domains.Euclidean(1))
-    np.testing.assert_allclose(ax.collections[0].get_offsets(), [[0.5, 0.25], [-1.0, 0.75]])
-    assert ax.get_ylabel() == "mass"
-
-
-def test_signal_is_the_function():
-    fig, panels = plot.figure()
-    plot.signal(panels[0, 0], lambda x: x[:, 0] + 10 * x[:, 1], extent=2.0, cells=5, label="Y")
-    image = panels[0, 0].images[0].get_array()
-    # Rows run along x2, upwards.
-    assert image[0, 0] == -22 and image[0, -1] == -18 and image[-1, 0] == 18
-    assert fig.axes[1].get_ylabel() == "Y"
 
 
 @pytest.mark.parametrize("width", [plot.SINGLE, plot.DOUBLE])
@@ -237,18 +174,74 @@ def test_save_is_reproducible(tmp_path):
 
 
 def test_animation_has_all_frames(tmp_path):
-    from PIL import Image
-
     seen = []
 
     def draw(ax, i):
         seen.append(i)
         plot.particles(ax, np.array([[np.cos(i), np.sin(i)]]), CIRCLE)
 
-    path = plot.animate(draw, 3, tmp_path / "a.gif", width=1.5, height=1.5)
-    with Image.open(path) as image:
-        assert image.format == "GIF" and image.n_frames == 3
+    path = plot.animate(draw, 3, tmp_path / "new" / "a", width=1.5, height=1.0, dpi=80)
+    assert path == tmp_path / "new" / "a.gif"
+    assert pictures(path) == (3, (120, 80))
     assert seen == [0, 1, 2]
+
+
+def pictures(path):
+    """How many a GIF has, and how large they are."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        assert image.format == "GIF"
+        return image.n_frames, image.size
+
+
+def test_animation_of_several_panels_does_not_gather_color_bars(tmp_path):
+    rectangles = []
+
+    def draw(panels, i):
+        assert panels.shape == (1, 2)
+        grid = mf.measures.Grid.from_density(TORUS, 4, lambda x: 1 + i + x[0])
+        plot.density(panels[0, 0], grid, TORUS)
+        plot.particles(panels[0, 1], np.array([[float(i), 0.5]]), TORUS)
+        fig = panels[0, 0].figure
+        fig.draw_without_rendering()
+        rectangles.append([ax.get_position().bounds for ax in fig.axes])
+        assert len(panels[0, 0].collections) == 1 and len(panels[0, 0].child_axes) == 1
+
+    path = plot.animate(draw, 3, tmp_path / "a.gif", columns=2, width=3.0, height=1.5, dpi=50, sharey="row")
+    assert pictures(path) == (3, (150, 75))
+    assert len(rectangles[0]) == 2
+    np.testing.assert_allclose(rectangles[0], rectangles[2])
+
+
+def test_animation_of_a_figure_of_ones_own(tmp_path):
+    fig, panels = plot.figure(2, 1, width=1.0, height=2.0)
+    (line,) = panels[1, 0].plot([0, 1], [0, 0])
+
+    def draw(given, i):
+        assert given is fig
+        line.set_ydata([0, i])
+
+    assert pictures(plot.animate(draw, 2, tmp_path / "a.gif", fig=fig, dpi=50)) == (2, (50, 100))
+    assert list(line.get_ydata()) == [0, 1]
+
+
+LAYOUT = "fig has its own layout"
+BAD_ANIMATIONS = {
+    "film": (("a.mp4", {}), "animate writes .gif, got a.mp4"),
+    "dpi": (("a", {"dpi": 0}), "dpi must be"),
+    "rate": (("a", {"rate": -1}), "rate must be"),
+    "rows": (("a", {"fig": "of one's own", "rows": 2}), LAYOUT),
+    "options": (("a", {"fig": "of one's own", "sharex": True}), LAYOUT),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ANIMATIONS)
+def test_wrong_animations_are_refused_before_they_are_drawn(case, tmp_path):
+    (name, options), message = BAD_ANIMATIONS[case]
+    with pytest.raises(ValueError, match=message):
+        plot.animate(lambda *_: pytest.fail("drawn"), 2, tmp_path / name, **options)
+    assert not list(tmp_path.iterdir())
 
 
 SPACE, PAIR = mf.domains.Euclidean(3), mf.domains.Signed(CIRCLE)
@@ -268,6 +261,14 @@ WRONG = {
     "signed": (
         lambda ax: plot.density(ax, mf.measures.Grid.uniform(PAIR, 8), PAIR),
         "each species",
+    ),
+    "bandwidth": (
+        lambda ax: plot.density(ax, mf.measures.Particles(np.zeros((2, 2))), TORUS),
+        "pass a bandwidth",
+    ),
+    "bandwidth of a function": (
+        lambda ax: plot.density(ax, lambda x: x[0], TORUS, bandwidth=0.1),
+        "a bandwidth is for particles",
     ),
     "cells": (lambda ax: plot.signal(ax, lambda x: x[:, 0], cells=1), "cells must be at least 2"),
 }

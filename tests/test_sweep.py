@@ -484,7 +484,7 @@ def test_structural_axes(tmp_path):
     )
     assert set(seen) == {(k, o, f) for k in ("sin", "cos") for o in (1, 2) for f in (True, False)}
     np.testing.assert_allclose(table["value"][1, 1, :, 1], -(np.cos([0.0, 0.5, 1.0]) ** 2))
-    with xr.open_dataset(table.save(tmp_path / "table.nc")) as data:
+    with xr.open_dataset(table.save(tmp_path / "new" / "table.nc")) as data:
         assert data["kind"].values.tolist() == ["sin", "cos"]
         np.testing.assert_array_equal(data["value"], table["value"])
         np.testing.assert_allclose(data["value"].sel(kind="sin", order=2, x=0.5, flag=1), np.sin(0.5) ** 2)

@@ -150,7 +150,7 @@ class Figures(Gallery):
             clouds = np.sqrt(np.mean((np.sort(both[0], -1) - np.sort(both[1], -1)) ** 2, axis=-1))
             curves = {"$W_2$ of densities": w2, "same noise, r.m.s.": coupled, "$W_2$ of particles": clouds}
             styles = dict(zip(curves, ("-", "-", "--"), strict=True))
-            plot.distances(ax, times, curves, ylabel="", log_time=False, styles=styles)
+            plot.distances(ax, times, curves, ylabel="", log_time=False, styles=styles, legend=False)
             rate = 0.5 * self.runs.spectrum("one neuron", sigma)
             anchor = int(np.searchsorted(times, 0.5 * times[-1]))
             line = lambda rate, height, at=anchor: height * np.exp(-rate * (times - times[at]))

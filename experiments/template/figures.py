@@ -27,5 +27,4 @@ class Figures(Gallery):
         curves = {f"λ = {lam:g}": data.mmd_squared.sel(lam=lam) ** 0.5 for lam in self.preset.lams}
         fig, ((ax,),) = mf.plot.figure(1, 1, height=3.0)
         mf.plot.distances(ax, times_of(data), curves, step=self.preset.step)
-        mf.plot.legend(ax)
         return fig, "weak regularization is faster; all end at a floor of width and data"

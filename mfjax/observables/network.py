@@ -1,5 +1,6 @@
 """What the network of a flow predicts, and the spectrum of the kernel it learns with."""
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import equinox as eqx
@@ -12,6 +13,7 @@ from mfjax.energies.data import Data
 from mfjax.energies.reduced_risk import ReducedRisk
 from mfjax.energies.risk import Risk
 from mfjax.flows.base import Flow
+from mfjax.losses import Loss, Square, as_loss
 from mfjax.measures import Measure
 from mfjax.observables.base import Observable
 
@@ -71,25 +73,48 @@ class Prediction(Observable):
 class HeldOutRisk(Observable):
     """The risk of the network on data that the flow does not see.
 
-    1/2 sum_j p_j |F(x_j) - y_j|^2 on data `x` (B, k), `y` (B,) that the flow does not see.
+    sum_j p_j l(F(x_j), y_j) on data `x` (B, k), `y` (B,) that the flow does not see.
 
     p_j are `data_weights` (B,), 1/B unless given; F is the network of `Prediction`, with the outer weights
     of the training data. No regularizer is added, and nothing is divided by lam.
 
-    **Raises** `ValueError` for data that are empty, not finite or of mismatched shapes.
+    - `loss`: l of prediction and target, one of `mf.losses` or a function of two numbers. Unless given that
+      of the flow: the `loss` of a `Risk`, `Square()`, (f - y)^2 / 2, of a `ReducedRisk`.
+
+    **Raises** `ValueError` for data that are empty, not finite or of mismatched shapes, and labels that the
+    loss does not take.
+
+    >>> import jax.numpy as jnp, mfjax as mf
+    >>> labels = jnp.ones((1, 1)), jnp.ones(1)
+    >>> energy = mf.energies.Risk(mf.features.ReLU(), *labels, loss=mf.losses.Logistic())
+    >>> flow = mf.flows.Wasserstein(energy, mf.domains.Euclidean(1))
+    >>> mu = mf.measures.Particles(jnp.array([[1.0], [3.0]]))
+    >>> held_out = HeldOutRisk(jnp.ones((1, 1)), -jnp.ones(1))
+    >>> round(float(held_out(mu, flow)), 4), round(float(jnp.log(1 + jnp.exp(2.0))), 4)
+    (2.1269, 2.1269)
     """
 
     # Not a test case, whatever its name makes test runners believe.
     __test__ = False
 
     data: Data
+    loss: Loss | None
 
-    def __init__(self, x: Any, y: Any, *, data_weights: Any = None):
+    def __init__(self, x: Any, y: Any, *, data_weights: Any = None, loss: Loss | Callable | None = None):
         self.data = Data(x, y, data_weights)
+        self.loss = None if loss is None else as_loss(loss)
+        if self.loss is not None:
+            self.loss.validate(self.data.y)
 
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
-        error = Prediction(self.data.x)(mu, flow) - self.data.y.astype(mu.dtype)
-        return 0.5 * inner(self.data.weights.astype(mu.dtype), error**2)
+        prediction = Prediction(self.data.x)(mu, flow)
+        loss = self.loss
+        if loss is None:
+            energy = risk_of(flow, (ReducedRisk, Risk), self)
+            loss = energy.loss if isinstance(energy, Risk) else Square()
+            loss.validate(self.data.y)
+        y, masses = (part.astype(prediction.dtype) for part in (self.data.y, self.data.weights))
+        return inner(masses, loss(prediction, y))
 
 
 class KernelSpectrum(Observable):

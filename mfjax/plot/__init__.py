@@ -5,23 +5,11 @@ on a display, on global state or on the order of calls. Matplotlib is imported o
 """
 
 from mfjax.plot.animation import animate
-from mfjax.plot.canvas import (
-    DASHES,
-    DOUBLE,
-    PALETTE,
-    SINGLE,
-    STYLE,
-    Numbers,
-    color,
-    figure,
-    legend,
-    save,
-    shade,
-    title,
-)
+from mfjax.plot.canvas import DASHES, PALETTE, STYLE, Numbers, color, legend, save, shade, title
 from mfjax.plot.curves import SPREADS, band, distances, plain_log_ticks, time_axis
 from mfjax.plot.densities import angle_axis, density
 from mfjax.plot.dots import particles, signal
+from mfjax.plot.page import DOUBLE, SINGLE, figure
 
 __all__ = [
     "DASHES",

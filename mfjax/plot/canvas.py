@@ -1,4 +1,4 @@
-"""What every figure needs: paper, colors, titles, legends, and a file to go to."""
+"""What every figure needs: style, colors, titles, legends, color bars, and a file to go to."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,11 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array
 
-from mfjax._numerics.arrays import count
-
 Numbers = Array | np.ndarray
-# Widths in inches of one and of two columns of a printed page.
-SINGLE, DOUBLE = 3.4, 6.9
 # Okabe and Ito's colors, told apart by all common forms of color vision; yellow, faint as a line, last.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#F0E442")
 DASHES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)))
@@ -28,42 +24,9 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.7,
+    "axes.prop_cycle": f"cycler('color', {list(PALETTE)})",
     "mathtext.fontset": "dejavusans",
 }
-
-
-def figure(
-    rows: int = 1,
-    columns: int = 1,
-    *,
-    width: float = DOUBLE,
-    height: float = 2.4,
-    projections: Mapping[int, str] | None = None,
-    **options: Any,
-) -> tuple[Any, Any]:
-    """A figure of `width` by `height` inches and its (rows, columns) object array of axes.
-
-    `projections` maps the number of a panel, counted along rows, to a matplotlib projection; `options`
-    such as `sharey="row"` go to `Figure.subplots` where all panels are plain.
-
-    >>> fig, axes = figure(1, 2)
-    >>> axes.shape, [round(float(inches), 1) for inches in fig.get_size_inches()]
-    ((1, 2), [6.9, 2.4])
-    """
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    count(rows, "rows")
-    count(columns, "columns")
-    with matplotlib.rc_context(STYLE):
-        fig = Figure(figsize=(width, height), layout="constrained")
-        if projections:
-            axes = np.empty((rows, columns), object)
-            for i in range(rows * columns):
-                axes.flat[i] = fig.add_subplot(rows, columns, i + 1, projection=projections.get(i))
-        else:
-            axes = fig.subplots(rows, columns, squeeze=False, **options)
-    return fig, axes
 
 
 def save(fig: Any, stem: str | Path) -> tuple[Path, Path]:
@@ -108,7 +71,8 @@ def title(ax: Any, text: str) -> None:
 def legend(ax: Any, entries: Sequence[tuple[str, Mapping[str, Any]]] | None = None, **options: Any) -> Any:
     """The legend of `ax`; or one of `entries`, (label, line properties), for what color and dash mean.
 
-    >>> _, axes = figure()
+    >>> import mfjax as mf
+    >>> _, axes = mf.plot.figure()
     >>> [text.get_text() for text in legend(axes[0, 0], [("biased", {"linestyle": "--"})]).get_texts()]
     ['biased']
     """
@@ -122,9 +86,24 @@ def legend(ax: Any, entries: Sequence[tuple[str, Mapping[str, Any]]] | None = No
     return ax.legend(handles=handles, **options)
 
 
-def colorbar(ax: Any, image: Any, label: str, shrink: float = 0.9) -> None:
-    """A color bar beside `ax`, `shrink` times as high, in the style of its figure."""
+def colorbar(ax: Any, image: Any, label: str) -> None:
+    """A color bar beside `ax`, as high as it, and gone when it is cleared."""
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
-        ax.figure.colorbar(image, ax=ax, label=label, shrink=shrink)
+        bar = ax.inset_axes((1.05, 0, 0.05, 1))
+        bar.set_axes_locator(Beside(ax))
+        ax.figure.colorbar(image, cax=bar, label=label)
+
+
+class Beside:
+    """Where a color bar is: right of `ax`, and of one thickness whatever the shape of `ax`."""
+
+    def __init__(self, ax: Any):
+        self.ax = ax
+
+    def __call__(self, bar: Any, renderer: Any) -> Any:
+        from matplotlib.transforms import Bbox
+
+        place, inch = self.ax.get_position(), 1 / self.ax.figure.get_size_inches()[0]
+        return Bbox.from_bounds(place.x1 + 0.08 * inch, place.y0, 0.1 * inch, place.height)

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Real
 
 from mfjax.plot.canvas import STYLE, Numbers, color
+from mfjax.plot.canvas import legend as draw_legend
 
 SPREADS = ("range", "deviation", "none")
 
@@ -73,19 +74,21 @@ def distances(
     log_time: bool = True,
     colors: Mapping[str, Any] | None = None,
     styles: Mapping[str, str] | None = None,
+    legend: bool = True,
 ) -> Any:
-    """Positive curves over flow time with seed bands, a logarithmic y axis, and one legend entry each.
+    """Positive curves over flow time with seed bands, a logarithmic y axis, and a legend of their labels.
 
     - `times` (S,) in flow time; with `log_time` the time axis is logarithmic and t = 0 is left out.
     - `curves`: labels to arrays (R, S) or (S,); `ylabel` names what they are.
     - `step`: flow time of one iteration; adds a second axis above with the iteration number t / step.
     - `colors`, `styles`: labels to colors and dash patterns, otherwise `PALETTE` and solid lines.
+    - `legend=False`: none, for panels that share one; `legend(ax, ...)` replaces it by another.
 
     >>> from mfjax.plot import figure
     >>> _, axes = figure()
     >>> ax = distances(axes[0, 0], np.arange(4.0), {"M = 32": np.ones((2, 4))})
-    >>> ax.get_xlabel(), ax.get_yscale()
-    ('flow time t', 'log')
+    >>> ax.get_xlabel(), ax.get_yscale(), ax.get_legend().get_texts()[0].get_text()
+    ('flow time t', 'log', 'M = 32')
     """
     times = np.asarray(times, float)
     shown = times > 0 if log_time else np.ones(times.shape, bool)
@@ -99,16 +102,19 @@ def distances(
     plain_log_ticks(ax.yaxis)
     time_axis(ax, step=step, log=log_time)
     ax.set_ylabel(ylabel)
+    if legend and curves:
+        draw_legend(ax)
     return ax
 
 
 def plain_log_ticks(axis: Any) -> None:
-    """Label a logarithmic axis that spans little more than a decade at 1, 2 and 5 as well."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    """Label a logarithmic axis that spans little more than a decade at 1, 2 and 5 as well, less at steps."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     low, high = sorted(axis.get_view_interval())
     if low > 0 and high / low < 80:
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        few = high / low < 5
+        axis.set_major_locator(MaxNLocator(5) if few else LogLocator(subs=(1.0, 2.0, 5.0)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 

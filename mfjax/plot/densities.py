@@ -6,11 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Real
+from jaxtyping import Array, Real, ScalarLike
 
 from mfjax._numerics.arrays import count, known
 from mfjax.domains import Domain
-from mfjax.measures import Grid
+from mfjax.measures import Grid, Particles
+from mfjax.observables import KernelDensity
 from mfjax.plot.canvas import Numbers, colorbar
 from mfjax.plot.curves import band, repetitions
 from mfjax.plot.places import (
@@ -25,36 +26,40 @@ from mfjax.plot.places import (
 
 # Cells per axis on which a function is drawn, by dimension of the domain.
 CELLS = {1: 512, 2: 128}
-Source = Grid | Callable[[Array], Array] | tuple[Any, Any]
+Function = Callable[[Array], Array]
+Drawn = Grid | Function | tuple[Any, Any]
 
 
 def density(
     ax: Any,
-    source: Source,
+    source: Particles | Drawn,
     domain: Domain,
     *,
     times: Real[Numbers, " S"] | None = None,
     extent: Extent = None,
     cells: int | None = None,
+    bandwidth: ScalarLike | None = None,
     spread: str = "none",
     symbol: str = "x",
     **drawing: Any,
 ) -> Any:
     """A density with respect to volume: a line over the coordinate in one dimension, in two a map.
 
-    - `source`: a `Grid`, a function of one point (a teacher, `KernelDensity(...).at(mu)`), drawn on `cells`
-      cells per axis (512, or 128 in two dimensions), or in one dimension points (B, ambient) with values
-      (B,), or (R, B) whose mean over R seeds is drawn in a band of their `spread`, as in `band`.
+    - `source`: a `Grid`, a function of one point (a teacher), drawn on `cells` cells per axis (512, or 128 in
+      two dimensions), particles, whose estimate `KernelDensity` of a given `bandwidth` is drawn likewise,
+      or in one dimension points (B, ambient) with values (B,), or (R, B) whose mean over R seeds is drawn
+      in a band of their `spread`, as in `band`.
     - `times` (S,): in one dimension the density over time as a map; the values are then (S, B), as those of
       `run.measures` on a grid.
     - `extent`: the interval of each coordinate, [(low, high), ...]; an axis without ends needs it for a
-      function, and a closed one begins its period there.
+      function (particles are shown with four bandwidths about them), a closed one begins its period there.
 
     A curved surface, such as S^2, is drawn as its equal-area map with lines of longitude and latitude.
-    Coordinates without a name of their own are called `symbol`. `drawing` goes to `ax.plot` or
-    `ax.pcolormesh`.
+    Coordinates without a name of their own are called `symbol`, which may have a unit, "z [mm]". `drawing`
+    goes to `ax.plot` or `ax.pcolormesh`; a `label` is shown by `legend(ax)`.
 
-    **Raises** `ValueError` in more dimensions, for shapes that do not fit, and grids of signed measures.
+    **Raises** `ValueError` in more dimensions, for shapes that do not fit, grids of signed measures, and
+    particles without a bandwidth.
 
     >>> import mfjax as mf
     >>> circle = mf.domains.Sphere(1)
@@ -62,14 +67,26 @@ def density(
     >>> ax = density(axes[0, 0], mf.measures.Grid.uniform(circle, 8), circle, label="t = 0")
     >>> ax.get_xlabel(), ax.get_ylabel(), ax.lines[0].get_xdata().round(2).tolist()[:2]
     ('angle [rad]', 'density [1/rad]', [-2.75, -1.96])
+    >>> particles = mf.measures.Particles(np.array([[0.0], [1.0]]))
+    >>> _, axes = mf.plot.figure()
+    >>> ax = density(axes[0, 0], particles, mf.domains.Euclidean(1), bandwidth=0.5)
+    >>> [float(end) for end in ax.get_xlim()]
+    [-2.0, 3.0]
     """
     check_drawable(domain)
     if isinstance(source, Grid) and source.frozen:
         raise ValueError("a grid of a signed measure holds two densities: draw that of each species")
+    if isinstance(source, Particles):
+        estimate, extent = _estimate(source, domain, extent, bandwidth)
+        drawing |= {"times": times, "spread": spread, "symbol": symbol}
+        return density(ax, estimate, domain, extent=extent, cells=cells, **drawing)
+    if bandwidth is not None:
+        raise ValueError(f"a bandwidth is for particles, whose density is estimated, got {bandwidth!r}")
     if domain.dim == 1:
         q, values = _on_axis(source, domain, extent, cells)
         draw = _line if times is None else _over_time
-        draw(ax, q, values, domain, drawing | ({"spread": spread} if times is None else {"times": times}))
+        label = density_label(domain, symbol)
+        draw(ax, q, values, label, drawing | ({"spread": spread} if times is None else {"times": times}))
         frame(ax, domain, extent, symbol)
         return ax
     if times is not None:
@@ -78,32 +95,52 @@ def density(
         raise ValueError("in two dimensions pass a Grid or a function of one point, not points and values")
     edges, values = _on_cells(source, domain, extent, cells)
     corners = mapped(domain, np.stack(np.meshgrid(*edges, indexing="ij"), axis=-1))
-    style = {"cmap": "cividis", "shading": "flat", "rasterized": True, "vmin": min(0.0, values.min())}
-    mesh = ax.pcolormesh(corners[..., 0], corners[..., 1], values, **(style | drawing))
+    mesh = _mesh(ax, corners[..., 0], corners[..., 1], values, "flat", drawing)
     frame(ax, domain, extent, symbol, light=True)
-    # A map of a curved surface is wider than high.
-    colorbar(ax, mesh, density_label(domain), 0.9 if domain.isometric else 0.6)
+    colorbar(ax, mesh, density_label(domain, symbol))
     return ax
 
 
-def _line(ax: Any, q: np.ndarray, values: np.ndarray, domain: Domain, drawing: dict[str, Any]) -> None:
+def _estimate(mu: Particles, domain: Domain, extent: Extent, bandwidth: Any) -> tuple[Function, Extent]:
+    """(the estimate of the density of particles, the ranges in which it is drawn)."""
+    if bandwidth is None:
+        raise ValueError("particles have no density: pass a bandwidth for its estimate, or draw `particles`")
+    if mu.weights.ndim != 1:
+        raise ValueError(f"draw the measure of one time, got weights of shape {mu.weights.shape}")
+    points = mu.points[np.asarray(mu.weights) > 0]
+    estimate, ends = KernelDensity(points, bandwidth, domain), ranges(domain, extent)
+    if None in ends:
+        q, margin = coordinates(domain, points), 4 * float(estimate.bandwidth)
+        near = zip(q.min(axis=0) - margin, q.max(axis=0) + margin, strict=True)
+        extent = [around if pair is None else pair for pair, around in zip(ends, near, strict=True)]
+    return estimate.at(mu), extent
+
+
+def _mesh(ax: Any, x: Any, y: Any, values: np.ndarray, shading: str, drawing: dict[str, Any]) -> Any:
+    """A map whose colors begin at zero, unless told otherwise."""
+    style = {"cmap": "cividis", "shading": shading, "rasterized": True}
+    if not {"norm", "vmin"} & drawing.keys():
+        style["vmin"] = min(0.0, np.nanmin(values))
+    return ax.pcolormesh(x, y, values, **(style | drawing))
+
+
+def _line(ax: Any, q: np.ndarray, values: np.ndarray, label: str, drawing: dict[str, Any]) -> None:
     band(ax, q, values, **drawing)
-    ax.set_ylabel(density_label(domain))
+    ax.set_ylabel(label)
     if np.nanmin(values) >= 0:
         ax.set_ylim(bottom=0)
 
 
-def _over_time(ax: Any, q: np.ndarray, values: np.ndarray, domain: Domain, drawing: dict[str, Any]) -> None:
+def _over_time(ax: Any, q: np.ndarray, values: np.ndarray, label: str, drawing: dict[str, Any]) -> None:
     times = np.asarray(drawing.pop("times"), float)
     if values.shape != (times.size, q.size):
         raise ValueError(f"values must have shape ({times.size}, {q.size}), got {values.shape}")
-    style = {"cmap": "cividis", "shading": "nearest", "rasterized": True}
-    mesh = ax.pcolormesh(q, times, values, **(style | drawing))
+    mesh = _mesh(ax, q, times, values, "nearest", drawing)
     ax.set_ylabel("flow time t")
-    colorbar(ax, mesh, density_label(domain))
+    colorbar(ax, mesh, label)
 
 
-def _on_axis(source: Source, domain: Domain, extent: Extent, cells: int | None):
+def _on_axis(source: Drawn, domain: Domain, extent: Extent, cells: int | None):
     """(coordinates (B,) ascending, values (R, B))."""
     if isinstance(source, Grid):
         # Of one time or of several, as a run has them.
@@ -119,7 +156,7 @@ def _on_axis(source: Source, domain: Domain, extent: Extent, cells: int | None):
     return q[order], repetitions(values, "the density", q, "the points")[:, order]
 
 
-def _on_cells(source: Source, domain: Domain, extent: Extent, cells: int | None):
+def _on_cells(source: Drawn, domain: Domain, extent: Extent, cells: int | None):
     """(edges of the cells along each axis, values in the cells)."""
     if not isinstance(source, Grid):
         edges = _edges(domain, extent, cells)

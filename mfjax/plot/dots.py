@@ -35,7 +35,8 @@ def particles(
     - `mu`: a measure, or points (M, ambient) of equal masses; those of zero mass are left out.
     - `extent`: the interval of each coordinate, [(low, high), ...]; a closed axis begins its period there.
 
-    Coordinates without a name of their own are called `symbol`. `marks` goes to `ax.scatter`.
+    Coordinates without a name of their own are called `symbol`, which may have a unit, "z [mm]". `marks`
+    goes to `ax.scatter`; over a map dots are white with a dark rim. A `label` is shown by `legend(ax)`.
 
     **Raises** `ValueError` in more dimensions and for points of the wrong width.
 
@@ -51,6 +52,9 @@ def particles(
     points, masses, area = _dots(points, weights, domain)
     q = coordinates(domain, points, extent)
     style = {"alpha": 0.6, "linewidths": 0, "label": label} | marks
+    if not marks and any(each.get_array() is not None for each in ax.collections):
+        # Over a map no color is seen everywhere, a rim is.
+        style |= {"alpha": 0.9, "color": "w", "edgecolors": "k", "linewidths": 0.4}
     if (domain.dim, domain.ambient) == (1, 2) and domain.isometric and domain.closed[0]:
         _curve(ax, domain, radius)
         ax.scatter(*(radius * points).T, s=area, **style)

@@ -14,24 +14,43 @@ from mfjax.domains import Axis, Domain
 Extent = Sequence[tuple[ScalarLike, ScalarLike]] | None
 # Lines of a graticule divide each of its axes in so many parts.
 PARTS = 6
+# Sides whose lengths differ by a larger factor fill their panel: to scale they would be a line.
+TO_SCALE = 3.0
 
 
 def names(domain: Domain, symbol: str = "x") -> list[str]:
     """The label of each coordinate: that of the domain, otherwise `symbol`, numbered where there are two.
 
     >>> import mfjax as mf
-    >>> names(mf.domains.Torus(2)), names(mf.domains.Sphere(1))
-    (['x₁', 'x₂'], ['angle [rad]'])
+    >>> names(mf.domains.Torus(2), "z [mm]"), names(mf.domains.Sphere(1))
+    (['z₁ [mm]', 'z₂ [mm]'], ['angle [rad]'])
     """
     numbers = [""] if domain.dim == 1 else ["₁", "₂"]
-    return [axis.label or f"{symbol}{k}" for axis, k in zip(domain.axes, numbers, strict=True)]
+    letter, space, unit = symbol.partition(" [")
+    return [axis.label or f"{letter}{k}{space}{unit}" for axis, k in zip(domain.axes, numbers, strict=True)]
 
 
-def density_label(domain: Domain) -> str:
-    """The label of a density with respect to volume, with its unit where the axes have one."""
-    if all(axis.label and "[rad]" in axis.label for axis in domain.axes):
-        return "density [1/rad]" if domain.dim == 1 else "density [1/sr]"
-    return "density"
+def density_label(domain: Domain, symbol: str = "x") -> str:
+    """The label of a density with respect to volume, with its unit where the axes have one.
+
+    >>> import mfjax as mf
+    >>> density_label(mf.domains.Sphere(2)), density_label(mf.domains.Torus(2), "z [mm]")
+    ('density [1/sr]', 'density [1/mm²]')
+    """
+    units = [unit_of(name) for name in names(domain, symbol)]
+    if not domain.isometric:
+        return "density [1/sr]" if units == ["rad", "rad"] else "density"
+    units = [unit for unit in units if unit]
+    if not units:
+        return "density"
+    if len(units) == 1:
+        return f"density [1/{units[0]}]"
+    return f"density [1/{units[0]}²]" if units[0] == units[1] else f"density [1/({units[0]} {units[1]})]"
+
+
+def unit_of(name: str) -> str:
+    """The unit in the brackets at the end of a label, or nothing."""
+    return name.rpartition("[")[2].removesuffix("]") if name.endswith("]") else ""
 
 
 def check_drawable(domain: Domain) -> None:
@@ -89,9 +108,9 @@ def frame(ax: Any, domain: Domain, extent: Extent, symbol: str, *, light: bool =
             if _is_angle(axis) and np.isclose(limits[1] - limits[0], 2 * np.pi):
                 quarters = np.arange(np.ceil(2 * limits[0] / np.pi), np.floor(2 * limits[1] / np.pi) + 1)
                 side.set_ticks(np.pi / 2 * quarters, [_in_quarters(int(k)) for k in quarters])
-    units = {axis.label for axis in domain.axes}
-    if domain.dim == 2 and len(units) == 1:
-        ax.set_aspect("equal")
+    if domain.dim == 2 and len({unit_of(label) for label in labels}) == 1:
+        sides = np.abs(np.diff([ax.get_xlim(), ax.get_ylim()]))
+        ax.set_aspect("equal" if sides.max() <= TO_SCALE * sides.min() else "auto")
 
 
 def graticule(ax: Any, domain: Domain, light: bool = False) -> None:
@@ -125,6 +144,9 @@ def graticule(ax: Any, domain: Domain, light: bool = False) -> None:
         if not pole:
             _note(ax, bottom[k], _value(domain.axes[0], steps[0][k]), ha="center", va="top", offset=(0, -3))
     ax.set_aspect("equal")
+    # Room for the outline, and for dots at it.
+    ax.use_sticky_edges = False
+    ax.margins(0.02)
     ax.set_xticks([])
     ax.set_yticks([])
     for spine in ax.spines.values():
@@ -133,7 +155,7 @@ def graticule(ax: Any, domain: Domain, light: bool = False) -> None:
     across, up = (name.replace("[rad]", "").strip() for name in names(domain))
     if pole:
         low, high = (_value(domain.axes[0], end) for end in ends[0])
-        ax.set_xlabel(f"{across}, {low} to {high}", labelpad=2)
+        ax.set_xlabel(f"{across}, {low} to {high}", labelpad=4)
     else:
         ax.set_xlabel(across, labelpad=14)
     ax.set_ylabel(up, labelpad=20)
@@ -145,7 +167,7 @@ def _note(ax: Any, place: np.ndarray, text: str, *, offset: tuple[int, int], **a
 
 
 def _is_angle(axis: Axis) -> bool:
-    return axis.label is not None and "[rad]" in axis.label
+    return unit_of(axis.label or "") == "rad"
 
 
 def _value(axis: Axis, value: float) -> str:

@@ -75,6 +75,7 @@ class TeacherFigures(Gallery):
             step=step,
             colors={label: line.color for label, line in lines.items()},
             styles={label: line.dash for label, line in lines.items()},
+            legend=False,
         )
 
     def draw_signal(self, ax: Any, extent: float) -> None:
