@@ -89,7 +89,7 @@ def simulate(
         if path is not None:
             raise ValueError("path= needs a concrete run: inside jit, vmap or grad nothing can be written")
         carry, records = program(trajectory, sim, differentiable=True)(sim)
-        return assemble(sim.times, records, sim.measure, carry)
+        return assemble(sim, records, carry)
     run = _driven(sim, programs, path, resume, progress)
     if throw and int(run.status) > codes.OK:
         parts = [] if sim.flow.energy is None else sim.flow.energy.parts()
@@ -103,7 +103,7 @@ def _driven(sim: Simulation, programs: Programs, path, resume: bool, progress) -
     if path is None:
         with progress_bar(progress, sim.save_times.size) as update:
             carry, records = drive(programs, sim, sim.times, sim.save_every, update=update)
-        return assemble(sim.times, records, sim.measure, carry, carry)
+        return assemble(sim, records, carry, carry)
     # Of several processes that share a run the first writes, and all read.
     shared = is_global(sim)
     writes = not (shared and jax.process_index())
@@ -128,7 +128,7 @@ def _driven(sim: Simulation, programs: Programs, path, resume: bool, progress) -
     with directory, progress_bar(progress, sim.save_times.size) as update:
         options = {"place": place, "writes": writes, "claim": claim, "update": update}
         carry, records = drive(programs, sim, sim.times, sim.save_every, **options)
-        run = assemble(sim.times, records, sim.measure, carry, carry)
+        run = assemble(sim, records, carry, carry)
         if writes:
             run.save(place.path / "results.nc")
     return run

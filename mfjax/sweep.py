@@ -219,7 +219,7 @@ def _bucket(
             update=update,
         )
         if loop:
-            return [assemble(whole.times, records, whole.measure, carry)]
+            return [assemble(whole, records, carry)]
         return [_member(cells, inputs, carry, records, i) for i in range(len(group))]
 
     with progress_bar(progress, len(groups) * saves) as update:
@@ -239,7 +239,7 @@ def _member(cells: Cells, inputs, carry, records, index: int) -> Run:
     own = inputs._replace(own=[take(leaf) for leaf in gathered(inputs.own)])
     sim = cells.assembled(own)
     records, carry = jax.tree.map(take, (records, carry))
-    return assemble(sim.times, records, sim.measure, carry)
+    return assemble(sim, records, carry)
 
 
 def _claimed(directory: Directory, manifest, text: str, resume, writes) -> Layout | None:
