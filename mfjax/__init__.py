@@ -15,7 +15,7 @@ Declare with
 
 Run with `simulate`, for one run (`Simulation`: its arguments, unevaluated; `Run`: what it leaves behind), and
 `sweep`, for the product of named axes (`Table`). A run that stops early says why: `status`,
-`SimulationError`.
+`SimulationError`. `load` reads saved runs and tables back.
 
 Compare with theory: `theory` holds `bounds`, `certificates`, `gibbs` (`GibbsMeasure`), `linearize`
 (`Spectrum`) and `minimize_reduced_risk` (`Minimum`), which are also reached from here.
@@ -48,6 +48,7 @@ from mfjax import (  # noqa: E402
     theory,
 )
 from mfjax.energies.compression import Compressed, compress  # noqa: E402
+from mfjax.load import load  # noqa: E402
 from mfjax.simulate import Run, Simulation, simulate  # noqa: E402
 from mfjax.status import SimulationError  # noqa: E402
 from mfjax.sweep import Table, sweep  # noqa: E402
@@ -87,6 +88,7 @@ __all__ = [
     "grids",
     "kernels",
     "linearize",
+    "load",
     "losses",
     "measures",
     "minimize_reduced_risk",

@@ -93,7 +93,7 @@ def simulate(
         if path is not None:
             raise ValueError("path= needs a concrete run: inside jit, vmap or grad nothing can be written")
         carry, records = program(trajectory, sim, differentiable=True)(sim)
-        return assemble(sim.times, records, sim.measure, carry)
+        return assemble(sim, records, carry)
     run = _driven(sim, programs, path, resume, progress)
     if throw and int(run.status) > codes.OK:
         parts = [] if sim.flow.energy is None else sim.flow.energy.parts()
@@ -109,7 +109,7 @@ def _driven(sim: Simulation, programs: Programs, path, resume: bool, progress) -
     if path is None:
         with shown(progress, *_length(sim)) as bar:
             carry, records = drive(programs, sim, sim.times, sim.save_every, update=bar.of(_length(sim)[0]))
-        return assemble(sim.times, records, sim.measure, carry, carry)
+        return assemble(sim, records, carry, carry)
     # Of several processes that share a run the first writes, and all read.
     shared = is_global(sim)
     writes = not (shared and jax.process_index())
@@ -135,7 +135,7 @@ def _driven(sim: Simulation, programs: Programs, path, resume: bool, progress) -
     with directory, shown(progress, *_length(sim), again) as bar:
         options = {"place": place, "writes": writes, "claim": claim, "update": bar.of(_length(sim)[0])}
         carry, records = drive(programs, sim, sim.times, sim.save_every, **options)
-        run = assemble(sim.times, records, sim.measure, carry, carry)
+        run = assemble(sim, records, carry, carry)
         if writes:
             run.save(place.path / "results.nc")
     return run

@@ -231,7 +231,7 @@ def _bucket(
             update=bar.of(np.unique(group).size),
         )
         if loop:
-            return [assemble(whole.times, records, whole.measure, carry)]
+            return [assemble(whole, records, carry)]
         return [_member(cells, inputs, carry, records, i) for i in range(len(group))]
 
     runs = _in_threads(one, groups, layout.workers)
@@ -251,7 +251,7 @@ def _member(cells: Cells, inputs, carry, records, index: int) -> Run:
     own = inputs._replace(own=[take(leaf) for leaf in gathered(inputs.own)])
     sim = cells.assembled(own)
     records, carry = jax.tree.map(take, (records, carry))
-    return assemble(sim.times, records, sim.measure, carry)
+    return assemble(sim, records, carry)
 
 
 def _claimed(directory: Directory, manifest, text: str, resume, writes) -> Layout | None:

@@ -36,6 +36,7 @@ ORDER = [
     "_engine",
     "simulate",
     "sweep",
+    "load",
     "plot",
     "problems",
     "testing",

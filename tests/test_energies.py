@@ -522,3 +522,68 @@ def test_derivatives_in_the_order_of_a_power_divergence(order):
     np.testing.assert_allclose(jax.grad(energy, 1)(order, mu.weights), -(q**order), rtol=1e-12)
     batch = jax.vmap(value)(jnp.array([order, 3.0]))
     np.testing.assert_allclose(batch, [value(order), value(3.0)], rtol=1e-14)
+
+
+# Predictors
+
+
+def trained(kind):
+    """An energy and a measure, whose network was predicted by hand before there were predictors."""
+    x, y = data(9)
+    if kind == "risk":
+        return mf.energies.Risk(mf.features.Weighted(TANH), x, y), Particles(jr.normal(jr.key(3), (6, 3)))
+    features = mf.features.ReLU(bias=0.5) if kind == "circle" else TANH
+    return ReducedRisk(features, x, y, 1e-2), particles()
+
+
+@pytest.mark.parametrize("kind", ["reduced", "circle", "risk"])
+def test_a_predictor_is_the_network_without_its_data(kind, tmp_path):
+    energy, mu = trained(kind)
+    new = jr.normal(jr.key(8), (13, 2))
+    outer = 1.0 if kind == "risk" else energy.outer_weights(mu)
+    operator = energy.features.operator(mu.points, new, jnp.ones(13))
+    expected = np.asarray(operator.output(mu.weights * outer))
+    net = energy.predictor(mu)
+    assert np.array_equal(net(new), expected)
+    if kind != "risk":
+        assert np.array_equal(energy.predict(mu, new), expected)
+    assert all(leaf.shape[:1] != (9,) for leaf in jax.tree.leaves(net))
+    back = mf.energies.Predictor.load(net.save(tmp_path / "new" / "net.npz"), energy.features)
+    assert np.array_equal(back(new), expected)
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["net.npz"]
+    np.testing.assert_allclose(eqx.filter_jit(back)(new), expected, rtol=1e-12, atol=1e-14)
+    # Along a direction of all inputs, against a difference.
+    total = eqx.filter_jit(lambda x: jnp.sum(jnp.sin(back(x))))
+    way = jr.normal(jr.key(9), new.shape)
+    difference = (total(new + 1e-6 * way) - total(new - 1e-6 * way)) / 2e-6
+    assert float(jnp.sum(jax.grad(total)(new) * way)) == pytest.approx(float(difference), rel=1e-6)
+
+
+def test_a_predictor_takes_outer_weights_that_move_by_themselves():
+    energy, mu = trained("reduced")
+    u, new = jnp.arange(5.0), jr.normal(jr.key(8), (4, 2))
+    phi = np.tanh(np.asarray(new) @ np.asarray(mu.points).T)
+    np.testing.assert_allclose(energy.predictor(mu, u)(new), phi @ (np.asarray(mu.weights) * u), rtol=1e-12)
+
+
+@pytest.mark.wrong_calls
+def test_a_predictor_refuses_other_files_features_and_inputs(tmp_path):
+    energy, mu = trained("circle")
+    net = energy.predictor(mu)
+    path = net.save(tmp_path / "net.npz")
+    load = mf.energies.Predictor.load
+    with pytest.raises(ValueError, match=r"other features than ReLU: features\.bias is 0\.5 there and"):
+        load(path, mf.features.ReLU(bias=0.25))
+    with pytest.raises(ValueError, match="must be a FeatureMap"):
+        load(path, jnp.tanh)
+    np.savez(tmp_path / "other.npz", points=np.ones((2, 2)))
+    with pytest.raises(ValueError, match=r"other\.npz holds no predictor: it has no weights"):
+        load(tmp_path / "other.npz", energy.features)
+    with pytest.raises(ValueError, match=r"written as \.npz, got 'net\.pkl'"):
+        net.save(tmp_path / "net.pkl")
+    with pytest.raises(ValueError, match=r"shape \(B, k\).*x\[None\] is one input"):
+        net(jnp.ones(2))
+    with pytest.raises(ValueError, match="an input of shape"):
+        net(jnp.ones((4, 3)))
+    with pytest.raises(ValueError, match=r"\(K, d\) and \(K,\)"):
+        mf.energies.Predictor(TANH, mu.points, jnp.ones(4))

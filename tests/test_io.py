@@ -1,6 +1,7 @@
 """Files: atomic writes, arrays back bit by bit, damaged and foreign files, identity, netCDF."""
 
 import functools
+import json
 import os
 import pathlib
 import subprocess
@@ -16,7 +17,7 @@ import xarray as xr
 
 import mfjax as mf
 from mfjax._engine import files
-from mfjax._engine.datasets import write_dataset
+from mfjax._engine.datasets import read_dataset, write_dataset
 from mfjax._engine.files import (
     Directory,
     ForeignRun,
@@ -310,7 +311,7 @@ def test_a_damaged_manifest_is_named(tmp_path, text):
 def test_netcdf_holds_what_the_dataset_holds(tmp_path):
     data = xr.Dataset(
         {
-            "double": ("x", np.array([0.1, np.nan, -0.0])),
+            "exact": ("x", np.array([0.1, np.nan, -0.0])),
             "single": ("x", np.array([0.1, 2, 3], np.float32)),
             "half": ("x", np.array([0.5, 2, 3], np.float16)),
             "wide": ("x", np.array([1, 2, 2**40])),
@@ -322,10 +323,15 @@ def test_netcdf_holds_what_the_dataset_holds(tmp_path):
     )
     path = write_dataset(data, tmp_path / "a.nc")
     with xr.open_dataset(path) as back:
-        for name in ("double", "single", "half", "wide", "narrow", "flag", "x"):
+        for name in ("exact", "single", "half", "wide", "narrow", "flag", "x"):
             np.testing.assert_array_equal(back[name].values, data[name].values)
-        assert back["double"].dtype == np.float64 and back["single"].dtype == np.float32
+        assert back["exact"].dtype == np.float64 and back["single"].dtype == np.float32
         np.testing.assert_array_equal(back["wave_real"] + 1j * back["wave_imag"], data["wave"])
+    whole = read_dataset(path)
+    assert set(whole.variables) >= set(data.variables)
+    for name, array in data.variables.items():
+        assert whole[name].dtype == array.dtype
+        assert whole[name].values.tobytes() == array.values.tobytes()
 
 
 def test_a_run_survives_netcdf(tmp_path):
@@ -389,3 +395,289 @@ def test_an_axis_never_has_the_name_of_an_array(tmp_path):
         np.testing.assert_array_equal(data["x_0"], run.observables["x_0"])
         np.testing.assert_array_equal(data["mark_u"], run.measures.marks["u"])
         np.testing.assert_array_equal(data["mark_u_0"], run.measures.marks["u_0"])
+
+
+# Files of results
+
+
+class Ring(mf.domains.Domain):
+    """A domain of a user: one circle of length two, without names."""
+
+    dim: int = 1
+
+    @property
+    def axes(self):
+        return (mf.domains.Axis(0.0, 2.0, closed=True),)
+
+    def sample_point(self, key, dtype=float):
+        return jr.uniform(key, (1,), dtype, 0.0, 2.0)
+
+    def contains(self, x):
+        return jnp.all((x >= 0) & (x < 2))
+
+    def retract(self, x, v):
+        return jnp.mod(x + v, 2.0)
+
+
+PLACES = {
+    "circle": (mf.domains.Sphere(1), 5),
+    "torus": (mf.domains.Torus(2, 3.0), (4, 5)),
+    "box": (mf.domains.Box([0.0, -1.0, 2.0], [1.0, 1.0, 5.0]), (4, 5, 6)),
+    "interval": (mf.domains.Interval(-1, np.float32(2.5)), 4),
+    "signed": (mf.domains.Signed(mf.domains.Torus(1)), 4),
+    "sphere": (mf.domains.Sphere(2), None),
+    "space": (mf.domains.Euclidean(4), None),
+}
+
+
+def made(domain, n=None, **options):
+    """A run of a measure with marks; on a grid where `n` says how fine."""
+    energy = mf.energies.Potential(lambda x: jnp.sum(jnp.sin(x)))
+    marks = {"u": jnp.arange(1.0, 3.0)[None, :]}
+    if n is None:
+        mu = mf.measures.Particles.sample(domain, jr.key(0), 3)
+        stepper, energy = mf.steppers.Euler(0.1), 0.5 * energy
+    else:
+        mu = mf.measures.Grid(domain, n)
+        mu, stepper = (
+            mu.with_weights(mu.weights * (1 + jnp.arange(mu.size) / mu.size)),
+            mf.steppers.Euler(1e-3),
+        )
+    mu = mu.with_marks(**{k: jnp.tile(v, (mu.size, 1)) for k, v in marks.items()})
+    watch = {"λ": lambda mu, flow: mu.mass, "even": lambda mu, flow: jnp.arange(2) == 0}
+    watch["wave"] = lambda mu, flow: jnp.exp(1j * mu.points[:2, 0])
+    options = {"observables": watch, "steps": 2} | options
+    return mf.simulate(mf.flows.Wasserstein(energy, domain), mu, stepper=stepper, **options)
+
+
+def assert_equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype and np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_run_is_loaded_bit_for_bit(name, kept, tmp_path):
+    domain, n = PLACES[name]
+    run = made(domain, n, save_measures=kept)
+    back = mf.load(run.save(tmp_path / "new" / "run.nc"))
+    assert_equal(back.times, jnp.asarray(run.times))
+    assert_equal(back.observables, jax.tree.map(np.asarray, run.observables))
+    assert_equal(back.final, run.final)
+    assert back.final.mass.shape == ()
+    if kept:
+        for i in range(3):
+            assert_equal(back.measure(i), run.measure(i))
+    else:
+        assert back.measures is None
+    assert_equal(back.domain, domain)
+    assert back.settings == run.settings and back.describe() == run.describe()
+    # Written again it is the same file.
+    assert back.save(tmp_path / "b.nc").read_bytes() == (tmp_path / "new" / "run.nc").read_bytes()
+
+
+def test_a_failed_run_and_a_run_directory_are_loaded(tmp_path):
+    energy = mf.energies.Potential(lambda x: jnp.where(x[0] < 0.75, jnp.nan, 1.0) * x[0])
+    flow = mf.flows.Wasserstein(energy, mf.domains.Euclidean(1))
+    mu, stepper = mf.measures.Particles(jnp.ones((1, 1))), mf.steppers.Euler(0.1)
+    run = mf.simulate(flow, mu, stepper=stepper, steps=4, throw=False, path=tmp_path / "run")
+    back = mf.load(tmp_path / "run")
+    assert back.describe() == run.describe() and "stopped at step" in back.describe()
+    assert_equal(back.measure(4), run.measure(4))
+    assert back.settings["numbers"] == {"stepper.dt": 0.1}
+    (tmp_path / "begun").mkdir()
+    with pytest.raises(ValueError, match=r"results\.nc does not exist: a run there has not ended"):
+        mf.load(tmp_path / "begun")
+
+
+def test_a_grid_has_its_shape_its_places_and_its_units(tmp_path):
+    run = made(*PLACES["box"])
+    with xr.open_dataset(run.save(tmp_path / "run.nc")) as data:
+        assert data["weights"].dims == data["density"].dims == ("time", "x_0", "x_1", "x_2")
+        assert data["density"].attrs["units"] == "mass / length^3"
+        np.testing.assert_allclose(data["x_2"], [2.25, 2.75, 3.25, 3.75, 4.25, 4.75])
+        volume = 0.25 * 0.4 * 0.5
+        np.testing.assert_allclose(data["density"] * volume, data["weights"], rtol=1e-14)
+        np.testing.assert_allclose(data["density"][-1].values.ravel(), run.final.density, rtol=1e-15)
+        assert data["points"].sel(x_0=0.625, x_1=0, x_2=4.75, method="nearest").values.tolist() == [
+            0.625,
+            pytest.approx(0.0, abs=1e-15),
+            4.75,
+        ]
+        assert data["mark_u"].dims[:4] == ("time", "x_0", "x_1", "x_2")
+        assert data["coordinate"].values.tolist() == ["x_0", "x_1", "x_2"]
+        assert data.attrs["flow"] == "Wasserstein" and data.attrs["stepper"] == "Euler"
+        assert json.loads(data.attrs["numbers"]) == {"stepper.dt": 0.001}
+        assert json.loads(data.attrs["lengths"]) == [1.0, 2.0, 3.0]
+    circle = made(*PLACES["circle"]).to_xarray()
+    np.testing.assert_allclose(circle["angle"], 2 * np.pi * (np.arange(5) + 0.5) / 5)
+    assert circle["density"].attrs["units"] == "mass / rad" and circle["angle"].attrs["units"] == "rad"
+    signed = made(*PLACES["signed"]).to_xarray()
+    assert signed["density"].dims == ("time", "species", "x")
+    assert signed["species"].values.tolist() == [-1, 1] and signed["x"].values.tolist() == [
+        0.125,
+        0.375,
+        0.625,
+        0.875,
+    ]
+
+
+def test_names_of_axes_give_way_to_observables(tmp_path):
+    watch = {"angle": lambda mu, flow: mu.mass, "density": lambda mu, flow: 2 * mu.mass}
+    run = made(*PLACES["circle"], observables=watch)
+    data = run.to_xarray()
+    assert data["angle"].dims == data["density"].dims == ("time",)
+    assert data["density_"].dims == ("time", "angle_")
+    back = mf.load(run.save(tmp_path / "run.nc"))
+    assert set(back.observables) == set(run.observables)
+    assert_equal(back.final, run.final)
+
+
+def test_what_went_through_a_transformation_has_no_origin(tmp_path):
+    run = made(*PLACES["circle"])
+    assert run.settings["energy"] == ["Potential"] and run.domain is not None
+    other = jax.tree.map(lambda leaf: leaf, run)
+    assert other.domain is None and other.settings == {}
+    data = other.to_xarray()
+    assert data["density"].dims == ("time", "axis") and "axis" not in data.coords
+    assert_equal(mf.load(other.save(tmp_path / "run.nc")).final, run.final)
+    jitted = jax.jit(lambda w: made_from(w))(run.measure(0).weights)
+    assert jitted.domain is None
+
+
+def made_from(weights):
+    domain, n = PLACES["circle"]
+    mu = mf.measures.Grid(domain, n).with_weights(weights)
+    flow = mf.flows.Wasserstein(mf.energies.Potential(lambda x: x[0]), domain)
+    return mf.simulate(flow, mu, stepper=mf.steppers.Euler(1e-3), steps=1)
+
+
+def test_a_domain_of_a_user_is_given(tmp_path):
+    run = made(Ring())
+    path = run.save(tmp_path / "run.nc")
+    with pytest.raises(ValueError, match=r"run on a .*Ring, which is not a domain of mfjax: pass load\("):
+        mf.load(path)
+    back = mf.load(path, Ring())
+    assert_equal(back.final, run.final)
+    assert isinstance(back.domain, Ring)
+
+
+@pytest.mark.parametrize("place", ["grid", "particles"])
+def test_a_table_is_loaded_bit_for_bit(place, tmp_path):
+    domain, n = PLACES["torus"]
+
+    def cell(dt, kind):
+        energy = mf.energies.Potential(lambda x: jnp.sum(getattr(jnp, kind)(x)))
+        mu = mf.measures.Particles.sample(domain, jr.key(0), 3)
+        mu = mf.measures.Grid(domain, n) if place == "grid" else mu
+        flow = mf.flows.Wasserstein(energy, domain)
+        return mf.Simulation(flow, mu, stepper=mf.steppers.Euler(dt), steps=2)
+
+    table = mf.sweep(cell, dt=[1e-3, 2e-3], kind=["sin", "cos"], path=tmp_path / "sweep")
+    back = mf.load(tmp_path / "sweep")
+    assert back.axes == table.axes and back.result_axes == table.result_axes
+    assert_equal(back.values, table.values)
+    assert back.attributes["first_cell"]["numbers"]["stepper.dt"] == 1e-3
+    assert back.labels == table.labels and back.coordinates == table.coordinates
+    xr.testing.assert_identical(back.to_xarray(), table.to_xarray())
+    if place == "grid":
+        data = table.to_xarray()
+        assert data["final_density"].dims == ("dt", "kind", "x_0", "x_1")
+        np.testing.assert_allclose(data["final_density"].sum(["x_0", "x_1"]) * 9 / 20, 1, rtol=1e-12)
+
+
+def test_a_table_of_different_grids_stays_flat():
+    def cell(period):
+        domain = mf.domains.Torus(1, period)
+        flow = mf.flows.Wasserstein(mf.energies.Potential(lambda x: 0 * x[0]), domain)
+        return mf.Simulation(
+            flow, mf.measures.Grid.uniform(domain, 4), stepper=mf.steppers.Euler(0.1), steps=1
+        )
+
+    data = mf.sweep(cell, period=[1.0, 2.0]).to_xarray()
+    assert data["final_weights"].dims == ("period", "cell") and "final_density" not in data
+
+
+# Other formats
+
+
+@pytest.mark.parametrize("ending", [".h5", ".vtk", ".pkl", ""])
+def test_endings_without_a_format_are_refused(ending, tmp_path):
+    run = made(*PLACES["space"], observables={})
+    with pytest.raises(ValueError, match=rf"written as \.nc, \.mat, \.csv, \.pvd, got 'run{ending}'"):
+        run.save(tmp_path / f"run{ending}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_matlab_reads_a_run(tmp_path):
+    from scipy.io import loadmat
+
+    run = made(*PLACES["torus"])
+    found = loadmat(run.save(tmp_path / "run.mat"))
+    np.testing.assert_array_equal(found["weights"][-1].ravel(), run.final.weights)
+    np.testing.assert_array_equal(found["wave"], run.observables["wave"])
+    np.testing.assert_array_equal(found["u03bb"].ravel(), run.observables["λ"])
+    assert found["attributes"]["flow"][0, 0].tolist() == ["Wasserstein"]
+    same = made(
+        *PLACES["space"], observables={"a b": lambda mu, flow: mu.mass, "a_b": lambda mu, flow: mu.mass}
+    )
+    with pytest.raises(ValueError, match="'a_b' in run2"):
+        same.save(tmp_path / "run2.mat")
+
+
+def test_observables_are_written_as_text(tmp_path):
+    import pandas as pd
+
+    run = made(*PLACES["torus"])
+    frame = pd.read_csv(run.save(tmp_path / "run.csv"), index_col="time")
+    np.testing.assert_allclose(frame["energy"], run.observables["energy"], rtol=1e-15)
+    np.testing.assert_array_equal(frame["even_1"], run.observables["even"][:, 1])
+    np.testing.assert_allclose(frame.index, run.times, rtol=1e-15)
+    assert not [name for name in frame if name.startswith(("points", "weights", "density", "mark"))]
+    table = mf.sweep(lambda a, b: {"sum": a + b, "two": jnp.stack([a, b])}, a=[0.5, 1.0], b=[2.0])
+    frame = pd.read_csv(table.save(tmp_path / "table.csv"))
+    assert list(frame) == ["a", "b", "sum", "two_0", "two_1"] and frame["sum"].tolist() == [2.5, 3.0]
+
+
+def test_paraview_reads_a_grid_and_particles(tmp_path):
+    from xml.etree import ElementTree
+
+    def arrays(path):
+        found = ElementTree.parse(path).iter("DataArray")
+        return {a.get("Name"): np.asarray(a.text.split(), float) for a in found}
+
+    run = made(*PLACES["torus"])
+    collection = ElementTree.parse(run.save(tmp_path / "run.pvd")).getroot()
+    entries = [(float(e.get("timestep")), e.get("file")) for e in collection.iter("DataSet")]
+    assert [t for t, _ in entries] == run.times.tolist()
+    image = ElementTree.parse(tmp_path / entries[-1][1]).find("ImageData")
+    assert image.get("WholeExtent") == "0 4 0 5 0 1"
+    assert image.get("Origin") == "0.0 0.0 0.0" and image.get("Spacing").split()[0] == "0.75"
+    found = arrays(tmp_path / entries[-1][1])
+    # The first axis runs fastest there.
+    np.testing.assert_allclose(found["density"].reshape(5, 4).T.ravel(), run.final.density, rtol=1e-15)
+    np.testing.assert_array_equal(found["mark_u"], run.final.marks["u"].ravel())
+    run = made(*PLACES["sphere"])
+    run.save(tmp_path / "points.pvd")
+    found = arrays(tmp_path / "points_00002.vtp")
+    np.testing.assert_array_equal(found["points"].reshape(3, 3), run.final.points)
+    assert found["offsets"].tolist() == [1, 2, 3] and found["connectivity"].tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="up to three dimensions, and there are 4"):
+        made(*PLACES["space"]).save(tmp_path / "space.pvd")
+    with pytest.raises(ValueError, match="measures of a run, and there are none"):
+        made(*PLACES["sphere"], save_measures=False).save(tmp_path / "none.pvd")
+
+
+def test_foreign_files_are_not_loaded(tmp_path):
+    (tmp_path / "a.nc").write_bytes(b"text")
+    with pytest.raises(ValueError, match=r"a\.nc is no netCDF file of mfjax"):
+        mf.load(tmp_path / "a.nc")
+    write_dataset(xr.Dataset({"x": ("t", np.zeros(2))}), tmp_path / "b.nc")
+    with pytest.raises(ValueError, match="not written by this version's save: read it by xarray"):
+        mf.load(tmp_path / "b.nc")
+    with pytest.raises(ValueError, match=r"c\.nc does not exist$"):
+        mf.load(tmp_path / "c.nc")
+    path = made(*PLACES["circle"], observables={}).save(tmp_path / "d.nc")
+    with jax.enable_x64(False), pytest.raises(ValueError, match="double precision: load it after"):
+        mf.load(path)

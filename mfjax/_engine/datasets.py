@@ -10,7 +10,7 @@ from mfjax._engine.files import write_atomically
 
 
 def write_dataset(dataset: Any, path: str | Path) -> Path:
-    """Write an `xarray.Dataset` as netCDF-3, which every reader knows.
+    """Write an `xarray.Dataset` as netCDF-3, which every reader knows, and `read_dataset` bit for bit.
 
     That format has no 64-bit integers, booleans, half precision or complex numbers: they become 32-bit
     integers (float64 where they do not fit), float32, and two variables, `name_real` and `name_imag`. Nor
@@ -25,9 +25,14 @@ def write_dataset(dataset: Any, path: str | Path) -> Path:
     for name in list(dataset.variables):
         array = dataset[name]
         if np.issubdtype(array.dtype, np.complexfloating):
-            narrow = narrow.drop_vars(name).assign({f"{name}_real": array.real, f"{name}_imag": array.imag})
+            parts = {f"{name}_real": array.real, f"{name}_imag": array.imag}
+            narrow = narrow.drop_vars(name).assign(parts)
+            for part in parts:
+                narrow[part].attrs["complex"] = name
         else:
             narrow[name] = array.astype(_stored_dtype(array.values, name))
+            if narrow[name].dtype != array.dtype:
+                narrow[name].attrs["stored_from"] = str(array.dtype)
     for name in narrow.variables:
         if stored_name(name) != name:
             narrow[name].attrs.setdefault("long_name", name)
@@ -70,3 +75,22 @@ def _stored_dtype(array: np.ndarray, name: str) -> Any:
             )
         return np.int32 if small else np.float64
     return np.float32 if array.dtype.itemsize == 2 and array.dtype.kind in "fV" else array.dtype
+
+
+def read_dataset(path: str | Path) -> Any:
+    """The `xarray.Dataset` that `write_dataset` wrote, with its names and types."""
+    import xarray as xr
+
+    with xr.open_dataset(path, engine="scipy", mask_and_scale=False, decode_times=False) as file:
+        data = file.load()
+    for name, array in data.variables.items():
+        # Files have the byte order of their format.
+        array = array.astype(array.attrs.pop("stored_from", array.dtype.newbyteorder("=")), keep_attrs=True)
+        data[name] = array
+    for part in [name for name in data.variables if "complex" in data[name].attrs]:
+        if str(part).endswith("_real"):
+            name = data[part].attrs["complex"]
+            data[name] = data[part] + 1j * data[f"{str(part).removesuffix('_real')}_imag"]
+    known = lambda name, text: text if isinstance(text, str) and stored_name(text) == name else name
+    names = {name: known(name, data[name].attrs.get("long_name")) for name in data.variables}
+    return data.rename({old: new for old, new in names.items() if old != new})

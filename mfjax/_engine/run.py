@@ -1,5 +1,6 @@
 """What a run leaves behind: labeled arrays over saved times."""
 
+import json
 from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from mfjax import status as codes
+from mfjax._engine.formats import write
+from mfjax._engine.labels import GridLabels, coordinate_names, free_name, grid_labels
+from mfjax._engine.origin import Origin
+from mfjax.domains import Domain
 from mfjax.measures import Grid, Measure
 
 # Recorded with every run, with unit and meaning.
@@ -46,7 +51,9 @@ class Run(eqx.Module):
       ended it, after which records repeat the last one; those of a failed run are NaN, its measure the last
       good one;
     - `end`: the whole state at the end, from which `mf.simulate(flow, start=run)` goes on; `None` for the
-      cells of a sweep, and inside `jit`, `vmap` and `grad`.
+      cells of a sweep, inside `jit`, `vmap` and `grad`, and for a run that was loaded from a file;
+    - `domain`: where the measures live, and `settings`, plain numbers and texts that say what was run.
+      Both are lost on the way through `jit`, `vmap` and `jax.tree.map`.
     """
 
     times: Float[Array, " S"]
@@ -56,16 +63,26 @@ class Run(eqx.Module):
     status: Int[Array, ""]
     failed_at: Int[Array, ""]
     end: Any = None
+    origin: Origin = Origin()
 
     def measure(self, index: int) -> Measure:
         """The measure at saved time number `index`."""
         if self.measures is None:
             raise ValueError("this run kept no measures: pass save_measures=True")
-        if isinstance(self.measures, Grid):
-            saved = (self.measures.weights, self.measures.marks)
-            here = jax.tree.map(lambda leaf: leaf[index], saved)
-            return eqx.tree_at(lambda grid: (grid.weights, grid.marks), self.measures, here)
-        return jax.tree.map(lambda leaf: leaf[index], self.measures)
+        return measure_at(self.measures, index)
+
+    @property
+    def domain(self) -> Domain | None:
+        """The domain that the measures live on; `None` where it is not known."""
+        return self.origin.domain
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Names of the classes of flow, energy and stepper, the domain, and every single number by its path.
+
+        What functions close over is not among them, nor are arrays. Empty where nothing is known.
+        """
+        return self.origin.settings
 
     @property
     def certificates(self) -> dict[str, float]:
@@ -75,14 +92,23 @@ class Run(eqx.Module):
         return certify(self.observables)
 
     def to_xarray(self) -> Any:
-        """The run as an `xarray.Dataset` with coordinate `time`."""
+        """The run as an `xarray.Dataset` with coordinate `time`.
+
+        Masses and `density` of a grid have its axes, with coordinates and units; settings are attributes.
+        """
         return dataset(self)
 
     def save(self, path: str | Path) -> Path:
-        """Write the run as one netCDF file, which `xarray.open_dataset` reads."""
-        from mfjax._engine.datasets import write_dataset
+        """Write the run as a file, by its ending.
 
-        return write_dataset(self.to_xarray(), path)
+        - `.nc`: netCDF with all of `to_xarray`, which `mf.load` and `xarray.open_dataset` read;
+        - `.mat`: the same for MATLAB and Octave;
+        - `.csv`: the observables, a row for each saved time;
+        - `.pvd`: the measures for ParaView, one file beside it for each saved time.
+
+        **Raises** `ValueError` for another ending, and where a format cannot hold the run.
+        """
+        return write(self.to_xarray(), path)
 
     def describe(self) -> str:
         """One line: how far it got, and why it stopped."""
@@ -126,19 +152,31 @@ RISE = 1e-2
 REMEDY = "the flow lowers it, so that the steps are too large: take a smaller dt, or an adaptive stepper"
 
 
-def assemble(times: Any, records: Any, initial: Measure, carry: Any, end: Any = None) -> Run:
-    """A run from what the loop recorded and where it ended; `end` is that carry, where it is kept."""
+def measure_at(measures: Measure, index: int) -> Measure:
+    """One of several measures, as a run holds them."""
+    if isinstance(measures, Grid):
+        here = jax.tree.map(lambda leaf: leaf[index], (measures.weights, measures.marks))
+        return eqx.tree_at(lambda grid: (grid.weights, grid.marks), measures, here)
+    return jax.tree.map(lambda leaf: leaf[index], measures)
+
+
+def assemble(sim: Any, records: Any, carry: Any, end: Any = None) -> Run:
+    """The run of `sim` from what the loop recorded and where it ended; `end` is that carry, if it is kept."""
+    initial = sim.measure
     measures, values = records
     unknown = lambda: np.full(np.shape(values["mass"]), np.nan, values["mass"].dtype)
     values = {name: unknown() if value is None else value for name, value in values.items()}
     if isinstance(initial, Grid) and measures is not None:
         # Not a grid's `with_weights`, which is for one measure.
         measures = eqx.tree_at(lambda grid: (grid.weights, grid.marks), initial, measures)
-    return Run(times, values, measures, carry.state.measure, carry.status, carry.failed_at, end)
+    final, origin = carry.state.measure, Origin(sim)
+    return Run(sim.times, values, measures, final, carry.status, carry.failed_at, end, origin)
 
 
 def dataset(run: Run) -> Any:
-    """Labeled copy of a run: measures as `points`, `weights` and marks, observables by name.
+    """Labeled copy of a run: measures as `points`, `weights`, `density` and marks, observables by name.
+
+    The measure at the end, with "final_" before its names, where it is not that of the last saved time.
 
     **Raises** `ValueError` as `named_arrays` does.
     """
@@ -150,12 +188,60 @@ def dataset(run: Run) -> Any:
         text = {"long_name": RECORDED[name]} if name in RECORDED else {}
         axes = ("time", *axis_labels(name, np.ndim(leaf) - 1, arrays))
         variables[name] = (axes, np.asarray(leaf), text)
-    if run.measures is not None:
-        for name, value, axes in measure_arrays(run.measures):
-            variables[name] = (("time", *axes) if np.ndim(value) > len(axes) else axes, np.asarray(value))
-    attributes = {"status": int(run.status), "outcome": run.describe()}
-    data = xr.Dataset(variables, attrs=attributes)
-    return data.assign_coords(time=("time", np.asarray(run.times), {"units": "flow time"}))
+    labels = None
+    if isinstance(run.final, Grid):
+        labels = grid_labels(run.final, run.domain, {*arrays, *RESERVED})
+    kept = {"": run.measures} if run.measures is not None else {}
+    if run.measures is None or not _same(run.measure(-1), run.final):
+        kept["final_"] = run.final
+    for prefix, mu in kept.items():
+        flat = {}
+        for name, value, axes in measure_arrays(mu):
+            flat[prefix + name] = ((*("time",) * (np.ndim(value) - len(axes)), *axes), np.asarray(value))
+        variables |= placed(flat, labels, arrays)
+    attributes = {"kind": "run", "status": int(run.status), "failed_at": int(run.failed_at)}
+    attributes |= {"outcome": run.describe(), "observables": list(arrays)} | run.settings
+    names = coordinate_names(run.domain, run.final.points.shape[-1])
+    data = xr.Dataset(variables, attrs=as_attributes(attributes | described_grid(run.final, labels)))
+    times = ("time", np.asarray(run.times), {"units": "flow time"})
+    return data.assign_coords(time=times, coordinate=names, **(labels.coordinates if labels else {}))
+
+
+def _same(a: Measure, b: Measure) -> bool:
+    """Whether two measures are equal, bit for bit."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.array_equal(np.asarray(x), np.asarray(y), equal_nan=True) for x, y in pairs)
+
+
+def placed(flat: dict[str, Any], labels: GridLabels | None, taken: Container[str]) -> dict[str, Any]:
+    """Variables of measures with the axes of their grid, if there is one, and its density."""
+    if labels is None:
+        return flat
+    found = {}
+    for name, (axes, value) in flat.items():
+        found[name] = labels.laid_out(axes, value)
+        if name.endswith("weights"):
+            density, text = labels.density(found[name][1])
+            found[free_name(name.replace("weights", "density"), taken)] = (found[name][0], density, text)
+    return found
+
+
+def described_grid(mu: Measure, labels: GridLabels | None) -> dict[str, Any]:
+    """What a file says of a grid beside its arrays, so that it can be made again."""
+    if labels is None or not isinstance(mu, Grid):
+        return {}
+    found: dict[str, Any] = {"axes": [axis.name for axis in labels.axes], "shape": list(mu.shape)}
+    found |= {"units": [axis.unit for axis in labels.axes], "unit": labels.unit, "volume": labels.volume}
+    found |= {"periodic": list(mu.periodic), "frozen": mu.frozen}
+    return {"grid": found | {"spacing": np.asarray(mu.spacing).tolist()}}
+
+
+def as_attributes(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes that a file can hold: numbers and texts, all else as JSON."""
+    from mfjax import __version__
+
+    simple = {n: v if isinstance(v, (str, int, float)) else json.dumps(v) for n, v in values.items()}
+    return {"mfjax": __version__} | simple
 
 
 def is_reserved(name: str) -> bool:

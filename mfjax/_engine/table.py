@@ -1,6 +1,5 @@
 """The results of a sweep, one labeled table."""
 
-import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,9 +10,22 @@ import jax
 import numpy as np
 
 from mfjax import status as codes
-from mfjax._engine.datasets import write_dataset
-from mfjax._engine.run import RECORDED, REMEDY, Run, axis_labels, measure_arrays, named_arrays
+from mfjax._engine.formats import write
+from mfjax._engine.labels import GridLabels, coordinate_names, grid_labels
+from mfjax._engine.run import (
+    RECORDED,
+    REMEDY,
+    RESERVED,
+    Run,
+    as_attributes,
+    axis_labels,
+    described_grid,
+    measure_arrays,
+    named_arrays,
+    placed,
+)
 from mfjax._numerics.arrays import known
+from mfjax.measures import Grid
 from mfjax.status import SimulationError
 
 
@@ -23,13 +35,17 @@ class Table(eqx.Module):
     For a sweep of simulations there are the observables (..., S, ...) with `status` (..., S), `times`
     (..., S), and the final measure (`final_points`, `final_weights`, `final_mark_...`; narrower cells padded
     by NaN points of zero mass). `failed` lists the cells that stopped early. `attributes["layout"]` says how
-    the cells of each bucket were laid out on the machine, and why.
+    the cells of each bucket were laid out on the machine, and why; `attributes["first_cell"]` holds the
+    settings of the first run (`mf.Run.settings`).
     """
 
     axes: dict[str, tuple]
     values: dict[str, Any]
     result_axes: dict[str, tuple[str, ...]] = eqx.field(static=True)
     attributes: dict[str, Any] = eqx.field(static=True, default_factory=dict)
+    # Of the one grid that all cells end on, if there is one, and the names of stored coordinates.
+    labels: GridLabels | None = eqx.field(static=True, default=None)
+    coordinates: tuple[str, ...] = eqx.field(static=True, default=())
 
     def __getitem__(self, name: str) -> Any:
         if name not in self.values:
@@ -64,20 +80,32 @@ class Table(eqx.Module):
         return {name: np.reshape([row[name] for row in rows], shape) for name in rows[0]}
 
     def to_xarray(self) -> Any:
-        """The table as an `xarray.Dataset`, the sweep's axes as labeled dimensions."""
+        """The table as an `xarray.Dataset`, the sweep's axes as labeled dimensions.
+
+        Where all cells end on one grid, masses and `final_density` have its axes.
+        """
         import xarray as xr
 
-        variables = {}
+        variables, measures = {}, {}
         for name, value in self.values.items():
             text = {"long_name": RECORDED[name]} if name in RECORDED else {}
-            variables[name] = ((*self.axes, *self.result_axes[name]), np.asarray(value), text)
-        coordinates = {name: _labels(values) for name, values in self.axes.items()}
-        attributes = {name: json.dumps(value) for name, value in self.attributes.items()}
-        return xr.Dataset(variables, coordinates, attributes)
+            axes, value = (*self.axes, *self.result_axes[name]), np.asarray(value)
+            if name.startswith("final_"):
+                measures[name] = (axes, value)
+            else:
+                variables[name] = (axes, value, text)
+        variables |= placed(measures, self.labels, self.values)
+        coordinates: dict[str, Any] = {name: _labels(values) for name, values in self.axes.items()}
+        if self.coordinates:
+            coordinates["coordinate"] = list(self.coordinates)
+        if self.labels is not None:
+            coordinates |= self.labels.coordinates
+        attributes = {"kind": "table", "axes": list(self.axes), **self.attributes}
+        return xr.Dataset(variables, coordinates, as_attributes(attributes))
 
     def save(self, path: str | Path) -> Path:
-        """Write the table as one netCDF file."""
-        return write_dataset(self.to_xarray(), path)
+        """Write the table as a file, by its ending: `.nc`, `.mat` or `.csv`, as those of `mf.Run.save`."""
+        return write(self.to_xarray(), path)
 
 
 def is_numeric(values: tuple) -> bool:
@@ -134,7 +162,25 @@ def tabulate(axes: dict[str, tuple], cells: dict[tuple, Any], attributes: dict[s
                 )
             stacked[index] = value
         values[name], labels[name] = stacked, names
-    return Table(axes, values, labels, attributes)
+    return Table(axes, values, labels, *_described(axes, list(cells.values()), attributes, values))
+
+
+def _described(axes, results: list[Any], attributes, taken) -> tuple[dict[str, Any], Any, tuple[str, ...]]:
+    """(attributes, labels of the grid that all cells end on, names of coordinates) of a sweep of runs."""
+    first = results[0]
+    if not isinstance(first, Run):
+        return attributes, None, ()
+    mu, labels = first.final, None
+    if isinstance(mu, Grid) and all(_same_grid(mu, run.final) for run in results):
+        labels = grid_labels(mu, first.domain, {*axes, *taken, *RESERVED})
+    attributes = attributes | {"first_cell": first.settings} | described_grid(mu, labels)
+    return attributes, labels, tuple(coordinate_names(first.domain, mu.points.shape[-1]))
+
+
+def _same_grid(a: Grid, b: Any) -> bool:
+    """Whether two grids have the same cells, which spacing and one center decide."""
+    alike = isinstance(b, Grid) and (a.shape, a.periodic, a.frozen) == (b.shape, b.periodic, b.frozen)
+    return alike and np.array_equal(a.spacing, b.spacing) and np.array_equal(a.points[0], b.points[0])
 
 
 def _row(result: Any) -> dict[str, _Column]:

@@ -14,6 +14,7 @@ from mfjax.energies.population_risk import PopulationReducedRisk
 from mfjax.energies.porous_medium import PorousMedium
 from mfjax.energies.potential import Potential
 from mfjax.energies.power_divergence import PowerDivergence
+from mfjax.energies.predictor import Predictor
 from mfjax.energies.reduced_risk import ReducedRisk
 from mfjax.energies.risk import Risk
 from mfjax.energies.sobolev import Sobolev
@@ -35,6 +36,7 @@ __all__ = [
     "PorousMedium",
     "Potential",
     "PowerDivergence",
+    "Predictor",
     "ReducedRisk",
     "Risk",
     "Sobolev",

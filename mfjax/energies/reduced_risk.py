@@ -12,6 +12,7 @@ from mfjax._numerics.compiled import compiled
 from mfjax.energies.base import Energy, Solution
 from mfjax.energies.data import Data
 from mfjax.energies.field import Field
+from mfjax.energies.predictor import Predictor
 from mfjax.energies.reduced_dual import ReducedDual
 from mfjax.features import FeatureMap, check_features, require_features
 from mfjax.outer import Automatic, MinimumNorm, Newton, OuterSolver
@@ -131,11 +132,17 @@ class ReducedRisk(Energy):
             return None
         return ReducedDual(self.outer.solve(problem).alpha, problem)
 
+    def predictor(self, mu, outer_weights: Float[Array, " K"] | None = None) -> Predictor:
+        """The network F at `mu` without the data: with the optimal outer weights, solved for here, once.
+
+        `outer_weights` are others where they move by themselves: `mu.marks["u"]` of a `TwoTimescale` run.
+        """
+        outer = self.outer_weights(mu) if outer_weights is None else outer_weights
+        return Predictor(self.features, mu.points, mu.weights * outer)
+
     def predict(self, mu, x: Float[Array, "B k"]) -> Float[Array, " B"]:
-        """The network F at new inputs, with the optimal outer weights at `mu`."""
-        ones = jnp.ones(len(x), jnp.result_type(mu.points, x))
-        operator = self.features.operator(mu.points.astype(ones.dtype), x.astype(ones.dtype), ones)
-        return operator.output(mu.weights * self.outer_weights(mu))
+        """The network F at new inputs, with the optimal outer weights at `mu`: `predictor(mu)(x)`."""
+        return self.predictor(mu)(x)
 
 
 def require_reduced_risk(energy: Any, name: str) -> None:

@@ -13,6 +13,7 @@ from mfjax.energies.base import Energy, Solution
 from mfjax.energies.data import Data
 from mfjax.energies.dual import Dual
 from mfjax.energies.field import Field
+from mfjax.energies.predictor import Predictor
 from mfjax.features import FeatureMap, Interpolated, check_features, require_features
 from mfjax.losses import Loss, Square, as_loss
 
@@ -69,6 +70,13 @@ class Risk(Energy):
             raise ValueError(
                 f"compressed data are those of the squared loss, got {type(self.loss).__name__}: use all data"
             )
+
+    def predictor(self, mu) -> Predictor:
+        """The network F at `mu` without the data, a function of new inputs.
+
+        Of heights over points (`flows.SeparatedVariables`) it is that of `flow.lift(mu)`.
+        """
+        return Predictor(self.features, mu.points, mu.weights)
 
     def init(self, mu):
         return Prepared(self._unweighted().prepare(self.features, mu.points))

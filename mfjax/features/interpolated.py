@@ -28,6 +28,7 @@ class Interpolated(FeatureMap):
     error: Float[Array, ""]
 
     def __call__(self, omega, x):
+        self._check(x)
         at_nodes = jax.vmap(self.features, in_axes=(None, 0))(omega, self.nodes.astype(omega.dtype))
         return inner(x, at_nodes)
 

@@ -38,7 +38,7 @@ class Prediction(Observable):
 
     The outer weights u are the optimal ones for a `ReducedRisk`, the mark "u" of the particles for
     `TwoTimescale`; for a `Risk` they are part of the particle, or its mark "H". One outer solve, where
-    there is one.
+    there is one. After a run, `energy.predictor(run.final)` is the same network as a function of inputs.
 
     **Raises** `ValueError` for inputs that are empty or not finite, and for a flow without a network.
 
@@ -64,10 +64,12 @@ class Prediction(Observable):
             raise ValueError(
                 f"x must have shape (B, {inputs}) as the training inputs have, got {self.x.shape}"
             )
-        x = self.x.astype(mu.dtype)
         flow = known(flow)
-        outer = known(flow.outer_weights(mu)) if isinstance(energy, ReducedRisk) else 1.0
-        return inner(energy.features.matrix(flow.lift(mu).points, x), mu.weights * outer)
+        if isinstance(energy, ReducedRisk):
+            network = energy.predictor(flow.lift(mu), known(flow.outer_weights(mu)))
+        else:
+            network = energy.predictor(flow.lift(mu))
+        return network(self.x.astype(mu.dtype))
 
 
 class HeldOutRisk(Observable):

@@ -1,0 +1,64 @@
+"""Where a run comes from: what its file says beside its numbers."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+
+from mfjax._numerics.arrays import is_traced
+from mfjax._numerics.compiled import is_array
+from mfjax.domains import Domain
+from mfjax.domains.description import description
+
+
+@jax.tree_util.register_pytree_node_class
+class Origin:
+    """The domain and the settings of a run, found out when they are asked for.
+
+    A pytree has no place for them: runs that come out of `jit`, `vmap` or `jax.tree.map` may be of several
+    origins at once, and have none.
+    """
+
+    def __init__(self, sim: Any = None, domain: Domain | None = None, settings: Mapping | None = None):
+        self._sim, self._domain, self._settings = sim, domain, settings
+
+    @property
+    def domain(self) -> Domain | None:
+        """The domain that the measures live on, where it is known."""
+        return self._domain if self._sim is None else self._sim.flow.domain
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Classes and numbers of the run as text and JSON hold them; empty where nothing is known."""
+        return dict(self._settings or {}) if self._sim is None else settings(self._sim)
+
+    def tree_flatten(self):
+        return (), None
+
+    @classmethod
+    def tree_unflatten(cls, aux, children):
+        return cls()
+
+
+def settings(sim: Any) -> dict[str, Any]:
+    """What a `Simulation` was made of: names of classes, its domain, and every single number by its path."""
+    flow, domain = sim.flow, sim.flow.domain
+    leaves = jax.tree_util.tree_flatten_with_path({"flow": flow, "stepper": sim.stepper})[0]
+    name = lambda path: jax.tree_util.keystr(path, simple=True, separator=".")
+    single = lambda leaf: is_array(leaf) and np.ndim(leaf) == 0 and leaf.dtype.kind in "biuf"
+    found = {
+        "flow": type(flow).__name__,
+        "energy": [] if flow.energy is None else [type(term).__name__ for _, term in flow.energy.parts()],
+        "stepper": type(sim.stepper).__name__,
+        "numbers": {name(path): np.asarray(leaf).item() for path, leaf in leaves if single(leaf)},
+        "domain": description(domain),
+        "lengths": np.asarray(domain.lengths).tolist(),
+        "closed": list(domain.closed),
+    }
+    if sim.save_every is not None:
+        found["save_every"] = sim.save_every
+    if sim.key is not None and not is_traced(sim.key):
+        found["key"] = np.asarray(jax.random.key_data(sim.key)).tolist()
+    return found

@@ -1,0 +1,101 @@
+"""A trained network on its own, without the data it was trained on."""
+
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from mfjax._numerics.arrays import as_floats, finite
+from mfjax.features import FeatureMap, check_features, require_features
+
+ENDING = ".npz"
+
+
+class Predictor(eqx.Module):
+    """The network of a measure as a function of new inputs x (B, k), a number for each.
+
+    F(x) = sum_i weights_i phi(points_i, x), where weights are masses times outer weights. It holds no data.
+
+    `ReducedRisk.predictor(mu)` and `Risk.predictor(mu)` make one. Another map on the same particles, that of
+    all data after `mf.compress` say, is `Predictor(phi, net.points, net.weights)`.
+
+    **Raises** `ValueError` for points and weights that do not go together or are not finite, and inputs that
+    the features do not take.
+
+    >>> import mfjax as mf
+    >>> net = Predictor(mf.features.ReLU(), [[1.0, 0.0], [0.0, 1.0]], [0.5, 2.0])
+    >>> net([[1.0, 1.0], [-1.0, 1.0]]).tolist()
+    [2.5, 2.0]
+    """
+
+    features: FeatureMap
+    points: Float[Array, "K d"]
+    weights: Float[Array, " K"]
+
+    def __init__(self, features: FeatureMap, points: Any, weights: Any):
+        require_features(features)
+        self.features = features
+        self.points = finite(as_floats(points, "points"), "points")
+        self.weights = finite(as_floats(weights, "weights"), "weights")
+        if self.points.ndim != 2 or self.weights.shape != self.points.shape[:1]:
+            raise ValueError(
+                "points and weights must have shapes (K, d) and (K,), "
+                f"got {self.points.shape} and {self.weights.shape}"
+            )
+
+    def __call__(self, x: Any) -> Float[Array, " B"]:
+        x = as_floats(x, "x")
+        if x.ndim != 2 or 0 in x.shape:
+            raise ValueError(f"x must have shape (B, k) with B, k >= 1, got {x.shape}; x[None] is one input")
+        check_features(self.features, self.points, x)
+        ones = jnp.ones(len(x), jnp.result_type(self.points, x))
+        operator = self.features.operator(self.points.astype(ones.dtype), x.astype(ones.dtype), ones)
+        return operator.output(self.weights)
+
+    def save(self, path: str | Path) -> Path:
+        """Write points, weights and the numbers of the features as one .npz file, which NumPy reads.
+
+        **Raises** `ValueError` for another ending.
+        """
+        path = Path(path)
+        if path.suffix != ENDING:
+            raise ValueError(f"a predictor is written as {ENDING}, got {path.name!r}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp")
+        arrays = {"points": self.points, "weights": self.weights} | _numbers(self.features)
+        with open(temporary, "wb") as file:
+            np.savez(file, allow_pickle=False, **{name: np.asarray(a) for name, a in arrays.items()})
+        return temporary.replace(path)
+
+    @staticmethod
+    def load(path: str | Path, features: FeatureMap) -> "Predictor":
+        """The predictor that was saved, bit for bit, given its features: a file holds no functions.
+
+        **Raises** `ValueError` for a file of something else, and features of other numbers.
+        """
+        require_features(features)
+        with np.load(path, allow_pickle=False) as file:
+            stored = {name: file[name] for name in file.files}
+        here = {name: np.asarray(a) for name, a in _numbers(features).items()}
+        missing = {"points", "weights"} - set(stored)
+        if missing:
+            raise ValueError(f"{path} holds no predictor: it has no {min(missing)}")
+        for name in sorted(set(here) | (set(stored) - {"points", "weights"})):
+            there, given = stored.get(name), here.get(name)
+            if there is None or given is None or not np.array_equal(there, given, equal_nan=True):
+                raise ValueError(
+                    f"the predictor in {path} has other features than {type(features).__name__}: {name} is "
+                    f"{there} there and {given} here"
+                )
+        return Predictor(features, stored["points"], stored["weights"])
+
+
+def _numbers(features: FeatureMap) -> dict[str, Array]:
+    """The arrays of a feature map by their names."""
+    leaves = jax.tree_util.tree_flatten_with_path(features)[0]
+    name = lambda path: "features." + jax.tree_util.keystr(path, simple=True, separator=".")
+    return {name(path): leaf for path, leaf in leaves if eqx.is_array(leaf)}
