@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mfjax._engine.datasets import read_dataset
-from mfjax._engine.labels import GridAxis, GridLabels
-from mfjax._engine.origin import Origin
-from mfjax._engine.run import Run, measure_at
-from mfjax._engine.table import Table
 from mfjax._numerics.arrays import known
+from mfjax._results.datasets import read_dataset
+from mfjax._results.labels import GridAxis, GridLabels
+from mfjax._results.origin import Origin
+from mfjax._results.run import Run, measure_at
+from mfjax._results.table import Table
 from mfjax.domains import Domain
 from mfjax.domains.description import rebuilt
 from mfjax.measures import Grid, Measure, Particles

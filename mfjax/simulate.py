@@ -17,10 +17,10 @@ from mfjax._engine.identity import closed_over, numbers_of_run, step_program, te
 from mfjax._engine.loop import trajectory
 from mfjax._engine.programs import Programs
 from mfjax._engine.progress import progress as shown
-from mfjax._engine.run import REMEDY, Run, assemble, risen
 from mfjax._engine.simulation import Options, Simulation, spelled_out
 from mfjax._numerics.arrays import is_traced
 from mfjax._numerics.compiled import program
+from mfjax._results.run import REMEDY, Run, assemble, risen
 from mfjax.flows import Flow
 from mfjax.measures import Measure
 from mfjax.status import SimulationError

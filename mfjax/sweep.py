@@ -39,11 +39,11 @@ from mfjax._engine.layout import (
 from mfjax._engine.measure import fastest
 from mfjax._engine.progress import Progress
 from mfjax._engine.progress import progress as shown
-from mfjax._engine.run import Run, assemble, risen
 from mfjax._engine.simulation import Simulation
-from mfjax._engine.table import Table, report, tabulate
 from mfjax._numerics.arrays import count, known
 from mfjax._numerics.compiled import Program
+from mfjax._results.run import Run, assemble, risen
+from mfjax._results.table import Table, report, tabulate
 
 
 def sweep(

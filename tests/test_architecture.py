@@ -33,6 +33,7 @@ ORDER = [
     "steppers",
     "observables",
     "theory",
+    "_results",
     "_engine",
     "simulate",
     "sweep",

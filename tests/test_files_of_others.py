@@ -6,7 +6,7 @@ import xarray as xr
 from scipy.io import netcdf_file
 
 import mfjax as mf
-from mfjax._engine import datasets
+from mfjax._results import datasets
 
 LINE = mf.domains.Euclidean(1)
 X = np.arange(3.0)[:, None]

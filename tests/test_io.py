@@ -17,16 +17,16 @@ import xarray as xr
 
 import mfjax as mf
 from mfjax._engine import files
-from mfjax._engine.datasets import read_dataset, write_dataset
 from mfjax._engine.files import (
     Directory,
     ForeignRun,
     RunDirectoryError,
     read_arrays,
     write_arrays,
-    write_atomically,
 )
 from mfjax._engine.identity import closed_over, described, numbers_of_run, step_program, text_of
+from mfjax._results.atomic import write_atomically
+from mfjax._results.datasets import read_dataset, write_dataset
 
 
 def test_arrays_come_back_bit_by_bit(tmp_path):
@@ -368,7 +368,7 @@ def watched(**watch):
 
 @pytest.mark.parametrize("name", TAKEN)
 def test_names_of_results_are_reserved(name, tmp_path):
-    from mfjax._engine.run import is_reserved
+    from mfjax._results.run import is_reserved
 
     assert is_reserved(name)
     with pytest.raises(ValueError, match=f"{name}.*choose another"):

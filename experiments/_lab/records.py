@@ -13,8 +13,8 @@ import numpy as np
 
 import mfjax as mf
 from _lab.cli import Settings
-from mfjax._engine.datasets import write_dataset
-from mfjax._engine.files import write_atomically
+from mfjax._results.atomic import write_atomically
+from mfjax._results.datasets import write_dataset
 from mfjax.theory.bounds import Bound
 from mfjax.theory.certificates import REQUIRED, certify, format_table
 

@@ -13,7 +13,7 @@ import optax
 import mfjax as mf
 from _lab.records import Records, Runs, times_of
 from mfjax import problems
-from mfjax._engine.datasets import write_dataset
+from mfjax._results.datasets import write_dataset
 
 BIAS = 0.5
 # Cells of the teacher in the distance: they add about h^2 / 6 int density^2, 3e-5, to MMD^2.

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mfjax._engine.run import RECORDED
 from mfjax._engine.simulation import Simulation
-from mfjax._engine.table import array_row, is_numeric
 from mfjax._numerics.arrays import native
 from mfjax._numerics.compiled import is_array
+from mfjax._results.run import RECORDED
+from mfjax._results.table import array_row, is_numeric
 
 
 def checked_axes(axes: Mapping[str, Sequence[Any]]) -> dict[str, tuple]:

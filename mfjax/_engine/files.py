@@ -1,15 +1,11 @@
-"""Files: atomic writes, run directories, checkpoints and the parts of a streamed run. No pickles.
-
-Everything is written to a temporary name beside its place and renamed, so a kill at any moment leaves
-either the old file or the new one.
-"""
+"""Run directories, checkpoints and the parts of a streamed run. No pickles."""
 
 import json
 import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
@@ -21,6 +17,8 @@ import jax.numpy as jnp
 import jaxlib
 import numpy as np
 
+from mfjax._results.atomic import write_atomically, write_json, write_text
+
 
 class RunDirectoryError(ValueError):
     """A run directory that cannot be used: taken, damaged, or not to be written."""
@@ -28,43 +26,6 @@ class RunDirectoryError(ValueError):
 
 class ForeignRun(RunDirectoryError):
     """A run directory that belongs to another configuration, machine or version."""
-
-
-def write_atomically(path: Path, write: Callable[[Any], None]) -> Path:
-    """Call `write` on a binary file beside `path`, flush it to disk, and rename it to `path`."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _flush_directory(path.parent)
-    return path
-
-
-def _flush_directory(path: Path) -> None:
-    """Make renames in a directory durable, in order: a checkpoint never outlives the part it counts."""
-    if os.name != "posix":
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write `text`, atomically."""
-    return write_atomically(path, lambda file: file.write(text.encode()))
-
-
-def write_json(path: Path, content: Any) -> Path:
-    """Write `content` as indented JSON, atomically."""
-    return write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def write_arrays(path: Path, tree: Any) -> Path:

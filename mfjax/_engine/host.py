@@ -12,8 +12,8 @@ from mfjax._engine.devices import as_placed, gathered
 from mfjax._engine.files import ForeignRun, Place, read_arrays, write_arrays
 from mfjax._engine.programs import Chunk, Programs
 from mfjax._engine.progress import Update
-from mfjax._engine.run import named_arrays
 from mfjax._numerics.arrays import known
+from mfjax._results.run import named_arrays
 
 CHUNKS = 16
 

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, Key, ScalarLike
 
 from mfjax._engine.devices import refuse_explicit
-from mfjax._engine.run import Run, is_reserved
 from mfjax._numerics.arrays import as_floats, count, finite, is_traced, kind, known, scalar
+from mfjax._results.run import Run, is_reserved
 from mfjax.flows.base import Flow
 from mfjax.measures import Measure, Particles
 from mfjax.steppers import Adaptive, Rosenbrock, RosenbrockW, Stepper

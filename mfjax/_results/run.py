@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from mfjax import status as codes
-from mfjax._engine.formats import write
-from mfjax._engine.labels import GridLabels, coordinate_names, free_name, grid_labels
-from mfjax._engine.origin import Origin
+from mfjax._results.formats import write
+from mfjax._results.labels import GridLabels, coordinate_names, free_name, grid_labels
+from mfjax._results.origin import Origin
 from mfjax.domains import Domain
 from mfjax.measures import Grid, Measure
 

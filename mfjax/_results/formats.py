@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from mfjax._engine.datasets import LARGEST, write_dataset
-from mfjax._engine.files import write_atomically
-from mfjax._engine.paraview import write_paraview
+from mfjax._results.atomic import write_atomically
+from mfjax._results.datasets import LARGEST, write_dataset
+from mfjax._results.paraview import write_paraview
 
 
 def write(dataset: Any, path: str | Path) -> Path:

@@ -10,9 +10,10 @@ import jax
 import numpy as np
 
 from mfjax import status as codes
-from mfjax._engine.formats import write
-from mfjax._engine.labels import GridLabels, coordinate_names, grid_labels
-from mfjax._engine.run import (
+from mfjax._numerics.arrays import known
+from mfjax._results.formats import write
+from mfjax._results.labels import GridLabels, coordinate_names, grid_labels
+from mfjax._results.run import (
     RECORDED,
     REMEDY,
     RESERVED,
@@ -24,7 +25,6 @@ from mfjax._engine.run import (
     named_arrays,
     placed,
 )
-from mfjax._numerics.arrays import known
 from mfjax.measures import Grid
 from mfjax.status import SimulationError
 

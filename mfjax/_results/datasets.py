@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mfjax._engine.files import write_atomically
+from mfjax._results.atomic import write_atomically
 
 
 def write_dataset(dataset: Any, path: str | Path) -> Path:
