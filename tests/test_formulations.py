@@ -140,8 +140,8 @@ def test_separated_variables_keep_the_field_in_closed_form():
     """At fixed points the closed form solves H' = -(N + lam H), a matrix equation of its own."""
     lam, t1 = 0.1, 1.0
     mu = on_labels(6)
-    far = Particles(jnp.linspace(-1.5, 1.5, 5)[:, None], jnp.zeros(5))
-    both = Particles(jnp.concatenate([mu.points, far.points]), jnp.concatenate([mu.weights, far.weights]))
+    far = jnp.linspace(-1.5, 1.5, 5)[:, None]
+    both = Particles(jnp.concatenate([mu.points, far]), jnp.concatenate([mu.weights, jnp.zeros(5)]))
     x, y = data()
     # Two copies of every feature of opposite gradients would be needed to stop the points; stop the clock.
     flow = SeparatedVariables(risk(lam), INTERVAL, start)

@@ -172,7 +172,7 @@ PLACES = {
     "outer weights": lambda: RISK(F.Function(neuron)).outer_weights(MU),
     "newton": lambda: RISK(F.Function(neuron), outer=mf.outer.Newton())(MU),
     "minimum norm": lambda: E.ReducedRisk(
-        F.Function(neuron), X, jnp.zeros(2), lam=0.0, outer=mf.outer.MinimumNorm()
+        F.Function(neuron), X, Y, lam=0.0, outer=mf.outer.MinimumNorm()
     ).potential(MU)(X[0]),
     "derivative of a run": lambda: jax.grad(
         lambda x: jnp.sum(end(E.Potential(well), mf.measures.Particles(x))[0].points)

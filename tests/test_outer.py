@@ -398,7 +398,7 @@ def energy(regularizer, lam):
     # At lam = 0 more particles than data: an interpolant exists, and goes on existing nearby.
     x, y = (DATA[:4], LABELS[:4]) if lam == 0 else (DATA, LABELS)
     outer = None
-    if isinstance(regularizer, Convex):
+    if isinstance(regularizer, ConvexRegularizer):
         outer = Newton("dual") if lam else MinimumNorm("dual")
     return mf.energies.ReducedRisk(mf.features.Ridge(jnp.tanh), x, y, lam, regularizer, outer=outer)
 

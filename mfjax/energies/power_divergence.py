@@ -6,6 +6,7 @@ from typing import Any, ClassVar, cast
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, ScalarLike
 
@@ -74,12 +75,13 @@ class PowerDivergence(InternalEnergy):
         target = self.target_density(mu.points)
         if target.shape != (mu.size,):
             raise ValueError(f"target must return one number per point, got {target.shape[1:]}")
-        if not is_traced(target) and not bool(jnp.all(target > 0)):
+        if not is_traced(target) and not np.all(np.asarray(target) > 0):
             raise ValueError(
                 "target must be positive in every cell: ultra-fast diffusion is undefined where it vanishes"
             )
-        if not is_traced(mu.weights) and not bool(jnp.all(mu.weights > 0)):
-            empty = int(jnp.argmin(mu.weights))
+        # By numpy: inside a trace JAX makes tracers of known numbers too.
+        if not is_traced(mu.weights) and not np.all(np.asarray(mu.weights) > 0):
+            empty = int(np.argmin(np.asarray(mu.weights)))
             raise ValueError(
                 f"the measure is empty in cell {empty}, where this energy is infinite: start from a positive "
                 "density, such as 0.99 * density + 0.01"

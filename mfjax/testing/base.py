@@ -127,7 +127,7 @@ def check_relabeled(errors: Errors, at: Callable[[str], Any], size: int, bar: fl
     errors.same("splitting", at("split"), follow(at("base"), index), bar)
 
 
-def finished(flow, mu: Measure, stepper, **options: Any) -> tuple[Measure, dict[str, Array]]:
+def finished(flow, mu: Measure, stepper, **options: Any) -> tuple[Measure, dict[str, Any]]:
     """The final measure and the records of a compiled run that must complete.
 
     (the measure at the end, what was recorded) of a compiled run. **Raises** unless it completes.

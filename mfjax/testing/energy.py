@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import chex
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -122,7 +123,7 @@ def check_energy(
         gap = jnp.abs(difference(2) - jnp.sum(motion * forces))
         errors.require("dF/dx, difference", float(gap / scale), rough)
         # Along the motion of all particles together: at one of their own a kink of V may lie.
-        stiffness = jax.jit(_stiffness)(energy, mu, motion) * mu.weights[:, None]
+        stiffness = eqx.filter_jit(_stiffness)(energy, mu, motion) * mu.weights[:, None]
         seen = difference_of("gradient field") * mu.weights[:, None]
         scale = jnp.maximum(jnp.sum(jnp.abs(motion * seen)), jnp.sum(jnp.abs(motion * forces)))
         gap = jnp.abs(jnp.sum(motion * (stiffness - seen)))
