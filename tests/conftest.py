@@ -1,5 +1,6 @@
 """Settings of the whole suite: double precision available, quick compilation, a fixed hypothesis profile."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -57,11 +58,23 @@ def pytest_runtest_setup(item):
     jaxtyping.config.update("jaxtyping_disable", item.get_closest_marker("wrong_calls") is not None)
 
 
+def pytest_collection_modifyitems(items):
+    # Examples are short, and name every part.
+    for item in items:
+        if isinstance(item, pytest.DoctestItem):
+            item.add_marker(pytest.mark.core)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def released_programs():
     """Each compiled program holds memory maps, of which a process has a limited number."""
     yield
+    # Not above: annotations are checked in what is imported once pytest is set up.
+    from mfjax._numerics import compiled
+
+    compiled.clear()
     jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(params=["float32", "float64"])

@@ -13,6 +13,8 @@ import pytest
 import mfjax as mf
 from mfjax._versions import BROKEN, refuse_broken_jax
 
+pytestmark = pytest.mark.core
+
 ROOT = Path(mf.__file__).parent
 
 # Each entry may import from those above it, and inside a folder from its own files without a cycle.

@@ -8,6 +8,8 @@ import pytest
 import mfjax as mf
 from mfjax import status as codes
 
+pytestmark = pytest.mark.core
+
 LINE = mf.domains.Euclidean(1)
 WELL = mf.energies.Potential(lambda x: 0.5 * jnp.sum(x * x))
 MU = mf.measures.Particles(jnp.array([[1.0]]))

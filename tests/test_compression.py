@@ -78,6 +78,7 @@ def test_the_bound_has_a_gradient_where_a_feature_is_zero_at_all_data():
     np.testing.assert_allclose(jnp.vdot(jax.grad(value)(points), direction), difference, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lam", [1e-1, 1e-3])
 @pytest.mark.parametrize("name", CASES)
 def test_the_reduced_risk_is_that_of_all_data_within_the_bound(name, lam):
@@ -157,6 +158,7 @@ def test_compressed_data_make_an_energy(name, dtype):
     check_energy(part, measure(domain, dtype), variants=variants)
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("outer", [Cholesky(), ConjugateGradient(rank=40), None])
 def test_solvers_agree(outer):
     _, part, _, domain = both("gaussian, 2-torus", outer=outer)
@@ -165,6 +167,7 @@ def test_solvers_agree(outer):
     np.testing.assert_allclose(part(mu), exact(mu), rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gaussian, 1-torus", "tanh"])
 def test_runs_stay_together(name):
     """Variable projection of all data and of the compressed ones, for two values of lam."""

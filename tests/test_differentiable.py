@@ -288,6 +288,7 @@ def memory(points, **options):
     return gradient.lower(0.7).compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 @BY_FORM
 def test_memory_grows_like_the_square_root_of_the_steps(form):
     points = jnp.linspace(-1, 1, 1024)[:, None]

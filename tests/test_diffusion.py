@@ -124,6 +124,7 @@ def heat_case(name):
     return mf.domains.Torus(2, 2.0), 24, np.pi, mode, 2.0
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("name", ["circle", "interval", "torus"])
 def test_heat_equation(name):
     """One Fourier mode: its discrete decay rate to the tolerance, the exact one to second order."""
@@ -216,6 +217,7 @@ def test_against_radau(domain):
             assert abs(estimate - stepper.order) < 0.4, (name, estimate)
 
 
+@pytest.mark.slow
 def test_transport_with_diffusion():
     """Fokker-Planck on an interval: order 3 in time of the W-method, and the Gibbs state exp(-V)."""
     domain, n = mf.domains.Interval(0.0, 1.0), 48

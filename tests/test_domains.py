@@ -248,6 +248,7 @@ WRITTEN = {
 DOMAINS |= WRITTEN
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("name", DOMAINS)
 def test_generic(name):
     domain, cells, volume = DOMAINS[name]

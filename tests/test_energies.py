@@ -109,6 +109,7 @@ ENERGIES = {
 }
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("name", ENERGIES)
 def test_generic(name):
     make, values = ENERGIES[name]
@@ -325,6 +326,7 @@ def test_the_dtype_of_a_discrepancy_is_that_of_the_measure():
         assert {array.dtype for array in found} == {jnp.dtype("float32")}
 
 
+@pytest.mark.slow
 def test_the_potential_of_a_sum_takes_the_ways_of_its_terms():
     """At many points, values and slopes are those of each point; kernels still go by sorting."""
     line = mf.domains.Torus(1)
@@ -339,6 +341,7 @@ def test_the_potential_of_a_sum_takes_the_ways_of_its_terms():
     assert "sort" in str(jax.make_jaxpr(potential.at)(points))
 
 
+@pytest.mark.slow
 @pytest.mark.optimized
 def test_memory_of_large_measures_is_linear():
     """Rates, forces and their reverse mode hold blocks of rows, less than twice as much at twice the size.
@@ -388,6 +391,7 @@ def normal_inputs(n):
 BUMP = mf.features.Function(lambda omega, x: jnp.exp(-jnp.sum((omega - x) ** 2) / (2 * 0.8**2)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("center", [0.0, 1.0])
 @pytest.mark.parametrize(
     ("kernel", "features", "accuracy"),

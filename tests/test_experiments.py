@@ -303,6 +303,7 @@ def test_an_existing_run_is_never_overwritten(environment, refused, sphere):
     assert contents(out) == before
 
 
+@pytest.mark.core
 def test_the_template(environment, tmp_path):
     """A copy of another name: each field that is set is in the record of the run, and the figure is drawn."""
     import xarray as xr
@@ -335,7 +336,9 @@ def test_the_template(environment, tmp_path):
             *("torus", TORUS, ("biased-widths", "unbiased-widths", "biased-lams", "unbiased-lams", "atoms")),
             marks=pytest.mark.slow,
         ),
-        ("langevin", LANGEVIN, ("fokker-planck", "particles", "chaos")),
+        pytest.param(
+            *("langevin", LANGEVIN, ("fokker-planck", "particles", "chaos")), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_whole_run(name, figures, series, request):
@@ -509,6 +512,7 @@ FISHER_RAO = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "figures",
     ["neurons", pytest.param("modes,invisible,signed,births", marks=pytest.mark.slow)],
@@ -568,6 +572,7 @@ REGIMES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "figures", ["rates", pytest.param("regimes,limits,bounds,minimum", marks=pytest.mark.slow)]
 )
@@ -604,6 +609,7 @@ FORMULATIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "figures", ["increase", pytest.param("systems,descent,regularized", marks=pytest.mark.slow)]
 )

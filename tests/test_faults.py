@@ -67,6 +67,7 @@ def test_a_distance_of_nan_is_nan(observable, dimension):
     assert np.isfinite(float(observable(mu))) and np.isnan(float(observable(broken)))
 
 
+@pytest.mark.slow
 def test_a_cell_that_fills_from_nothing_needs_an_absolute_tolerance():
     flow = mf.flows.Wasserstein(mf.energies.Entropy(), mf.domains.Torus(1))
     mu = Grid.uniform(mf.domains.Torus(1), 16).with_weights(jnp.eye(16)[3])
@@ -92,6 +93,7 @@ def test_a_declaration_solves_nothing(monkeypatch):
     mf.Simulation(flow, circle_points(6), stepper=Euler(0.01), steps=2)
 
 
+@pytest.mark.slow
 def test_mixed_precision_of_data_and_particles():
     for flow in (mf.flows.TwoTimescale(risk(), CIRCLE, 1.0), mf.flows.Wasserstein(risk(), CIRCLE)):
         mu = circle_points(6, "float32").with_marks(u=jnp.ones(6, jnp.float32))
@@ -153,6 +155,7 @@ def test_traced_saved_times_may_begin_with_zero(stepper):
     assert int(traced(jnp.full(4, jnp.nan))[1]) == codes.UNORDERED_TIMES
 
 
+@pytest.mark.slow
 def test_reverse_mode_keeps_the_state_of_a_step_and_not_its_matrices():
     mu = circle_points(16)
     x = jr.normal(jr.key(2), (256, 2))

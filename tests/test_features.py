@@ -94,6 +94,7 @@ def test_bad_input(make, message):
         make()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [20, 700])
 @pytest.mark.parametrize("circle", [False, True])
 def test_a_program_may_hold_the_particles(count, circle):

@@ -8,6 +8,8 @@ from scipy.io import netcdf_file
 import mfjax as mf
 from mfjax._results import datasets
 
+pytestmark = pytest.mark.core
+
 LINE = mf.domains.Euclidean(1)
 X = np.arange(3.0)[:, None]
 

@@ -94,6 +94,7 @@ def test_generic_with_entropy_on_a_grid():
 # Classical orders in time: masses by their logarithms, on a grid beside rates of transport.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["free", "balanced"])
 def test_order_four_on_particles(name):
     check_stepper_order(RK4, FLOWS[name][0], particles(), t1=4.0, steps=(16, 24, 32))
@@ -109,6 +110,7 @@ class Unlimited(mf.grids.Discretization):
         return eqx.tree_at(lambda e: e.tangent.weights, now, flux - jnp.roll(flux, 1))
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("stepper", [Heun, RK4])
 def test_orders_of_transport_with_reaction_on_a_grid(stepper):
     flow = WassersteinFisherRao(population({1: 0.4}), CIRCLE, 2.0, 5.0, space=Unlimited())
@@ -268,6 +270,7 @@ def test_linearized_rates(alpha, beta):
 # Two discretizations, positivity, reductions.
 
 
+@pytest.mark.slow
 def test_grid_against_particles_is_second_order():
     """Low moments of the density on n cells against 160 particles with masses, for alpha = beta."""
     flow = WassersteinFisherRao(population({1: 0.3, 2: 0.2}), CIRCLE, 1.0, 1.0)
@@ -413,6 +416,7 @@ def test_births_and_deaths_follow_the_masses_in_time():
     assert abs(ratio - mean) < 4 * spread and mean < 0.9
 
 
+@pytest.mark.slow
 def test_slots_do_not_change_what_is_born():
     flow = WassersteinFisherRao(population({1: 0.4}), CIRCLE, 1.0, 20.0)
     ends = []
@@ -468,6 +472,7 @@ def test_bad_input(make, message):
         make()
 
 
+@pytest.mark.slow
 def test_arc_cosine_kernel_is_that_of_relu():
     """Its Fourier coefficients on the circle, a mean over Gaussian inputs, derivatives at 0 and pi."""
     kernel, n = ArcCosine(), 4096

@@ -198,6 +198,7 @@ def test_dissipation_on_labels():
     np.testing.assert_allclose(flow.slope_of_height(mf.flows.State(quadratic)), 2 * mu.points, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_labels_in_two_dimensions():
     """A rotated and stretched label grid on the plane of a box, and one that closes on the torus."""
     a = jnp.stack(jnp.meshgrid(jnp.arange(6.0), jnp.arange(5.0), indexing="ij"), axis=-1).reshape(-1, 2)
@@ -238,6 +239,7 @@ def observed_order(name, flow, exact, sizes, grid, dt, t1):
     return order, errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "labels", "sizes", "dt", "t1"),
     # Labels fold at t = 0.3, where H has a kink.
@@ -252,6 +254,7 @@ def test_grids_meet_labels_at_second_order(name, labels, sizes, dt, t1):
     assert order > 1.7 and errors[-1] < 5e-4, (order, errors)
 
 
+@pytest.mark.slow
 def test_grids_meet_quantile_particles_at_second_order():
     """(3.23) on the circle: particles at the quantiles of the density of the grids."""
     levels = (np.arange(4000) + 0.5) / 4000
@@ -279,6 +282,7 @@ def test_balance_holds_along_runs(name):
     assert defects[1] < 1e-4 and defects[0] / defects[1] > 3.5, defects
 
 
+@pytest.mark.slow
 def test_dissipation_tends_to_that_of_the_density():
     """int |grad_theta V|^2 drho + int (d_H V)^2 drho for the declared densities, by quadrature."""
     flows, fine = systems(risk()), on_labels(4000)
@@ -321,6 +325,7 @@ def test_two_dimensions():
     assert errors[1] < 0.02 * float(jnp.max(jnp.abs(before))) and errors[0] / errors[1] > 3, (errors, before)
 
 
+@pytest.mark.slow
 def test_the_transported_energy_may_increase():
     """H is large and steep where |N| is small: N = 2 + cos, H ~ N^{-2}."""
     torus = mf.domains.Torus(1)
@@ -358,6 +363,7 @@ def test_labels_stop_where_they_fold():
 # --- Regularized
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["separated", "chaos"])
 @pytest.mark.parametrize("kind", ["heat", "porous"])
 def test_stationary_densities(name, kind):
@@ -536,6 +542,7 @@ def test_bad_input(call, message):
         call()
 
 
+@pytest.mark.slow
 def test_linearized_rates_are_those_of_the_run():
     """Masses and heights together: late decay of the distance to rest, at the slowest rate."""
     flow, mu = PropagationOfChaos(risk(1.0) + 0.1 * Entropy(), INTERVAL), on_grid(32)

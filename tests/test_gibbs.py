@@ -74,6 +74,7 @@ def test_the_tanh_network_to_rounding(sigma):
     assert int(found.status) == 0 and 0 <= float(found.gap) < 1e-14
 
 
+@pytest.mark.core
 @pytest.mark.parametrize(
     "make",
     [
@@ -332,6 +333,7 @@ def bilevel(temperature, dtype="float64"):
     return ReducedRisk(features, *data(dtype=dtype), 0.05) + Potential(bowl) + temperature * Entropy()
 
 
+@pytest.mark.slow
 def test_bilevel_langevin_on_particles():
     """The reduced risk of noisy particles is that of the Fokker-Planck density, time by time.
 

@@ -75,6 +75,7 @@ def energies(domain, mu):
 ENERGIES = ["entropy", "power", "potential", "mmd", "porous", "joint", "mixed"]
 
 
+@pytest.mark.core
 @pytest.mark.parametrize(
     "where, name",
     [("circle", "mixed"), ("box", "mixed")] + [(w, e) for w in ("interval", "torus") for e in ENERGIES],

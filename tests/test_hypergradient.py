@@ -58,6 +58,7 @@ def parameters(shape):
 
 
 # Forward and reverse programs of its own, half a minute each for Newton in the outer solve.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["quadratic", *(pytest.param(name, marks=pytest.mark.slow) for name in ("power", "power-below-two"))],

@@ -28,6 +28,8 @@ from mfjax._engine.identity import closed_over, described, numbers_of_run, step_
 from mfjax._results.atomic import write_atomically
 from mfjax._results.datasets import read_dataset, write_dataset
 
+pytestmark = pytest.mark.core
+
 
 def test_arrays_come_back_bit_by_bit(tmp_path):
     tree = {

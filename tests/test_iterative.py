@@ -57,6 +57,7 @@ def everything(energy, mu, carry=None):
     return solution, energy.first_variation(mu, solution), energy.gradient_field(mu, solution)
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("name", ["circle", "circle, bias", "tanh", "torus"])
 @pytest.mark.parametrize("lam", [1e-1, 1e-4])
 def test_it_finds_what_a_factorization_finds(name, lam):
@@ -117,6 +118,7 @@ def test_derivatives_are_those_of_the_solution():
         np.testing.assert_allclose(ours[i], slope, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["circle", "torus"])
 def test_runs_follow_those_of_a_factorization(name):
     iterative, exact, domain = energies(name, 1e-3)
@@ -152,6 +154,7 @@ def iterations(problem, subspace, start, tolerance=1e-6):
     return start + x, int(k)
 
 
+@pytest.mark.slow
 def test_few_iterations_with_the_basis_of_the_first_particles():
     """On the circle: for other particles too, concentrated ones included; fewer from a neighboring one."""
     features, _, x, y = setting("circle")
@@ -170,6 +173,7 @@ def test_few_iterations_with_the_basis_of_the_first_particles():
     assert cold <= 4 and other <= 6 and warm < cold and without > 3 * cold
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["circle", "torus"])
 def test_a_basis_that_particles_have_left_is_found_anew(name, monkeypatch):
     """From a start gathered at a point: few products a solve, in a batch too, and derivatives as before."""
@@ -224,6 +228,7 @@ def test_the_basis_is_orthonormal_and_its_rows_are_well_conditioned():
     ).basis.shape == (3, N)
 
 
+@pytest.mark.slow
 def test_sequences_batch_and_do_not_retrace():
     features, _, x, y = setting("circle")
     mu, traces = measure(CIRCLE, 500), []

@@ -46,6 +46,7 @@ def cosine_quantiles(n, amplitude):
 # --- spacings ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("domain", [LINE, INTERVAL, TORUS], ids=["line", "interval", "torus"])
 @pytest.mark.parametrize(
     "inner",
@@ -194,6 +195,7 @@ ENERGIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

@@ -182,6 +182,7 @@ def test_transform_and_series_against_direct_sums(dim, modes, dtype):
     np.testing.assert_allclose(slopes, exact, atol=bar * np.sum(np.abs(2 * np.pi * k * c[:, None])))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [1, 2])
 def test_derivatives_of_the_transform(dim):
     """In both modes, in points and weights, against differences; vmap is a loop."""
@@ -222,6 +223,7 @@ def test_second_derivatives_where_windows_end(shift, dtype):
     np.testing.assert_allclose(twice(fast), exact, rtol=0, atol=bar * float(jnp.max(jnp.abs(exact))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("domain", "modes", "size"), [(LINE, 24, 45000), (PLANE, 6, 13000)])
 def test_a_large_sobolev_energy_is_its_direct_sum(domain, modes, size):
     """Value, forces, and dF/dx_i = w_i grad V(x_i), at a size where the transform is taken."""
@@ -246,6 +248,7 @@ def test_a_large_sobolev_energy_is_its_direct_sum(domain, modes, size):
     np.testing.assert_allclose(gradient * size, slopes, atol=1e-9 * float(jnp.max(jnp.abs(slopes))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("domain", "scale", "modes", "size"),
     [(LINE, 0.05, 70, 20000), (PLANE, 0.3, 12, 5000), (mf.domains.Sphere(1), 0.1, 90, 15000)],
@@ -321,6 +324,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_no_array_of_all_pairs(name):
     """Compiled memory at M = 20000 in float32, forward and reverse; the matrix would take 1600 MB."""
@@ -342,6 +346,7 @@ def cloud(dim, seed, size=200):
     return Particles(jr.normal(jr.key(seed), (size, dim)), jr.uniform(jr.key(seed + 1), (size,)))
 
 
+@pytest.mark.slow
 def test_sliced_distance_in_the_plane():
     """Its error falls as P^-2, below the stated bound."""
     mu, nu = cloud(2, 0), cloud(2, 5)
@@ -378,6 +383,7 @@ def test_gradient_of_the_sliced_distance():
 # --- runs
 
 
+@pytest.mark.slow
 def test_a_run_of_many_particles_falls():
     """10^4 particles on the circle: what the energy loses is what was dissipated."""
     torus = mf.domains.Torus(1)

@@ -74,6 +74,7 @@ VALUES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [pytest.param(0.5, marks=pytest.mark.slow), 0.0])
 def test_distance_to_the_diffusion_as_lam_vanishes(diffusion, bias):
     """It vanishes for an injective feature map, and has a floor for bias-free ReLU: two digits as printed."""
@@ -114,6 +115,7 @@ def test_random_particles_tend_to_the_density_like_a_root():
     assert abs(slope + 0.5) < 0.1
 
 
+@pytest.mark.slow
 def test_quantile_particles_tend_to_the_density_fast():
     """The first 8 modes from quantiles of a smooth start: at least M^-1.8 (here faster than any power)."""
     flow, gamma = population_flow(), jnp.asarray(3.0)

@@ -13,6 +13,8 @@ from mfjax import outer
 from mfjax._numerics.linalg import cholesky, pseudo_inverse, shifted_solver, singular_values
 from mfjax.outer.base import OuterProblem
 
+pytestmark = pytest.mark.core
+
 
 def positive(key, *shape):
     a = jr.normal(key, (*shape, shape[-1]), jnp.float64)

@@ -150,6 +150,7 @@ def test_spectral_gap_of_the_circle_teacher(gamma, degree):
     assert galerkin_rates(gamma, degree, 1)[0] == pytest.approx(GAPS[gamma], abs=5.1e-6)
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("order, scale", [(2.0, 0.5), (3.0, 1.0)])
 def test_ultra_fast_diffusion_rates_on_a_grid(order, scale):
     """order * scale times the spectrum of the weighted Laplacian, to 1e-6 after extrapolation in the mesh."""
@@ -211,6 +212,7 @@ def test_padding_does_not_change_the_rates():
     np.testing.assert_allclose(padded, np.sort(np.append(expected, [0, 0])), atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1, 2, 3])
 def test_padding_adds_its_own_rates_eagerly_and_traced(width, dtype):
     """A mean that attracts (interaction) and a well: padding elsewhere, steeper and not at rest."""
@@ -272,6 +274,7 @@ def test_derivative_in_lam_and_jit():
     np.testing.assert_allclose(jax.jit(jax.grad(slowest))(0.1), exact, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_dtype_follows_the_measure(dtype):
     flow, c = varpro(0.1, 1.0, DEGREE, dtype=dtype)
     spectrum = linearize(flow, lattice(M, dtype))
@@ -297,6 +300,7 @@ def test_faults_are_named():
         linearize(noisy, lattice(M))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("center", [0.0, 1.0])
 def test_measured_rates_of_a_run_equal_predicted_ones(center):
     """VarPro near equilibrium, population kernel: mode amplitudes decay at k^2 c_k / (c_k + lam) to 1e-3."""

@@ -10,6 +10,8 @@ import mfjax as mf
 from mfjax.measures import Grid, Particles, Tangent, padded_weights
 from mfjax.testing import check_traces
 
+pytestmark = pytest.mark.core
+
 CIRCLE = mf.domains.Sphere(1)
 
 

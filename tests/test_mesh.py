@@ -225,6 +225,7 @@ def test_an_explicit_mesh_is_told(several):
     assert "AxisType.Auto" in several["explicit"]
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_table_of_one_and_the_first_writes_it(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -284,6 +285,7 @@ def timed(monkeypatch, fastest):
     monkeypatch.setattr(measure, "_expected", expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fastest", ["loop", "map", "vmap"])
 def test_the_layout_is_measured_once_reported_and_kept(fastest, tmp_path, monkeypatch, looped):
     timed(monkeypatch, fastest)

@@ -144,6 +144,7 @@ def test_metamorphic_relations():
     check(a, make(INPUTS, SIGNAL, data_weights=weights))
 
 
+@pytest.mark.slow
 def test_the_flow_tends_to_the_minimum():
     """Long VarPro of particles: same value, same visible modes; the grid's own optimum is not below."""
     lam, m = 0.1, 32
@@ -172,6 +173,7 @@ def deconvolution(n, lam=1e-3):
     return energy, neurons, minimize_reduced_risk(energy, Grid.uniform(torus, n)), torus
 
 
+@pytest.mark.slow
 def test_sparse_deconvolution_on_the_torus():
     """Two Gaussian spikes of opposite sign: atoms sit in the cells around them, and carry their masses."""
     energy, neurons, found, torus = deconvolution(28)

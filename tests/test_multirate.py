@@ -44,6 +44,7 @@ FLOWS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=pytest.mark.slow) if "|t|^1.5" in name else name for name in FLOWS],
@@ -115,12 +116,14 @@ def test_the_published_circle_takes_few_solves(seed):
     assert abs(found / reference - 1) < 1e-3 and solves <= 120
 
 
+@pytest.mark.slow
 def test_a_smaller_lam_costs_few_more_solves():
     counts = [circle_run(Multirate(), lam)[1] for lam in (1e-2, 1e-4)]
     # An explicit scheme at its limit of stability would take lam^(-1/2), ten times as many.
     assert np.log(counts[1] / counts[0]) / np.log(100) < 0.4, counts
 
 
+@pytest.mark.slow
 def test_evaluations_are_counted():
     """Every call of the outer solver, and every factorization: one before the first step, and one a try."""
     calls = []
@@ -142,6 +145,7 @@ def test_evaluations_are_counted():
         assert int(values["evaluations"][-1]) == len(calls) + extra
 
 
+@pytest.mark.slow
 def test_a_batch_is_its_runs(dtype):
     flow, lams = flow_of(Ridge(jnp.tanh), dtype=dtype), jnp.asarray([1e-2, 1e-1], dtype)
     mu = start(dtype=dtype)

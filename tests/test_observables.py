@@ -94,6 +94,7 @@ def test_energy_distance_is_the_double_sum(name, sizes):
     assert float(value) == pytest.approx(brute(distance, x, a, y, b), abs=1e-14, rel=1e-13)
 
 
+@pytest.mark.slow
 def test_reference_distance_to_the_teacher():
     with np.load(REFERENCE / "setup_1d.npz") as setup, np.load(REFERENCE / "varpro_fu.npz") as run:
         teacher, students, expected = unit(setup["teacher_theta"]), run["W"], run["mmd2"]
@@ -235,6 +236,7 @@ def test_distances_do_not_depend_on_the_representation(name):
         assert other == pytest.approx(value, rel=1e-12), form
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("name", OBSERVABLES)
 def test_distances_under_jit_vmap_and_grad(name):
     domain = home(name)

@@ -47,6 +47,7 @@ def check(operator, matrix, dtype, key=0, scale=None):
     close(operator.matrix(), matrix, dtype)
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("bias", [None, 0.0, 0.5, -0.7, 3.0, -3.0])
 def test_windows_are_the_matrix(bias, dtype):
     """All kinds of arcs: half circles, wide, narrow, whole and empty ones, and a datum at the origin."""
@@ -134,6 +135,7 @@ def test_ties(particles, data, bias):
     np.testing.assert_allclose(operator.scores(alpha), alpha @ matrix, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_windows_are_differentiated_like_the_matrix():
     """In particles, inputs, bias, weights and dual variable; forward and reverse; batched."""
     x, points = jr.normal(jr.key(0), (50, 2)), on_circle(jr.uniform(jr.key(1), (30,), maxval=6.0))
@@ -156,6 +158,7 @@ def test_windows_are_differentiated_like_the_matrix():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-11), ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [1, 7, 64])
 def test_tiles_are_the_matrix(block, dtype):
     features = RBF(mf.domains.Torus(2), scale=0.3)

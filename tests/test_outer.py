@@ -148,6 +148,7 @@ def relative_error(value, reference):
     return np.max(np.abs(np.asarray(value) - reference)) / np.max(np.abs(reference))
 
 
+@pytest.mark.core
 def test_sixty_digits():
     worst = {}
     for name, shape, lam, solver in cases():

@@ -13,6 +13,8 @@ import pytest
 import mfjax as mf
 from mfjax import plot
 
+pytestmark = pytest.mark.core
+
 CIRCLE, TORUS = mf.domains.Sphere(1), mf.domains.Torus(2, 4.0)
 ANGLE = np.linspace(-np.pi, np.pi, 64, endpoint=False)
 

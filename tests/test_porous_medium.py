@@ -127,6 +127,7 @@ def test_in_two_dimensions():
     assert np.abs(weights[-1] - exact).sum() < 1e-3
 
 
+@pytest.mark.slow
 def test_parameters_are_batched_in_one_trace():
     dtype = "float64"
     mu = mf.measures.Grid(LINE, 40, barenblatt(np.linspace(-2, 2, 41), 0.8), dtype=dtype)

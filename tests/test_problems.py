@@ -15,6 +15,8 @@ from mfjax import problems
 from mfjax.measures import Particles
 from mfjax.problems.teachers import bump, bump_quantile, poisson_radius
 
+pytestmark = pytest.mark.core
+
 REFERENCE = Path(__file__).parent / "reference"
 
 

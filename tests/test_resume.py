@@ -94,6 +94,7 @@ SWEEPS_ARE_SLOW = [
 ]
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("kind", SWEEPS_ARE_SLOW)
 def test_a_kill_at_any_file_operation(kind, tmp_path, monkeypatch):
     """Before a file is filled, flushed, renamed, and before its directory is flushed."""
@@ -224,6 +225,7 @@ def kill_and_resume(kind, count, seed, tmp_path, steps=160, work=4000):
     assert any(0 < parts < total for parts in landed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["loop", "vmap"])
 def test_a_killed_process(kind, tmp_path):
     kill_and_resume(kind, 1, 7, tmp_path)

@@ -160,6 +160,7 @@ def test_heights_and_fields_pass_through():
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-12), run.final, same.final)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", ["reduced", "two timescales", "risk", pytest.param("bias", marks=pytest.mark.slow)]
 )

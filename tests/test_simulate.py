@@ -13,6 +13,8 @@ import mfjax as mf
 from mfjax import status as codes
 from mfjax._numerics import compiled
 
+pytestmark = pytest.mark.core
+
 
 class Well(eqx.Module):
     """V(x) = rate |x|^2 / 2: every particle decays as exp(-rate t)."""

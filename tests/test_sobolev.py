@@ -117,6 +117,7 @@ SOURCES = {
 }
 
 
+@pytest.mark.core
 @pytest.mark.parametrize(
     ("source", "order", "modes"),
     [("particles", 1.0, None), ("density", 1.5, 12)],
@@ -288,6 +289,7 @@ def first_modes(mu):
     return mu.integrate(jnp.exp(2j * jnp.pi * mu.points * jnp.arange(1, 4)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [1.5, 2.0])
 def test_pde_against_particles_from_quantiles(order):
     energy, t1 = Sobolev("uniform", order), 2.0 * (2 * np.pi) ** (2 * order - 2)

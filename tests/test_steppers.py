@@ -306,6 +306,7 @@ def test_a_minimizer_at_a_kink_is_reported():
     assert int(carry.status) == mf.status.NOT_CONVERGED
 
 
+@pytest.mark.slow
 def test_relu_steps_need_a_tolerance_above_the_jumps_of_the_slope():
     x = jr.normal(jr.key(2), (400, 2))
     flow = Wasserstein(ReducedRisk(ReLU(), x, jnp.abs(x[:, 0]), lam=1e-2), CIRCLE)

@@ -76,6 +76,7 @@ def solo():
     return runs
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("method", METHODS)
 def test_every_cell_equals_its_solo_run(solo, method):
     fn = Counted(reduced_risk)
@@ -249,6 +250,7 @@ HIDDEN = {
 }
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("method", ALL_METHODS)
 @pytest.mark.parametrize("kind", HIDDEN)
 def test_a_number_that_hides_is_that_of_its_cell(kind, method, tmp_path):
@@ -262,6 +264,7 @@ def test_a_number_that_hides_is_that_of_its_cell(kind, method, tmp_path):
         assert_tables_equal(mf.sweep(fn, a=values, path=path, resume=True), table)
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("method", ALL_METHODS)
 def test_a_global_that_changes_between_two_calls(method, monkeypatch):
     fn = HIDDEN["a global"]
@@ -507,6 +510,7 @@ def test_ragged_results_are_refused():
 # Disk
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("method", METHODS)
 def test_a_sweep_on_disk_is_read_back(tmp_path, method):
     axes = {"edge": [10.0, 20.0], "width": [1, 2], "seed": [0]}

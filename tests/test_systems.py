@@ -312,6 +312,7 @@ def check(name, side, dim, dtype):
     return energy, noisy
 
 
+@pytest.mark.core
 @rows(lambda system, stepper: not isinstance(stepper, str))
 def test_one_dimension(name, side):
     check(name, side, 1, "float64")

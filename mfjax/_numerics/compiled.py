@@ -68,6 +68,12 @@ class _Recent(OrderedDict):
 _by_trace, _by_structure = _Recent(96), _Recent(96)
 
 
+def clear() -> None:
+    """Forget all programs, as `jax.clear_caches` does those of JAX."""
+    _by_trace.clear()
+    _by_structure.clear()
+
+
 class Program:
     """`function(*arguments)` of pytrees, for arrays of the shapes that it was made with.
 
