@@ -11,7 +11,7 @@ import numpy as np
 
 from mfjax import status as codes
 from mfjax._engine.devices import divisions, gathered, is_global, together
-from mfjax._engine.files import Directory, ForeignRun, Place, environment
+from mfjax._engine.directory import Directory, ForeignRun, Place, environment
 from mfjax._engine.host import drive
 from mfjax._engine.identity import closed_over, numbers_of_run, step_program, text_of
 from mfjax._engine.loop import trajectory
@@ -20,7 +20,7 @@ from mfjax._engine.progress import progress as shown
 from mfjax._engine.simulation import Options, Simulation, spelled_out
 from mfjax._numerics.arrays import is_traced
 from mfjax._numerics.compiled import program
-from mfjax._results.run import REMEDY, Run, assemble, risen
+from mfjax._results.run import Run, assemble
 from mfjax.flows import Flow
 from mfjax.measures import Measure
 from mfjax.status import SimulationError
@@ -99,8 +99,10 @@ def simulate(
         parts = [] if sim.flow.energy is None else sim.flow.energy.parts()
         names = " + ".join(type(term).__name__ for _, term in parts) or "none"
         raise SimulationError(f"the run {run.describe()} (energy: {names})", run)
-    if sim.falls and (rise := risen(run)):
-        warnings.warn(f"the run {run.describe()}, but {rise}: {REMEDY}", RuntimeWarning, stacklevel=2)
+    if sim.falls and (rise := run.rise):
+        warnings.warn(
+            f"the run {run.describe()}, but {rise}: {codes.RISE_REMEDY}", RuntimeWarning, stacklevel=2
+        )
     return run
 
 

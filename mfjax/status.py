@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int
 
 OK = 0
@@ -89,3 +90,30 @@ def describe(code: int) -> str:
     if code >= OWN:
         return f"an energy, flow or stepper of one's own reported its status {code}"
     return MESSAGES.get(code, f"unknown status {code}: codes of one's own begin at {OWN}")
+
+
+# A larger rise of an energy, as a share of its fall so far, comes from steps that are too large.
+RISE = 1e-2
+RISE_REMEDY = "the flow lowers it, so that the steps are too large: take a smaller dt, or an adaptive stepper"
+
+
+def risen(times: Any, energy: Any, dissipated: Any) -> str | None:
+    """What the energy of a flow that lowers it does instead, over the saved times, where it rises.
+
+    `dissipated` is NaN where noise acts, which may raise it.
+    """
+    energy = np.asarray(energy)
+    unit = float(jnp.finfo(energy.dtype).eps)
+    known = np.isfinite(energy) & np.isfinite(np.asarray(dissipated))
+    energy, times = energy[known].astype(float), np.asarray(times)[known]
+    if energy.size < 2:
+        return None
+    lowest = np.minimum.accumulate(energy)[:-1]
+    rise = energy[1:] - lowest
+    # A kink that a step crosses may lift it a little.
+    slack = RISE * (energy[0] - lowest) + 1e3 * unit * np.maximum.accumulate(np.abs(energy))[:-1]
+    worst = int(np.argmax(rise - slack))
+    if rise[worst] <= slack[worst]:
+        return None
+    low, high, time = lowest[worst], energy[worst + 1], times[worst + 1]
+    return f"its energy rose from {low:.4g} to {high:.4g} by t = {time:.4g}"

@@ -13,9 +13,17 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mfjax._engine.axes import check_ends, check_names, checked_axes, traced_axes
-from mfjax._engine.cells import Cells, along, placed, split, weakly
-from mfjax._engine.devices import as_here, gathered, together
-from mfjax._engine.files import (
+from mfjax._engine.batching import (
+    METHODS,
+    Layout,
+    Request,
+    groups_of,
+    plan,
+    plan_arrays,
+)
+from mfjax._engine.cells import Cells, along, placed, weakly
+from mfjax._engine.devices import as_here, divided, gathered, spans_processes, together, whole_mesh
+from mfjax._engine.directory import (
     MANIFEST,
     Directory,
     Place,
@@ -26,23 +34,13 @@ from mfjax._engine.files import (
 )
 from mfjax._engine.host import chunk_of, drive
 from mfjax._engine.identity import closed_over, step_program, text_of
-from mfjax._engine.layout import (
-    METHODS,
-    Layout,
-    Request,
-    groups_of,
-    plan,
-    plan_arrays,
-    spans_processes,
-    whole_mesh,
-)
 from mfjax._engine.measure import fastest
 from mfjax._engine.progress import Progress
 from mfjax._engine.progress import progress as shown
 from mfjax._engine.simulation import Simulation
 from mfjax._numerics.arrays import count, known
 from mfjax._numerics.compiled import Program
-from mfjax._results.run import Run, assemble, risen
+from mfjax._results.run import Run, assemble
 from mfjax._results.table import Table, report, tabulate
 
 
@@ -137,7 +135,7 @@ def sweep(
                 at = dict(zip(fixed, bucket, strict=True)) | dict(zip(traced, index, strict=True))
                 cell = tuple(at[n] for n in named)
                 cells[cell] = result
-                if falls and (rise := risen(result)):
+                if falls and (rise := result.rise):
                     rises[cell] = rise
         table = tabulate(named, cells, {"layout": layouts})
         if writes:
@@ -306,7 +304,7 @@ def _evaluate(
             shape = lambda s: jax.ShapeDtypeStruct(s.shape if alone else (number, *s.shape), s.dtype)
             out = read_arrays(file, [shape(s) for s in jax.tree.leaves(cells.outline)])
         else:
-            function = cells.leaves if alone else split(several, mesh, (True,))
+            function = cells.leaves if alone else divided(several, mesh, (True,))
             out = gathered(programs.setdefault(number, Program(function, inputs))(inputs))
             if file is not None and writes:
                 write_arrays(file, out)

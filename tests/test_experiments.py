@@ -229,7 +229,7 @@ def test_help_says_the_options_without_loading_jax(environment):
 def refused(parse):
     """Why an experiment refuses a run directory."""
     from _lab.program import claim
-    from mfjax._engine.files import RunDirectoryError
+    from mfjax._engine.directory import RunDirectoryError
 
     def reason(*call):
         with pytest.raises(RunDirectoryError) as error:

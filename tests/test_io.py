@@ -16,8 +16,8 @@ import pytest
 import xarray as xr
 
 import mfjax as mf
-from mfjax._engine import files
-from mfjax._engine.files import (
+from mfjax._engine import directory as files
+from mfjax._engine.directory import (
     Directory,
     ForeignRun,
     RunDirectoryError,

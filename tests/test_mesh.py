@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import mfjax as mf
-from mfjax._engine import layout as layouts
+from mfjax._engine import batching as layouts
 from mfjax._engine import measure
 from mfjax._engine.cells import Cells
 from mfjax._engine.programs import Chunk
@@ -142,7 +142,7 @@ SEVERAL_PROCESSES = """
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(coordinator_address=ADDRESS, num_processes=2, process_id=PROCESS)
 import os
-import mfjax._engine.files as files
+import mfjax._engine.directory as files
 
 renamed, replace = [], os.replace
 os.replace = lambda a, b: (renamed.append(str(b)), replace(a, b))

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import mfjax as mf
-from mfjax._engine import files
+from mfjax._engine import directory as files
 from mfjax._engine.programs import Programs
 
 PROGRAM = """

@@ -27,7 +27,7 @@ def run(main: str, question: str, presets: Mapping[str, Any], figures: Collectio
     started = time.perf_counter()
     prepare_jax(settings.preset)
     from mfjax import SimulationError
-    from mfjax._engine.files import RunDirectoryError
+    from mfjax._engine.directory import RunDirectoryError
 
     try:
         with claim(settings):
@@ -64,7 +64,7 @@ def claim(settings: Settings) -> Any:
     """
     from importlib.metadata import version
 
-    from mfjax._engine.files import Directory, RunDirectoryError, environment
+    from mfjax._engine.directory import Directory, RunDirectoryError, environment
 
     directory, out = Directory(settings.out), settings.out
     known = directory.check(settings.identity, settings.resume)

@@ -11,7 +11,7 @@ import numpy as np
 from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mfjax._engine.devices import put
+from mfjax._engine.devices import divided, put
 from mfjax._engine.programs import Programs
 from mfjax._engine.simulation import Simulation
 from mfjax._numerics.compiled import Program, is_array, shapes_of
@@ -149,7 +149,7 @@ class Cells:
                 return along(weakly(one, self.values_like, *first), method)(values, own, moving)
 
             stacked = (True, True, True, False, False)
-            out = split(on_device, mesh, stacked)(inputs.values, inputs.own, moving, inputs.shared, counts)
+            out = divided(on_device, mesh, stacked)(inputs.values, inputs.own, moving, inputs.shared, counts)
             return eqx.combine(out, made[-1])
 
         return all_cells
@@ -173,16 +173,6 @@ def weakly(one: Callable, *like: Any) -> Callable:
 def along(one: Callable, method: str) -> Callable:
     """`one` cell made a function of many, stacked: as one array axis, or one after the other."""
     return jax.vmap(one) if method == "vmap" else lambda *xs: jax.lax.map(lambda x: one(*x), xs)
-
-
-def split(function: Callable, mesh: Mesh | None, stacked: tuple[bool, ...]) -> Callable:
-    """`function` of many cells with the cells divided among the devices; of `stacked` arguments only."""
-    if mesh is None:
-        return function
-    cells = PartitionSpec(mesh.axis_names)
-    specs = tuple(cells if s else PartitionSpec() for s in stacked)
-    # No cell needs another: nothing is exchanged, and there is no replication to be proved.
-    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=cells, check_vma=False)
 
 
 def placed(inputs: Any, mesh: Mesh | None) -> Any:

@@ -1,4 +1,4 @@
-"""Arrays on several devices, of this process or of others: put there, and brought back to the host."""
+"""Several devices, of this process or of others: work divided over them, arrays put there and brought back."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -9,7 +9,37 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+
+def whole_mesh(mesh: Mesh | None) -> Mesh | None:
+    """The mesh that a sweep divides its cells over: the given one, else all devices if there are several.
+
+    **Raises** `ValueError` for what is no mesh.
+    """
+    if mesh is None:
+        if jax.process_count() > 1 or jax.local_device_count() == 1:
+            return None
+        return jax.make_mesh((jax.local_device_count(),), ("cells",), axis_types=(AxisType.Auto,))
+    if not isinstance(mesh, Mesh):
+        raise ValueError(f"mesh must be a jax.sharding.Mesh (jax.make_mesh), got {type(mesh).__name__}")
+    # Explicit axes would ask every array of a cell for its own sharding.
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
+
+
+def spans_processes(mesh: Mesh | None) -> bool:
+    """Whether a mesh has devices of several processes, of which the first alone then writes files."""
+    return mesh is not None and len({device.process_index for device in mesh.devices.flat}) > 1
+
+
+def divided(function: Callable, mesh: Mesh | None, stacked: tuple[bool, ...]) -> Callable:
+    """`function` of many cells with the cells divided among the devices; of `stacked` arguments only."""
+    if mesh is None:
+        return function
+    cells = PartitionSpec(mesh.axis_names)
+    specs = tuple(cells if s else PartitionSpec() for s in stacked)
+    # No cell needs another: nothing is exchanged, and there is no replication to be proved.
+    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=cells, check_vma=False)
 
 
 def is_global(tree: Any) -> bool:

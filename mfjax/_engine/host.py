@@ -9,7 +9,7 @@ import numpy as np
 
 from mfjax import status as codes
 from mfjax._engine.devices import as_placed, gathered
-from mfjax._engine.files import ForeignRun, Place, read_arrays, write_arrays
+from mfjax._engine.directory import ForeignRun, Place, read_arrays, write_arrays
 from mfjax._engine.programs import Chunk, Programs
 from mfjax._engine.progress import Update
 from mfjax._numerics.arrays import known

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from mfjax._engine.loop import begin
+from mfjax._engine.record import observed
 from mfjax._engine.simulation import Simulation
-from mfjax._engine.step import observed, one_step
+from mfjax._engine.step import one_step
 from mfjax._numerics.compiled import Program, is_array, shapes_of
 
 # Arrays of at most this many numbers are written out, so that a refusal can name them.

@@ -11,9 +11,10 @@ import jax.random as jr
 from jaxtyping import Array, Float
 
 from mfjax import status as codes
-from mfjax._engine.blocks import loop
+from mfjax._engine.record import observed
+from mfjax._engine.reverse_mode import loop
 from mfjax._engine.simulation import Simulation
-from mfjax._engine.step import Carry, fail, joined, observed, one_step, select, split, start
+from mfjax._engine.step import Carry, fail, joined, one_step, select, split, start
 from mfjax._numerics.arrays import frozen, known
 
 

@@ -5,8 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jax
 
+from mfjax._engine.batching import Layout, Request, groups_of, prepared
 from mfjax._engine.cells import Cells, placed
-from mfjax._engine.layout import Layout, Request, groups_of, prepared, whole_mesh
+from mfjax._engine.devices import whole_mesh
 from mfjax._engine.programs import Chunk, Programs
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -91,6 +90,11 @@ class Run(eqx.Module):
 
         return certify(self.observables)
 
+    @property
+    def rise(self) -> str | None:
+        """How the energy rises, in words, where it does beyond rounding (`mf.status.risen`)."""
+        return codes.risen(self.times, self.observables["energy"], self.observables["dissipated"])
+
     def to_xarray(self) -> Any:
         """The run as an `xarray.Dataset` with coordinate `time`.
 
@@ -125,31 +129,6 @@ class Run(eqx.Module):
         reached = times[good[-1]] if good.size else 0.0
         where = f"step {int(self.failed_at)}, after the saved time t = {reached:g}"
         return f"stopped at {where}: {codes.describe(code)}"
-
-
-def risen(run: Run) -> str | None:
-    """What the energy of a flow that lowers it does instead, if its steps are too large."""
-    energy, dissipated = (np.asarray(run.observables[name]) for name in ("energy", "dissipated"))
-    unit = float(jnp.finfo(energy.dtype).eps)
-    known = np.isfinite(energy) & np.isfinite(dissipated)
-    energy, times = energy[known].astype(float), np.asarray(run.times)[known]
-    if energy.size < 2:
-        return None
-    lowest = np.minimum.accumulate(energy)[:-1]
-    rise = energy[1:] - lowest
-    # A kink that a step crosses may lift it a little.
-    slack = RISE * (energy[0] - lowest) + 1e3 * unit * np.maximum.accumulate(np.abs(energy))[:-1]
-    worst = int(np.argmax(rise - slack))
-    if rise[worst] <= slack[worst]:
-        return None
-    return (
-        f"its energy rose from {lowest[worst]:.4g} to {energy[worst + 1]:.4g} by t = {times[worst + 1]:.4g}"
-    )
-
-
-# Of the fall so far: a larger rise comes from steps that are too large.
-RISE = 1e-2
-REMEDY = "the flow lowers it, so that the steps are too large: take a smaller dt, or an adaptive stepper"
 
 
 def measure_at(measures: Measure, index: int) -> Measure:

@@ -15,7 +15,6 @@ from mfjax._results.formats import write
 from mfjax._results.labels import GridLabels, coordinate_names, grid_labels
 from mfjax._results.run import (
     RECORDED,
-    REMEDY,
     RESERVED,
     Run,
     as_attributes,
@@ -219,7 +218,7 @@ def report(table: Table, throw: bool, rises: Mapping[tuple[int, ...], str]) -> N
         index, rise = next(iter(rises.items()))
         cell = {name: values[i] for (name, values), i in zip(table.axes.items(), index, strict=True)}
         message = f"in {len(rises)} of {total} cells the energy rose; in the first, {label(cell)}, {rise}"
-        warnings.warn(f"{message}: {REMEDY}", RuntimeWarning, stacklevel=3)
+        warnings.warn(f"{message}: {codes.RISE_REMEDY}", RuntimeWarning, stacklevel=3)
     failed = table.failed
     if not failed:
         return

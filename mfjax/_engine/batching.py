@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 
 from mfjax._engine.cells import Cells
+from mfjax._engine.devices import spans_processes, whole_mesh
 from mfjax._engine.programs import Chunk, Programs
 
 METHODS = ("auto", "loop", "map", "vmap", "measure")
@@ -84,26 +85,6 @@ def even(count: int, size: int, devices: int = 1, workers: int = 1) -> int:
 def divided(size: int, devices: int) -> int:
     """The least multiple of `devices` that is at least `size`."""
     return -(-size // devices) * devices
-
-
-def whole_mesh(mesh: Mesh | None) -> Mesh | None:
-    """The mesh that a sweep divides its cells over: the given one, else all devices if there are several.
-
-    **Raises** `ValueError` for what is no mesh.
-    """
-    if mesh is None:
-        if jax.process_count() > 1 or jax.local_device_count() == 1:
-            return None
-        return jax.make_mesh((jax.local_device_count(),), ("cells",), axis_types=(AxisType.Auto,))
-    if not isinstance(mesh, Mesh):
-        raise ValueError(f"mesh must be a jax.sharding.Mesh (jax.make_mesh), got {type(mesh).__name__}")
-    # Explicit axes would ask every array of a cell for its own sharding.
-    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
-
-
-def spans_processes(mesh: Mesh | None) -> bool:
-    """Whether a mesh has devices of several processes, of which the first alone then writes files."""
-    return mesh is not None and len({device.process_index for device in mesh.devices.flat}) > 1
 
 
 def ruled(request: Request, varies: bool) -> tuple[str, str, Mesh | None]:
