@@ -1,4 +1,4 @@
-"""Several devices, of this process or of others: work divided over them, arrays put there and brought back."""
+"""Several devices, of this process or of others: work divided over them, arrays put there and back."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
