@@ -66,7 +66,7 @@ from mfjax.theory import (  # noqa: E402
 if TYPE_CHECKING:
     from mfjax import testing
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "Compressed",

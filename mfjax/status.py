@@ -94,7 +94,10 @@ def describe(code: int) -> str:
 
 # A larger rise of an energy, as a share of its fall so far, comes from steps that are too large.
 RISE = 1e-2
-RISE_REMEDY = "the flow lowers it, so that the steps are too large: take a smaller dt, or an adaptive stepper"
+RISE_REMEDY = (
+    "the flow lowers it, so that the steps are too large: take a smaller dt or an adaptive stepper, or a "
+    "smaller tolerance of one"
+)
 
 
 def risen(times: Any, energy: Any, dissipated: Any) -> str | None:

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from itertools import product
 from math import prod
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import jax
@@ -22,7 +23,7 @@ from mfjax._engine.batching import (
     plan_arrays,
 )
 from mfjax._engine.cells import Cells, along, placed, weakly
-from mfjax._engine.devices import as_here, divided, gathered, spans_processes, together, whole_mesh
+from mfjax._engine.devices import as_here, gathered, over_devices, spans_processes, together, whole_mesh
 from mfjax._engine.directory import (
     MANIFEST,
     Directory,
@@ -212,6 +213,7 @@ def _bucket(
         directory.amend({"layout": layout.as_dict()})
     mesh = whole_mesh(request.mesh) if layout.devices > 1 or request.mesh is not None else None
     loop = layout.method == "loop"
+    cells.prepare()
     groups = list(range(cells.number)) if loop else groups_of(cells.number, known(layout.batch_size))
 
     def one(group) -> list[Run]:
@@ -295,6 +297,7 @@ def _evaluate(
     like = cells.values_like
     several = lambda values: along(weakly(lambda *v: cells.leaves(list(v)), *like), layout.method)(*values)
     programs: dict[int, Program] = {}
+    lock = Lock()
 
     def one(group) -> list[Any]:
         number = len(group)
@@ -304,8 +307,11 @@ def _evaluate(
             shape = lambda s: jax.ShapeDtypeStruct(s.shape if alone else (number, *s.shape), s.dtype)
             out = read_arrays(file, [shape(s) for s in jax.tree.leaves(cells.outline)])
         else:
-            function = cells.leaves if alone else divided(several, mesh, (True,))
-            out = gathered(programs.setdefault(number, Program(function, inputs))(inputs))
+            with lock:
+                if number not in programs:
+                    function = cells.leaves if alone else over_devices(several, mesh, (True,))
+                    programs[number] = Program(function, inputs)
+            out = gathered(programs[number](inputs))
             if file is not None and writes:
                 write_arrays(file, out)
         bar.of(np.unique(group).size)(1.0)

@@ -53,6 +53,9 @@ def pytest_unconfigure(config):
 def pytest_runtest_setup(item):
     # Most problems are small, and compiling them takes a hundred times longer than running them.
     quick = item.get_closest_marker("optimized") is None
+    if jax.config.read("jax_disable_most_optimizations") != quick:
+        # No cache asks how a program was compiled.
+        forget()
     jax.config.update("jax_disable_most_optimizations", quick)
     # Annotations are checked, except where a call is wrong on purpose: there our own message counts.
     jaxtyping.config.update("jaxtyping_disable", item.get_closest_marker("wrong_calls") is not None)
@@ -69,12 +72,17 @@ def pytest_collection_modifyitems(items):
 def released_programs():
     """Each compiled program holds memory maps, of which a process has a limited number."""
     yield
+    forget()
+    gc.collect()
+
+
+def forget():
+    """Drop all compiled programs."""
     # Not above: annotations are checked in what is imported once pytest is set up.
     from mfjax._numerics import compiled
 
     compiled.clear()
     jax.clear_caches()
-    gc.collect()
 
 
 @pytest.fixture(params=["float32", "float64"])

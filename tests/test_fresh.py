@@ -1,5 +1,6 @@
 """What runs is what is asked for: a global that changes between two calls is seen by the second."""
 
+import functools
 import gc
 import os
 from pathlib import Path
@@ -247,3 +248,59 @@ def test_a_new_function_a_turn_compiles_nothing_and_keeps_nothing():
         jax.monitoring.unregister_event_duration_listener(listen)
     assert not compiled
     assert kept < 30 * 2**20, f"{kept / 30 / 2**20:.2f} MB a turn"
+
+
+def ends(potential):
+    run = mf.simulate(mf.flows.Wasserstein(E.Potential(potential), LINE), MU, stepper=S.Euler(0.1), steps=2)
+    return np.asarray(run.final.points)
+
+
+def test_an_array_that_changes_inside_a_partial_of_a_library():
+    """Numpy's arrays may change, and a partial shows nothing of it."""
+    slope = np.array([1.0])
+    potential = functools.partial(jnp.vdot, slope)
+    first = ends(potential)
+    slope[:] = 2.0
+    np.testing.assert_allclose(MU.points - ends(potential), 2 * (MU.points - first), rtol=1e-12)
+
+
+def test_a_function_that_wears_the_name_of_another(monkeypatch):
+    """`functools.wraps` copies the module of what it wraps."""
+
+    @functools.wraps(jnp.sum)
+    def scaled(x):
+        return SCALE * jnp.sum(x)
+
+    first = ends(scaled)
+    monkeypatch.setitem(globals(), "SCALE", 2.0)
+    np.testing.assert_allclose(MU.points - ends(scaled), 2 * (MU.points - first), rtol=1e-12)
+
+
+def test_the_random_bits_of_a_run_are_those_of_the_setting():
+    flow = mf.flows.Wasserstein(E.Entropy() + E.MMD(K.Gaussian(1.0), MU), LINE)
+    found = []
+    for partitionable in (True, False, True):
+        with jax.threefry_partitionable(partitionable):
+            run = mf.simulate(flow, MU, stepper=S.EulerMaruyama(0.1), steps=2, key=jr.key(0))
+            found.append(np.asarray(run.final.points))
+    np.testing.assert_array_equal(found[0], found[2])
+    assert not np.array_equal(found[0], found[1])
+
+
+def test_callbacks_are_told_apart():
+    """Programs that call back differ by what they call, which their texts do not show."""
+
+    def called(factor):
+        shape = jax.ShapeDtypeStruct((), MU.dtype)
+        on_host = lambda x: np.asarray(factor * x.sum(), x.dtype)
+
+        @jax.custom_jvp
+        def potential(x):
+            return jax.pure_callback(on_host, shape, x, vmap_method="sequential")
+
+        potential.defjvps(lambda t, value, x: jnp.sum(t) + 0 * value)
+        return mf.simulate(
+            mf.flows.Wasserstein(E.Potential(potential), LINE), MU, stepper=S.Euler(0.1), steps=2
+        ).observables["energy"][0]
+
+    np.testing.assert_allclose(called(3.0), 3 * called(1.0), rtol=1e-12)

@@ -255,7 +255,7 @@ def test_a_directory_is_claimed_once(tmp_path):
         opened(path, MANIFEST, True, "a\nc")
     manifest = files.read_json(path / "manifest.json")
     files.write_json(path / "manifest.json", {k: v for k, v in manifest.items() if k != "format"})
-    with pytest.raises(ForeignRun, match=r"holds a run of mfjax 0\.1\.0, which this version cannot continue"):
+    with pytest.raises(ForeignRun, match=r"holds a run in format 1 of another version"):
         opened(path, MANIFEST, True)
 
 

@@ -633,3 +633,40 @@ def test_an_interrupt_says_how_to_go_on(tmp_path, method, monkeypatch):
         mf.sweep(stiff, rate=[1.0, 2.0], method=method),
     )
     mf.simulate(stiff(1.0), path=tmp_path / "run", resume=True)
+
+
+class Shifted(mf.features.FeatureMap):
+    frequency: jax.Array
+
+    def __call__(self, omega, x):
+        return jnp.cos(self.frequency * (omega @ x))
+
+
+@pytest.mark.parametrize("options", [{"method": "map"}, {"method": "vmap"}], ids=str)
+def test_a_number_of_a_user_promotes_nothing(options):
+    """Single precision stays single in a batch, where a cell alone has it so."""
+    x = jnp.linspace(-1, 1, 5, dtype="float32")[:, None]
+
+    def fn(frequency):
+        energy = mf.energies.ReducedRisk(Shifted(jnp.asarray(frequency)), x, x[:, 0] ** 2, lam=0.1)
+        mu = mf.measures.Particles(jnp.array([[0.5], [1.0], [2.0]], "float32"))
+        return mf.Simulation(mf.flows.Wasserstein(energy, mf.domains.Euclidean(1)), mu, **EULER)
+
+    alone = mf.sweep(fn, frequency=[1.0, 2.0], method="loop")
+    table = mf.sweep(fn, frequency=[1.0, 2.0], **options)
+    assert table["final_points"].dtype == alone["final_points"].dtype == np.float32
+    np.testing.assert_allclose(table["final_points"], alone["final_points"], rtol=1e-5)
+
+
+def test_arrays_are_traced_once_for_all_cells(monkeypatch):
+    calls = []
+
+    def fn(a):
+        calls.append(a)
+        return {"x": a**2}
+
+    mf.sweep(fn, a=list(np.arange(1.0, 4.0)), method="loop", workers=1)
+    few = len(calls)
+    calls.clear()
+    mf.sweep(fn, a=list(np.arange(1.0, 33.0)), method="loop", workers=1)
+    assert len(calls) == few

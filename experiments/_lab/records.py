@@ -13,7 +13,7 @@ import numpy as np
 
 import mfjax as mf
 from _lab.cli import Settings
-from mfjax._results.atomic import write_atomically
+from mfjax._results.atomic import write_text
 from mfjax._results.datasets import write_dataset
 from mfjax.theory.bounds import Bound
 from mfjax.theory.certificates import REQUIRED, certify, format_table
@@ -50,7 +50,7 @@ class Records:
             resume=self.settings.resume,
             progress=self.settings.progress,
             static=static,
-            **axes,
+            axes=axes,
         )
         data = table.to_xarray()
         if derive is not None:
@@ -66,7 +66,7 @@ class Records:
 
     def _certify(self, name: str, data: Any, axes: tuple[str, ...]) -> None:
         for index in np.ndindex(*(data.sizes[axis] for axis in axes)):
-            cell = (f"{axis}={data[axis].values[i]:g}" for axis, i in zip(axes, index, strict=True))
+            cell = (f"{axis}={_shown(data[axis].values[i])}" for axis, i in zip(axes, index, strict=True))
             self.certificates[f"{name} {' '.join(cell)}"] = certify(
                 {key: data[key].transpose(*axes, "save").values[index] for key in REQUIRED}
             )
@@ -88,7 +88,7 @@ class Records:
             mine = tuple(f"{name} " for name in self.datasets)
             rows += [row for row in _read(place.read_text()) if not row["run"].startswith(mine)]
         text = _written(rows)
-        write_atomically(place, lambda file: file.write(text.encode()))
+        write_text(place, text)
         worst = {}
         for name in self.datasets:
             rows = [row for run, row in self.certificates.items() if run.split(" ")[0] == name]
@@ -131,3 +131,8 @@ def _written(rows: list[dict[str, str]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue()
+
+
+def _shown(value: Any) -> str:
+    """A value of an axis, which may be a text."""
+    return f"{value:g}" if np.issubdtype(np.asarray(value).dtype, np.number) else str(value)

@@ -78,11 +78,11 @@ def even(count: int, size: int, devices: int = 1, workers: int = 1) -> int:
     >>> even(9, 8), even(9, 8, 4), even(24, 11), even(24, 11, workers=2)
     (5, 8, 8, 6)
     """
-    number = divided(-(-count // min(size, count)), workers)
-    return divided(-(-count // number), devices)
+    number = rounded_up(-(-count // min(size, count)), workers)
+    return rounded_up(-(-count // number), devices)
 
 
-def divided(size: int, devices: int) -> int:
+def rounded_up(size: int, devices: int) -> int:
     """The least multiple of `devices` that is at least `size`."""
     return -(-size // devices) * devices
 
@@ -125,11 +125,11 @@ def plan_arrays(request: Request, count: int, varies: bool) -> tuple[Layout, Mes
     """The layout of a function that returns arrays, and the mesh of its devices."""
     method, reason, mesh = ruled(request, varies)
     if method == "measure":
-        method, reason = "loop", "arrays are not worth measuring"
+        method, reason, mesh = "loop", "arrays are not worth measuring", None
     devices = 1 if mesh is None else mesh.devices.size
     # A group is kept on disk once it is known: as small as those of a loop, unless more are asked for.
     default = devices if request.method == "auto" and method == "map" else count
-    size = 1 if method == "loop" else divided(min(request.batch_size or default, count), devices)
+    size = 1 if method == "loop" else rounded_up(min(request.batch_size or default, count), devices)
     return Layout(method, size, devices, threads(request.workers, mesh), reason), mesh
 
 
@@ -144,7 +144,7 @@ def prepared(request: Request, cells: Cells, chunk: Chunk) -> tuple[Layout, Prog
     count = cells.number
     if size is not None:
         # What a user asks for is taken as it is.
-        return Layout(method, divided(min(size, count), devices), devices, workers), programs
+        return Layout(method, rounded_up(min(size, count), devices), devices, workers), programs
     size, programs = fit(cells, chunk, method, mesh, workers)
     return Layout(method, size, devices, workers), programs
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mfjax._engine.devices import divided, put
+from mfjax._engine.devices import over_devices, put
 from mfjax._engine.programs import Programs
 from mfjax._engine.simulation import Simulation
 from mfjax._numerics.compiled import Program, is_array, shapes_of
@@ -92,6 +92,15 @@ class Cells:
     def _own(self) -> Program:
         return Program(self._part(True), self.values_like)
 
+    @property
+    def own_like(self) -> list[Any]:
+        """The arrays of one cell that follow from its numbers, as shapes, weakly typed where they are."""
+        return [_unplaced(s) for s in self._own.shapes]
+
+    def prepare(self) -> None:
+        """Trace and compute, once, what threads share."""
+        _ = self.shared, self._own
+
     def inputs(self, cells: Any) -> Inputs:
         """The inputs of cell number `cells`, or of several."""
         values = self.values(cells)
@@ -145,14 +154,20 @@ class Cells:
                     made.append(rest)
                     return dynamic
 
-                first = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), (own, moving))
-                return along(weakly(one, self.values_like, *first), method)(values, own, moving)
+                first = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), moving)
+                return along(weakly(one, self.values_like, self.own_like, first), method)(values, own, moving)
 
             stacked = (True, True, True, False, False)
-            out = divided(on_device, mesh, stacked)(inputs.values, inputs.own, moving, inputs.shared, counts)
+            out = over_devices(on_device, mesh, stacked)(
+                inputs.values, inputs.own, moving, inputs.shared, counts
+            )
             return eqx.combine(out, made[-1])
 
         return all_cells
+
+
+def _unplaced(shape: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, weak_type=shape.weak_type)
 
 
 def _is_count(value: Any) -> bool:

@@ -32,7 +32,7 @@ def spans_processes(mesh: Mesh | None) -> bool:
     return mesh is not None and len({device.process_index for device in mesh.devices.flat}) > 1
 
 
-def divided(function: Callable, mesh: Mesh | None, stacked: tuple[bool, ...]) -> Callable:
+def over_devices(function: Callable, mesh: Mesh | None, stacked: tuple[bool, ...]) -> Callable:
     """`function` of many cells with the cells divided among the devices; of `stacked` arguments only."""
     if mesh is None:
         return function
@@ -65,9 +65,13 @@ def gathered(tree: Any) -> Any:
     if not away:
         return tree
     everywhere = [NamedSharding(leaf.sharding.mesh, PartitionSpec()) for leaf in away]
-    copies = iter(jax.jit(lambda arrays: arrays, out_shardings=everywhere)(away))
+    copies = iter(jax.jit(_same, out_shardings=everywhere)(away))
     local = lambda leaf: next(copies).addressable_data(0) if _is_elsewhere(leaf) else leaf
     return jax.tree.unflatten(structure, [local(leaf) for leaf in leaves])
+
+
+def _same(arrays: Any) -> Any:
+    return arrays
 
 
 def put(leaf: Any, sharding: Any) -> Any:
@@ -128,6 +132,7 @@ def as_here(function: Callable) -> Callable:
         (jax.debug_nans, config.jax_debug_nans),
         (jax.debug_infs, config.jax_debug_infs),
         (jax.default_prng_impl, config.jax_default_prng_impl),
+        (jax.threefry_partitionable, config.jax_threefry_partitionable),
     ]
 
     def there(*arguments):

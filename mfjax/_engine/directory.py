@@ -49,10 +49,10 @@ def read_arrays(path: Path, like: Any) -> Any:
     )
 
 
-def _stored(path: Path) -> list[np.ndarray]:
-    """The arrays of a file. **Raises** `RunDirectoryError` if it is missing or damaged."""
+def _stored(path: Path, number: int | None = None) -> list[np.ndarray]:
+    """The arrays of a file, or the first few. **Raises** `RunDirectoryError` if it is missing or damaged."""
     try:
-        return _loaded(path)
+        return _loaded(path, number)
     except FileNotFoundError as error:
         raise RunDirectoryError(f"{path} is missing: restore it, or start the run again elsewhere") from error
     except Exception as error:
@@ -68,13 +68,13 @@ def _stored(path: Path) -> list[np.ndarray]:
 _PARSING, ATTEMPTS = threading.Lock(), 10
 
 
-def _loaded(path: Path) -> list[np.ndarray]:
+def _loaded(path: Path, number: int | None) -> list[np.ndarray]:
     left = ATTEMPTS
     while True:
         left -= 1
         try:
             with _PARSING, np.load(path) as file:
-                return [file[name] for name in sorted(file.files)]
+                return [file[name] for name in sorted(file.files)[:number]]
         except SystemError:
             if not left:
                 raise
@@ -162,8 +162,8 @@ class Directory:
         stored = read_json(place)
         if stored.get("format") != FORMAT:
             raise ForeignRun(
-                f"{self.path} holds a run of mfjax 0.1.0, which this version cannot continue: keep its "
-                "results.nc, and use another path"
+                f"{self.path} holds a run in format {stored.get('format', 1)} of another version, which this "
+                f"one (format {FORMAT}) cannot continue: keep its results.nc, and use another path"
             )
         for name in manifest:
             difference = _difference(name, stored.get(name), plain(manifest[name]))
@@ -212,15 +212,23 @@ class Directory:
             return
         if self._lock is not None:
             return
-        lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(lock, 200).decode().strip() or "another process"
+        while True:
+            lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.read(lock, 200).decode().strip() or "another process"
+                os.close(lock)
+                raise RunDirectoryError(
+                    f"{self.path} is being written by {holder}: wait for it, or use another path"
+                ) from None
+            # The last holder may have removed the file that was opened.
+            try:
+                if os.path.samestat(os.fstat(lock), os.stat(self.path / LOCK)):
+                    break
+            except FileNotFoundError:
+                pass
             os.close(lock)
-            raise RunDirectoryError(
-                f"{self.path} is being written by {holder}: wait for it, or use another path"
-            ) from None
         os.truncate(lock, 0)
         os.write(lock, f"process {os.getpid()} on {platform.node()}".encode())
         self._lock = lock
@@ -263,8 +271,8 @@ class Place:
         """The saved times that a run has reached, t = 0 left out; `None` if there are none on disk."""
         if not self.checkpoint.exists():
             return None
-        reached = int(_stored(self.checkpoint)[0])
-        parts = [_stored(file)[0] for file, _ in self.parts(reached)]
+        reached = int(_stored(self.checkpoint, 1)[0])
+        parts = [_stored(file, 1)[0] for file, _ in self.parts(reached)]
         return np.concatenate(parts) if parts else None
 
     def parts(self, saves: int) -> list[tuple[Path, int]]:

@@ -37,9 +37,12 @@ def text_of(*programs: Program) -> str:
 
 
 def _plain(text: str) -> str:
-    symbols: dict[str, str] = {}
-    name = lambda match: symbols.setdefault(match.group(0), f"@f{len(symbols)}")
-    text = re.sub(r'@"[^"]*"|@[\w.$-]+', name, text)
+    # Those of functions; the targets of custom calls say what they do. Of a Python callback a text says only
+    # that there is one.
+    symbol = r'@"[^"]*"|@[\w.$-]+'
+    functions = re.findall(rf"func\.func (?:public |private )?({symbol})", text)
+    names = {name: f"@f{i}" for i, name in enumerate(dict.fromkeys(functions))}
+    text = re.sub(symbol, lambda match: names.get(match.group(0), match.group(0)), text)
     return re.sub(r'"0x[0-9A-F]{256,}"', lambda found: _digest(found.group(0).encode()), text)
 
 

@@ -7,7 +7,7 @@ import jax
 
 from mfjax._engine.batching import Layout, Request, groups_of, prepared
 from mfjax._engine.cells import Cells, placed
-from mfjax._engine.devices import whole_mesh
+from mfjax._engine.devices import as_here, whole_mesh
 from mfjax._engine.programs import Chunk, Programs
 
 
@@ -50,6 +50,6 @@ def _expected(layout: Layout, programs: Programs, cells: Cells, chunk: Chunk, me
     first_chunk(inputs[0], carries[0])
     with ThreadPoolExecutor(together) as pool:
         started = time.perf_counter()
-        list(pool.map(first_chunk, inputs, carries))
+        list(pool.map(as_here(first_chunk), inputs, carries))
         taken = time.perf_counter() - started
     return taken * -(-len(groups) // together)

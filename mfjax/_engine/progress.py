@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 # Called with the share of a run that has been made since the last call.
@@ -13,7 +14,7 @@ class Progress:
     """A bar over `total` units, flow time or cells, which may be hidden; threads may share one."""
 
     def __init__(self, bar: Any = None):
-        self._bar = bar
+        self._bar, self._lock = bar, Lock()
         self.done = 0.0
 
     def compiling(self, what: str = "mfjax") -> None:
@@ -26,13 +27,14 @@ class Progress:
         """The function that a run which is worth `size` units reports to."""
 
         def update(share: float) -> None:
-            self.done += share * size
-            if self._bar is None or not share:
-                return
-            self._bar.set_description(self._what, refresh=False)
-            # The sum of shares ends a rounding beyond the total.
-            self._bar.n = min(self.done, self._bar.total)
-            self._bar.refresh()
+            with self._lock:
+                self.done += share * size
+                if self._bar is None or not share:
+                    return
+                self._bar.set_description(self._what, refresh=False)
+                # The sum of shares ends a rounding beyond the total.
+                self._bar.n = min(self.done, self._bar.total)
+                self._bar.refresh()
 
         return update
 

@@ -56,12 +56,20 @@ class _Recent(OrderedDict):
 
     def find(self, key: Any, make: Callable[[], Any]) -> Any:
         with self.lock:
-            if key not in self:
-                self[key] = make()
-                while len(self) > self.size:
-                    self.popitem(last=False)
-            self.move_to_end(key)
-            return self[key]
+            if key in self:
+                self.move_to_end(key)
+                return self[key]
+        # Not under the lock: other threads trace too.
+        made = make()
+        with self.lock:
+            made = self.setdefault(key, made)
+            while len(self) > self.size:
+                self.popitem(last=False)
+            return made
+
+    def clear(self) -> None:
+        with self.lock:
+            super().clear()
 
 
 # Each holds machine code, some megabytes of it.
@@ -195,13 +203,14 @@ CONTEXT = (
     "jax_numpy_dtype_promotion",
     "jax_numpy_rank_promotion",
     "jax_default_prng_impl",
+    "jax_threefry_partitionable",
     "jax_debug_nans",
 )
 
 
 def context() -> tuple[Any, ...]:
     """The settings of JAX that enter a trace, or its compilation, as they are here."""
-    return tuple(getattr(jax.config, name) for name in CONTEXT)
+    return (*(getattr(jax.config, name) for name in CONTEXT), jax.sharding.get_abstract_mesh())
 
 
 def _key(function: Callable, arguments: Any) -> Any:
@@ -222,41 +231,52 @@ def _key(function: Callable, arguments: Any) -> Any:
 LIBRARIES = frozenset({"mfjax", "jax", "jaxlib", "equinox", "optax", "numpy", "functools", "builtins"})
 
 
-def from_libraries(value: Any) -> bool:
+def from_libraries(value: Any, held: bool = False) -> bool:
     """Whether an object, all that it holds included, is made of libraries, whose functions never change.
 
-    Functions and classes of others may read a global, or an attribute, that has changed since.
+    Functions and classes of others may read a global, or an attribute, that has changed since. What a
+    function or a partial has `held` since it was made is no argument of a program: it must be immutable too.
     """
-    if (
-        value is None
-        or isinstance(value, (bool, int, float, complex, str, bytes, np.dtype))
-        or is_array(value)
-    ):
+    if value is None or isinstance(value, (bool, int, float, complex, str, bytes, np.dtype, np.generic)):
         return True
-    if isinstance(value, dict):
-        return all(map(from_libraries, value.values()))
+    if is_array(value):
+        return not held or (isinstance(value, jax.Array) and not isinstance(value, Tracer))
+    if isinstance(value, FunctionType):
+        # Not by `__module__`, which a decorator copies from what it wraps.
+        if not _is_library_name(value.__globals__.get("__name__")):
+            return False
+        cells = [cell.cell_contents for cell in value.__closure__ or () if _is_full(cell)]
+        kept = [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+        return all(from_libraries(each, True) for each in kept)
     kind = type(value)
+    if isinstance(value, dict):
+        return not held and all(map(from_libraries, value.values()))
     if isinstance(value, (tuple, list)):
-        return _is_library(kind) and all(map(from_libraries, value))
+        immutable = isinstance(value, tuple) or not held
+        return immutable and _is_library(kind) and all(from_libraries(each, held) for each in value)
     if isinstance(value, type):
         return _is_library(value)
-    if not _is_library(value if isinstance(value, FunctionType) else kind):
+    if not _is_library(kind):
         return False
-    if isinstance(value, FunctionType):
-        held = [cell.cell_contents for cell in value.__closure__ or () if _is_full(cell)]
-        return all(map(from_libraries, [*held, *(value.__defaults__ or ())]))
     if isinstance(value, partial):
-        return from_libraries((value.func, value.args, value.keywords))
+        return all(from_libraries(each, True) for each in (value.func, *value.args, *value.keywords.values()))
+    if isinstance(value, (np.ufunc, jax.numpy.ufunc)):
+        # Those that are made of functions of others have their classes too.
+        return any(getattr(module, getattr(value, "__name__", ""), None) is value for module in (np, jnp))
     if hasattr(value, "__wrapped__"):
-        return from_libraries(value.__wrapped__)
+        return from_libraries(value.__wrapped__, True)
     if is_dataclass(value):
-        return all(from_libraries(getattr(value, f.name, None)) for f in fields(value))
+        return all(from_libraries(getattr(value, f.name, None), held) for f in fields(value))
     # An object of a library that shows nothing of what it holds.
-    return not callable(value) or isinstance(value, (np.ufunc, jax.numpy.ufunc))
+    return not callable(value) and not held
 
 
 def _is_library(value: Any) -> bool:
-    return (getattr(value, "__module__", None) or "").split(".")[0] in LIBRARIES
+    return _is_library_name(getattr(value, "__module__", None))
+
+
+def _is_library_name(name: str | None) -> bool:
+    return (name or "").split(".")[0] in LIBRARIES
 
 
 def _is_full(cell: Any) -> bool:

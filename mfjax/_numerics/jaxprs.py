@@ -3,6 +3,7 @@
 from collections.abc import Hashable
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from hashlib import sha256
 from typing import Any
 
 import jax
@@ -31,6 +32,7 @@ def value_of(jaxpr: Any, constants: Any) -> Hashable | None:
         value = (_program(jaxpr), tuple(map(_constant, constants)))
         hash(value)
     except (Incomparable, TypeError):
+        # Among these a tracer, which has no value.
         return None
     return value
 
@@ -78,11 +80,20 @@ def _part(value: Any) -> Hashable:
 
 
 def _constant(value: Any) -> Hashable:
-    """Bit for bit: numbers that compare as equal may have other signs."""
-    kind = getattr(value, "dtype", None)
-    if kind is not None and jnp.issubdtype(kind, jax.dtypes.extended):
-        value = jax.random.key_data(value)
+    """Bit for bit, and where it lies: numbers that compare as equal may have other signs."""
+    if not isinstance(value, (jax.Array, np.ndarray, np.generic, bool, int, float, complex)):
+        # A reference to what may change, or unknown.
+        raise Incomparable
+    kind, weak = str(getattr(value, "dtype", type(value))), bool(getattr(value, "weak_type", False))
+    place = None
+    if isinstance(value, jax.Array):
+        if not value.is_fully_addressable:
+            raise Incomparable
+        place = value.sharding
+        if jnp.issubdtype(value.dtype, jax.dtypes.extended):
+            value = jax.random.key_data(value)
     array = np.asarray(value)
     if array.dtype.hasobject:
         raise Incomparable
-    return str(kind), bool(getattr(value, "weak_type", False)), array.shape, array.tobytes()
+    content = array.tobytes()
+    return kind, weak, array.shape, place, sha256(content).digest() if len(content) > 64 else content

@@ -90,7 +90,12 @@ def read_dataset(path: str | Path) -> Any:
     for part in [name for name in data.variables if "complex" in data[name].attrs]:
         if str(part).endswith("_real"):
             name = data[part].attrs["complex"]
-            data[name] = data[part] + 1j * data[f"{str(part).removesuffix('_real')}_imag"]
+            other = f"{str(part).removesuffix('_real')}_imag"
+            whole = np.empty(data[part].shape, np.result_type(data[part].dtype, np.complex64))
+            # Not by a product with 1j, which makes NaN of infinity.
+            whole.real, whole.imag = data[part].values, data[other].values
+            data[name] = (data[part].dims, whole)
+            data = data.drop_vars([part, other])
     known = lambda name, text: text if isinstance(text, str) and stored_name(text) == name else name
     names = {name: known(name, data[name].attrs.get("long_name")) for name in data.variables}
     return data.rename({old: new for old, new in names.items() if old != new})

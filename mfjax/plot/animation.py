@@ -68,18 +68,20 @@ def animate(
         fig, _ = figure(rows, columns, width=width, height=height, projections=projections, **options)
     path.parent.mkdir(parents=True, exist_ok=True)
     canvas = fig.canvas
-    with matplotlib.rc_context(STYLE):
-        FigureCanvasAgg(fig)
-        writer = PillowWriter(fps=cast(int, fps))
-        with writer.saving(fig, str(path), dpi=dots):
-            for i in range(frames):
-                if own:
-                    draw(fig, i)
-                else:
-                    # Color bars and legends go with the axes that they belong to.
-                    fig.clear()
-                    axes = panels(fig, rows, columns, projections, **options)
-                    draw(axes[0, 0] if axes.size == 1 else axes, i)
-                writer.grab_frame()
-    fig.set_canvas(canvas)
+    try:
+        with matplotlib.rc_context(STYLE):
+            FigureCanvasAgg(fig)
+            writer = PillowWriter(fps=cast(int, fps))
+            with writer.saving(fig, str(path), dpi=dots):
+                for i in range(frames):
+                    if own:
+                        draw(fig, i)
+                    else:
+                        # Color bars and legends go with the axes that they belong to.
+                        fig.clear()
+                        axes = panels(fig, rows, columns, projections, **options)
+                        draw(axes[0, 0] if axes.size == 1 else axes, i)
+                    writer.grab_frame()
+    finally:
+        fig.set_canvas(canvas)
     return path
