@@ -120,7 +120,7 @@ def plain_log_ticks(axis: Any) -> None:
 
 
 def time_axis(ax: Any, *, step: float | None = None, log: bool = True) -> None:
-    """Label the x axis as flow time, and with `step` a second one above as iterations k = t / step."""
+    """Label the x axis as flow time, and a second one above as iterations, t / `step`, if a step is given."""
     if log:
         ax.set_xscale("log")
     ax.set_xlabel("flow time t")
