@@ -21,6 +21,7 @@ import pytest
 import mfjax as mf
 from mfjax._engine import directory as files
 from mfjax._engine.programs import Programs
+from mfjax._results import atomic
 
 PROGRAM = """
 import jax
@@ -114,7 +115,7 @@ def test_a_kill_at_any_file_operation(kind, tmp_path, monkeypatch):
 
                 return wrapped
 
-            for owner, name in [(os, "fsync"), (os, "replace"), (np, "savez"), (files, "_flush_directory")]:
+            for owner, name in [(os, "fsync"), (os, "replace"), (np, "savez"), (atomic, "_flush_directory")]:
                 patch.setattr(owner, name, interrupt(getattr(owner, name)))
             # A killed process tidies nothing up.
             patch.setattr(pathlib.Path, "unlink", lambda self, missing_ok=False: None)
@@ -142,7 +143,7 @@ def test_a_full_disk_leaves_what_was_written(number, tmp_path, monkeypatch):
         return open("/dev/full" if next(opened) == number else path, mode)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "open", full, raising=False)
+        patch.setattr(atomic, "open", full, raising=False)
         with pytest.raises((OSError, files.RunDirectoryError), match="No space left on device"):
             go("run", tmp_path / "run", False)
     assert not list((tmp_path / "run").rglob("*.tmp"))

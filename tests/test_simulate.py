@@ -191,7 +191,7 @@ def test_a_grid_run():
     np.testing.assert_allclose(run.observables["mass"], 1, rtol=1e-13)
     assert np.all(np.diff(np.asarray(run.observables["energy"])) < 0)
     data = run.to_xarray()
-    assert data["weights"].dims == ("time", "cell") and data["points"].dims == ("cell", "coordinate")
+    assert data["weights"].dims == ("time", "x") and data["points"].dims == ("x", "coordinate")
 
 
 def test_a_simulation_is_a_run_unevaluated():

@@ -24,6 +24,11 @@ class Origin:
     def __init__(self, sim: Any = None, domain: Domain | None = None, settings: Mapping | None = None):
         self._sim, self._domain, self._settings = sim, domain, settings
 
+    @classmethod
+    def of(cls, sim: Any) -> "Origin":
+        """That of a cell, whose arrays must not outlive it."""
+        return cls() if is_traced(sim) else cls(None, sim.flow.domain, settings(sim))
+
     @property
     def domain(self) -> Domain | None:
         """The domain that the measures live on, where it is known."""

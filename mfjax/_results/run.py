@@ -148,7 +148,7 @@ def assemble(sim: Any, records: Any, carry: Any, end: Any = None) -> Run:
     if isinstance(initial, Grid) and measures is not None:
         # Not a grid's `with_weights`, which is for one measure.
         measures = eqx.tree_at(lambda grid: (grid.weights, grid.marks), initial, measures)
-    final, origin = carry.state.measure, Origin(sim)
+    final, origin = carry.state.measure, Origin.of(sim) if end is None else Origin(sim)
     return Run(sim.times, values, measures, final, carry.status, carry.failed_at, end, origin)
 
 
