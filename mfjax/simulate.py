@@ -99,7 +99,7 @@ def simulate(
         parts = [] if sim.flow.energy is None else sim.flow.energy.parts()
         names = " + ".join(type(term).__name__ for _, term in parts) or "none"
         raise SimulationError(f"the run {run.describe()} (energy: {names})", run)
-    if sim.falls and (rise := run.rise):
+    if sim.falls and int(run.status) <= codes.OK and (rise := run.rise):
         warnings.warn(
             f"the run {run.describe()}, but {rise}: {codes.RISE_REMEDY}", RuntimeWarning, stacklevel=2
         )
