@@ -5,6 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import mfjax as mf
@@ -152,8 +155,6 @@ print([name for name in {HEAVY!r} if name in sys.modules])
 
 @pytest.mark.parametrize("version", BROKEN)
 def test_broken_releases_of_jax_are_refused_by_name(version, monkeypatch):
-    import jax
-
     with pytest.raises(ImportError, match=version):
         refuse_broken_jax(version)
     monkeypatch.setattr(jax, "__version__", version)
@@ -161,6 +162,16 @@ def test_broken_releases_of_jax_are_refused_by_name(version, monkeypatch):
         refuse_broken_jax()
     requirement = (ROOT.parent / "pyproject.toml").read_text()
     assert requirement.count(f"!={version}") >= 2
+
+
+@pytest.mark.optimised
+@pytest.mark.parametrize(("dtype", "rows"), [("float64", 16_385), ("float32", 32_769)])
+def test_products_of_a_long_batch_are_right(dtype, rows):
+    """The wrong numbers of JAX 0.10.2 (jax-ml/jax#39103): rows at the end of a batch lose their product."""
+    first = jnp.arange(rows, dtype=dtype)
+    batch, unit = first[:, None] * jnp.eye(1, 3, dtype=dtype), jnp.eye(3, dtype=dtype)
+    squares = jax.jit(jax.vmap(lambda row: jnp.sum((unit @ row) ** 2)))(batch)
+    np.testing.assert_array_equal(squares, first**2)
 
 
 @pytest.mark.parametrize("name", MODULES)
