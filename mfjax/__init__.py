@@ -47,8 +47,8 @@ from mfjax import (  # noqa: E402
     steppers,
     theory,
 )
+from mfjax._results.reading import load  # noqa: E402
 from mfjax.energies.compression import Compressed, compress  # noqa: E402
-from mfjax.load import load  # noqa: E402
 from mfjax.simulate import Run, Simulation, simulate  # noqa: E402
 from mfjax.status import SimulationError  # noqa: E402
 from mfjax.sweep import Table, sweep  # noqa: E402

@@ -39,7 +39,6 @@ ORDER = [
     "_engine",
     "simulate",
     "sweep",
-    "load",
     "plot",
     "problems",
     "testing",
