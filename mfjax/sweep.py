@@ -35,10 +35,10 @@ from mfjax._engine.directory import (
 )
 from mfjax._engine.host import chunk_of, drive
 from mfjax._engine.identity import closed_over, step_program, text_of
-from mfjax._engine.measure import fastest
 from mfjax._engine.progress import Progress
 from mfjax._engine.progress import progress as shown
 from mfjax._engine.simulation import Simulation
+from mfjax._engine.timing import fastest
 from mfjax._numerics.arrays import count, known
 from mfjax._numerics.compiled import Program
 from mfjax._results.run import Run, assemble

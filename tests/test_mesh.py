@@ -18,7 +18,7 @@ import pytest
 
 import mfjax as mf
 from mfjax._engine import batching as layouts
-from mfjax._engine import measure
+from mfjax._engine import timing
 from mfjax._engine.cells import Cells
 from mfjax._engine.programs import Chunk
 from mfjax._numerics import compiled
@@ -276,13 +276,13 @@ def test_a_compiled_map_equals_the_loop(options, looped):
 
 def timed(monkeypatch, fastest):
     """Clocks by which one layout is the fastest."""
-    real = measure._expected
+    real = timing._expected
 
     def expected(layout, *rest):
         assert real(layout, *rest) > 0
         return 1.0 if layout.method == fastest else 2.0
 
-    monkeypatch.setattr(measure, "_expected", expected)
+    monkeypatch.setattr(timing, "_expected", expected)
 
 
 @pytest.mark.slow
