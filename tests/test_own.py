@@ -12,8 +12,6 @@ import pytest
 import mfjax as mf
 from mfjax import status as codes
 
-pytestmark = pytest.mark.core
-
 E, S = mf.energies, mf.steppers
 LINE, TORUS = mf.domains.Euclidean(1), mf.domains.Torus(1)
 MU = mf.measures.Particles(jnp.array([[1.0], [-0.5]]))

@@ -15,8 +15,6 @@ from mfjax import problems
 from mfjax.measures import Particles
 from mfjax.problems.teachers import bump, bump_quantile, poisson_radius
 
-pytestmark = pytest.mark.core
-
 REFERENCE = Path(__file__).parent / "reference"
 
 

@@ -76,7 +76,6 @@ def solo():
     return runs
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("method", METHODS)
 def test_every_cell_equals_its_solo_run(solo, method):
     fn = Counted(reduced_risk)
