@@ -158,7 +158,6 @@ def test_compressed_data_make_an_energy(name, dtype):
     check_energy(part, measure(domain, dtype), variants=variants)
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("outer", [Cholesky(), ConjugateGradient(rank=40), None])
 def test_solvers_agree(outer):
     _, part, _, domain = both("gaussian, 2-torus", outer=outer)

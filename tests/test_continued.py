@@ -35,7 +35,6 @@ KINDS = {
 }
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_runs_are_one_bit_for_bit(kind):
     flow, options = KINDS[kind]

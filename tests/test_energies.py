@@ -109,7 +109,6 @@ ENERGIES = {
 }
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("name", ENERGIES)
 def test_generic(name):
     make, values = ENERGIES[name]

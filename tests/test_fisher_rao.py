@@ -110,7 +110,6 @@ class Unlimited(mf.grids.Discretization):
         return eqx.tree_at(lambda e: e.tangent.weights, now, flux - jnp.roll(flux, 1))
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("stepper", [Heun, RK4])
 def test_orders_of_transport_with_reaction_on_a_grid(stepper):
     flow = WassersteinFisherRao(population({1: 0.4}), CIRCLE, 2.0, 5.0, space=Unlimited())

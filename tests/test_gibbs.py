@@ -74,7 +74,6 @@ def test_the_tanh_network_to_rounding(sigma):
     assert int(found.status) == 0 and 0 <= float(found.gap) < 1e-14
 
 
-@pytest.mark.core
 @pytest.mark.parametrize(
     "make",
     [

@@ -57,7 +57,6 @@ def everything(energy, mu, carry=None):
     return solution, energy.first_variation(mu, solution), energy.gradient_field(mu, solution)
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("name", ["circle", "circle, bias", "tanh", "torus"])
 @pytest.mark.parametrize("lam", [1e-1, 1e-4])
 def test_it_finds_what_a_factorization_finds(name, lam):

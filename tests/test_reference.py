@@ -42,7 +42,6 @@ def circle_run(reference, dtype, steps):
     return energy, eqx.filter_jit(trajectory)(sim)
 
 
-@pytest.mark.core
 @pytest.mark.parametrize(
     ("dtype", "steps"),
     [("float64", 1000), ("float32", 250), pytest.param("float32", 1000, marks=pytest.mark.slow)],

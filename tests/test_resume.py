@@ -95,7 +95,6 @@ SWEEPS_ARE_SLOW = [
 ]
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("kind", SWEEPS_ARE_SLOW)
 def test_a_kill_at_any_file_operation(kind, tmp_path, monkeypatch):
     """Before a file is filled, flushed, renamed, and before its directory is flushed."""

@@ -117,7 +117,6 @@ SOURCES = {
 }
 
 
-@pytest.mark.core
 @pytest.mark.parametrize(
     ("source", "order", "modes"),
     [("particles", 1.0, None), ("density", 1.5, 12)],
