@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.extend.core import jaxpr_as_fun
 
 from mfjax._numerics.arrays import is_traced
-from mfjax._numerics.jaxprs import value_of
+from mfjax._numerics.jaxprs import ClosedJaxpr, value_of
 
 # Arrays that functions close over are arguments of their programs where they are larger (in bytes): as
 # constants they would be printed, parsed and folded. Smaller ones help the compiler to simplify.
@@ -103,7 +103,7 @@ class Program:
 
         traced_here = lambda leaf: isinstance(leaf, Tracer)
         like = [_shape(leaf) if traced_here(leaf) else leaf for leaf in leaves]
-        closed = jax.make_jaxpr(flat)(*like)
+        closed: Any = jax.make_jaxpr(flat)(*like)
         self._outputs, self._rest = made[-1]
         self._results = [
             jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=a.weak_type) for a in closed.out_avals

@@ -9,7 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend import core
+from jax.extend.core import Jaxpr, Literal
+
+# From JAX 0.12 on another name of `Jaxpr`.
+ClosedJaxpr: Any = vars(core)["ClosedJaxpr"]
 
 # What says how a function is differentiated or batched, and nothing of its value.
 RULES = {
