@@ -199,3 +199,17 @@ def test_signal_is_the_function():
     # Rows run along x2, upwards.
     assert image[0, 0] == -22 and image[0, -1] == -18 and image[-1, 0] == 18
     assert bar_label(panels[0, 0]) == "Y"
+
+
+def test_a_later_line_is_seen_to_its_top():
+    ax = axes()
+    plot.density(ax, lambda x: 1 + 0 * x[0], CIRCLE)
+    plot.density(ax, lambda x: 5 + 4 * x[0], CIRCLE)
+    low, high = ax.get_ylim()
+    assert low == 0 and high > 9
+    ax = axes()
+    for mass in (0.1, 0.5):
+        mu = mf.measures.Particles(np.array([[1.0]]), np.array([mass]))
+        plot.particles(ax, mu, mf.domains.Euclidean(1))
+    low, high = ax.get_ylim()
+    assert low == 0 and high > 0.5

@@ -128,7 +128,8 @@ def _line(ax: Any, q: np.ndarray, values: np.ndarray, label: str, drawing: dict[
     band(ax, q, values, **drawing)
     ax.set_ylabel(label)
     if np.nanmin(values) >= 0:
-        ax.set_ylim(bottom=0)
+        # A later line may be higher.
+        ax.set_ylim(bottom=0, auto=None)
 
 
 def _over_time(ax: Any, q: np.ndarray, values: np.ndarray, label: str, drawing: dict[str, Any]) -> None:

@@ -65,7 +65,7 @@ def particles(
     if domain.dim == 1:
         ax.scatter(q[:, 0], masses, s=area, **style)
         ax.set_ylabel("mass")
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(bottom=0, auto=None)
     else:
         ax.scatter(*mapped(domain, q).T, s=area, **style)
     frame(ax, domain, extent, symbol)
