@@ -6,7 +6,6 @@ from contextlib import nullcontext
 from itertools import product
 from math import prod
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import jax
@@ -22,8 +21,8 @@ from mfjax._engine.batching import (
     plan,
     plan_arrays,
 )
-from mfjax._engine.cells import Cells, along, placed, weakly
-from mfjax._engine.devices import as_here, gathered, over_devices, spans_processes, together, whole_mesh
+from mfjax._engine.cells import Cells, placed
+from mfjax._engine.devices import as_here, gathered, spans_processes, together, whole_mesh
 from mfjax._engine.directory import (
     MANIFEST,
     Directory,
@@ -40,7 +39,6 @@ from mfjax._engine.progress import progress as shown
 from mfjax._engine.simulation import Simulation
 from mfjax._engine.timing import fastest
 from mfjax._numerics.arrays import count, known
-from mfjax._numerics.compiled import Program
 from mfjax._results.run import Run, assemble
 from mfjax._results.table import Table, report, tabulate
 
@@ -294,10 +292,7 @@ def _evaluate(
             place.open()
         if spans_processes(mesh):
             together("the directory of a bucket is open")
-    like = cells.values_like
-    several = lambda values: along(weakly(lambda *v: cells.leaves(list(v)), *like), layout.method)(*values)
-    programs: dict[int, Program] = {}
-    lock = Lock()
+    program = cells.program if alone else cells.arrays_of_many(layout.method, mesh)
 
     def one(group) -> list[Any]:
         number = len(group)
@@ -307,11 +302,7 @@ def _evaluate(
             shape = lambda s: jax.ShapeDtypeStruct(s.shape if alone else (number, *s.shape), s.dtype)
             out = read_arrays(file, [shape(s) for s in jax.tree.leaves(cells.outline)])
         else:
-            with lock:
-                if number not in programs:
-                    function = cells.leaves if alone else over_devices(several, mesh, (True,))
-                    programs[number] = Program(function, inputs)
-            out = gathered(programs[number](inputs))
+            out = gathered(program.arrays(inputs))
             if file is not None and writes:
                 write_arrays(file, out)
         bar.of(np.unique(group).size)(1.0)

@@ -336,6 +336,7 @@ def test_groups_fit_into_the_free_memory(monkeypatch):
     assert_close(table, whole)
 
 
+@pytest.mark.slow
 def test_batches_on_cpu_fit_into_the_cache_unless_their_size_is_asked_for(monkeypatch):
     whole = mf.sweep(cell, method="loop", **AXES)
     monkeypatch.setattr(layouts, "CACHE", 1)
@@ -358,8 +359,8 @@ def test_data_are_shared_in_every_layout():
 
     cells = Cells(fn, {}, {"lam": np.ones(40), "seed": np.arange(40)})
     for method in ("map", "vmap"):
-        programs = cells.programs(method).needed(cells.inputs_like(40), Chunk(0, 1))
-        assert programs[1].memory().argument_size_in_bytes < 1.2 * x.nbytes
+        needed = cells.programs(method).memory(cells.inputs_like(40), Chunk(0, 1))
+        assert needed[1].argument_size_in_bytes < 1.2 * x.nbytes
 
 
 def test_a_sweep_of_the_same_structure_finds_its_programs():

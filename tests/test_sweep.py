@@ -141,6 +141,7 @@ def test_groups_of_a_batch_agree(batch_size):
         np.testing.assert_allclose(table[name], whole[name], rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_a_padded_width_is_a_traced_number():
     """n particles in five slots: one program for all n, and each equal to the run without padding."""
     table = mf.sweep(lambda n, seed: reduced_risk(0.1, 5, seed, n=n), n=[2, 3, 5], seed=[0, 1])
@@ -209,6 +210,9 @@ CLOSURES = {
 }
 
 
+@pytest.mark.slow_cases(
+    "a gradient-loop", "a gradient-vmap", "a kernel-loop", "a lambda-loop", "an observable-vmap"
+)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", CLOSURES)
 def test_a_function_may_close_over_a_number(kind, method, tmp_path):
@@ -275,6 +279,7 @@ def test_a_global_that_changes_between_two_calls(method, monkeypatch):
         np.testing.assert_allclose(table["energy"], expected, rtol=1e-12)
 
 
+@pytest.mark.slow_cases("map", "vmap")
 @pytest.mark.parametrize("method", ALL_METHODS)
 def test_large_arrays_of_closures_are_arguments(method):
     """A hundred megabytes, of which a program would print every number."""
@@ -375,6 +380,7 @@ def test_measures_are_neither_kept_nor_computed(method, tmp_path):
         assert len(arrays.files) == 11
 
 
+@pytest.mark.slow
 def test_only_the_cells_of_a_group_are_in_memory():
     """The varying inputs of all cells would be 800 MB; of a group they are 4 MB."""
     rows = 50_000
@@ -462,6 +468,7 @@ def test_arrays(method):
         table["som"]
 
 
+@pytest.mark.slow
 def test_a_run_inside_the_function():
     """Observables of a pure core, without keeping the runs."""
 
@@ -537,6 +544,7 @@ def test_array_results_on_disk(tmp_path, options):
     fn = lambda a, b: {"x": jnp.sin(a + b), "y": jnp.arange(2) * a}
     axes = {"a": [1.0, 2.0, 3.0], "b": [0.5]}
     table = mf.sweep(fn, path=tmp_path / "s", **options, **axes)
+    np.testing.assert_array_equal(table["y"][:, 0], np.outer(axes["a"], [0, 1]))
     parts = sorted((tmp_path / "s").rglob("parts/*.npz"))
     assert len(parts) == (3 if options["method"] == "loop" else 2)
     kept = parts[0].stat().st_mtime_ns

@@ -166,8 +166,8 @@ def fit(cells: Cells, chunk: Chunk, method: str, mesh: Mesh | None, workers: int
         free /= len(mesh.local_devices)
     cached = method == "vmap" and mesh is None and jax.default_backend() == "cpu"
     size = even(count, -(-count // workers), devices)
+    programs = cells.programs(method, mesh)
     while True:
-        programs = cells.programs(method, mesh)
         each = needed_memory(programs, cells.inputs_like(size), chunk)
         if cached and size > 2 and CACHE < each <= free / workers:
             size, cached = even(count, max(2, int(size * CACHE / each)), workers=workers), False
@@ -195,7 +195,7 @@ def free_memory(mesh: Mesh | None = None) -> float:
 
 def needed_memory(programs: Programs, inputs: Any, chunk: Chunk) -> float:
     """Bytes on one device that the programs of a group need, arguments included; compiles all of them."""
-    return max(_bytes(program.memory()) for program in programs.needed(inputs, chunk))
+    return max(map(_bytes, programs.memory(inputs, chunk)))
 
 
 def _bytes(stats: Any) -> float:

@@ -8,7 +8,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mfjax._engine.devices import over_devices, put
@@ -63,15 +62,11 @@ class Cells:
         """The result of one cell, with shapes in place of arrays."""
         return self.program.shapes
 
-    def leaves(self, values: list[Any]) -> list[Any]:
-        """The arrays of one cell, in order."""
-        return jax.tree.leaves(eqx.filter(self._arrays(values), is_array))
-
     def _part(self, varying: bool) -> Callable[[list[Any]], list[Any]]:
         """The arrays of a cell that vary, or those that do not."""
 
         def part(values):
-            pairs = zip(self.leaves(values), self.varying, strict=True)
+            pairs = zip(self.program.replayed(*values), self.varying, strict=True)
             return [leaf for leaf, v in pairs if v == varying]
 
         return part
@@ -92,22 +87,19 @@ class Cells:
     def _own(self) -> Program:
         return Program(self._part(True), self.values_like)
 
-    @property
-    def own_like(self) -> list[Any]:
-        """The arrays of one cell that follow from its numbers, as shapes, weakly typed where they are."""
-        return [_unplaced(s) for s in self._own.shapes]
+    @cached_property
+    def _own_of_many(self) -> Program:
+        return self._own.lifted(Batch("vmap", None, len(self.names)))
 
     def prepare(self) -> None:
         """Trace and compute, once, what threads share."""
-        _ = self.shared, self._own
+        _ = self.shared, self._own, self._own_of_many
 
     def inputs(self, cells: Any) -> Inputs:
         """The inputs of cell number `cells`, or of several."""
         values = self.values(cells)
-        if np.ndim(cells):
-            many = lambda values: jax.vmap(weakly(self._part(True), self.values_like))(values)
-            return Inputs(values, Program(many, values)(values), self.shared)
-        return Inputs(values, self._own(values), self.shared)
+        own = self._own_of_many if np.ndim(cells) else self._own
+        return Inputs(values, own(values), self.shared)
 
     @property
     def inputs_of_one(self) -> Inputs:
@@ -132,57 +124,50 @@ class Cells:
         own, shared = iter(inputs.own), iter(inputs.shared)
         return self.program.assembled([next(own) if varies else next(shared) for varies in self.varying])
 
+    def arrays_of_many(self, method: str, mesh: Mesh | None = None) -> Program:
+        """What `fn` returns, of numbers of many cells."""
+        return self.program.lifted(Batch(method, mesh, len(self.names)))
+
     def programs(self, method: str, mesh: Mesh | None = None) -> Programs:
         """The loop over time of one cell ("loop"), or of a batch: "vmap" or "map", divided over a mesh."""
         if method == "loop":
-            return Programs(lambda function: lambda inputs, *rest: function(self.simulation(inputs), *rest))
-        return Programs(lambda function: self._batched(function, method, mesh), axis=1)
-
-    def _batched(self, function: Callable, method: str, mesh: Mesh | None) -> Callable:
-        def all_cells(inputs, *rest):
-            # The state of the cells, if there is one, and counts that all cells share.
-            carry, counts = (rest[0], rest[1:]) if rest and not _is_count(rest[0]) else (None, rest)
-            (moving, counts), still = eqx.partition((carry, counts), is_array)
-            made = []
-
-            def on_device(values, own, moving, shared, counts):
-                def one(values, own, moving):
-                    sim = self.simulation(Inputs(values, own, shared))
-                    state, numbers = eqx.combine((moving, counts), still)
-                    result = function(sim, *(() if state is None else (state,)), *numbers)
-                    dynamic, rest = eqx.partition(result, eqx.is_array)
-                    made.append(rest)
-                    return dynamic
-
-                first = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), moving)
-                return along(weakly(one, self.values_like, self.own_like, first), method)(values, own, moving)
-
-            stacked = (True, True, True, False, False)
-            out = over_devices(on_device, mesh, stacked)(
-                inputs.values, inputs.own, moving, inputs.shared, counts
-            )
-            return eqx.combine(out, made[-1])
-
-        return all_cells
+            return Programs(self.simulation)
+        one = self.inputs_of_one
+        own, shared = len(one.values) + len(one.own), len(one.shared)
+        return Programs(self.simulation, one, lambda counts: Batch(method, mesh, own, shared, counts))
 
 
-def _unplaced(shape: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, weak_type=shape.weak_type)
+class Batch(NamedTuple):
+    """One cell made many: as one array axis ("vmap"), or one after the other ("map"), divided over a mesh.
 
+    Of the arrays of a cell `own` are its own, then `shared` those of all, and the last `counts` too; what is
+    between is its state.
+    """
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) or (is_array(value) and value.ndim == 0)
+    method: str
+    mesh: Mesh | None
+    own: int
+    shared: int = 0
+    counts: int = 0
 
+    def __call__(self, function: Callable) -> Callable:
+        """From a function of (constants, *arrays of one cell) to that of many."""
+        first = self.own + self.shared
 
-def weakly(one: Callable, *like: Any) -> Callable:
-    """`one` as traced for arguments like these: numbers of a batch, which have a type, promote nothing."""
-    closed, shapes = jax.make_jaxpr(one, return_shape=True)(*like)
-    structure = jax.tree.structure(shapes)
+        def many(constants, *leaves):
+            last = len(leaves) - self.counts
+            moving = (leaves[: self.own], leaves[first:last])
+            still = (leaves[self.own : first], leaves[last:])
 
-    def call(*arguments):
-        return jax.tree.unflatten(structure, jaxpr_as_fun(closed)(*jax.tree.leaves(arguments)))
+            def on_device(constants, moving, still):
+                def one(own, state):
+                    return function(constants, *own, *still[0], *state, *still[1])
 
-    return call
+                return along(one, self.method)(*moving)
+
+            return over_devices(on_device, self.mesh, (False, True, False))(constants, moving, still)
+
+        return many
 
 
 def along(one: Callable, method: str) -> Callable:

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from mfjax._engine.loop import advance, advance_steps, begin, close
-from mfjax._numerics.compiled import Program, program, shapes_of
+from mfjax._engine.simulation import Simulation
+from mfjax._numerics.compiled import Lift, Program, is_array, program, shapes_of
 
 
 class Chunk(NamedTuple):
@@ -19,14 +20,21 @@ class Chunk(NamedTuple):
 
 
 class Programs:
-    """The loop over time for one kind of `inputs`: a `Simulation`, or what `lifted` makes its functions of.
+    """The loop over time for one kind of `inputs`: a `Simulation`, or what `make` makes one of.
 
-    `lifted(function)` takes (inputs, *rest) where `function` takes (simulation, *rest); records have the
-    saved times on `axis`.
+    Of a batch, functions are traced for the cell `one`, whatever the size, and `lift(counts)` makes them
+    functions of many, of which the last `counts` arrays are the same for all; records have the saved times
+    behind the cells.
     """
 
-    def __init__(self, lifted: Callable[[Callable], Callable] | None = None, axis: int = 0):
-        self._lifted, self.axis = lifted, axis
+    def __init__(
+        self,
+        make: Callable[[Any], Simulation] | None = None,
+        one: Any = None,
+        lift: Callable[[int], Lift] | None = None,
+    ):
+        self._make, self._one, self._lift = make, one, lift
+        self.axis = 0 if lift is None else 1
         self._made: dict[Any, Program] = {}
         self._lock = threading.RLock()
 
@@ -35,14 +43,19 @@ class Programs:
         key = (function, *(r for r in rest if isinstance(r, int)))
         with self._lock:
             if key not in self._made:
-                rest = shapes_of(rest)
-                made = (
-                    program(function, inputs, *rest)
-                    if self._lifted is None
-                    else Program(self._lifted(function), inputs, *rest)
-                )
-                self._made[key] = made
+                self._made[key] = self._program(function, inputs, *shapes_of(rest))
             return self._made[key]
+
+    def _program(self, function: Callable, inputs: Any, *rest: Any) -> Program:
+        if self._make is None:
+            return program(function, inputs, *rest)
+        make = self._make
+        of_made = lambda inputs, *rest: function(make(inputs), *rest)
+        if self._lift is None:
+            return Program(of_made, inputs, *rest)
+        if rest:
+            rest = (self.find(begin, inputs).shapes[0], *rest[1:])
+        return Program(of_made, self._one, *rest).lifted(self._lift(sum(map(is_array, rest[1:]))))
 
     def _call(self, function: Callable, *arguments: Any) -> Any:
         return self.find(function, *arguments)(*arguments)
@@ -71,10 +84,12 @@ class Programs:
         """(carry, record) at the saved time that is reached."""
         return self._call(close, inputs, carry)
 
-    def needed(self, inputs: Any, chunk: Chunk) -> list[Program]:
-        """The programs of a run in such chunks, as its shapes decide them."""
-        first, count = self.find(begin, inputs), np.int32(0)
-        carry, _ = first.shapes
-        if not chunk.steps:
-            return [first, self.find(advance, inputs, carry, count, chunk.saves)]
-        return [first, self.find(advance_steps, inputs, carry, count), self.find(close, inputs, carry)]
+    def memory(self, inputs: Any, chunk: Chunk) -> list[Any]:
+        """What the compiler says of the memory of the programs of a run in such chunks; compiles them."""
+        carry, _ = self.find(begin, inputs).shapes_for(inputs)
+        arguments: list[Any] = [(begin, inputs)]
+        if chunk.steps:
+            arguments += [(advance_steps, inputs, carry, np.int32(0)), (close, inputs, carry)]
+        else:
+            arguments += [(advance, inputs, carry, np.int32(0), chunk.saves)]
+        return [self.find(*each).memory(*each[1:]) for each in arguments]

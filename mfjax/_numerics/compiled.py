@@ -9,8 +9,9 @@ have written, the program of the last time is right, and is not traced again.
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from copy import copy
 from dataclasses import fields, is_dataclass
-from functools import partial, wraps
+from functools import cached_property, partial, wraps
 from types import FunctionType
 from typing import Any
 
@@ -82,6 +83,25 @@ def clear() -> None:
     _by_structure.clear()
 
 
+class _Machine:
+    """A function compiled for each shape of its arguments, and what the compiler says of its memory."""
+
+    def __init__(self, function: Callable):
+        self.jitted = jax.jit(function)
+        self._memory: dict[Any, Any] = {}
+
+    def memory(self, constants: list[Any], *leaves: Any) -> Any:
+        """What the compiler says of the memory for arrays of these shapes."""
+        like = (tuple(map(_shape, constants)), *map(_shape, leaves))
+        if like not in self._memory:
+            self._memory[like] = self.jitted.lower(list(like[0]), *like[1:]).compile().memory_analysis()
+        return self._memory[like]
+
+
+# From a function of (constants, *arrays) to another: from that of one cell to that of a batch, say.
+Lift = Callable[[Callable], Callable]
+
+
 class Program:
     """`function(*arguments)` of pytrees, for arrays of the shapes that it was made with.
 
@@ -113,14 +133,26 @@ class Program:
         # Numbers of an outer program that the function reaches are arguments too.
         chosen = [traced_here(c) or _nbytes(c) > LARGE for c in closed.consts]
         self.constants = [c for c, is_chosen in zip(closed.consts, chosen, strict=True) if is_chosen]
-        self._like = [*map(_shape, self.constants), *like]
-        jitted = jax.jit(_with_arguments(closed, chosen))
+        self._like = list(map(_shape, like))
+        self._flat, self._lift = _with_arguments(closed, chosen), None
+        self._key = None
         if not differentiable and not any(map(traced_here, [*leaves, *self.constants])):
             held = [c for c, is_chosen in zip(closed.consts, chosen, strict=True) if not is_chosen]
             value = value_of(closed.jaxpr, held)
-            if value is not None:
-                jitted = _by_trace.find((value, tuple(chosen), context()), lambda: jitted)
-        self._jitted = jitted
+            self._key = None if value is None else (value, tuple(chosen), context())
+
+    def lifted(self, lift: Lift) -> "Program":
+        """The program that `lift` makes of this one, which is not traced again; equal ones are the same."""
+        other = copy(self)
+        other._lift = lift
+        # Not the machine of this one, which it may have already.
+        vars(other).pop("_machine", None)
+        return other
+
+    @cached_property
+    def _machine(self) -> _Machine:
+        make = lambda: _Machine(self._flat if self._lift is None else self._lift(self._flat))
+        return make() if self._key is None else _by_trace.find((self._key, self._lift), make)
 
     @property
     def inside_a_trace(self) -> bool:
@@ -130,24 +162,39 @@ class Program:
     @property
     def text(self) -> str:
         """The lowered program, in StableHLO, without arguments that are not used."""
-        return self._jitted.lower(*self._like).as_text()
+        return self._machine.jitted.lower(self.constants, *self._like).as_text()
 
     @property
     def shapes(self) -> Any:
         """The result, with shapes in place of arrays."""
         return self.assembled(self._results)
 
-    def memory(self) -> Any:
-        """What the compiler says of the memory of the program, which is compiled for it."""
-        return self._jitted.lower(*self._like).compile().memory_analysis()
+    def shapes_for(self, *arguments: Any) -> Any:
+        """The result for arguments of these shapes, with shapes in place of arrays."""
+        return self.assembled(jax.eval_shape(self._machine.jitted, self.constants, *_arrays(arguments)))
+
+    def memory(self, *arguments: Any) -> Any:
+        """What the compiler says of the memory for arguments of these shapes; the program is compiled."""
+        return self._machine.memory(self.constants, *_arrays(arguments))
 
     def __call__(self, *arguments: Any) -> Any:
-        leaves = jax.tree.leaves(eqx.filter(arguments, is_array))
-        return self.assembled(self._jitted(*self.constants, *leaves))
+        return self.assembled(self.arrays(*arguments))
+
+    def arrays(self, *arguments: Any) -> list[Any]:
+        """The arrays of the result, in order."""
+        return self._machine.jitted(self.constants, *_arrays(arguments))
+
+    def replayed(self, *leaves: Any) -> list[Any]:
+        """The arrays of the result, by the operations of the trace."""
+        return self._flat(self.constants, *leaves)
 
     def assembled(self, leaves: list[Any]) -> Any:
         """The result of which these are the arrays."""
         return eqx.combine(jax.tree.unflatten(self._outputs, leaves), self._rest)
+
+
+def _arrays(tree: Any) -> list[Any]:
+    return jax.tree.leaves(eqx.filter(tree, is_array))
 
 
 def _nbytes(constant: Any) -> int:
@@ -157,14 +204,14 @@ def _nbytes(constant: Any) -> int:
 
 
 def _with_arguments(closed: Any, chosen: list[bool]) -> Callable:
-    """A traced function whose chosen constants are its first arguments."""
+    """A traced function of its chosen constants and of its arguments."""
     kept = [None if is_chosen else c for c, is_chosen in zip(closed.consts, chosen, strict=True)]
-    count, jaxpr = sum(chosen), closed.jaxpr
+    jaxpr = closed.jaxpr
 
-    def function(*values):
-        given = iter(values[:count])
+    def function(constants, *values):
+        given = iter(constants)
         constants = [next(given) if is_chosen else c for c, is_chosen in zip(kept, chosen, strict=True)]
-        return jaxpr_as_fun(ClosedJaxpr(jaxpr, constants))(*values[count:])
+        return jaxpr_as_fun(ClosedJaxpr(jaxpr, constants))(*values)
 
     return function
 
