@@ -1,9 +1,11 @@
 """Settings of the whole suite: double precision available, quick compilation, a fixed hypothesis profile."""
 
+import ctypes
 import gc
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 # XLA's remarks on the machines that programs were compiled for would bury a failing test.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -18,10 +20,11 @@ import pytest
 
 jax.config.update("jax_enable_x64", True)
 
-# In JAX 0.10 the older code generator compiles these tests in a third less time. Later releases have none,
-# and XLA ends the process at an option that it does not know. XLA_FLAGS="" keeps the default one.
+# In JAX 0.10 the older code generator, in one piece, compiles these tests in half the time. Later releases
+# have none, and XLA ends the process at an option that it does not know. XLA_FLAGS="" keeps the default one.
 if jaxlib.__version__.startswith("0.10."):
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+    quick = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    os.environ.setdefault("XLA_FLAGS", quick)
 
 hypothesis.settings.register_profile(
     "mfjax",
@@ -37,6 +40,7 @@ SHARED = "MFJAX_TEST_PROGRAMS"
 
 
 def pytest_configure(config):
+    config.pluginmanager.register(BoundedMemory())
     if not hasattr(config, "workerinput"):
         os.environ[SHARED] = tempfile.mkdtemp(prefix="mfjax-programs-")
     jax.config.update("jax_compilation_cache_dir", os.environ[SHARED])
@@ -61,11 +65,15 @@ def pytest_runtest_setup(item):
     jaxtyping.config.update("jaxtyping_disable", item.get_closest_marker("wrong_calls") is not None)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    # Examples are short, and name every part.
     for item in items:
+        # Examples are short, and name every part.
         if isinstance(item, pytest.DoctestItem):
             item.add_marker(pytest.mark.core)
+        for marker in item.iter_markers("slow_cases"):
+            if item.callspec.id in marker.args:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -73,7 +81,41 @@ def released_programs():
     """Each compiled program holds memory maps, of which a process has a limited number."""
     yield
     forget()
+    give_back()
+
+
+# Bytes that a worker may keep between two tests: two workers and what a test takes fit into a small machine.
+KEPT = 1.2e9
+
+
+class BoundedMemory:
+    """A plugin, since examples of the package do not lie below this file."""
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_teardown(self):
+        """Memory is given back after a test, and programs with it where that is not enough."""
+        if resident() > KEPT:
+            give_back()
+            if resident() > KEPT:
+                forget()
+                give_back()
+
+
+def resident():
+    """Bytes of this process in memory; zero where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def give_back():
+    """Free what nothing refers to: compilers leave it in pieces, which the allocator of Linux keeps."""
     gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
 
 
 def forget():

@@ -122,6 +122,7 @@ def unbiased(lam, degree=8):
     return problem.risk(lam, Quadratic(1.0))
 
 
+@pytest.mark.slow
 def test_algebraic_decay_of_the_reduced_risk():
     """Theorem 5.1 with the measured norm, for small and large lam; the constant hardly depends on lam."""
     start, constants = Grid.uniform(CIRCLE, 64), []
@@ -174,6 +175,7 @@ def test_semiconvexity_bounds_the_hessian_of_the_potential(center):
     print(f"center {center}, lam {lam}: V'' / C down to {max(ratios):.2f}")
 
 
+@pytest.mark.slow
 def test_semiconvexity_is_within_a_factor_of_two_for_one_mode():
     """phi = (cos, sin) and large lam: V = -(R cos)^2 / 2 has V'' >= -R^2, and C = 2 R^2."""
     modes = mf.features.CircleModes([0.0, 0.5])
@@ -329,6 +331,7 @@ def test_entropic_minimizing_movements_contract(blur):
     assert bound.check(sim.times, mirrored(values["chi"])) < 0
 
 
+@pytest.mark.slow
 def test_langevin_in_a_quadratic_well():
     """The Gaussian case, where the rate 2 A is exact: a wide start at twice the stationary variance."""
     stiffness, temperature = 1.5, 0.4
@@ -390,6 +393,7 @@ def test_an_integrated_rate_is_exact_where_it_is_constant_and_below_elsewhere():
         bounds.Integrated(1.0, [0.0, 1.0], [1.0, 1.0, 1.0])
 
 
+@pytest.mark.slow
 def test_log_sobolev_along_a_run_is_sharper_than_in_advance():
     """The circle again: |V| <= 1 in advance, the oscillation that the run meets, at every saved time."""
     torus, temperature = mf.domains.Torus(1, 4.0), 1.0

@@ -48,6 +48,16 @@ def test_a_schedule_in_float32_sees_the_time_of_the_run():
     np.testing.assert_allclose(run.observables["late"], 1 + run.times, rtol=1e-6)
 
 
+def test_steps_below_the_rounding_of_the_time_are_taken():
+    """A particle runs to a stiff wall at t = 300, where a step of float32 time is thirty steps of the run."""
+    wall = mf.energies.Potential(lambda x: jnp.sum(-x + 0.5e6 * jnp.maximum(x, 0) ** 2))
+    mu = mf.measures.Particles(jnp.full((1, 1), -300.0, jnp.float32))
+    run = mf.simulate(
+        mf.flows.Wasserstein(wall, LINE), mu, stepper=mf.steppers.Adaptive(1e-3), t1=300.03, max_steps=200_000
+    )
+    assert 0.5e-6 < run.final.points[0, 0] < 2e-6
+
+
 @pytest.mark.parametrize("times", [np.arange(1, 4) * 0.1, [0.1, 0.2, 0.3 - 1e-16]])
 def test_lists_that_end_a_rounding_away_end_at_the_end(times):
     run = mf.Simulation(mf.flows.Wasserstein(WELL, LINE), MU, save_at=times, t1=0.3)

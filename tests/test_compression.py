@@ -56,6 +56,7 @@ def measure(domain, dtype="float64", m=60):
     return mf.measures.Particles(domain.sample(jr.key(4), m).astype(dtype), masses.astype(dtype))
 
 
+@pytest.mark.slow
 def test_the_bound_has_a_gradient_where_a_feature_is_zero_at_all_data():
     x, domain = jr.normal(jr.key(1), (40, 2)), mf.domains.Euclidean(2)
     small = mf.compress(Ridge(jnp.tanh), x, x[:, 0], mf.domains.Sphere(1), tolerance=1e-3)
@@ -100,6 +101,7 @@ def test_the_reduced_risk_is_that_of_all_data_within_the_bound(name, lam):
     assert gap < 2e3 * eps / lam
 
 
+@pytest.mark.slow_cases("gaussian, 1-torus")
 @pytest.mark.parametrize("name", CASES)
 def test_errors_are_those_of_the_interpolated_features(name):
     features, domain, x, y, masses, tolerance = setting(name)
@@ -116,6 +118,7 @@ def test_errors_are_those_of_the_interpolated_features(name):
     np.testing.assert_allclose(small.basis.T @ small.basis, np.eye(small.rank), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_features_of_finite_rank_are_compressed_to_rounding():
     """Modes up to five on the circle span eleven functions, however many the data."""
     weights = 1 / (1 + jnp.arange(6.0))
@@ -150,6 +153,7 @@ def test_a_datum_in_two_halves_changes_nothing():
     np.testing.assert_allclose(twice, value(x, y, masses), rtol=1e-6)
 
 
+@pytest.mark.slow_cases("gaussian, 2-torus-float32", "gaussian, 2-torus-float64", "relu-float32")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", ["gaussian, 2-torus", "relu"])
 def test_compressed_data_make_an_energy(name, dtype):
@@ -158,6 +162,7 @@ def test_compressed_data_make_an_energy(name, dtype):
     check_energy(part, measure(domain, dtype), variants=variants)
 
 
+@pytest.mark.slow_cases("outer1")
 @pytest.mark.parametrize("outer", [Cholesky(), ConjugateGradient(rank=40), None])
 def test_solvers_agree(outer):
     _, part, _, domain = both("gaussian, 2-torus", outer=outer)
@@ -243,6 +248,7 @@ def test_products_with_combined_rows():
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_refusals():
     features, domain, x, y, _, _ = setting("relu")
     with pytest.raises(ValueError, match=r"not reached.*more points"):

@@ -35,6 +35,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow_cases("warm starts")
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_runs_are_one_bit_for_bit(kind):
     flow, options = KINDS[kind]
@@ -54,6 +55,7 @@ def test_two_runs_are_one_bit_for_bit(kind):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_it_goes_on_inside_a_trace_and_on_disk(tmp_path):
     flow, options = KINDS["noise"]
     half = mf.simulate(flow, MU, steps=4, **options)

@@ -156,6 +156,7 @@ def check_derivatives(name):
     assert float(forward(numbers, direction)) == pytest.approx(slope, rel=1e-9)
 
 
+@pytest.mark.slow_cases("discrepancy, Euler-Maruyama", "discrepancy, adaptive")
 @pytest.mark.parametrize("name", CASES)
 def test_derivatives_are_those_of_differences(name):
     check_derivatives(name)
@@ -188,6 +189,7 @@ BY_FORM = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow_cases("steps")
 @BY_FORM
 def test_checkpoints_change_memory_and_nothing_else(form):
     """Blocks of two (of steps, and of saved times), blocks that do not divide the run, one block."""
@@ -212,6 +214,7 @@ def test_gradients_commute_with_batches(form):
         np.testing.assert_allclose(jax.jit(function)(strengths), loop, rtol=1e-11)
 
 
+@pytest.mark.slow
 def test_gradients_of_batches_of_starts():
     # Leaves that have no batch, as the number of steps, beside those that have one.
     starts = jnp.array([[[1.0], [0.2]], [[0.5], [-2.0]]])

@@ -187,6 +187,7 @@ def reference_solution(target, spacing, order, scale, weights, t1, periodic):
     return solution.y[:, -1] * spacing
 
 
+@pytest.mark.slow_cases("circle")
 @pytest.mark.parametrize("domain", [CIRCLE, INTERVAL], ids=["circle", "interval"])
 def test_against_radau(domain):
     """The default run, and fixed steps with their declared orders, against a tight independent solution."""
@@ -377,6 +378,7 @@ def test_torus_refinement():
 # --- derivatives, batches, precision ----------------------------------------------------------------------
 
 
+@pytest.mark.slow_cases("implicit")
 @pytest.mark.parametrize("scheme", ["implicit", "rosenbrock"])
 def test_hyper_gradients(scheme):
     """d(final energy)/d(order, scale, one target mass), against finite differences."""

@@ -248,6 +248,7 @@ WRITTEN = {
 DOMAINS |= WRITTEN
 
 
+@pytest.mark.slow_cases("ellipse")
 @pytest.mark.core
 @pytest.mark.parametrize("name", DOMAINS)
 def test_generic(name):
@@ -389,6 +390,7 @@ def test_the_gaussian_of_the_sphere_has_mass_one(width):
     np.testing.assert_allclose(mass, 1, rtol=1e-8)
 
 
+@pytest.mark.slow_cases("circle x torus", "ellipse x line")
 @pytest.mark.parametrize("name", WRITTEN)
 def test_domains_of_users_work_everywhere(name):
     """Runs, discrepancies, the energy distance, density estimates and figures of a domain written above."""
@@ -437,6 +439,7 @@ def test_a_curve_has_wasserstein_distances_and_fourier_modes():
     np.testing.assert_allclose(modes[1], [0, 1], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_proximal_steps_stop_at_the_walls_of_a_product():
     """A step on circle x interval: to the wall along the interval, on the sphere as without an interval."""
     circle = mf.domains.Sphere(1)

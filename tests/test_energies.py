@@ -109,6 +109,7 @@ ENERGIES = {
 }
 
 
+@pytest.mark.slow_cases("population risk, erf", "population risk, relu", "reduced risk, biased, M < N")
 @pytest.mark.parametrize("name", ENERGIES)
 def test_generic(name):
     make, values = ENERGIES[name]
@@ -315,6 +316,7 @@ def test_signed_measures_are_compared_by_their_signed_masses():
     MMD(mf.kernels.SignedKernel(mf.kernels.Gaussian()), at(1.0, 1.0)).validate(at(-1.0, -1.0), pairs)
 
 
+@pytest.mark.slow
 def test_the_dtype_of_a_discrepancy_is_that_of_the_measure():
     target = Particles(jr.normal(jr.key(0), (30, 2)))
     for size in (20, 4000):

@@ -73,6 +73,7 @@ def ended(flow, mu, stepper, steps, key=None):
     return carry.state.measure
 
 
+@pytest.mark.slow_cases("signed")
 @pytest.mark.parametrize("name", FLOWS)
 def test_generic(name):
     flow, domain = FLOWS[name]

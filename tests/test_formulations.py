@@ -269,6 +269,7 @@ def test_grids_meet_quantile_particles_at_second_order():
     assert order > 1.8 and errors[-1] < 5e-5, (order, errors)
 
 
+@pytest.mark.slow_cases("chaos")
 @pytest.mark.parametrize("name", ["separated", "transported", "chaos"])
 def test_balance_holds_along_runs(name):
     """Energy against the integral of the recorded dissipation, of second order in the step."""
@@ -395,6 +396,7 @@ def test_stationary_densities(name, kind):
         np.testing.assert_allclose(last.density[settled], density[settled], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_noise_on_particles_is_diffusion_on_the_grid():
     """(3.19), whose height is a field under noise too: 4000 particles within four standard errors."""
     flow = SeparatedVariables(risk() + 0.1 * Entropy(), INTERVAL, start)
@@ -479,6 +481,7 @@ def test_couplings_are_optimal():
     assert bool(jnp.all(jnp.isnan(compiled(jnp.asarray(cost).at[0, 0].set(jnp.nan), a, b))))
 
 
+@pytest.mark.slow
 def test_height_distance():
     """A metric, invariant under labels, differentiable; the speed of its gradient flow."""
     mu, nu = on_labels(12), carrying(on_labels(12), lambda theta: 2 - theta[0])
@@ -506,6 +509,16 @@ def test_height_distance():
     now = flow.evaluate(state)
     moved = flow.move(state, now.tangent, h).measure
     np.testing.assert_allclose(distance(mu, moved) / h, jnp.sqrt(now.dissipation), rtol=1e-8)
+
+
+@pytest.mark.parametrize("domain", [INTERVAL, CIRCLE, TORUS], ids=["interval", "circle", "torus"])
+def test_a_penalty_of_heights_may_be_a_potential(domain):
+    """Without a network to learn H' = -lam H, in place: |theta|^2, no potential on a torus, is not needed."""
+    mu = carrying(Grid.from_density(domain, 8, lambda theta: 1 + 0.5 * jnp.sin(jnp.sum(theta))))
+    energy = risk(0.0, Function(lambda theta, x: 0.0 * theta[0])) + Potential(lambda xi: 0.4 * xi[0] ** 2)
+    run = mf.simulate(SeparatedVariables(energy, domain), mu, stepper=RK4(1 / 500), steps=4)
+    np.testing.assert_allclose(run.final.marks["H"], mu.marks["H"] * np.exp(-0.8 * 4 / 500), rtol=1e-12)
+    assert run.observables["energy"][-1] < run.observables["energy"][0]
 
 
 # --- Wrong calls

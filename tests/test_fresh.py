@@ -152,10 +152,10 @@ PLACES = {
     "ridge": lambda: end(RISK(F.Ridge(lambda z: jnp.tanh(SCALE * z)))),
     "loss": lambda: end(E.Risk(F.Function(lambda w, x: w[0] * x[0]), X, Y, loss=loss)),
     "own loss": lambda: end(E.Risk(F.Function(lambda w, x: w[0] * x[0]), X, Y, loss=OwnLoss())),
-    "regularizer": lambda: end(
-        RISK(F.Ridge(jnp.tanh), regularizer=mf.regularizers.ConvexRegularizer(penalty))
-    ),
-    "own regularizer": lambda: end(RISK(F.Ridge(jnp.tanh), regularizer=OwnRegularizer())),
+    "regularizer": lambda: RISK(
+        F.Ridge(jnp.tanh), regularizer=mf.regularizers.ConvexRegularizer(penalty)
+    ).outer_weights(MU),
+    "own regularizer": lambda: RISK(F.Ridge(jnp.tanh), regularizer=OwnRegularizer()).outer_weights(MU),
     "schedule": lambda: end(mf.flows.Scheduled(annealed)),
     "observable": lambda: end(POTENTIAL, observables={"m": moment}),
     "schedule of optax": lambda: end(POTENTIAL, stepper=S.Optax(optax.sgd(learning_rate), dt=0.1)),
@@ -217,6 +217,7 @@ PLACES = {
 }
 
 
+@pytest.mark.slow_cases("target of a divergence")
 @pytest.mark.parametrize("place", PLACES)
 def test_a_global_is_what_it_is_now(place, monkeypatch):
     found = []

@@ -74,6 +74,7 @@ def test_the_tanh_network_to_rounding(sigma):
     assert int(found.status) == 0 and 0 <= float(found.gap) < 1e-14
 
 
+@pytest.mark.slow_cases("sum")
 @pytest.mark.parametrize(
     "make",
     [
@@ -158,6 +159,7 @@ def test_it_minimizes_and_the_gap_bounds_the_excess():
         assert 0 < float(free(mixed[None])[0] - found.value) <= float(bound(mixed))
 
 
+@pytest.mark.slow
 def test_any_energy_through_the_potential_at_the_cells():
     """A discrepancy has no finite dual: Newton on the cells, the fixed point, and a mass that is not one."""
     torus = mf.domains.Torus(1)
@@ -170,6 +172,7 @@ def test_any_energy_through_the_potential_at_the_cells():
     assert float(heavy.measure.mass) == pytest.approx(3.0, rel=1e-14) and float(heavy.residual) < 1e-12
 
 
+@pytest.mark.slow
 def test_derivatives_are_those_of_the_implicit_function_theorem():
     """In (lam, T), of the free energy and of a mean: the envelope theorem and central differences."""
     grid = Grid.uniform(PLANE, 12)
@@ -195,6 +198,7 @@ def test_derivatives_are_those_of_the_implicit_function_theorem():
     np.testing.assert_allclose(forward[0][0], 0.5 * solve(*at)[2] @ squares, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_one_program_batched_over_strength_and_temperature():
     grid = Grid.uniform(PLANE, 12)
     solve = lambda lam, temperature: mf.gibbs(risk(lam=lam) + temperature * Entropy(), grid)
@@ -221,6 +225,7 @@ def test_single_precision():
     np.testing.assert_allclose(found.measure.weights, double.measure.weights, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_search_cut_short_is_told():
     energy, grid = risk() + 0.005 * Entropy(), Grid.uniform(PLANE, 12)
     with pytest.raises(mf.SimulationError, match=r"residual of .* after 2 iterations of newton") as caught:
@@ -360,6 +365,7 @@ def test_bilevel_langevin_on_particles():
     assert np.all(np.abs(gaps) < 4 * errors + 1 / width), (gaps, errors)
 
 
+@pytest.mark.slow
 def test_dissipation_is_the_fisher_information():
     """For a linear energy T^2 I(m | m*) is the recorded dissipation, to rounding."""
     temperature = 0.3
@@ -376,6 +382,7 @@ def test_dissipation_is_the_fisher_information():
     assert np.isinf(information(spiked))
 
 
+@pytest.mark.slow
 def test_the_spectrum_of_ornstein_uhlenbeck():
     """Rates A, 2A, 3A of the Hermite modes, by Richardson from cells of two sizes; e^{-2At} in the energy."""
     a, temperature = 1.3, 0.4
@@ -399,6 +406,7 @@ def test_the_spectrum_of_ornstein_uhlenbeck():
     assert fit.rate == pytest.approx(float(mf.bounds.entropy_decay(1.0, 1.0, a).rate), rel=0.02)
 
 
+@pytest.mark.slow
 def test_annealing_to_zero_reaches_the_least_risk():
     """F(m^{*,sigma}) decreases to inf F as sigma falls (Gamma-convergence), here along a batch of sigmas."""
     grid = Grid.uniform(LINE, 128)

@@ -301,6 +301,7 @@ def test_grid_of_another_domain_is_refused():
         flow.init(mf.measures.Grid.uniform(interval, 8))
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_and_right():
     """d/d(weights) of a rate functional, limiter included, against finite differences; no NaN at rest."""
     domain, n = DOMAINS["circle"]

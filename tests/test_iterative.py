@@ -57,6 +57,7 @@ def everything(energy, mu, carry=None):
     return solution, energy.first_variation(mu, solution), energy.gradient_field(mu, solution)
 
 
+@pytest.mark.slow_cases("0.1-circle, bias")
 @pytest.mark.parametrize("name", ["circle", "circle, bias", "tanh", "torus"])
 @pytest.mark.parametrize("lam", [1e-1, 1e-4])
 def test_it_finds_what_a_factorization_finds(name, lam):
@@ -73,6 +74,7 @@ def test_it_finds_what_a_factorization_finds(name, lam):
     np.testing.assert_allclose(jax.vmap(ours.potential)(mu.points[:5]), values[:5], rtol=1e-9)
 
 
+@pytest.mark.slow_cases("circle")
 @pytest.mark.parametrize("name", ["circle", "torus"])
 def test_single_precision(name):
     iterative, exact, domain = energies(name, 1e-3, "float32")
@@ -87,6 +89,7 @@ def test_single_precision(name):
     np.testing.assert_allclose(everything(exact, mu)[0].value, value, rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_derivatives_are_those_of_the_solution():
     """Of the risk at the optimum and of a function of the outer weights: reverse, forward, second."""
     mu = measure(TORUS, 60)
@@ -243,6 +246,7 @@ def test_sequences_batch_and_do_not_retrace():
     np.testing.assert_allclose(jax.vmap(value)(lams), alone, rtol=1e-9)
 
 
+@pytest.mark.slow_cases("0.001-0.0")
 @pytest.mark.parametrize("spread", [0.0, 0.01])
 @pytest.mark.parametrize("lam", [1e-3, 1e-4])
 def test_gathered_particles_in_single_precision(spread, lam):
@@ -291,6 +295,7 @@ def test_what_is_chosen():
     assert explicit.solver(at(512)) is explicit.outer
 
 
+@pytest.mark.slow
 def test_zero_targets_and_targets_that_underflow_when_squared():
     x, mu = jr.normal(jr.key(0), (40, 2), "float32"), measure(CIRCLE, 12, "float32")
     solve = lambda y: mf.energies.ReducedRisk(
@@ -371,6 +376,7 @@ def test_other_regularizers_are_refused():
         energy(measure(CIRCLE, 5))
 
 
+@pytest.mark.slow
 def test_a_population_kernel_goes_through_it():
     """Circle modes have 2 K + 1 "data": few, so that the default factorizes them; both agree."""
     c = problems.relu_coefficients(0.5, 60)

@@ -84,6 +84,7 @@ def test_forces_are_the_slope_of_the_value(domain, inner, dtype):
         np.testing.assert_allclose((ahead - behind) / 2e-6, jnp.sum(by_points * along), rtol=1e-6)
 
 
+@pytest.mark.slow_cases("torus")
 @pytest.mark.parametrize("domain", [LINE, INTERVAL, TORUS], ids=["line", "interval", "torus"])
 def test_padding_cuts_no_spacings(domain):
     """Particles of zero mass, known or traced, between the others, beyond them or on one of them."""
@@ -104,6 +105,7 @@ def test_padding_cuts_no_spacings(domain):
         assert np.all(np.isfinite(variation))
 
 
+@pytest.mark.slow
 def test_heat_on_the_torus_is_second_order_in_the_number_of_particles():
     """Quantiles of 1 + a e^{-4 pi^2 t} cos(2 pi x), without noise."""
     errors = []
@@ -118,6 +120,7 @@ def test_heat_on_the_torus_is_second_order_in_the_number_of_particles():
     assert np.all(np.abs(orders - 2) < 0.1), (orders, errors)
 
 
+@pytest.mark.slow
 def test_barenblatt_by_quantiles():
     """Free ends: order 1 at least; and minimizing movements with dt tend to the same particles at order 1."""
     errors = []
@@ -157,6 +160,7 @@ def test_a_step_by_quantiles_is_the_minimizing_movement():
             assert float(objective(other)) > least
 
 
+@pytest.mark.slow
 def test_blobs_tend_to_the_density():
     """Quantiles of heat and of a Barenblatt profile: the error is that of the width, second order inside."""
     errors = {"heat": [], "slow": []}

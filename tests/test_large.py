@@ -60,6 +60,7 @@ def everything(sums, kernel, x, y, w):
 SINGLE = ("energy", "energy on a circle", "laplace", "laplace, narrow", "gaussian by modes")
 
 
+@pytest.mark.slow_cases("sobolev 1-float64", "sobolev 2-float64", "sobolev 3-float64")
 @pytest.mark.parametrize(
     ("name", "dtype"), [(name, "float64") for name in KERNELS] + [(name, "float32") for name in SINGLE]
 )
@@ -139,6 +140,7 @@ def test_laplace_sums_neither_overflow_nor_vanish(wide):
         np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.max(jnp.abs(b))))
 
 
+@pytest.mark.slow
 def test_derivative_in_the_scale_far_from_zero():
     """The changes of x / scale and y / scale cancel."""
     x, y = jr.normal(jr.key(0), (50,)), jr.normal(jr.key(1), (60,))
@@ -205,6 +207,7 @@ def test_derivatives_of_the_transform(dim):
     np.testing.assert_allclose(twice, slope, atol=1e-5 * float(jnp.max(jnp.abs(twice))))
 
 
+@pytest.mark.slow_cases("float32-0.0")
 @pytest.mark.parametrize("shift", [0.0, 1e-16, 1e-13, 1e-9])
 def test_second_derivatives_where_windows_end(shift, dtype):
     """At and beside the edges of cells, where the window has an infinite slope, against direct sums."""

@@ -108,6 +108,7 @@ def test_varpro_becomes_the_mmd_flow_for_large_lam():
     assert errors[1] < 0.11 * errors[0] < 0.01
 
 
+@pytest.mark.slow_cases("0.0")
 @pytest.mark.parametrize("center", [0.0, 1.0])
 def test_varpro_rates_on_a_grid(center):
     """The scheme has k replaced by 2 sin(k h / 2) / h, exactly; extrapolated in h the rates meet 1e-6."""

@@ -198,6 +198,7 @@ def test_sparse_deconvolution_on_the_torus():
     assert found.gap < 1e-8 < beyond and found.value - beyond <= finer.value <= found.value
 
 
+@pytest.mark.slow
 def test_the_flow_of_particles_deconvolves_too():
     """From one neuron near each spike: a value between the optimum and that of the grid."""
     energy, neurons, found, torus = deconvolution(28)

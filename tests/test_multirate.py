@@ -162,6 +162,7 @@ def test_a_batch_is_its_runs(dtype):
         np.testing.assert_allclose(row, jax.jit(end)(lam)[0], atol={"float32": 2e-4, "float64": 1e-9}[dtype])
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_a_straight_one(tmp_path, monkeypatch):
     """What a step remembers of the one before is part of the checkpoint."""
     flow, times = flow_of(Ridge(jnp.tanh)), [0.2, 0.4, 0.6]

@@ -711,6 +711,7 @@ def test_the_loss_of_the_held_out_risk_may_be_another(name):
     assert float(observe(moved, reduced)) == pytest.approx(held_out_by_hand(by_hand), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_the_held_out_risk_of_compressed_data_is_that_of_all():
     """Of the squared loss, which is the only one of compressed data."""
     x = jnp.linspace(0, 1, 400)[:, None]
@@ -780,6 +781,7 @@ def test_kernel_spectrum(network, width):
     assert float(jnp.sum(gradient * v)) == pytest.approx(float(difference), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_observables_inside_a_run(network):
     energy, mu, inputs = network
     teacher, _ = draw(CIRCLE, 9, 8)
@@ -875,6 +877,7 @@ def test_prediction_checks_the_shape_of_its_inputs(network):
         obs.Prediction(jnp.ones((4, 2)))(mu, mf.flows.TwoTimescale(energy, CIRCLE, rate=1.0))
 
 
+@pytest.mark.slow_cases("float32-1", "float64-1")
 @pytest.mark.parametrize("order", [1, 2])
 def test_cells_spread_evenly_have_exact_distances(order, dtype):
     """Uniform laws on unions of cells, of other meshes and against atoms, in closed form."""
@@ -901,6 +904,7 @@ def test_cells_spread_evenly_have_exact_distances(order, dtype):
         mf.observables.Wasserstein1D(mf.measures.Grid.uniform(mf.domains.Sphere(1), 8), spread=True)
 
 
+@pytest.mark.slow
 def test_spread_cells_meet_gaussians_to_second_order():
     """W_2 of N(0, 1) and N(1, 1.5^2) is (1 + 0.25)^(1/2); a shift below a cell costs itself."""
     box = mf.domains.Interval(-9.0, 11.0)

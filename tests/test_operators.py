@@ -47,6 +47,7 @@ def check(operator, matrix, dtype, key=0, scale=None):
     close(operator.matrix(), matrix, dtype)
 
 
+@pytest.mark.slow_cases("float32-None")
 @pytest.mark.core
 @pytest.mark.parametrize("bias", [None, 0.0, 0.5, -0.7, 3.0, -3.0])
 def test_windows_are_the_matrix(bias, dtype):
@@ -59,6 +60,7 @@ def test_windows_are_the_matrix(bias, dtype):
     check(eqx.filter_jit(windows)(points, x, bias, root), matrix, dtype, scale=10.0)
 
 
+@pytest.mark.slow
 def test_without_bias_particles_may_have_any_length():
     x, points = jr.normal(jr.key(0), (60, 2)), 3 * jr.normal(jr.key(1), (40, 2))
     points = points.at[3].set(0.0)

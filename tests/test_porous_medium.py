@@ -105,6 +105,7 @@ def test_compact_equilibrium():
     assert abs(np.abs(x[inside]).max() + 2 / n - limit) <= 4 / n
 
 
+@pytest.mark.slow
 def test_in_two_dimensions():
     """On the torus: mass, sign, energy, and the equilibrium (c - V)_+ / T of a potential."""
     torus = mf.domains.Torus(2)
@@ -151,6 +152,7 @@ def test_parameters_are_batched_in_one_trace():
 # --- fitted fluxes ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fokker_planck_against_the_exact_gaussian():
     """Ornstein-Uhlenbeck from a Gaussian off center: second order in space, free energy never rising."""
     temperature, lam, t1 = 0.3, 1.0, 0.5

@@ -42,6 +42,7 @@ def circle_run(reference, dtype, steps):
     return energy, eqx.filter_jit(trajectory)(sim)
 
 
+@pytest.mark.slow_cases("float32-250")
 @pytest.mark.parametrize(
     ("dtype", "steps"),
     [("float64", 1000), ("float32", 250), pytest.param("float32", 1000, marks=pytest.mark.slow)],

@@ -95,6 +95,7 @@ SWEEPS_ARE_SLOW = [
 ]
 
 
+@pytest.mark.slow_cases("run")
 @pytest.mark.parametrize("kind", SWEEPS_ARE_SLOW)
 def test_a_kill_at_any_file_operation(kind, tmp_path, monkeypatch):
     """Before a file is filled, flushed, renamed, and before its directory is flushed."""
@@ -305,6 +306,7 @@ def test_another_run_is_refused_and_nothing_lost(stopped):
     assert contents(path) == before
 
 
+@pytest.mark.slow_cases("adaptive")
 @pytest.mark.parametrize("kind", ["few saves", "many saves", "adaptive"])
 def test_a_run_goes_on_beyond_its_end(kind, tmp_path):
     """With more steps, or later times, bit for bit as a run that was longer from the beginning."""

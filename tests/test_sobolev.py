@@ -117,6 +117,7 @@ SOURCES = {
 }
 
 
+@pytest.mark.slow_cases("particles-1.0-None")
 @pytest.mark.parametrize(
     ("source", "order", "modes"),
     [("particles", 1.0, None), ("density", 1.5, 12)],
@@ -181,6 +182,7 @@ def test_the_order_is_swept_without_retracing():
         np.testing.assert_allclose(slope, difference, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_whole_runs_over_the_order_share_one_trace():
     """One program for particles, one for a grid, over s."""
     for mu, options in ((particles(), {"modes": 8}), (Grid.from_density(LINE, 16, bump), {})):
@@ -221,6 +223,7 @@ def test_exact_solution_at_s_1():
     assert abs(rate - 2) <= 1e-3
 
 
+@pytest.mark.slow
 def test_energy_rate_at_s_1_is_twice_the_least_of_nu():
     """W = V' obeys W_t = (W' - nu) W + c: E = C t^{-p} e^{-2 min(nu) t}, p from the shape of the minimum.
 
@@ -302,6 +305,7 @@ def test_pde_against_particles_from_quantiles(order):
     assert np.all(orders > 1.8), (errors, orders)
 
 
+@pytest.mark.slow
 def test_spectral_against_finite_volumes():
     """Second order in the spacing: the error of the volumes, since that of the modes is rounding."""
     energy, t1, errors = Sobolev(tilted, 1.5), 1.0, []
