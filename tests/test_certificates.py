@@ -78,7 +78,7 @@ def test_a_broken_run_is_certified_up_to_its_fault(run):
     table = certify(broken)
     assert table["saves"] == 6 and table["status"] == mf.status.NON_FINITE
     assert np.isfinite(table["balance_defect"])
-    for key in ("energy", "dissipated"):
+    for key in ("energy", "dissipated", "residual", "mass", "min_weight"):
         broken[key][:] = np.nan
     table = certify(broken)
     assert table["saves"] == 0 and np.isnan(table["balance_defect"])

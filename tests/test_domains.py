@@ -505,3 +505,21 @@ def test_a_domain_without_coordinates_says_so():
 def test_bad_input(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+class Unwrapped(mf.domains.Torus):
+    """Closed by its axes and `retract`, open by its distances: the likeliest slip."""
+
+    def displacement(self, y, x):
+        return y - x
+
+    def embed(self, x):
+        return x
+
+    def chord(self, x, y):
+        return x - y
+
+
+def test_a_seam_that_is_open_is_found():
+    with pytest.raises(AssertionError, match=r"across the seam of the closed axis 0"):
+        check_domain(Unwrapped(1), cells=8, volume=1.0)

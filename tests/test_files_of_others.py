@@ -1,5 +1,6 @@
 """Arrays that come from other programs, and files that go to them."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
@@ -56,6 +57,40 @@ def test_any_name_can_be_saved(name, tmp_path):
         stored = back[NAMES[name]]
         np.testing.assert_array_equal(stored, data[name])
         assert NAMES[name] == name or stored.attrs["long_name"] == name
+
+
+def test_names_that_files_cannot_tell_apart(tmp_path):
+    """Two of one stored name, and one that is a record but for a space, are kept and read back."""
+    well = mf.energies.Potential(lambda x: jnp.sum(x * x))
+    seen = {"a/b": lambda mu, flow: mu.mass, "a_b": lambda mu, flow: 2 * mu.mass, "energy ": lambda *_: 3.0}
+    run = mf.simulate(
+        mf.flows.Wasserstein(well, mf.domains.Euclidean(1)),
+        mf.measures.Particles(jnp.ones((2, 1))),
+        stepper=mf.steppers.Euler(0.1),
+        steps=2,
+        observables=seen,
+        path=tmp_path / "run",
+    )
+    back = mf.load(tmp_path / "run").observables
+    for name in (*seen, "energy"):
+        np.testing.assert_array_equal(back[name], run.observables[name])
+    table = mf.sweep(lambda a: {"u/v": a, "u_v": 2 * a}, a=[1.0, 2.0], path=tmp_path / "table")
+    read = mf.load(tmp_path / "table")
+    assert {name: read[name].tolist() for name in ("u/v", "u_v")} == {"u/v": [1, 2], "u_v": [2, 4]}
+    assert "u_v" in table and "w" not in table and set(table) >= {"u/v", "u_v"}
+
+
+def test_axes_of_one_name_are_told_apart(tmp_path):
+    class Plane(mf.domains.Torus):
+        @property
+        def axes(self):
+            return tuple(axis._replace(label="x [mm]") for axis in super().axes)
+
+    plane = Plane(2)
+    flow = mf.flows.Wasserstein(mf.energies.Entropy(), plane)
+    start = mf.measures.Grid.from_density(plane, 8, lambda x: 1 + 0.5 * jnp.sin(2 * jnp.pi * x[0]))
+    run = mf.simulate(flow, start, t1=1e-3, path=tmp_path / "run")
+    assert {"x", "x_"} <= set(run.to_xarray().dims)
 
 
 def test_an_axis_and_an_observable_beyond_latin(tmp_path):

@@ -305,3 +305,48 @@ def test_callbacks_are_told_apart():
         ).observables["energy"][0]
 
     np.testing.assert_allclose(called(3.0), 3 * called(1.0), rtol=1e-12)
+
+
+def solved_by(scale):
+    """The root of y^3 + y = scale x, by JAX's own rule for roots."""
+
+    def root(x):
+        equation = lambda y: y**3 + y - scale * x
+        newton = lambda f, y: jax.lax.fori_loop(0, 20, lambda _, y: y - f(y) / (3 * y**2 + 1), y)
+        return jax.lax.custom_root(equation, x, newton, lambda f, y: y / f(1.0))
+
+    return lambda x: jnp.sum(jax.vmap(root)(x))
+
+
+def test_roots_inside_a_function_compile_once():
+    compiled = []
+    listen = lambda event, duration, **more: compiled.append(event) if "backend_compile" in event else None
+    run = lambda scale: end(E.Potential(solved_by(scale)))[1]["energy"]
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        first = run(1.0)
+        compiled.clear()
+        again = run(1.0)
+        assert not compiled
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(run(2.0), first)
+
+
+def test_rules_of_batches_are_told_apart():
+    """A batch runs by the rule that its function has, though another rule was there for the same function."""
+
+    def values(factor):
+        @jax.custom_batching.custom_vmap
+        def height(x):
+            return jnp.sum(x * x)
+
+        @height.def_vmap
+        def _(size, batched, x):
+            return factor * jnp.sum(x * x, axis=-1), True
+
+        return mf.sweep(lambda a: height(a * jnp.ones(2)), a=[1.0, 2.0], method="vmap")["value"]
+
+    for factor in (1.0, 2.0):
+        np.testing.assert_allclose(values(factor), factor * 2 * np.array([1.0, 4.0]), rtol=1e-12)

@@ -1,5 +1,6 @@
 """Energies, flows and optimizers that users write: what they may leave out, and what they are told."""
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import equinox as eqx
@@ -155,3 +156,80 @@ def test_a_hidden_stop_gradient_is_noticed():
     assert errors["d grad V/dx, difference"] < 1e-6
     with pytest.raises(AssertionError, match="d grad V/dx, difference"):
         mf.testing.check_energy(Inner(True), MU)
+
+
+# --- What is returned in the wrong form
+
+
+class Returning(E.Energy):
+    """What `solve` returns."""
+
+    what: Callable = eqx.field(static=True)
+
+    def solve(self, mu, carry=None):
+        return self.what(mu)
+
+
+@pytest.mark.wrong_calls
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (
+            lambda mu: (1.0, jnp.sum),
+            r"Returning.solve must return an energies.Solution\(value, potential\), got tuple",
+        ),
+        (lambda mu: None, "got NoneType"),
+        (
+            lambda mu: E.Solution(jnp.ones(()), mu.points),
+            "the potential of a Solution is a function of one point",
+        ),
+        (lambda mu: E.Solution(mu.weights, jnp.sum), r"value of a Solution is one number, got shape \(2,\)"),
+    ],
+)
+def test_what_an_energy_returns_is_a_solution(what, message):
+    with pytest.raises(ValueError, match=message):
+        mf.simulate(mf.flows.Wasserstein(Returning(what), LINE), MU, stepper=S.Euler(0.1), steps=1)
+    with pytest.raises(ValueError, match=message):
+        (0.5 * Returning(what) + WELL)(MU)
+
+
+class Noisy(S.Stepper):
+    """Euler-Maruyama in three lines."""
+
+    dt: jax.Array
+    order: ClassVar[int] = 1
+    noisy: ClassVar[bool] = True
+
+    def step(self, flow, state, evaluation, dt, key, memory):
+        moved = flow.move(state, evaluation.tangent, dt, S.brownian(flow, state, evaluation, dt, key))
+        return S.settle(flow, moved, memory)
+
+
+def test_a_noisy_stepper_takes_a_flow_without_noise():
+    run = mf.simulate(mf.flows.Wasserstein(WELL, LINE), MU, stepper=Noisy(S.step_size(0.1)), steps=3)
+    np.testing.assert_allclose(run.final.points, 0.9**3 * MU.points, rtol=1e-12)
+
+
+def test_a_memory_that_is_not_declared():
+    class Remembering(Noisy):
+        def step(self, flow, state, evaluation, dt, key, memory):
+            return S.settle(flow, flow.move(state, evaluation.tangent, dt), dt)
+
+    with pytest.raises(ValueError, match=r"Remembering.step returned another memory than Remembering.init"):
+        mf.simulate(mf.flows.Wasserstein(WELL, LINE), MU, stepper=Remembering(S.step_size(0.1)), steps=2)
+
+
+def test_evaluations_are_a_pair():
+    class Counting(Noisy):
+        evaluations: ClassVar[int] = 1
+
+    with pytest.raises(ValueError, match=r"evaluations of Counting are a pair.*got 1"):
+        Counting(S.step_size(0.1))
+
+
+def test_certificates_without_an_energy():
+    run = mf.simulate(Drift(LINE), MU, stepper=S.Euler(0.1), steps=5)
+    found = run.certificates
+    assert found["saves"] == 6 and found["mass_drift"] == 0 and found["min_weight"] == 0.5
+    assert np.isnan(found["balance_defect"]) and np.isnan(found["largest_increase"])
+    mf.testing.check_flow(Drift(LINE), MU)

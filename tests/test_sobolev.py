@@ -434,3 +434,10 @@ def test_the_order_of_the_closed_form_is_a_constant_of_differentiation():
     for name in ("order", "even", "last", "polynomial"):
         np.testing.assert_array_equal(getattr(slopes, name), 0)
     assert float(slopes.domain.period) != 0
+
+
+def test_the_mode_of_alternating_signs_diffuses():
+    """It has no derivative on the cells and a Laplacian all the same: the heat flow has one state of rest."""
+    rates = linearize(Wasserstein(mf.energies.Entropy(), LINE, Spectral()), Grid.uniform(LINE, 8)).rates
+    waves = 2 * np.pi * np.array([1, 1, 2, 2, 3, 3, 4]) / float(LINE.lengths[0])
+    np.testing.assert_allclose(rates, waves**2, rtol=1e-10)

@@ -127,9 +127,10 @@ def _options(experiment: str, defaults: Any, presets: Mapping[str, Any], figures
 
     advertised = "{" + ",".join(name for name in presets if name != "tiny") + "}"
     presets_help = (
-        "size of the experiment, which the options below change: small takes about two minutes on two cores, "
-        "paper has the published sizes (there is also tiny, for the tests)"
+        "size of the experiment, which the options below change (there is also tiny, for the tests)"
     )
+    if "paper" in presets:
+        presets_help += "; paper has the published sizes"
     figures_help = (
         f"one or more of {', '.join(figures)}, separated by commas; may be repeated; all by default"
     )

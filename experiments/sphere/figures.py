@@ -48,7 +48,10 @@ class Figures(TeacherFigures):
         """III.3: the risk for all widths."""
         fig, axes = plot.figure(1, 2, height=2.5)
         self.draw_risks(axes[0])
-        return fig, "biased f: one positive limit for every width; unbiased f: a floor that falls with M"
+        return (
+            fig,
+            "biased f: in the end one limit for every width; unbiased f: a floor that falls with M",
+        )
 
     def widths(self):
         """III.4: the distances for all widths."""
@@ -60,10 +63,7 @@ class Figures(TeacherFigures):
         """III.5: the distances for all regularization strengths."""
         fig, axes = plot.figure(1, 2, height=2.7)
         self.draw_lams(axes[0])
-        return (
-            fig,
-            "the bias of f_b (dashed) shrinks with λ; λ = 0.1 is slow; the diffusion is closest at small λ",
-        )
+        return fig, "the bias of f_b (dashed) shrinks with λ; λ = 0.1 is slow"
 
     def gammas(self):
         """III.6: risk and distances for all teachers, at the least regularization."""

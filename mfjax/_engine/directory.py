@@ -128,6 +128,18 @@ FORMAT = 2
 MANIFEST, PROGRAM, LOCK = "manifest.json", "program.txt", ".lock"
 
 
+def _around_difference(*lines: str, before: int = 60, shown: int = 160) -> list[str]:
+    """A part of each of two lines, from a little before they differ.
+
+    >>> _around_difference("f(" + 100 * "a" + "1)", "f(" + 100 * "a" + "2)", before=3)
+    ['...aaa1)', '...aaa2)']
+    """
+    same = next((i for i, pair in enumerate(zip_longest(*lines)) if len(set(pair)) > 1), 0)
+    first = max(same - before, 0)
+    parts = [line[first : first + shown] for line in lines]
+    return [f"...{part}" for part in parts] if first else parts
+
+
 class Directory:
     """The directory of a run, or of cells that share a program: whose it is, and what it holds.
 
@@ -179,9 +191,10 @@ class Directory:
         here, there = text.splitlines(), place.read_text().splitlines()
         for number, (a, b) in enumerate(zip_longest(here, there, fillvalue="nothing"), 1):
             if a != b:
+                here, there = _around_difference(a.strip(), b.strip())
                 raise ForeignRun(
                     f"{self.path} holds another run: its program differs, in line {number} of {PROGRAM}: "
-                    f"{b.strip()[:160]} there and {a.strip()[:160]} here; use another path"
+                    f"{there} there and {here} here; use another path"
                 )
 
     def claim(self, manifest: Mapping[str, Any], text: str | None = None, lock: bool = True) -> None:

@@ -98,6 +98,12 @@ def one_step(sim: Simulation, carry: Carry, time: Array, dt: Array) -> tuple[Car
             f"{type(sim.stepper).__name__}.step must return a steppers.Step, as steppers.settle makes it, "
             f"got {type(step).__name__}"
         )
+    if jax.tree.structure(step.memory) != jax.tree.structure(carry.memory):
+        name = type(sim.stepper).__name__
+        raise ValueError(
+            f"{name}.step returned another memory than {name}.init, which makes that of the first step: "
+            f"{jax.tree.structure(step.memory)} for {jax.tree.structure(carry.memory)}"
+        )
     rates = carry.evaluation.dissipation + step.evaluation.dissipation
     kept = Carry(
         state=step.state.at_time(time + dt),

@@ -19,7 +19,7 @@ ClosedJaxpr: Any = vars(core)["ClosedJaxpr"]
 RULES = {
     "custom_jvp_call": {"jvp_jaxpr_fun", "jvp_jaxpr_thunk", "num_consts", "symbolic_zeros"},
     "custom_vjp_call": {"fwd_jaxpr_thunk", "bwd", "out_trees", "num_consts", "symbolic_zeros"},
-    "custom_vmap_call": {"rule", "in_tree", "out_tree"},
+    "custom_vmap_call": {"in_tree", "out_tree"},
 }
 
 
@@ -60,11 +60,29 @@ def _program(jaxpr: Any) -> Hashable:
 
 
 def _parameters(equation: Any) -> Hashable:
+    if equation.primitive.name == "call_hi_primitive":
+        return _expanded(equation.params["_prim"])
     left_out = RULES.get(equation.primitive.name, ())
     return tuple((k, _part(v)) for k, v in sorted(equation.params.items()) if k not in left_out)
 
 
+def _expanded(primitive: Any) -> Hashable:
+    """The value of what JAX, from 0.12 on, keeps as one operation until it is lowered, such as a root."""
+    if not type(primitive).__module__.startswith("jax."):
+        # Batched and lowered in ways of its own.
+        raise Incomparable
+    like = lambda aval: jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=aval.weak_type)
+    try:
+        closed: Any = jax.make_jaxpr(primitive.expand)(*jax.tree.map(like, primitive.in_avals))
+    except (TypeError, AttributeError) as error:
+        raise Incomparable from error
+    return type(primitive), _program(closed.jaxpr), tuple(map(_constant, closed.consts))
+
+
 def _part(value: Any) -> Hashable:
+    if type(value).__name__ == "ClosedRule":
+        # How a function is batched, wrapped anew at every call. Rules of the library compute what it does.
+        return None if str(value.rule.__module__).startswith("mfjax.") else value.rule
     if isinstance(value, (ClosedJaxpr, Jaxpr)):
         return _program(getattr(value, "jaxpr", value)), tuple(map(_constant, getattr(value, "consts", ())))
     if isinstance(value, (jax.Array, np.ndarray, np.generic, float, complex)):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from mfjax._results.atomic import write_atomically
+from mfjax._results.labels import free_name
 
 
 def write_dataset(dataset: Any, path: str | Path) -> Path:
@@ -33,12 +34,11 @@ def write_dataset(dataset: Any, path: str | Path) -> Path:
             narrow[name] = array.astype(_stored_dtype(array.values, name))
             if narrow[name].dtype != array.dtype:
                 narrow[name].attrs["stored_from"] = str(array.dtype)
-    for name in narrow.variables:
-        if stored_name(name) != name:
-            narrow[name].attrs.setdefault("long_name", name)
-    narrow = narrow.rename(
-        {n: stored_name(n) for n in {*narrow.variables, *narrow.dims} if stored_name(n) != n}
-    )
+    renamed = _stored_names([*narrow.variables, *(d for d in narrow.dims if d not in narrow.variables)])
+    for name in set(renamed) & set(narrow.variables):
+        narrow[name].attrs["name"] = name
+        narrow[name].attrs.setdefault("long_name", name)
+    narrow = narrow.rename(renamed)
     large = [v for v in narrow.variables.values() if v.nbytes >= LARGEST]
     if any(v.nbytes >= LARGEST * v.shape[0] for v in large) or len({v.dims[0] for v in large}) > 1:
         raise ValueError(
@@ -64,6 +64,16 @@ def stored_name(name: str) -> str:
     plain = name.encode("latin-1", "backslashreplace").decode("latin-1").replace("\\", "").replace("/", "_")
     plain = plain.strip() if plain[:1].isalnum() or plain[:1] == "_" else f"_{plain.strip()}"
     return f"{plain}_" if plain in WORDS else plain
+
+
+def _stored_names(names: list[Any]) -> dict[Any, str]:
+    """The names in a file of those that need another one there; no two have the same."""
+    taken, found = {str(n) for n in names if stored_name(n) == n}, {}
+    for name in names:
+        if name not in taken:
+            found[name] = free_name(stored_name(name), taken)
+            taken.add(found[name])
+    return found
 
 
 def _stored_dtype(array: np.ndarray, name: str) -> Any:
@@ -96,6 +106,5 @@ def read_dataset(path: str | Path) -> Any:
             whole.real, whole.imag = data[part].values, data[other].values
             data[name] = (data[part].dims, whole)
             data = data.drop_vars([part, other])
-    known = lambda name, text: text if isinstance(text, str) and stored_name(text) == name else name
-    names = {name: known(name, data[name].attrs.get("long_name")) for name in data.variables}
+    names = {name: array.attrs.pop("name", name) for name, array in data.variables.items()}
     return data.rename({old: new for old, new in names.items() if old != new})

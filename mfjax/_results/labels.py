@@ -1,6 +1,6 @@
 """The names, places and units that files give to the cells of a grid and the coordinates of points."""
 
-from collections.abc import Container
+from collections.abc import Collection, Container
 from typing import Any, NamedTuple
 
 import jax
@@ -49,7 +49,7 @@ class GridLabels(NamedTuple):
         return {a.name: (a.name, np.asarray(a.values), {"units": a.unit}) for a in self.axes if a.values}
 
 
-def grid_labels(grid: Grid, domain: Domain | None, taken: Container[str]) -> GridLabels:
+def grid_labels(grid: Grid, domain: Domain | None, taken: Collection[str]) -> GridLabels:
     """The labels of a grid on a domain, if that is known: none of the names is `taken`."""
     species = [f"species{number}" for number in _numbers(grid.frozen)]
     free = len(grid.shape) - grid.frozen
@@ -74,7 +74,8 @@ def grid_labels(grid: Grid, domain: Domain | None, taken: Container[str]) -> Gri
         if values is not None and not np.all(np.diff(values) > 0):
             values = None
         places = None if values is None else tuple(values.tolist())
-        found.append(GridAxis(free_name(name, taken), size, places, unit))
+        name = free_name(name, {*taken, *(axis.name for axis in found)})
+        found.append(GridAxis(name, size, places, unit))
     return GridLabels(tuple(found), float(grid.volume), f"mass / {_product(units)}")
 
 
@@ -87,7 +88,10 @@ def coordinate_names(domain: Domain | None, number: int) -> list[str]:
     """
     if domain is None or domain.ambient != domain.dim or domain.dim != number:
         return [f"x{i}" for i in _numbers(number)]
-    return [_label(axis, i)[0] for axis, i in zip(domain.axes, _numbers(number), strict=True)]
+    names: list[str] = []
+    for axis, i in zip(domain.axes, _numbers(number), strict=True):
+        names.append(free_name(_label(axis, i)[0], names))
+    return names
 
 
 def free_name(name: str, taken: Container[str]) -> str:

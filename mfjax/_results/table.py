@@ -1,7 +1,7 @@
 """The results of a sweep, one labeled table."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,6 +50,12 @@ class Table(eqx.Module):
         if name not in self.values:
             raise ValueError(f"no result {name!r}; there are {', '.join(sorted(self.values))}")
         return self.values[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values)
 
     @property
     def failed(self) -> list[tuple[dict[str, Any], str]]:

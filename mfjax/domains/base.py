@@ -113,7 +113,10 @@ class Domain(eqx.Module):
         return jnp.linalg.eigh(projection)[1][:, -self.dim :]
 
     def retract(self, x: Point, v: Point) -> Point:
-        """The point reached from `x` by the displacement `v`, to first order along a geodesic."""
+        """The point reached from `x` by the displacement `v`, to first order along a geodesic.
+
+        It undoes `displacement` between any two points: retract(x, displacement(y, x)) = y.
+        """
         return x + v
 
     def diffuse(self, x: Point, v: Point) -> Point:

@@ -47,6 +47,14 @@ class Solution(eqx.Module):
     carry: Any = None
     terms: tuple["Solution", ...] = ()
 
+    def __check_init__(self):
+        if not callable(self.potential):
+            raise ValueError(
+                f"the potential of a Solution is a function of one point, got {type(self.potential).__name__}"
+            )
+        if self.value is not None and np.shape(self.value) != ():
+            raise ValueError(f"the value of a Solution is one number, got shape {np.shape(self.value)}")
+
 
 class Energy(eqx.Module):
     """F(mu). The author of a new energy writes `solve`: its value and its potential at one point.
@@ -113,7 +121,7 @@ class Energy(eqx.Module):
 
     def _solved(self, mu: Measure) -> Solution:
         self.validate(mu)
-        solution = self.solve(mu)
+        solution = solved(self, mu)
         if not is_traced(solution.status) and int(solution.status) != codes.OK:
             raise RuntimeError(
                 f"{type(self).__name__} could not be evaluated: {codes.describe(int(solution.status))} "
@@ -140,6 +148,17 @@ class Energy(eqx.Module):
     # NumPy scalars otherwise try to broadcast over the energy from the left.
     __array_priority__ = 1000
     __array_ufunc__ = None
+
+
+def solved(energy: Energy, mu: Measure, carry: Any = None) -> Solution:
+    """`energy.solve`. **Raises** `ValueError` where it returns no `Solution`."""
+    solution = energy.solve(mu, carry)
+    if not isinstance(solution, Solution):
+        raise ValueError(
+            f"{type(energy).__name__}.solve must return an energies.Solution(value, potential), got "
+            f"{type(solution).__name__}"
+        )
+    return solution
 
 
 def _is_number(value: Any) -> bool:
@@ -209,7 +228,7 @@ class Sum(Energy):
 
     def solve(self, mu, carry=None):
         carry = (None,) * len(self.terms) if carry is None else carry
-        solutions = [term.solve(mu, state) for (_, term), state in zip(self.terms, carry, strict=True)]
+        solutions = [solved(term, mu, state) for (_, term), state in zip(self.terms, carry, strict=True)]
         coefficients = tuple(jnp.asarray(c).astype(mu.dtype) for c, _ in self.terms)
         zero = jnp.zeros((), mu.dtype)
         value = None

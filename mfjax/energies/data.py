@@ -34,6 +34,8 @@ class Data(eqx.Module):
             raise ValueError(f"data_weights must have shape ({n},), got {self.weights.shape}")
         if not is_traced(self.weights) and np.any(np.asarray(self.weights) < 0):
             raise ValueError("data_weights must be non-negative")
+        if not is_traced(self.weights) and not np.any(np.asarray(self.weights)):
+            raise ValueError("data_weights must have a positive sum, got zeros: no datum would count")
 
     def prepare(self, features: FeatureMap, points: Array) -> Any:
         """What `features` know of these inputs before any particles, in the dtype of a run of `points`."""

@@ -49,8 +49,8 @@ class Sobolev(Energy):
     The modes of a target that is a density (one FFT) or particles (O(K) direct sums for each) are found again
     at every evaluation on a `Grid`: for long runs against many particles bin them to a `Grid` first.
 
-    Near nu uniform the mode k decays at the rate (2 pi k / L)^{2 - 2s}, and data in dot-H^r give
-    E = O(t^{-(r+s)/(s-1)}), s > 1; at s = 1 the energy has the rate 2 min nu, in 1-D for any nu.
+    Near nu uniform, of density m, the mode k decays at the rate m (2 pi |k| / L)^{2 - 2s}, and data in
+    dot-H^r give E = O(t^{-(r+s)/(s-1)}), s > 1; at s = 1 the energy has the rate 2 min nu, in 1-D for any nu.
 
     **Raises** `ValueError` on particles for s <= d/2, whose self-energy is infinite, and without `modes` for
     d > 1 or a traced order; for measures on other domains.

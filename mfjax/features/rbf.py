@@ -20,8 +20,9 @@ class RBF(FeatureMap):
     - omega, x (dim,) on `torus`; `scale` > 0 and `amplitude` are leaves, which may be swept.
     - Good values: a scale of a few spacings of the inputs, at most a tenth of the period.
 
-    **Fails** to be smooth at half a period from omega, where the nearest image changes: the slope jumps by a
-    factor e^{-period / (2 scale)} of its largest for "laplace". The "laplace" gradient is 0 at omega = x.
+    **Fails** to be smooth at half a period from omega, where the nearest image changes: the slope changes its
+    sign, a jump of 2 e^{-period / (2 scale)} times its largest for "laplace". The "laplace" gradient is 0 at
+    omega = x.
 
     **Raises** `ValueError` for other domains and profiles and scale <= 0.
 

@@ -31,8 +31,8 @@ class WassersteinFisherRao(Flow):
       Fisher-Rao flow (mirror descent), beta = 0 the Wasserstein flow.
     - `balanced=True` subtracts the mean of V: the total mass, which is free otherwise, stays exactly. The
       constant in V matters only without it: V_i = dF/dm_i must hold as it stands, as it does for the
-      energies of mfjax. Discrepancies of conditionally positive definite kernels (`Energy`, `Riesz`) have no
-      minimum over all masses: balance those.
+      energies of mfjax. Discrepancies of conditionally positive definite kernels (`Distance`, `Riesz`) have
+      no minimum over all masses: balance those.
 
     **Good values**: for 1/2 E (F - y)^2 of a network F = sum_i a_i relu(b_i . x), the gradient flow of
     neurons that start with |a_i| = |b_i| is (alpha, beta) = (1, 2), m_i = |a_i| |b_i| at b_i / |b_i| on the

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from mfjax import grids
 from mfjax.domains import Domain
-from mfjax.energies.base import Energy, Solution
+from mfjax.energies.base import Energy, Solution, solved
 from mfjax.energies.entropy import Entropy
 from mfjax.flows.base import Evaluation, Flow, State, evaluation, require_measure
 from mfjax.grids.diffusion import Part
@@ -76,7 +76,7 @@ def descent(
     energy: Energy, domain: Domain, mu: Particles, carry: Any, mobility: Any = 1.0
 ) -> tuple[Evaluation, Solution]:
     """x_i' = -mobility grad V(x_i), tangent to `domain`, and the solution of the energy behind it."""
-    solution = energy.solve(mu, carry)
+    solution = solved(energy, mu, carry)
     gradient = energy.gradient_field(mu, solution)
     velocity = jax.vmap(domain.velocity)(mu.points, -mobility * gradient)
     slope = jax.vmap(domain.project)(mu.points, gradient)

@@ -85,7 +85,7 @@ class Spectral(Discretization):
                 turnover = turnover + jnp.max(jnp.abs(gradient)) / (0.5 * mu.spacing[axis])
         for coefficient, _ in parts:
             coefficient = jnp.asarray(coefficient).astype(mu.dtype)
-            rate = rate - coefficient * sum(k * k for k in waves) * density
+            rate = rate - coefficient * _squares(mu) * density
             turnover = turnover + 0.5 * coefficient * jnp.sum((np.pi / mu.spacing) ** 2)
         rate = mu.volume * jnp.fft.irfftn(rate, mu.shape).ravel()
         moving = turnover > 0
@@ -102,14 +102,24 @@ class Spectral(Discretization):
         )
 
 
-def _wave_numbers(mu: Grid) -> list[Array]:
-    """2 pi k / L along each axis, shaped to multiply the real FFT; 0 for the mode of alternating signs."""
+def _squares(mu: Grid) -> Array:
+    """Minus the Laplacian of each mode: that of alternating signs has one, though no first derivative."""
+    return sum((k * k for k in _wave_numbers(mu, alternating=True)), jnp.zeros((), mu.dtype))
+
+
+def _wave_numbers(mu: Grid, alternating: bool = False) -> list[Array]:
+    """2 pi k / L along each axis, shaped to multiply the real FFT.
+
+    0 for the mode of `alternating` signs, which is zero between the cells, unless that is asked for.
+    """
     waves = []
     for axis, n in enumerate(mu.shape):
         k = np.fft.rfftfreq(n, 1 / n) if axis == len(mu.shape) - 1 else np.fft.fftfreq(n, 1 / n)
         shape = [1] * len(mu.shape)
         shape[axis] = k.size
-        k = np.where(2 * np.abs(k) == n, 0, k).reshape(shape)
+        if not alternating:
+            k = np.where(2 * np.abs(k) == n, 0, k)
+        k = k.reshape(shape)
         waves.append(jnp.asarray(2 * np.pi * k, mu.dtype) / (n * mu.spacing[axis]))
     return waves
 

@@ -33,7 +33,8 @@ class SlicedEnergyDistance(Observable):
       and never negative; **it may vanish elsewhere** where P is smaller than what separates the measures.
 
     - `target`: a measure, points (M, d) of equal masses, or a density of one point on `domain`.
-    - `projections` P: 64 leaves a standard deviation of 12 % for two normal clouds 6 apart in d = 3.
+    - `projections` P: 64 leaves a standard deviation of 9.4 % for two standard normal clouds whose means
+      are 6 apart in d = 3.
     - `domain`: distances are between `domain.embed` of the points; a flow on a torus needs it.
 
     Both measures are scaled to mass one. Memory is O(M + K) in reverse mode too.

@@ -66,7 +66,7 @@ def density(
     >>> _, axes = mf.plot.figure()
     >>> ax = density(axes[0, 0], mf.measures.Grid.uniform(circle, 8), circle, label="t = 0")
     >>> ax.get_xlabel(), ax.get_ylabel(), ax.lines[0].get_xdata().round(2).tolist()[:2]
-    ('angle [rad]', 'density [1/rad]', [-2.75, -1.96])
+    ('angle [rad]', 'density [1/rad]', [-3.14, -2.75])
     >>> particles = mf.measures.Particles(np.array([[0.0], [1.0]]))
     >>> _, axes = mf.plot.figure()
     >>> ax = density(axes[0, 0], particles, mf.domains.Euclidean(1), bandwidth=0.5)
@@ -154,7 +154,19 @@ def _on_axis(source: Drawn, domain: Domain, extent: Extent, cells: int | None):
         values = jax.jit(jax.vmap(source))(points)
     q = coordinates(domain, points, extent)[:, 0]
     order = np.argsort(q, kind="stable")
-    return q[order], repetitions(values, "the density", q, "the points")[:, order]
+    q, values = q[order], repetitions(values, "the density", q, "the points")[:, order]
+    return _to_the_ends(source.spacing, domain, q, values) if isinstance(source, Grid) else (q, values)
+
+
+def _to_the_ends(spacing: Array, domain: Domain, q: np.ndarray, values: np.ndarray):
+    """Cells drawn from end to end: a closed axis meets itself, and at a wall the last cell goes on."""
+    (axis,), half = domain.axes, 0.5 * float(spacing[0])
+    if axis.endless:
+        return q, values
+    first, last = values[:, :1], values[:, -1:]
+    if axis.closed:
+        first = last = 0.5 * (first + last)
+    return np.concatenate([[q[0] - half], q, [q[-1] + half]]), np.concatenate([first, values, last], axis=1)
 
 
 def _on_cells(source: Drawn, domain: Domain, extent: Extent, cells: int | None):

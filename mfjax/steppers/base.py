@@ -48,6 +48,14 @@ class Stepper(eqx.Module):
         name = type(self).__name__
         if not isinstance(getattr(type(self), "order", None), int):
             raise ValueError(f"{name} has no order: write order: ClassVar[int] = 1 in the class")
+        pair = self.evaluations
+        if pair is not None and not (
+            isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(n, int) for n in pair)
+        ):
+            raise ValueError(
+                f"the evaluations of {name} are a pair, (before the first step, in each), such as (1, 1), "
+                f"got {pair!r}"
+            )
         if self.dt is not None and not hasattr(self.dt, "astype"):
             raise ValueError(
                 f"the dt of {name} must be an array, got {self.dt!r}: write self.dt = "
@@ -96,7 +104,11 @@ class Stepper(eqx.Module):
         key: Key[Array, ""] | None,
         memory: Any,
     ) -> Step:
-        """Cross `dt` from `state`, at which the flow has been evaluated already."""
+        """Cross `dt` from `state`, at which the flow has been evaluated already.
+
+        `key` is that of this step; `None` if the run was given none, which a flow without noise needs not.
+        `memory` is what `init` made or the last step returned, of the same structure.
+        """
 
 
 def step_size(dt: Any) -> Array:

@@ -96,7 +96,7 @@ class Euler(_Fixed):
     Explicit Euler: x <- retract(x - dt grad V). For a reduced risk this is VarPro gradient descent.
 
     omega_i <- omega_i - M tau grad_{omega_i} L (thesis (III.42)) is `Euler(tau)` on the Wasserstein
-    flow: the plain gradient of L is 1/M times the velocity. Order 1, one solve per step. The papers
+    flow: the plain gradient of L is -1/M times the velocity. Order 1, one solve per step. The papers
     use dt = 2**-10; stable below 2 / (largest rate).
     """
 

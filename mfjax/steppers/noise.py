@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Key
 
-from mfjax._numerics.arrays import known, safe_sqrt
+from mfjax._numerics.arrays import safe_sqrt
 from mfjax.flows.base import Evaluation, Flow, State
 from mfjax.measures import Measure, Particles
 from mfjax.steppers.base import with_clock
@@ -20,11 +20,15 @@ def brownian(
 
     T is that of half a step later: its integral over the step to third order, where it depends on time.
 
+    Zero without a `key`, which runs of a flow without noise need not have.
+
     Particle i draws from (key, i) alone, and `simulate` gives each step its own key: padding changes no
     particle's noise, and two runs with one key and one step size are coupled synchronously.
     """
     mu, halfway = state.measure, with_clock(flow, state, evaluation, 0.5 * dt)
-    keys = jax.vmap(lambda i: jr.fold_in(known(key), i))(jnp.arange(mu.size))
+    if key is None:
+        return jnp.zeros_like(mu.points)
+    keys = jax.vmap(lambda i: jr.fold_in(key, i))(jnp.arange(mu.size))
     xi = jax.vmap(lambda k: jr.normal(k, mu.points.shape[1:], mu.dtype))(keys)
     temperature = jnp.asarray(flow.at(halfway).temperature).astype(mu.dtype)
     return safe_sqrt(2 * temperature * dt) * jax.vmap(flow.domain.project)(mu.points, xi)

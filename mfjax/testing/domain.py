@@ -25,12 +25,14 @@ def check_domain(
 ) -> dict[str, float]:
     """A domain: samples inside and independent of their number, motion inside and first-order consistent.
 
-    retract(x, 0) = x; `project` is linear, idempotent and self-adjoint; displacement(retract(x, h v), x)
-    = h v + O(h^2) for admissible v; derivatives are finite at coincident points. `tangent_basis` is
-    orthonormal and tangent; a `chord` is as long as the difference of `embed`. Coordinates, if there are any,
-    lie between the ends of `axes`, are undone by `point`, and measure lengths on an `isometric` domain.
-    With `cells` per axis, the centers lie inside, their volumes add up to `volume`, the axes are as long and
-    closed as those of the domain, and its Gaussian, where there is one, has mass one.
+    retract(x, 0) = x, and retract(x, displacement(y, x)) = y for any two samples; `project` is linear,
+    idempotent and self-adjoint; displacement(retract(x, h v), x) = h v + O(h^2) for admissible v; derivatives
+    are finite at coincident points. `tangent_basis` is orthonormal and tangent; a `chord` is as long as the
+    difference of `embed`. Coordinates, if there are any, lie between the ends of `axes`, are undone by
+    `point`, and measure lengths on an `isometric` domain; two points beside the seam of a closed axis are
+    near to each other for `displacement`, `chord` and `embed`. With `cells` per axis,
+    the centers lie inside, their volumes add up to `volume`, the axes are as long and closed as those of the
+    domain, and its Gaussian, where there is one, has mass one.
 
     >>> import mfjax as mf
     >>> errors = check_domain(mf.domains.Torus(1), cells=8, volume=1.0)
@@ -66,10 +68,13 @@ def check_domain(
                 jnp.linalg.norm(jax.vmap(domain.chord)(points, swapped), axis=-1),
                 jnp.linalg.norm(embed(points) - embed(swapped), axis=-1),
             ),
-            "retract by nothing": (retract(points, 0 * a), points),
+            "retract(x, 0) = x": (retract(points, 0 * a), points),
             "project twice": (project(points, project(points, a)), project(points, a)),
             "self-adjoint": (product(project(points, a), b), product(a, project(points, b))),
-            "back": (retract(points, displacement(swapped, points)), swapped),
+            "retract(x, displacement(y, x)) = y": (
+                retract(points, displacement(swapped, points)),
+                swapped,
+            ),
             "first order": (jnp.where(clear[:, None], speed, tangent), tangent),
         }
         moved = {
@@ -86,11 +91,11 @@ def check_domain(
         return pairs, {k: (v, jnp.all(contains(v))) for k, v in moved.items()}, slopes
 
     pairs, moved, slopes = compiled(domain, points, *jr.normal(jr.key(1), (2, *points.shape), dtype))
-    for name, (left, right) in pairs.items():
-        errors.same(name, left, right, 40 * step if name == "first order" else bar)
-    for name, (ends, inside) in moved.items():
+    for name, (ends, inside) in [("sample", moved["sample"]), *moved.items()]:
         ensure(bool(inside), f"{name}: outside the domain")
         ensure(ends.dtype == dtype, f"{name}: dtype {ends.dtype} from {dtype}")
+    for name, (left, right) in pairs.items():
+        errors.same(name, left, right, 40 * step if name == "first order" else bar)
     chex.assert_tree_all_finite(slopes)
     ensure(len(domain.axes) == domain.dim, f"{len(domain.axes)} axes in dimension {domain.dim}")
     known = has_coordinates(domain, points[0])
@@ -154,7 +159,39 @@ def check_coordinates(domain: Domain, points: Array, errors: Errors, bar: float)
             slack = bar * (1 + float(jnp.max(jnp.abs(q))))
             within = (q[:, i] >= known(axis.lower) - slack) & (q[:, i] <= known(axis.upper) + slack)
             ensure(bool(jnp.all(within)), f"coordinate {i} lies beyond the ends of its axis")
+    for i, axis in enumerate(domain.axes):
+        if axis.closed:
+            check_seam(domain, q[:8], i, bar)
     if domain.isometric:
         gram = jnp.einsum("kab,kac->kbc", slopes, slopes)
         identity = jnp.broadcast_to(jnp.eye(domain.dim, dtype=q.dtype), gram.shape)
         errors.same("lengths in coordinates", gram, identity, bar)
+
+
+def check_seam(domain: Domain, q: Array, i: int, bar: float) -> None:
+    """Points on the two sides of a closed axis' seam are as near as two beside it."""
+    axis = domain.axes[i]
+    low, high = float(known(axis.lower)), float(known(axis.upper))
+    step = 1e-3 * (high - low)
+
+    @eqx.filter_jit
+    def distances(domain, q):
+        at = lambda value: jax.vmap(lambda one: domain.point(one.at[i].set(value)))(q)
+        here = at(low + step)
+        length = lambda function, y: jnp.linalg.norm(jax.vmap(function)(here, y), axis=-1)
+        apart = lambda x, y: domain.embed(x) - domain.embed(y)
+        return {
+            name: (length(function, at(high - step)), length(function, at(low + 3 * step)))
+            for name, function in (
+                ("displacement", domain.displacement),
+                ("chord", domain.chord),
+                ("embed", apart),
+            )
+        }
+
+    for name, (across, beside) in distances(domain, q).items():
+        ensure(
+            bool(jnp.all(across <= 10 * beside + bar)),
+            f"{name}: two points {2 * step:.2g} apart across the seam of the closed axis {i} are "
+            f"{float(jnp.max(across)):.2g} apart",
+        )

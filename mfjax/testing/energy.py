@@ -28,7 +28,15 @@ from mfjax.testing.base import (
 
 def _values(energy: Energy, mu: Measure) -> dict[str, Array]:
     solution = energy.solve(mu, energy.init(mu))
-    values = {"value": solution.value, "first variation": energy.first_variation(mu, solution)}
+    if solution.value is None:
+        raise ValueError(
+            f"{type(energy).__name__} has no value, and this check compares the derivatives of one with the "
+            "potential: mf.simulate runs it all the same"
+        )
+    values = {
+        "value": jnp.asarray(solution.value, mu.dtype),
+        "first variation": energy.first_variation(mu, solution),
+    }
     if not any(isinstance(term, InternalEnergy) and isinstance(mu, Grid) for _, term in energy.parts()):
         values["gradient field"] = energy.gradient_field(mu, solution)
     if solution.outer_weights is not None:
@@ -37,7 +45,9 @@ def _values(energy: Energy, mu: Measure) -> dict[str, Array]:
 
 
 def _slopes(energy: Energy, mu: Measure) -> tuple[Array, Array]:
-    value_at = lambda points, weights: energy.solve(replaced(mu, points, weights), energy.init(mu)).value
+    value_at = lambda points, weights: jnp.asarray(
+        energy.solve(replaced(mu, points, weights), energy.init(mu)).value, mu.dtype
+    )
     return jax.grad(value_at, argnums=(0, 1))(mu.points, mu.weights)
 
 

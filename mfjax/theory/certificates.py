@@ -33,6 +33,7 @@ def certify(values: Mapping[str, Any]) -> dict[str, float]:
 
       Both are NaN for a run with noise (Brownian, or particles born and dying), whose recorded energy is the
       smooth part and falls in no fixed proportion to its dissipation: its `dissipated` is recorded as NaN.
+      So they are where the energy is not known.
     - `mass_drift`: max_t |mass_t - mass_0| / mass_0; `min_weight`: the least mass of a particle or cell.
     - `residual`: the largest relative residual of the outer solve.
     - `status`: the code at the end (`mf.status`), 0 for a completed run; `saves`: the saved times
@@ -55,8 +56,10 @@ def certify(values: Mapping[str, Any]) -> dict[str, float]:
     for key, array in arrays.items():
         if array.ndim != 1 or array.size == 0 or array.shape != shape:
             raise ValueError(f"{key} must have shape (S,), one value per saved time, got {array.shape}")
-    # After a fault the record is NaN: certify the run up to there.
-    good = np.isfinite(arrays["energy"])
+    # After a fault the record is NaN: certify the run up to there. An energy that is not known is NaN always.
+    good = np.isfinite(arrays["mass"])
+    if not np.all(np.isnan(arrays["energy"])):
+        good &= np.isfinite(arrays["energy"])
     saves = int(good.size if good.all() else np.argmin(good))
     report = {"status": float(arrays["status"][-1]), "saves": float(saves)}
     if saves == 0:

@@ -71,8 +71,8 @@ def linearize(flow: Flow, mu_star: Measure, *, tolerance: float | None = 1e-3) -
 
     Evenly spaced particles have exactly these rates for |k| < M / 2 if kappa has no mode beyond M / 2; other
     modes alias, k with k + M. A grid of n cells has k replaced by sin(pi k / n) n / pi, and other flows on
-    grids have their rates to second order in the cells as well: those of the Ornstein-Uhlenbeck flow of
-    stiffness a at temperature T are low by a h^2 / (6 T), relatively.
+    grids have their rates to second order in the cells as well: rate j, j a, of the Ornstein-Uhlenbeck flow
+    of stiffness a at temperature T is low by (j + 1) a h^2 / (12 T), relatively.
 
     - `tolerance`: `mu_star` is refused if its largest velocity exceeds this many (in units of the
       domain; for a grid, of the mean cell mass) times the fastest rate; `None` accepts anything.
