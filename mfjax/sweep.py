@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -229,8 +230,8 @@ def _bucket(
             update=bar.of(np.unique(group).size),
         )
         if loop:
-            return [assemble(whole, records, carry)]
-        return [_member(cells, inputs, carry, records, i) for i in range(len(group))]
+            return [assemble(whole, records, carry, make=partial(cells.declared, group))]
+        return [_member(cells, inputs, carry, records, i, int(group[i])) for i in range(len(group))]
 
     runs = _in_threads(one, groups, layout.workers)
     runs = [run for several in runs for run in several][: cells.number]
@@ -243,13 +244,13 @@ def _times(sim: Simulation, size: int | None) -> np.ndarray:
     return times if size is None else np.broadcast_to(times, (size, times.shape[-1]))
 
 
-def _member(cells: Cells, inputs, carry, records, index: int) -> Run:
-    """One run of a group."""
+def _member(cells: Cells, inputs, carry, records, index: int, number: int) -> Run:
+    """One run of a group, that of cell `number`."""
     take = lambda leaf: leaf[index]
     own = inputs._replace(own=[take(leaf) for leaf in gathered(inputs.own)])
     sim = cells.assembled(own)
     records, carry = jax.tree.map(take, (records, carry))
-    return assemble(sim, records, carry)
+    return assemble(sim, records, carry, make=partial(cells.declared, number))
 
 
 def _claimed(directory: Directory, manifest, text: str, resume, writes) -> Layout | None:

@@ -677,3 +677,21 @@ def test_arrays_are_traced_once_for_all_cells(monkeypatch):
     calls.clear()
     mf.sweep(fn, a=list(np.arange(1.0, 33.0)), method="loop", workers=1)
     assert len(calls) == few
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_schedule_may_read_a_number_of_its_cell(method):
+    """What a table says of the domain is asked of a flow whose function holds a number of the trace."""
+    torus = mf.domains.Torus(1)
+    heat, wave = mf.energies.Entropy(), mf.energies.Potential(lambda x: jnp.cos(2 * jnp.pi * x[0]))
+
+    def cooled(halving):
+        flow = mf.flows.Scheduled(lambda t: mf.flows.Wasserstein(wave + 2 ** (-t / halving) * heat, torus))
+        return mf.Simulation(flow, mf.measures.Grid.uniform(torus, 8), stepper=mf.steppers.RK4(1e-3), steps=4)
+
+    table = mf.sweep(cooled, halving=[0.01, 0.1], method=method)
+    for i, halving in enumerate((0.01, 0.1)):
+        np.testing.assert_allclose(
+            table["energy"][i], mf.simulate(cooled(halving)).observables["energy"], rtol=1e-12
+        )
+    assert table.to_xarray()["final_density"].dims == ("halving", "x")

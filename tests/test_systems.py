@@ -38,7 +38,7 @@ END = 0.1
 
 def wave(x):
     """A smooth function on a torus of any dimension."""
-    return jnp.sum(jnp.cos(2 * jnp.pi * x + jnp.arange(x.size)))
+    return jnp.sum(jnp.cos(2 * jnp.pi * x + jnp.arange(x.size, dtype=x.dtype)))
 
 
 def density(x):
@@ -332,6 +332,28 @@ def test_single_precision(name, side):
 @rows(lambda system, stepper: not isinstance(stepper, str) and system.plane is None)
 def test_two_torus(name, side):
     check(name, side, 2, "float64")
+
+
+# The settings of JAX that look for faults.
+SWITCHES = {
+    "jax_debug_nans": True,
+    "jax_numpy_dtype_promotion": "strict",
+    "jax_numpy_rank_promotion": "raise",
+    "jax_check_tracer_leaks": True,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("switch", SWITCHES)
+@rows(lambda system, stepper: not isinstance(stepper, str))
+def test_no_switch_finds_a_fault(name, side, switch):
+    before = getattr(jax.config, switch)
+    jax.config.update(switch, SWITCHES[switch])
+    try:
+        run = mf.simulate(declared(name, side, SYSTEMS[name].values[0], 1, "float64"))
+    finally:
+        jax.config.update(switch, before)
+    assert int(run.status) == status.OK
 
 
 finished = eqx.filter_jit(lambda sim: trajectory(sim)[0].state.measure)

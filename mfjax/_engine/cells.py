@@ -48,6 +48,10 @@ class Cells:
         # The histories of all measures would fill the memory, and a table holds the last only.
         return result.without_measures() if isinstance(result, Simulation) else result
 
+    def declared(self, index: int) -> Any:
+        """What `fn` returns for the Python numbers of a cell."""
+        return self.fn(**self.constant, **{name: self.columns[name][index].item() for name in self.names})
+
     @property
     def values_like(self) -> list[Any]:
         """The numbers of a cell as shapes: weakly typed, as Python numbers are, they promote nothing."""

@@ -1,6 +1,7 @@
 """Where a run comes from: what its file says beside its numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -21,23 +22,41 @@ class Origin:
     origins at once, and have none.
     """
 
-    def __init__(self, sim: Any = None, domain: Domain | None = None, settings: Mapping | None = None):
-        self._sim, self._domain, self._settings = sim, domain, settings
+    def __init__(self, sim: Any = None, make: Callable[[], Any] | None = None):
+        self._sim, self._make = sim, make
 
     @classmethod
-    def of(cls, sim: Any) -> "Origin":
-        """That of a cell, whose arrays must not outlive it."""
-        return cls() if is_traced(sim) else cls(None, sim.flow.domain, settings(sim))
+    def of(cls, sim: Any, make: Callable[[], Any] | None = None) -> "Origin":
+        """That of a cell, whose arrays must not outlive it; `make` declares it once more."""
+        if is_traced(sim):
+            return cls()
+        origin = cls(make=make)
+        # A schedule may read a number of its cell, of which its function holds what the trace knew.
+        with suppress(jax.errors.UnexpectedTracerError):
+            origin._found = (sim.flow.domain, settings(sim))
+        return origin
+
+    @classmethod
+    def known(cls, domain: Domain | None, settings: Mapping[str, Any]) -> "Origin":
+        """What a file says."""
+        origin = cls()
+        origin._found = (domain, dict(settings))
+        return origin
+
+    @cached_property
+    def _found(self) -> tuple[Domain | None, dict[str, Any]]:
+        sim = self._sim if self._make is None else self._make()
+        return (None, {}) if sim is None else (sim.flow.domain, settings(sim))
 
     @property
     def domain(self) -> Domain | None:
         """The domain that the measures live on, where it is known."""
-        return self._domain if self._sim is None else self._sim.flow.domain
+        return self._found[0]
 
-    @cached_property
+    @property
     def settings(self) -> dict[str, Any]:
         """Classes and numbers of the run as text and JSON hold them; empty where nothing is known."""
-        return dict(self._settings or {}) if self._sim is None else settings(self._sim)
+        return self._found[1]
 
     def tree_flatten(self):
         return (), None

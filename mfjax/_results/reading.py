@@ -79,7 +79,7 @@ def _run(data: Any, file: Path, domain: Domain | None) -> Run:
     observables = {name: data[name].values for name in attributes["observables"]}
     status, failed_at = (jnp.asarray(attributes[name], jnp.int32) for name in ("status", "failed_at"))
     times = _exact(data["time"].values, "time")
-    return Run(times, observables, measures, final, status, failed_at, None, Origin(None, domain, settings))
+    return Run(times, observables, measures, final, status, failed_at, None, Origin.known(domain, settings))
 
 
 def _table(data: Any) -> Table:

@@ -1,7 +1,7 @@
 """What a run leaves behind: labeled arrays over saved times."""
 
 import json
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +139,13 @@ def measure_at(measures: Measure, index: int) -> Measure:
     return jax.tree.map(lambda leaf: leaf[index], measures)
 
 
-def assemble(sim: Any, records: Any, carry: Any, end: Any = None) -> Run:
-    """The run of `sim` from what the loop recorded and where it ended; `end` is that carry, if it is kept."""
+def assemble(
+    sim: Any, records: Any, carry: Any, end: Any = None, make: Callable[[], Any] | None = None
+) -> Run:
+    """The run of `sim` from what the loop recorded and where it ended.
+
+    `end` is that carry, if it is kept; `make` declares the run once more, if it is the cell of a sweep.
+    """
     initial = sim.measure
     measures, values = records
     unknown = lambda: np.full(np.shape(values["mass"]), np.nan, values["mass"].dtype)
@@ -148,7 +153,7 @@ def assemble(sim: Any, records: Any, carry: Any, end: Any = None) -> Run:
     if isinstance(initial, Grid) and measures is not None:
         # Not a grid's `with_weights`, which is for one measure.
         measures = eqx.tree_at(lambda grid: (grid.weights, grid.marks), initial, measures)
-    final, origin = carry.state.measure, Origin.of(sim) if end is None else Origin(sim)
+    final, origin = carry.state.measure, Origin.of(sim, make) if end is None else Origin(sim)
     return Run(sim.times, values, measures, final, carry.status, carry.failed_at, end, origin)
 
 

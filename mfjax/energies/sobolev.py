@@ -4,6 +4,7 @@ from typing import Any, cast
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Complex, Float, ScalarLike
 
 from mfjax._numerics.arrays import count, is_traced, scalar
@@ -126,9 +127,10 @@ class Sobolev(Energy):
             waves = half_space(self.resolution, self.domain.dim)
             seen = self._seen_by_particles(cast(Particles, mu), period)
         symbol = waves.symbol(period, order) / volume
-        value, series = 0.5 * waves.energy(seen, symbol), Series(waves, symbol * seen, period, origin)
+        weighted = symbol.astype(seen.dtype) * seen
+        value, series = 0.5 * waves.energy(seen, symbol), Series(waves, weighted, period, origin)
         if isinstance(mu, Grid):
-            return Solution(value, CellPotential(series, cell_values(mu, symbol * seen)))
+            return Solution(value, CellPotential(series, cell_values(mu, weighted)))
         if self.kernel is None:
             return Solution(value, series)
         # What the series holds is the target alone, with a minus; its half of the energy is there already.
@@ -142,7 +144,7 @@ class Sobolev(Energy):
     def _seen_by_particles(self, mu: Particles, period: Array) -> Complex[Array, " n"]:
         """The coefficients of mu - nu, or with the closed form those of -nu, if nu has any."""
         waves = half_space(self.resolution, self.domain.dim)
-        zero = jnp.zeros((len(waves.k),), jnp.result_type(mu.dtype, jnp.complex64))
+        zero = jnp.zeros((len(waves.k),), np.result_type(mu.dtype, np.complex64))
         seen = waves.transform(mu.points / period, mu.weights) if self.kernel is None else zero
         return seen if self.spectrum is None else seen - self.spectrum.astype(zero.dtype)
 

@@ -4,6 +4,7 @@ from math import ceil
 from typing import Any, cast
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex
@@ -80,12 +81,13 @@ class Spectral(Discretization):
             variation, modes = variation + potential, jnp.fft.rfftn(potential.reshape(mu.shape))
             carried = _resampled(density, mu.shape, fine)
             for axis, k in enumerate(waves):
-                gradient = _resampled(1j * k * modes, mu.shape, fine)
-                rate = rate + 1j * k * _modes(carried * gradient, mu.shape)
+                slope = jax.lax.complex(jnp.zeros_like(k), k)
+                gradient = _resampled(slope * modes, mu.shape, fine)
+                rate = rate + slope * _modes(carried * gradient, mu.shape)
                 turnover = turnover + jnp.max(jnp.abs(gradient)) / (0.5 * mu.spacing[axis])
         for coefficient, _ in parts:
             coefficient = jnp.asarray(coefficient).astype(mu.dtype)
-            rate = rate - coefficient * _squares(mu) * density
+            rate = rate - (coefficient * _squares(mu)).astype(density.dtype) * density
             turnover = turnover + 0.5 * coefficient * jnp.sum((np.pi / mu.spacing) ** 2)
         rate = mu.volume * jnp.fft.irfftn(rate, mu.shape).ravel()
         moving = turnover > 0

@@ -96,10 +96,10 @@ def resampled(mu: Particles, copies: Int[Array, " K"]) -> tuple[Particles, Bool[
     born = jnp.cumsum(jnp.maximum(copies - 1, 0))
     free = copies == 0
     # The number of the child that a free slot takes, from 0.
-    child = jnp.cumsum(free) - 1
+    child = jnp.cumsum(free, dtype=born.dtype) - 1
     parent = jnp.searchsorted(born, child, side="right")
     taken = free & (child < born[-1])
-    source = jnp.where(taken, parent, jnp.arange(mu.size))
+    source = jnp.where(taken, parent, jnp.arange(mu.size, dtype=parent.dtype))
     new = jax.tree.map(lambda leaf: leaf[source], mu)
     weights = jnp.where(free & ~taken, 0, new.weights)
-    return eqx.tree_at(lambda nu: nu.weights, new, weights), born[-1] > jnp.sum(free)
+    return eqx.tree_at(lambda nu: nu.weights, new, weights), born[-1] > jnp.sum(free, dtype=born.dtype)

@@ -132,8 +132,8 @@ class _Problem(NamedTuple):
         """log of the Gaussian kernel applied to e^logarithm, axis by axis."""
         values = logarithm.reshape(self.mu.shape)
         for axis, n in enumerate(self.mu.shape):
-            index = jnp.arange(n)
-            apart = jnp.abs(index[:, None] - index)
+            index = jnp.arange(n, dtype=values.dtype)
+            apart = jnp.abs(index[:, None] - index[None])
             if self.mu.periodic[axis]:
                 apart = jnp.minimum(apart, n - apart)
             exponent = -((apart * self.mu.spacing[axis]) ** 2) / (2 * self.squared)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.harness import Contender, Results, race
 
-SPHERE = Path(__file__).resolve().parents[2] / "sphere.py"
+SPHERE = Path(__file__).resolve().parents[2] / "sphere"
 
 
 def process(*arguments):
@@ -23,7 +23,7 @@ def run(quick=False):
     contenders = [
         Contender("import jax, equinox", process("-c", "import jax, equinox")),
         Contender("import mfjax", process("-c", "import jax, equinox, mfjax")),
-        Contender("sphere.py --help", process(SPHERE, "--help")),
+        Contender("sphere --help", process(SPHERE, "--help")),
     ]
     times = race(contenders, 3 if quick else 11)
     for name, seconds in times.items():
@@ -32,5 +32,5 @@ def run(quick=False):
         return results
     beyond = times["import mfjax"].median - times["import jax, equinox"].median
     results.require("import mfjax beyond import jax, equinox: seconds", beyond, 0.3, least=False)
-    results.require("sphere.py --help: seconds", times["sphere.py --help"].median, 1.0, least=False)
+    results.require("sphere --help: seconds", times["sphere --help"].median, 1.0, least=False)
     return results
