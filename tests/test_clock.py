@@ -69,3 +69,12 @@ def test_threads_have_the_precision_of_their_caller():
     with jax.enable_x64(False):
         table = mf.sweep(cell, a=[0.1, 0.2], method="loop", workers=2)
     assert table["x"].dtype == np.float32
+
+
+def test_double_precision_outside_of_its_context_is_named():
+    flow = mf.flows.Wasserstein(WELL, LINE)
+    run = mf.simulate(flow, MU, stepper=mf.steppers.Euler(0.1), steps=1)
+    with jax.enable_x64(False):
+        for begun in ({"measure": MU}, {"start": run}):
+            with pytest.raises(ValueError, match="in double precision, which is off here"):
+                mf.simulate(flow, stepper=mf.steppers.Euler(0.1), steps=1, **begun)

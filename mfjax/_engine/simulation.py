@@ -205,7 +205,7 @@ def _beginning(start: Any, measure: Any) -> tuple[Any, Any]:
     if start is None:
         if measure is None:
             raise ValueError("a run needs an initial measure, or start=, a run to go on from")
-        return None, measure
+        return None, _in_precision(measure)
     if not isinstance(start, Run):
         raise ValueError(f"start must be a Run, got {kind(start)}; a measure comes after the flow")
     if measure is not None:
@@ -214,7 +214,17 @@ def _beginning(start: Any, measure: Any) -> tuple[Any, Any]:
         raise ValueError("this run did not keep its state, being a cell or traced: start from its .final")
     if not is_traced(start.status) and int(start.status) > 0:
         raise ValueError(f"the run to go on from {start.describe()}")
-    return start.end, start.final
+    return start.end, _in_precision(start.final)
+
+
+def _in_precision(measure: Any) -> Any:
+    """`measure`. **Raises** `ValueError` if it is in a precision that JAX does not have here."""
+    if isinstance(measure, Measure) and measure.dtype == np.float64 and not jax.config.read("jax_enable_x64"):
+        raise ValueError(
+            "the measure is in double precision, which is off here: run inside jax.enable_x64(True), or "
+            "after jax.config.update('jax_enable_x64', True)"
+        )
+    return measure
 
 
 def _checked_key(key, needed: bool):
