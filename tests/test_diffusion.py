@@ -430,6 +430,7 @@ def test_gradient_at_equilibrium():
     np.testing.assert_allclose(jax.jit(jax.grad(first_mass))(1.0), (1 / 16) * (1 - 1 / 16), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_vmap_equals_loop():
     """A batch over order, scale and target is each of its runs, and identical cells are identical."""
     cases = [(1.5, 0.5, 10.0), (2.0, 1.0, 30.0), (2.0, 1.0, 30.0), (3.0, 0.5, 10.0)]
@@ -450,6 +451,7 @@ def test_vmap_equals_loop():
         np.testing.assert_allclose(batch[i], euler_step(flow, start, jnp.asarray(0.1))[0], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_single_precision():
     """The default and implicit Euler in float32: dtype kept, mass to rounding, close to float64."""
     double, *_ = ultrafast(CIRCLE, 256, 10.0)

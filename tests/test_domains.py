@@ -248,7 +248,7 @@ WRITTEN = {
 DOMAINS |= WRITTEN
 
 
-@pytest.mark.slow_cases("ellipse")
+@pytest.mark.slow_cases("ellipse", "ellipse x line")
 @pytest.mark.core
 @pytest.mark.parametrize("name", DOMAINS)
 def test_generic(name):

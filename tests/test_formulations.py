@@ -161,6 +161,7 @@ def test_separated_variables_keep_the_field_in_closed_form():
     assert float(state.fields["decay"]) == pytest.approx(np.exp(-lam * t1), rel=1e-5)
 
 
+@pytest.mark.slow_cases("chaos-float32")
 @pytest.mark.parametrize(("name", "dtype"), [("separated", "float64"), ("chaos", "float32")])
 def test_generic_checks_on_particles(name, dtype):
     features = Ridge(jnp.tanh)
@@ -269,7 +270,7 @@ def test_grids_meet_quantile_particles_at_second_order():
     assert order > 1.8 and errors[-1] < 5e-5, (order, errors)
 
 
-@pytest.mark.slow_cases("chaos")
+@pytest.mark.slow_cases("chaos", "transported")
 @pytest.mark.parametrize("name", ["separated", "transported", "chaos"])
 def test_balance_holds_along_runs(name):
     """Energy against the integral of the recorded dissipation, of second order in the step."""
@@ -416,6 +417,7 @@ def test_noise_on_particles_is_diffusion_on_the_grid():
 # --- Sweeps and precision
 
 
+@pytest.mark.slow
 def test_single_precision():
     single, double = (
         end(systems(risk(dtype=d))["chaos"], on_grid(40, dtype=d), 1 / 50, 0.2)[0]

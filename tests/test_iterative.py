@@ -246,7 +246,7 @@ def test_sequences_batch_and_do_not_retrace():
     np.testing.assert_allclose(jax.vmap(value)(lams), alone, rtol=1e-9)
 
 
-@pytest.mark.slow_cases("0.001-0.0")
+@pytest.mark.slow_cases("0.001-0.0", "0.001-0.01")
 @pytest.mark.parametrize("spread", [0.0, 0.01])
 @pytest.mark.parametrize("lam", [1e-3, 1e-4])
 def test_gathered_particles_in_single_precision(spread, lam):
@@ -279,6 +279,7 @@ def test_a_matrix_that_is_too_large_is_not_chosen():
     assert isinstance(chosen(1000), Cholesky) and isinstance(chosen(100_000), ConjugateGradient)
 
 
+@pytest.mark.slow
 def test_what_is_chosen():
     x, y = jnp.ones((4096, 2)), jnp.ones(4096)
     energy = mf.energies.ReducedRisk(ReLU(), x, y, 1e-3)

@@ -108,7 +108,7 @@ def test_varpro_becomes_the_mmd_flow_for_large_lam():
     assert errors[1] < 0.11 * errors[0] < 0.01
 
 
-@pytest.mark.slow_cases("0.0")
+@pytest.mark.slow_cases("0.0", "1.0")
 @pytest.mark.parametrize("center", [0.0, 1.0])
 def test_varpro_rates_on_a_grid(center):
     """The scheme has k replaced by 2 sin(k h / 2) / h, exactly; extrapolated in h the rates meet 1e-6."""
@@ -182,6 +182,7 @@ def test_gap_at_gamma_1000():
     assert (4 * levels[1] - levels[0]) / 3 == pytest.approx(GAPS[1000.0], rel=2e-3)
 
 
+@pytest.mark.slow
 def test_modes_are_eigenvectors_and_waves():
     lam, degree, m = 1e-2, DEGREE, M
     flow, c = varpro(lam, 1.0, degree)
@@ -202,6 +203,7 @@ def test_modes_are_eigenvectors_and_waves():
     assert power[k] + power[m - k] > (1 - 1e-9) * power.sum()
 
 
+@pytest.mark.slow
 def test_padding_does_not_change_the_rates():
     """Zero-mass particles only add their own rates."""
     m, degree, lam = M, DEGREE, 1e-2

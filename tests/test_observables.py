@@ -877,7 +877,7 @@ def test_prediction_checks_the_shape_of_its_inputs(network):
         obs.Prediction(jnp.ones((4, 2)))(mu, mf.flows.TwoTimescale(energy, CIRCLE, rate=1.0))
 
 
-@pytest.mark.slow_cases("float32-1", "float64-1")
+@pytest.mark.slow_cases("float32-1", "float64-1", "float32-2")
 @pytest.mark.parametrize("order", [1, 2])
 def test_cells_spread_evenly_have_exact_distances(order, dtype):
     """Uniform laws on unions of cells, of other meshes and against atoms, in closed form."""

@@ -98,6 +98,7 @@ def test_w_methods_keep_their_order_under_a_schedule():
     assert np.all(orders > 2.7), (errors, orders)
 
 
+@pytest.mark.slow
 def test_annealed_density_has_the_exact_variance():
     """Adaptive steps to the accuracy of the cells; implicit Euler to first order in the step."""
     exact = variance(1.0, 1.5)
@@ -217,6 +218,7 @@ def test_numbers_of_a_schedule_are_swept_in_one_trace():
     assert check_traces(jax.vmap(last), [(rates,), (2 * rates,)]) == 1
 
 
+@pytest.mark.slow
 def test_derivatives_in_a_number_that_the_schedule_closes_over():
     """Outside jit, where no leaf of the run shows that it is traced, and by differences."""
     mu = Particles(jnp.array([[1.0], [0.2]]))

@@ -117,7 +117,7 @@ SOURCES = {
 }
 
 
-@pytest.mark.slow_cases("particles-1.0-None")
+@pytest.mark.slow_cases("particles-1.0-None", "density-1.5-12")
 @pytest.mark.parametrize(
     ("source", "order", "modes"),
     [("particles", 1.0, None), ("density", 1.5, 12)],
@@ -127,6 +127,7 @@ def test_generic(source, order, modes):
     check_energy(make(order), particles(), variants=[make(order + 0.5)])
 
 
+@pytest.mark.slow
 def test_generic_in_two_dimensions_and_single_precision():
     make = lambda s: Sobolev(Particles(PLANE.sample(jr.key(3), 4)), s, PLANE, modes=3)
     check_energy(make(1.5), particles(PLANE, "float32"), variants=[make(2.5)])
@@ -356,6 +357,7 @@ def test_spectral_flows_dissipate(domain, n):
     check_flow(Wasserstein(energy, domain, Spectral()), Grid.from_density(domain, n, start))
 
 
+@pytest.mark.slow
 def test_a_two_dimensional_run_on_both_sides():
     """Particles that start at the cells with their masses: a deformed grid, which the density follows."""
     energy, t1 = Sobolev("uniform", 2.5, PLANE, modes=3), 0.3

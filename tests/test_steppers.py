@@ -133,6 +133,7 @@ def test_weak_error_is_first_order_in_mean_and_variance():
     assert abs(mean - 1) < 0.1 and abs(variance - 1) < 0.35
 
 
+@pytest.mark.slow
 def test_strong_error_is_first_order_for_additive_noise():
     """Path by path, against the exact mean given the increments: e^{-a dt} x + (1 - e^{-a dt}) / (a dt) dW.
 
@@ -265,6 +266,7 @@ def test_proximal_motion_is_held_at_the_faces():
     np.testing.assert_allclose(end.points, [[0.75], [1.0], [1.0]], atol=1e-7)
 
 
+@pytest.mark.slow
 def test_proximal_ignores_padding():
     mu = scattered(CIRCLE)
     # Axes: normalizing them again changes no bit, whatever the compiler makes of it.

@@ -359,6 +359,7 @@ def test_no_switch_finds_a_fault(name, side, switch):
 finished = eqx.filter_jit(lambda sim: trajectory(sim)[0].state.measure)
 
 
+@pytest.mark.slow_cases("propagation of chaos, heat")
 @pytest.mark.parametrize(
     "name",
     [
