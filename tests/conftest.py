@@ -68,6 +68,8 @@ def pytest_runtest_setup(item):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    # Those that are compiled as for a user come last: a change of the kind of compilation drops all programs.
+    items.sort(key=lambda item: item.get_closest_marker("optimized") is not None)
     for item in items:
         # Examples are short, and name every part.
         if isinstance(item, pytest.DoctestItem):
@@ -77,16 +79,9 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.slow)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def released_programs():
-    """Each compiled program holds memory maps, of which a process has a limited number."""
-    yield
-    forget()
-    give_back()
-
-
-# Bytes that a worker may keep between two tests: two workers and what a test takes fit into a small machine.
-KEPT = 1.2e9
+# What a worker may keep between two tests. Bytes: two workers and what a test takes fit into a small machine.
+# Memory maps: each compiled program holds some, and Linux allows a process 65,530.
+KEPT, MAPPED = 1.2e9, 30_000
 
 
 class BoundedMemory:
@@ -97,9 +92,9 @@ class BoundedMemory:
         """Memory is given back after a test, and programs with it where that is not enough."""
         if resident() > KEPT:
             give_back()
-            if resident() > KEPT:
-                forget()
-                give_back()
+        if resident() > KEPT or maps() > MAPPED:
+            forget()
+            give_back()
 
 
 def resident():
@@ -109,6 +104,14 @@ def resident():
     except OSError:
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def maps():
+    """Memory maps of this process; zero where the system does not say."""
+    try:
+        return Path("/proc/self/maps").read_bytes().count(b"\n")
+    except OSError:
+        return 0
 
 
 def give_back():
