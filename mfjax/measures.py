@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Inexact, Key
 
-from mfjax._numerics.arrays import as_floats, count, finite, inner, is_traced
+from mfjax._numerics.arrays import as_floats, count, finite, inner, is_traced, kind
 from mfjax.domains import Domain
 
 Marks = Mapping[str, Float[Array, "K ..."]]
@@ -87,6 +87,8 @@ class Measure(eqx.Module):
 
 
 def _checked_marks(marks: Mapping | None, size: int, dtype) -> dict[str, Array]:
+    if marks is not None and not isinstance(marks, Mapping):
+        raise ValueError(f'marks must map names to arrays, {{"u": values}}, got {kind(marks)}')
     checked = {}
     for name, value in (marks or {}).items():
         value = as_floats(value, f"mark {name!r}").astype(dtype)

@@ -67,16 +67,31 @@ def pytest_runtest_setup(item):
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     # Those that are compiled as for a user come last: a change of the kind of compilation drops all programs.
     items.sort(key=lambda item: item.get_closest_marker("optimized") is not None)
     for item in items:
         # Examples are short, and name every part.
         if isinstance(item, pytest.DoctestItem):
             item.add_marker(pytest.mark.core)
-        for marker in item.iter_markers("slow_cases"):
-            if item.callspec.id in marker.args:
-                item.add_marker(pytest.mark.slow)
+        if any(item.callspec.id in marker.args for marker in item.iter_markers("slow_cases")):
+            item.add_marker(pytest.mark.slow)
+    if not any("::" in argument for argument in config.args):
+        check_slow_cases(items)
+
+
+def check_slow_cases(items):
+    """A name in `slow_cases` is that of a case."""
+    cases = [item for item in items if hasattr(item, "callspec")]
+    known = {(item.function, item.callspec.id) for item in cases}
+    named = {
+        (item.function, name)
+        for item in cases
+        for mark in item.iter_markers("slow_cases")
+        for name in mark.args
+    }
+    for function, name in named - known:
+        raise pytest.UsageError(f"{function.__name__} has no case {name!r} to be slow")
 
 
 # What a worker may keep between two tests. Bytes: two workers and what a test takes fit into a small machine.

@@ -234,6 +234,8 @@ def test_packages_list_what_they_export(name):
     files = {path.stem for path in Path(package.__file__).parent.glob("*.py")}
     modules = {n for n in package.__all__ if isinstance(getattr(package, n), type(sys))}
     assert not files & (set(package.__all__) - modules)
+    # `help` begins with an index.
+    assert [n for n in package.__all__ if f"`{n}`" not in package.__doc__] == []
 
 
 def test_no_two_public_classes_have_one_name():

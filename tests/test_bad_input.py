@@ -46,7 +46,25 @@ def euler(**arguments):
     return run(stepper=S.Euler(0.1), **arguments)
 
 
+def axes():
+    return mf.plot.figure()[1]
+
+
 CASES = {
+    # Figures
+    "all axes of a figure": (
+        lambda: mf.plot.density(axes(), lambda x: x[0] ** 2, D.Interval(0, 1)),
+        r"ax must be the axes of one panel, such as axes\[0, 0\], got an array of shape \(1, 1\)",
+    ),
+    "dots on a figure": (lambda: mf.plot.particles(mf.plot.figure()[0], UNIT, CIRCLE), "got ShownFigure"),
+    "density of a run": (
+        lambda: mf.plot.density(axes()[0, 0], euler(steps=1, save_every=1), D.Euclidean(2)),
+        r"source must be a Grid, .*got Run; of a run, draw run.final or run.measure\(k\)",
+    ),
+    "curves without labels": (
+        lambda: mf.plot.distances(axes()[0, 0], np.arange(3.0), np.ones(3)),
+        'curves must map labels to arrays, {"M = 32": values}, got ndarray',
+    ),
     # Domains
     "sphere of dimension 0": (lambda: D.Sphere(0), "dim must be at least 1, got 0"),
     "torus of fractional dimension": (lambda: D.Torus(1.5), "dim must be a whole number, got 1.5"),
@@ -83,6 +101,10 @@ CASES = {
     "marks of another length": (
         lambda: P(UNIT, marks={"u": jnp.ones(3)}),
         "mark 'u' must have leading axis 2",
+    ),
+    "marks without names": (
+        lambda: P(UNIT, marks=[jnp.ones(2)]),
+        r'marks must map names to arrays, \{"u": values\}, got list',
     ),
     "width 0": (lambda: P.sample(CIRCLE, jr.key(0), 0), "width must be at least 1, got 0"),
     "width above capacity": (lambda: P.sample(CIRCLE, jr.key(0), 9, capacity=8), "1 and capacity = 8, got 9"),

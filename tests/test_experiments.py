@@ -143,6 +143,7 @@ WRONG = {
     "field of another": (["--plane-lam", "1"], "Unrecognized options: --plane-lam, 1"),
     "negative": (["--gammas", "10", "-1"], "argument --gammas: must be positive and finite, got 10.0 -1.0"),
     "empty": (["--lams"], "argument --lams: needs a value"),
+    "twice": (["--widths", "16", "16"], "argument --widths: must not repeat a value, got 16 16"),
 }
 
 

@@ -160,6 +160,9 @@ def _faults(preset: Any) -> Iterator[tuple[str, str]]:
         value = getattr(preset, name)
         if value == ():
             yield name, "needs a value"
+        # They are the values of an axis.
+        if get_args(kinds[name])[-1:] == (Ellipsis,) and len(set(value)) < len(value):
+            yield name, f"must not repeat a value, got {' '.join(map(str, value))}"
         for words in _broken(kinds[name], value):
             yield name, f"{words}, got {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
 

@@ -3,6 +3,9 @@
 Every domain is written for one point `x` of shape `(ambient,)`; callers batch with `jax.vmap`. Points are
 stored in ambient coordinates: unit vectors on a sphere, coordinates in one period on a torus. Intrinsic
 coordinates, lengths, walls and closed axes are asked of the domain, never of its class.
+
+- `Euclidean`, `Interval`, `Box`, `Torus`, `Sphere`; `Signed` copies of any of them for a signed measure.
+- To write one: `Domain`, its coordinates `Axis` and the `Cells` of a grid; `torus_period`.
 """
 
 from mfjax.domains.base import Axis, Cells, Domain, torus_period

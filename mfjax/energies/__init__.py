@@ -1,4 +1,14 @@
-"""Energies F(mu) of a measure, one per file. A new energy is one subclass of `Energy` with `solve`."""
+"""Energies F(mu) of a measure, one per file. A new energy is one subclass of `Energy` with `solve`.
+
+- Networks: `ReducedRisk` (variable projection), `PopulationReducedRisk` (infinitely many data), `Risk` (all
+  weights move); `compress` makes `Compressed` data; `Predictor` is a network without its data.
+- Distances to a target: `MMD`, `Sobolev`, `PowerDivergence` (ultra-fast diffusion).
+- External and of pairs: `Potential`, `Interaction`.
+- Of the density: `Entropy` (noise), `PorousMedium`; on particles by an estimate: `Blob`, `Spacings`.
+- Added and scaled: `Sum`, as `F + 0.1 * G` makes it.
+- To write one: `Energy` and the `Solution` it returns, `Field` (a potential that knows many points at once),
+  `InternalEnergy` and `DensityEstimate`, `Dual` (for Gibbs measures), `Data`.
+"""
 
 from mfjax.energies.base import Energy, Solution, Sum
 from mfjax.energies.blob import Blob

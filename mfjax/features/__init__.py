@@ -1,4 +1,10 @@
-"""Feature maps phi(omega, x), written for one particle `omega` and one input `x`."""
+"""Feature maps phi(omega, x), written for one particle `omega` and one input `x`.
+
+- `ReLU`, `Ridge` (any activation), `RBF`, `Function` (any function); `CircleModes` of circle kernels.
+- Made of others: `Weighted` (the outer weight moves too), `SignedFeatures`, `Interpolated` (compressed data).
+- To write one: `FeatureMap`, its `Operator` on data, `Dense` unless a faster one is known; `check_features`,
+  `require_features`.
+"""
 
 from mfjax._numerics.operators import Dense, Operator
 from mfjax.features.base import FeatureMap, check_features, require_features

@@ -1,4 +1,10 @@
-"""Flows: an energy seen through a geometry. A flow knows its rate; it never loops over time."""
+"""Flows: an energy seen through a geometry. A flow knows its rate; it never loops over time.
+
+- `Wasserstein`, `WassersteinFisherRao` (masses grow too), `TwoTimescale` (outer weights move at a rate).
+- Pairs (rho, H) of features and heights: `SeparatedVariables`, `Transported`, `PropagationOfChaos`.
+- `Scheduled`: numbers of any of them that depend on time.
+- To write one: `Flow`, or `HeightFlow` of pairs; the `State` it moves; `Evaluation`, made by `evaluation`.
+"""
 
 from mfjax.flows.base import Evaluation, Flow, State, evaluation
 from mfjax.flows.fisher_rao import WassersteinFisherRao

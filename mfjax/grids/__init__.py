@@ -3,6 +3,12 @@
 A `Discretization` is what a flow calls; `FiniteVolume` is the default. The terms of an energy are of two
 kinds: those with a potential move mass by transport (`transport`), internal energies by diffusion
 (`diffusion`, `fitting`), whose linearization (`linear`) is what implicit steppers solve with.
+
+- `FiniteVolume`; `Spectral`, for smooth densities on periodic grids.
+- To write one: `Discretization`, `require_grid`; rates of masses `mass_rate`, `transport_rate`,
+  `diffusion_rate`, and of values that ride on a velocity, `riding_rate`; at faces `face_slopes`,
+  `face_velocities`, `partial_slopes`; the parts of an energy, `internal_parts`, `transport_part`,
+  `internal_energy`, `first_variation`; for implicit steps `linearized` and `ShiftedFluxes`.
 """
 
 from mfjax.grids.base import (

@@ -1,4 +1,10 @@
-"""Kernels k(x, y) of two points for discrepancies and interactions, written for one pair."""
+"""Kernels k(x, y) of two points for discrepancies and interactions, written for one pair.
+
+- Smooth: `Gaussian`, `Matern`; with a kink: `Laplace`, `Distance` (that of the energy distance), `Riesz`,
+  `NegativeSobolev`.
+- Of layers of neurons: `ArcCosine` (ReLU), `ArcSine` (erf), `SmoothedGaussian`.
+- For signed measures: `SignedKernel`. To write one: `Kernel`; `kernel_sums` and `kernel_slopes` add it up.
+"""
 
 from mfjax.kernels.arc_cosine import ArcCosine
 from mfjax.kernels.arc_sine import ArcSine

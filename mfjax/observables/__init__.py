@@ -1,4 +1,12 @@
-"""Observables: what a run records of its measure. Each is called as `obs(mu, flow)`."""
+"""Observables: what a run records of its measure. Each is called as `obs(mu, flow)`.
+
+- Distances to a target: `EnergyDistance`, `SlicedEnergyDistance`, `Wasserstein1D`, `SobolevDistance`; of
+  networks with heights, `HeightDistance`.
+- Divergences on a grid: `KL`, `ChiSquare`, `MaxRatio`, `FisherInformation`; `FreeEnergy`, also of particles.
+- Of the measure: `Moments`, `FourierModes`, `KernelDensity`, `KernelSpectrum`.
+- Of the network: `Prediction`, `HeldOutRisk`, `CompressionError`.
+- To write one: `Observable`, or any function of a measure and a flow.
+"""
 
 from mfjax.observables.base import Observable
 from mfjax.observables.compression import CompressionError

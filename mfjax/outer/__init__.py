@@ -1,4 +1,9 @@
-"""The outer solve: the linear (last-layer) weights that are optimal for given features."""
+"""The outer solve: the linear (last-layer) weights that are optimal for given features.
+
+- Quadratic f: `Automatic`, which chooses by size between `Cholesky` and `ConjugateGradient`.
+- Any convex f: `Newton`. No regularization: `MinimumNorm`.
+- To write one: `OuterSolver`, from an `OuterProblem` to an `OuterSolution`.
+"""
 
 from mfjax.outer.automatic import Automatic
 from mfjax.outer.base import OuterSolution, OuterSolver

@@ -2,6 +2,12 @@
 
 Every function takes and returns matplotlib axes; `figure` makes them without `pyplot`, so nothing depends
 on a display, on global state or on the order of calls. Matplotlib is imported on first use.
+
+- `figure`, `save`, `animate`.
+- What is drawn: `density`, `particles`, `signal`, `distances`, `band`.
+- Around it: `legend`, `title`, `time_axis`, `angle_axis`, `plain_log_ticks`.
+- The look: `color`, `shade`, `PALETTE`, `DASHES`, `STYLE`, `SPREADS`, the widths `SINGLE` and `DOUBLE` of
+  columns; `Numbers` is a type.
 """
 
 from mfjax.plot.animation import animate

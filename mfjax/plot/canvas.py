@@ -51,6 +51,13 @@ def save(fig: Any, stem: str | Path) -> tuple[Path, Path]:
     return png, pdf
 
 
+def check_axes(ax: Any) -> None:
+    """**Raises** `ValueError` unless `ax` is the axes of one panel."""
+    if not hasattr(ax, "transData"):
+        got = f"an array of shape {ax.shape}" if isinstance(ax, np.ndarray) else type(ax).__name__
+        raise ValueError(f"ax must be the axes of one panel, such as axes[0, 0], got {got}")
+
+
 def color(index: int) -> str:
     """The color of series number `index`; they repeat after eight."""
     return PALETTE[index % len(PALETTE)]

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Real
 
-from mfjax.plot.canvas import STYLE, Numbers, color
+from mfjax._numerics.arrays import kind
+from mfjax.plot.canvas import STYLE, Numbers, check_axes, color
 from mfjax.plot.canvas import legend as draw_legend
 
 SPREADS = ("range", "deviation", "none")
@@ -45,6 +46,7 @@ def band(
     >>> drawn.get_label(), drawn.get_ydata().tolist()
     ('width 32', [1.0, 1.0, 1.0])
     """
+    check_axes(ax)
     x = np.asarray(x, float)
     values = repetitions(values, "values", x, "x")
     if spread not in SPREADS:
@@ -84,12 +86,17 @@ def distances(
     - `colors`, `styles`: labels to colors and dash patterns, otherwise `PALETTE` and solid lines.
     - `legend=False`: none, for panels that share one; `legend(ax, ...)` replaces it by another.
 
+    **Raises** `ValueError` for curves without labels, and for mismatched shapes.
+
     >>> from mfjax.plot import figure
     >>> _, axes = figure()
     >>> ax = distances(axes[0, 0], np.arange(4.0), {"M = 32": np.ones((2, 4))})
     >>> ax.get_xlabel(), ax.get_yscale(), ax.get_legend().get_texts()[0].get_text()
     ('flow time t', 'log', 'M = 32')
     """
+    check_axes(ax)
+    if not isinstance(curves, Mapping):
+        raise ValueError(f'curves must map labels to arrays, {{"M = 32": values}}, got {kind(curves)}')
     times = np.asarray(times, float)
     shown = times > 0 if log_time else np.ones(times.shape, bool)
     for i, (label, values) in enumerate(curves.items()):

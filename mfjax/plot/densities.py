@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Real, ScalarLike
 
-from mfjax._numerics.arrays import count, known
+from mfjax._numerics.arrays import count, kind, known
 from mfjax.domains import Domain
 from mfjax.measures import Grid, Particles
 from mfjax.observables import KernelDensity
-from mfjax.plot.canvas import Numbers, colorbar
+from mfjax.plot.canvas import Numbers, check_axes, colorbar
 from mfjax.plot.curves import band, repetitions
 from mfjax.plot.places import (
     Extent,
@@ -58,8 +58,8 @@ def density(
     Coordinates without a name of their own are called `symbol`, which may have a unit, "z [mm]". `drawing`
     goes to `ax.plot` or `ax.pcolormesh`; a `label` is shown by `legend(ax)`.
 
-    **Raises** `ValueError` in more dimensions, for shapes that do not fit, grids of signed measures, and
-    particles without a bandwidth.
+    **Raises** `ValueError` in more dimensions, for shapes that do not fit, grids of signed measures,
+    particles without a bandwidth, and what has no density, such as a run.
 
     >>> import mfjax as mf
     >>> circle = mf.domains.Sphere(1)
@@ -73,7 +73,13 @@ def density(
     >>> [float(end) for end in ax.get_xlim()]
     [-2.0, 3.0]
     """
+    check_axes(ax)
     check_drawable(domain)
+    if not (isinstance(source, (Grid, Particles, tuple)) or callable(source)):
+        raise ValueError(
+            "source must be a Grid, Particles, a function of one point, or (points, values), got "
+            f"{kind(source)}; of a run, draw run.final or run.measure(k)"
+        )
     if isinstance(source, Grid) and source.frozen:
         raise ValueError("a grid of a signed measure holds two densities: draw that of each species")
     if isinstance(source, Particles):

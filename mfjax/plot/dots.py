@@ -11,7 +11,7 @@ from jaxtyping import Real
 from mfjax._numerics.arrays import count, known
 from mfjax.domains import Domain
 from mfjax.measures import Measure
-from mfjax.plot.canvas import Numbers, colorbar
+from mfjax.plot.canvas import Numbers, check_axes, colorbar
 from mfjax.plot.places import Extent, check_drawable, coordinates, frame, mapped, ranges
 
 
@@ -47,6 +47,7 @@ def particles(
     >>> ax.collections[0].get_offsets().tolist()
     [[-1.0, 0.5]]
     """
+    check_axes(ax)
     check_drawable(domain)
     points, weights = (mu.points, mu.weights) if isinstance(mu, Measure) else (mu, None)
     points, masses, area = _dots(points, weights, domain)
@@ -102,6 +103,7 @@ def signal(
     label: str = "Y(x)",
 ) -> Any:
     """A function of inputs (B, 2) to values (B,) as an image on [-extent, extent]^2 with its color bar."""
+    check_axes(ax)
     side = np.linspace(-extent, extent, count(cells, "cells", minimum=2))
     mesh = np.stack(np.meshgrid(side, side), axis=-1)
     values = np.asarray(function(mesh.reshape(-1, 2))).reshape(cells, cells)

@@ -1,6 +1,10 @@
 """The teacher-student problems of the VarPro paper, sampled or at the population level.
 
 A `Problem` bundles teacher, features and data, so that `problem.risk(lam)` is the energy to minimize.
+
+- Published: `circle`, `circle_population`, `torus`.
+- Their parts: `Teacher`, `CircleTeacher`, `TorusTeacher`, `teacher_student`, `network_output`;
+  `gaussian_inputs`, `gaussian_quadrature`, `relu_coefficients`.
 """
 
 from mfjax.problems.inputs import gaussian_inputs, gaussian_quadrature

@@ -1,4 +1,14 @@
-"""Time steppers: how to cross one interval of flow time. None of them loops over time."""
+"""Time steppers: how to cross one interval of flow time. None of them loops over time.
+
+- Explicit: `Euler`, `Heun`, `RK4`, `Adaptive` (the default), `NormalizedEuler` (the published algorithm),
+  `Optax` (any optimizer).
+- With noise: `EulerMaruyama`, `StochasticHeun`; `BirthDeath`, where masses grow.
+- Minimizing movements: `Proximal` of particles, `EntropicProximal` on a grid.
+- Stiff diffusion on a grid: `RosenbrockW` (the default), `Rosenbrock`, `ImplicitEuler`.
+- Few outer solves: `Multirate`.
+- To write one: `Stepper` and the `Step` it returns by `settle`; `step_size`, `brownian`, `with_clock`;
+  explicit schemes are a `Tableau` for `runge_kutta`.
+"""
 
 from mfjax.steppers.base import Step, Stepper, settle, step_size, with_clock
 from mfjax.steppers.birth_death import BirthDeath

@@ -3,6 +3,9 @@
 Each check raises `AssertionError` with the numbers that disagree, and returns those it measured. The
 tests of the library run the same checks on everything it offers. They run in the precision of the measure
 they are given; bars are relative to the largest entry.
+
+- One for each noun: `check_domain`, `check_feature_map`, `check_energy`, `check_flow`, `check_stepper_order`.
+- `check_traces` counts compilations; `finished` is a run that must complete.
 """
 
 from mfjax.testing.base import check_traces, finished

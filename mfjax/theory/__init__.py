@@ -3,6 +3,7 @@
 `bounds` (curves above a run), `certificates` (balance, what the features cannot see), `gibbs` (the stationary
 measure), `linearize` (predicted rates), `minimize_reduced_risk` (the least reduced risk);
 `fit_rate` and `optimal_coupling` measure on a run what theory predicts.
+`GibbsMeasure`, `Spectrum`, `Minimum` and `Rate` are what they return.
 """
 
 from mfjax.observables.coupling import optimal_coupling

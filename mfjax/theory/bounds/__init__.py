@@ -1,5 +1,10 @@
 """Bounds as certificates: from declared data to a curve that a run must stay below.
 
+- Decay: `algebraic_decay` (reduced risk), `diffusion_decay` (ultra-fast diffusion), `entropy_decay` and
+  `entropy_decay_along` (Langevin), `proximal_contraction` (minimizing movements).
+- How far two runs part: `stability`. Constants of theory: `log_sobolev`, `semiconvexity`, `spectral_gap`.
+- Shapes of curves: `Exponential`, `Algebraic`, `Geometric`, `Integrated`; to write one, `Bound`.
+
 >>> bound = Exponential(2.0, 1.0, name="decay")
 >>> bound.row([0.0, 1.0], [2.0, 0.5])
 {'margin of decay': 0.32...}
