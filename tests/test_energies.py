@@ -123,6 +123,24 @@ def test_generic_single_precision(name):
     check_energy(make(values[0], "float32"), particles("float32"))
 
 
+@pytest.mark.core
+@pytest.mark.parametrize(("data", "measure"), [("float64", "float32"), ("float32", "float64")])
+@pytest.mark.parametrize("name", ENERGIES)
+def test_the_dtype_is_that_of_the_measure(name, data, measure):
+    make, values = ENERGIES[name]
+
+    def found(mu):
+        energy = make(values[0], data)
+        solution = energy.solve(mu)
+        dual = energy.dual(mu)
+        many = energy.first_variation(mu, solution), energy.gradient_field(mu, solution)
+        inside = None if dual is None else (dual.start, dual.potential(dual.start), dual.conjugate(dual.start))
+        return solution.value, solution.potential(mu.points[0]), solution.outer_weights, many, inside
+
+    shapes = jax.eval_shape(found, particles(measure))
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype(measure)}
+
+
 def density(x):
     return (1 + 0.5 * x[0]) / (2 * jnp.pi)
 

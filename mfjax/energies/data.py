@@ -38,12 +38,10 @@ class Data(eqx.Module):
             raise ValueError("data_weights must have a positive sum, got zeros: no datum would count")
 
     def prepare(self, features: FeatureMap, points: Array) -> Any:
-        """What `features` know of these inputs before any particles, in the dtype of a run of `points`."""
-        dtype = jnp.result_type(points, self.x)
-        return features.prepare(self.x.astype(dtype), jnp.sqrt(self.weights).astype(dtype))
+        """What `features` know of these inputs before any particles, in the dtype of `points`."""
+        return features.prepare(self.x.astype(points.dtype), jnp.sqrt(self.weights).astype(points.dtype))
 
     def operator(self, features: FeatureMap, points: Float[Array, "M d"], prepared: Any = None) -> Operator:
-        """A_ji = sqrt(p_j) phi(omega_i, x_j); `prepared` is that of `prepare`, if it is known."""
-        dtype = jnp.result_type(points, self.x)
-        root = jnp.sqrt(self.weights).astype(dtype)
-        return features.operator(points.astype(dtype), self.x.astype(dtype), root, prepared)
+        """A_ji = sqrt(p_j) phi(omega_i, x_j) in the dtype of `points`; `prepared` as by `prepare`, if known."""
+        root = jnp.sqrt(self.weights).astype(points.dtype)
+        return features.operator(points, self.x.astype(points.dtype), root, prepared)

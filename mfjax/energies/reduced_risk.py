@@ -99,7 +99,7 @@ class ReducedRisk(Energy):
 
     def problem(self, mu, prepared: Any = None) -> OuterProblem:
         """The outer problem at `mu`; `prepared` is `features.prepare` of the data, if it is known."""
-        dtype = jnp.result_type(mu.points, self.data.x)
+        dtype = mu.dtype
         root = jnp.sqrt(self.data.weights).astype(dtype)
         return OuterProblem(
             self.data.operator(self.features, mu.points, prepared),
@@ -180,7 +180,7 @@ class DualPotential(Field):
 
     def score(self, point: Float[Array, " d"]) -> Float[Array, ""]:
         """s at one point; (f*)'(s) is the outer weight a particle there would have."""
-        row = jax.vmap(self.features, in_axes=(None, 0))(point, self.data.x)
+        row = jax.vmap(self.features, in_axes=(None, 0))(point, self.data.x.astype(point.dtype))
         return inner(row, jnp.sqrt(self.data.weights).astype(self.alpha.dtype) * self.alpha)
 
     def __call__(self, point):

@@ -89,7 +89,7 @@ class Risk(Energy):
         prepared = None if carry is None else carry.value
         unweighted = self._unweighted()
         prediction = unweighted.operator(self.features, mu.points, prepared).output(mu.weights)
-        y, masses = self.data.y.astype(prediction.dtype), self.data.weights
+        y, masses = (part.astype(prediction.dtype) for part in (self.data.y, self.data.weights))
         lam = self.lam.astype(prediction.dtype)
         squares = jnp.sum(mu.points * mu.points, axis=-1)
         value = inner(masses, self.loss(prediction, y)) + 0.5 * lam * mu.integrate(squares)
@@ -98,7 +98,7 @@ class Risk(Energy):
         return Solution(value, potential, carry=carry)
 
     def dual(self, mu):
-        features = self.features.matrix(mu.points, self.data.x)
+        features = self.features.matrix(mu.points, self.data.x.astype(mu.dtype))
         linear = 0.5 * self.lam.astype(features.dtype) * jnp.sum(mu.points * mu.points, axis=-1)
         return RiskDual(inner(features, mu.weights), features, linear, self.data, self.loss)
 
@@ -113,7 +113,7 @@ class RiskPotential(Field):
     prepared: Any = None
 
     def __call__(self, point: Float[Array, " d"]) -> Array:
-        row = jax.vmap(self.features, in_axes=(None, 0))(point, self.data.x)
+        row = jax.vmap(self.features, in_axes=(None, 0))(point, self.data.x.astype(point.dtype))
         return inner(row, self.dual) + 0.5 * self.lam * jnp.sum(point * point)
 
     def at(self, points):
@@ -134,13 +134,16 @@ class RiskDual(Dual):
     loss: Loss
 
     def potential(self, unknowns):
-        slope = self.loss.derivative(unknowns, self.data.y.astype(unknowns.dtype))
-        return inner(self.data.weights * slope, self.features) + self.linear
+        y, masses = self._data(unknowns.dtype)
+        return inner(masses * self.loss.derivative(unknowns, y), self.features) + self.linear
 
     def conjugate(self, unknowns):
-        y = self.data.y.astype(unknowns.dtype)
+        y, masses = self._data(unknowns.dtype)
         slope, loss = self.loss.derivative(unknowns, y), self.loss(unknowns, y)
-        return inner(self.data.weights, slope * unknowns - loss)
+        return inner(masses, slope * unknowns - loss)
 
     def defect(self, unknowns, weights):
         return unknowns - inner(self.features, weights)
+
+    def _data(self, dtype) -> tuple[Array, Array]:
+        return self.data.y.astype(dtype), self.data.weights.astype(dtype)

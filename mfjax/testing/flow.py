@@ -45,12 +45,12 @@ def check_flow(flow: Flow, mu: Measure, *, rtol: float | None = None) -> dict[st
     if isinstance(mu, Particles):
         mu = padded(cast(Particles, plain), flow.domain.sample(jr.key(0), 1, mu.dtype)[0])
     state = flow.init(mu)
-    known = flow.evaluate(state).energy is not None
+    eager = _recorded(flow.evaluate(flow.init(plain)))
+    known = eager[0]["energy"] is not None
     now, fields = compiled(flow, state)
     for leaf in jax.tree.leaves((now, fields)):
         ensure(leaf.dtype == mu.dtype, f"a rate of dtype {leaf.dtype} on a measure of dtype {mu.dtype}")
     chex.assert_tree_all_finite((now, fields))
-    eager = _recorded(flow.evaluate(flow.init(plain)))
     errors.same("jit and padding", (follow(now, slice(plain.size)), fields), eager, bar)
 
     rate = eqx.tree_at(lambda t: t.fields, now["rate"], fields, is_leaf=lambda leaf: leaf is None)
