@@ -132,9 +132,10 @@ def test_the_dtype_is_that_of_the_measure(name, data, measure):
     def found(mu):
         energy = make(values[0], data)
         solution = energy.solve(mu)
-        dual = energy.dual(mu)
         many = energy.first_variation(mu, solution), energy.gradient_field(mu, solution)
-        inside = None if dual is None else (dual.start, dual.potential(dual.start), dual.conjugate(dual.start))
+        inside = None
+        if (dual := energy.dual(mu)) is not None:
+            inside = dual.start, dual.potential(dual.start), dual.conjugate(dual.start)
         return solution.value, solution.potential(mu.points[0]), solution.outer_weights, many, inside
 
     shapes = jax.eval_shape(found, particles(measure))

@@ -42,6 +42,9 @@ class Data(eqx.Module):
         return features.prepare(self.x.astype(points.dtype), jnp.sqrt(self.weights).astype(points.dtype))
 
     def operator(self, features: FeatureMap, points: Float[Array, "M d"], prepared: Any = None) -> Operator:
-        """A_ji = sqrt(p_j) phi(omega_i, x_j) in the dtype of `points`; `prepared` as by `prepare`, if known."""
+        """A_ji = sqrt(p_j) phi(omega_i, x_j), in the dtype of `points`.
+
+        `prepared` is that of `prepare`, if it is known.
+        """
         root = jnp.sqrt(self.weights).astype(points.dtype)
         return features.operator(points, self.x.astype(points.dtype), root, prepared)

@@ -85,7 +85,8 @@ class TwoTimescale(Flow):
         lam, gamma = self.energy.lam.astype(mu.dtype), self.gamma.astype(mu.dtype)
         prepared = None if first is None else first.prepared.value
         operator = lambda points: data.operator(self.energy.features, points, prepared)
-        error = operator(mu.points).output(mu.weights * u) - (jnp.sqrt(data.weights) * data.y).astype(mu.dtype)
+        target = (jnp.sqrt(data.weights) * data.y).astype(mu.dtype)
+        error = operator(mu.points).output(mu.weights * u) - target
         # sum_j p_j phi(omega, x_j) (F(x_j) - y_j) at all particles, and its gradient times u / lam.
         forces, pull = jax.vjp(lambda points: operator(points).scores(error), mu.points)
         (gradient,) = pull((u / lam).astype(forces.dtype))
