@@ -13,7 +13,7 @@ from _lab.teachers.series import BIASED, GAMMA, LAM, UNBIASED
 from mfjax import plot, problems
 from mfjax.measures import Particles
 
-NAMES = {BIASED: "biased f", UNBIASED: "unbiased f"}
+NAMES = {BIASED: "biased f = t²/2", UNBIASED: "unbiased f = (t − 1)²/2"}
 DASHES = {BIASED: "--", UNBIASED: "-"}
 REGULARIZERS = [(NAMES[center], {"linestyle": DASHES[center]}) for center in (BIASED, UNBIASED)]
 
@@ -106,7 +106,7 @@ class TeacherFigures(Gallery):
             for width in self.preset.widths
             for center in (BIASED, UNBIASED)
         }
-        self._draw_distances(axes, lines, self.width_entries)
+        self._draw_distances(axes, lines, self.width_entries, f"{lam_is(LAM)}, γ = {GAMMA:g}")
 
     def draw_lams(self, axes: Sequence[Any]) -> None:
         """The distances of the widest network for all lams and both regularizers."""
@@ -119,11 +119,12 @@ class TeacherFigures(Gallery):
             for center in (BIASED, UNBIASED)
         }
         lams = [(lam_is(lam), {"color": plot.color(i)}) for i, lam in enumerate(self.preset.lams)]
-        self._draw_distances(axes, lines, lams)
+        self._draw_distances(axes, lines, lams, f"M = {width}, γ = {GAMMA:g}")
 
-    def _draw_distances(self, axes, lines, entries) -> None:
+    def _draw_distances(self, axes, lines, entries, fixed: str) -> None:
         for ax, quantity in zip(axes, self.distances, strict=True):
             self.panel(ax, quantity, lines, step=self.preset.step)
+            plot.title(ax, fixed)
         if len(axes) == 1:
             plot.legend(axes[0], [*entries, *REGULARIZERS], loc="lower left")
         else:
@@ -140,6 +141,8 @@ class TeacherFigures(Gallery):
         }
         for ax, quantity in zip(axes, ("energy", *self.distances), strict=True):
             self.panel(ax, quantity, lines, step=step)
+        plot.title(axes[0], f"M = {self.preset.widths[-1]}, {lam_is(lam)}")
+        plot.title(axes[1], NAMES[UNBIASED])
         plot.legend(axes[0], loc="lower left")
 
 
