@@ -51,6 +51,7 @@ def close(ours, theirs, dtype):
 # --- baselines --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow_cases("float32-primal", "float64-primal")
 @pytest.mark.parametrize("width", [12, 60], ids=["primal", "dual"])
 def test_numpy_varpro(width, dtype):
     """Steps of the NumPy baseline, from the smaller side, beside ours."""
@@ -104,6 +105,7 @@ def test_torch_two_timescale():
     assert abs(energy / float(risk) - 1) < 1e-10
 
 
+@pytest.mark.slow_cases("32")
 @pytest.mark.parametrize("cells", [32, 33])
 def test_lsoda_solves_the_same_equation(cells):
     """Equal right-hand sides to rounding, a Jacobian that is its derivative, equal solutions."""
@@ -129,6 +131,7 @@ def test_lsoda_solves_the_same_equation(cells):
     assert errors(np.asarray(found)[1:], tight(equation, np.asarray(mu.weights))) < 1e-6
 
 
+@pytest.mark.slow
 def test_energy_distances_agree():
     """The sorted value, the direct tensors and the long-double prefix sums of the error column."""
     from benchmarks.baselines import direct_energy, torch_varpro

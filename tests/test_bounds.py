@@ -86,6 +86,7 @@ def smooth_density(domain, sign):
     return lambda p: 1.5 + jnp.cos(coordinate(p)) + 0.3 * sign * jnp.sin(2 * coordinate(p))
 
 
+@pytest.mark.slow_cases("circle")
 @pytest.mark.parametrize("domain", [CIRCLE, LINE], ids=["circle", "interval"])
 def test_negative_sobolev_norm_against_its_definition(domain):
     """The supremum over h as a quadratic form, nu^T L^-1 nu, 1 / density averaged at faces; order two."""
@@ -201,6 +202,7 @@ def test_derivatives_of_features_in_two_dimensions():
     assert found == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_stability_of_two_flows():
     lam, start = 0.3, [0.3, 1.0, 2.0, 3.5, 5.0]
     energy = unbiased(lam)
@@ -236,6 +238,7 @@ def test_stability_is_refused_where_its_assumption_fails():
         bounds.semiconvexity(kinks, mf.domains.Euclidean(2), 1.0)
 
 
+@pytest.mark.slow
 def test_spectral_gap_against_the_specification():
     gaps = [
         float(bounds.spectral_gap(Grid.from_density(CIRCLE, n, problems.CircleTeacher(10.0))))
@@ -254,6 +257,7 @@ def diffusion(n=64, scale=0.5):
     return target, energy, mf.flows.Wasserstein(energy, CIRCLE)
 
 
+@pytest.mark.slow
 def test_ultra_fast_diffusion_decays_below_its_bound():
     target, energy, flow = diffusion()
     start = Grid.uniform(CIRCLE, 64)
@@ -283,6 +287,7 @@ def test_a_target_of_another_mass_scales_the_rate():
         bounds.diffusion_decay(mf.energies.PowerDivergence(target, 3.0), start)
 
 
+@pytest.mark.slow_cases("0.05")
 @pytest.mark.parametrize("step", [0.05, 0.5])
 def test_implicit_steps_contract(step):
     """Lemma 4.3 on a grid, where implicit Euler is the minimizing movement to first order."""
@@ -305,6 +310,7 @@ def test_implicit_steps_contract(step):
     assert bound.check(sim.times, mirrored(values["chi"])) < 0
 
 
+@pytest.mark.slow_cases("0.08333333333333333")
 @pytest.mark.parametrize("blur", [1 / 12, 1 / 24])
 def test_entropic_minimizing_movements_contract(blur):
     """Lemma 4.3 on minimizing movements themselves, by Sinkhorn: within its bound."""
@@ -470,6 +476,7 @@ def test_no_log_sobolev_constant_exceeds_the_spectral_gap(name, temperature):
     assert 0 < constant <= gap * (1 + 1e-3)
 
 
+@pytest.mark.slow_cases("float32")
 def test_precision_follows_the_measure(dtype):
     target = Grid.from_density(CIRCLE, 32, TEACHER, dtype=dtype)
     start = Grid.uniform(CIRCLE, 32, dtype=dtype)

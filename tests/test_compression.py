@@ -101,7 +101,7 @@ def test_the_reduced_risk_is_that_of_all_data_within_the_bound(name, lam):
     assert gap < 2e3 * eps / lam
 
 
-@pytest.mark.slow_cases("gaussian, 1-torus")
+@pytest.mark.slow_cases("gaussian, 1-torus", "gaussian, 2-torus")
 @pytest.mark.parametrize("name", CASES)
 def test_errors_are_those_of_the_interpolated_features(name):
     features, domain, x, y, masses, tolerance = setting(name)
@@ -137,6 +137,7 @@ def test_features_of_finite_rank_are_compressed_to_rounding():
     np.testing.assert_allclose(part.outer_weights(mu), whole.outer_weights(mu), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_datum_in_two_halves_changes_nothing():
     features, domain, x, y, masses, tolerance = setting("tanh")
     mu = measure(domain)
@@ -153,7 +154,7 @@ def test_a_datum_in_two_halves_changes_nothing():
     np.testing.assert_allclose(twice, value(x, y, masses), rtol=1e-6)
 
 
-@pytest.mark.slow_cases("gaussian, 2-torus-float32", "gaussian, 2-torus-float64", "relu-float32")
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", ["gaussian, 2-torus", "relu"])
 def test_compressed_data_make_an_energy(name, dtype):
@@ -162,7 +163,7 @@ def test_compressed_data_make_an_energy(name, dtype):
     check_energy(part, measure(domain, dtype), variants=variants)
 
 
-@pytest.mark.slow_cases("outer1")
+@pytest.mark.slow_cases("outer1", "outer0")
 @pytest.mark.parametrize("outer", [Cholesky(), ConjugateGradient(rank=40), None])
 def test_solvers_agree(outer):
     _, part, _, domain = both("gaussian, 2-torus", outer=outer)
@@ -194,6 +195,7 @@ def test_runs_stay_together(name):
         np.testing.assert_allclose(ends[0].points, ends[1].points, atol=near)
 
 
+@pytest.mark.slow
 def test_risk_and_two_timescales_take_compressed_data():
     features, domain, x, y, masses, tolerance = setting("tanh")
     small = mf.compress(features, x, y, domain, tolerance=tolerance, data_weights=masses)
@@ -218,6 +220,7 @@ def test_risk_and_two_timescales_take_compressed_data():
     np.testing.assert_allclose(operator.matrix(), one_by_one, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_predictions_at_new_inputs():
     small, part, whole, domain = both("gaussian, 2-torus", 1e-3)
     mu, new = measure(domain), jr.uniform(jr.key(20), (50, 2))

@@ -35,7 +35,7 @@ KINDS = {
 }
 
 
-@pytest.mark.slow_cases("warm starts")
+@pytest.mark.slow_cases("warm starts", "noise", "clock", "adaptive")
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_runs_are_one_bit_for_bit(kind):
     flow, options = KINDS[kind]
@@ -87,6 +87,7 @@ def test_another_flow_or_stepper_does_not_go_on():
             wrong()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{"stepper": S.Euler(0.1), "steps": 20}, {"save_at": np.linspace(0.1, 2, 20)}]
 )
@@ -109,6 +110,7 @@ def test_a_condition_ends_a_run(options, tmp_path):
     np.testing.assert_array_equal(more.times, straight.times[last:])
 
 
+@pytest.mark.slow
 def test_a_condition_ends_cells_of_a_sweep_and_derivatives_pass():
     flow = lambda a: mf.flows.Wasserstein(a * WELL, LINE)
     below = lambda mu, flow: mu.integrate(mu.points[:, 0] ** 2) < 0.1

@@ -231,6 +231,7 @@ def test_gradients_in_a_sweep():
     np.testing.assert_allclose(table["value"], [jax.jit(jax.grad(total))(s) for s in (0.3, 0.7)], rtol=1e-12)
 
 
+@pytest.mark.slow
 @BY_FORM
 def test_single_precision(form):
     total = lambda s: jnp.sum(well(s, dtype="float32", **FORMS[form]))
@@ -249,6 +250,7 @@ def test_second_derivatives():
     assert float(jax.jit(jax.hessian(total))(0.7)) == pytest.approx(difference, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_derivative_in_the_end_is_the_rate():
     """x' = -x: dE/dt1 = -2 E, for steps that share an interval in fixed ratios."""
     flow = mf.flows.Wasserstein(mf.energies.Potential(lambda x: 0.5 * x @ x), mf.domains.Euclidean(1))

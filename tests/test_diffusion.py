@@ -92,6 +92,7 @@ SPACE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.optimized
 @pytest.mark.parametrize(("domain", "gamma", "order", "cells"), SPACE)
 def test_second_order_in_space(domain, gamma, order, cells):
@@ -263,6 +264,7 @@ def euler_step(flow, mu, dt):
     return step.state.measure.weights, step.evaluation, step.status
 
 
+@pytest.mark.slow_cases("circle")
 @pytest.mark.parametrize("domain", [CIRCLE, INTERVAL], ids=["circle", "interval"])
 def test_implicit_euler_invariants(domain):
     """Rough data over six decades, any step: converged, mass kept, positive, max(target/mu) never rises."""
@@ -281,6 +283,7 @@ def test_implicit_euler_invariants(domain):
         assert float(evaluation.energy) < float(flow.evaluate(flow.init(mu)).energy), case
 
 
+@pytest.mark.slow
 def test_implicit_euler_run_never_raises_the_maximum():
     flow, mu, target = ultrafast(CIRCLE, 256, 100.0)
     sim = mf.Simulation(flow, mu, stepper=mf.steppers.ImplicitEuler(1.0), steps=30)
@@ -333,6 +336,7 @@ def test_chi_square_rate():
 # --- two dimensions ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_ultrafast_diffusion_on_the_torus():
     """A target of one coordinate gives the one-dimensional solution; a full one is second order in space."""
     torus, line = mf.domains.Torus(2, 4.0), mf.domains.Torus(1, 4.0)
@@ -378,7 +382,7 @@ def test_torus_refinement():
 # --- derivatives, batches, precision ----------------------------------------------------------------------
 
 
-@pytest.mark.slow_cases("implicit")
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["implicit", "rosenbrock"])
 def test_hyper_gradients(scheme):
     """d(final energy)/d(order, scale, one target mass), against finite differences."""

@@ -256,6 +256,7 @@ def test_generic(name):
     check_domain(domain, cells=cells, volume=volume, dtype="float64")
 
 
+@pytest.mark.slow_cases("circle")
 @pytest.mark.parametrize("name", ["circle", "torus", "box"])
 def test_generic_single_precision(name):
     domain, cells, volume = DOMAINS[name]
@@ -390,7 +391,7 @@ def test_the_gaussian_of_the_sphere_has_mass_one(width):
     np.testing.assert_allclose(mass, 1, rtol=1e-8)
 
 
-@pytest.mark.slow_cases("circle x torus", "ellipse x line")
+@pytest.mark.slow_cases("circle x torus", "ellipse x line", "ellipse", "cylinder")
 @pytest.mark.parametrize("name", WRITTEN)
 def test_domains_of_users_work_everywhere(name):
     """Runs, discrepancies, the energy distance, density estimates and figures of a domain written above."""
@@ -428,6 +429,7 @@ def test_domains_of_users_work_everywhere(name):
     assert panels[0, 0].lines or panels[0, 0].collections
 
 
+@pytest.mark.slow
 def test_a_curve_has_wasserstein_distances_and_fourier_modes():
     """Two atoms on an ellipse are apart by the shorter arc between them."""
     half = float(ELLIPSE.length) / 2

@@ -109,7 +109,17 @@ ENERGIES = {
 }
 
 
-@pytest.mark.slow_cases("population risk, erf", "population risk, relu", "reduced risk, biased, M < N")
+@pytest.mark.slow_cases(
+    "population risk, erf",
+    "population risk, relu",
+    "reduced risk, biased, M < N",
+    "reduced risk, biased, N < M",
+    "reduced risk, relu",
+    "reduced risk, rbf",
+    "population risk, bumps",
+    "risk, huber",
+    "mmd, torus",
+)
 @pytest.mark.parametrize("name", ENERGIES)
 def test_generic(name):
     make, values = ENERGIES[name]
@@ -117,6 +127,7 @@ def test_generic(name):
     check_energy(energy, particles(), variants=variants)
 
 
+@pytest.mark.slow_cases("sum")
 @pytest.mark.parametrize("name", ["risk", "sum"])
 def test_generic_single_precision(name):
     make, values = ENERGIES[name]
@@ -160,6 +171,7 @@ def test_generic_on_a_grid(energy):
     check_energy(energy, Grid.from_density(CIRCLE, 6, lambda x: 1 + 0.3 * x[1]))
 
 
+@pytest.mark.slow
 def test_reduced_risk_against_numpy():
     """Value and outer weights from the normal equations (G diag(m) + lam) u = Phi^T y / N + lam c."""
     mu = particles()
@@ -272,6 +284,7 @@ FLAT, SEAM = mf.domains.Euclidean(1), mf.domains.Torus(1)
 GAUSS, PERIODIC = mf.kernels.Gaussian(0.1), mf.kernels.Gaussian(0.1, SEAM)
 
 
+@pytest.mark.slow_cases("mmd")
 @pytest.mark.parametrize(
     "energy", [lambda k: MMD(k, Particles([[0.95]])), mf.energies.Interaction], ids=["mmd", "interaction"]
 )
@@ -526,6 +539,7 @@ def test_only_energies_add(other):
         well() + other
 
 
+@pytest.mark.slow_cases("2.0")
 @pytest.mark.parametrize("order", [2.0, 2.5])
 def test_derivatives_in_the_order_of_a_power_divergence(order):
     """At order 2 the power is skipped: its derivatives in order and density are those of neighbors."""

@@ -37,6 +37,7 @@ def test_a_broken_solve_has_a_status_and_no_residual_of_zero():
         energy(twice)
 
 
+@pytest.mark.slow
 def test_a_traced_lam_of_zero_is_a_failed_solve():
     solve = jax.jit(lambda lam: risk(lam).solve(circle_points(8)).status)
     assert int(solve(0.0)) == codes.OUTER_SOLVE
@@ -78,6 +79,7 @@ def test_a_cell_that_fills_from_nothing_needs_an_absolute_tolerance():
     assert int(full.status) == codes.OK
 
 
+@pytest.mark.slow
 def test_a_failed_initial_projection_stops_a_two_timescale_run():
     outer = mf.outer.Newton("primal", max_iterations=1)
     flow = mf.flows.TwoTimescale(risk(1e-3, regularizer=mf.regularizers.Power(3.0), outer=outer), CIRCLE, 1.0)
@@ -120,6 +122,7 @@ def test_a_sum_asks_its_terms_for_their_fields():
     np.testing.assert_array_equal(flow.rate(flow.init(mu)).points, -5.0)
 
 
+@pytest.mark.slow
 def test_terms_of_a_sum_are_solved_once(monkeypatch):
     calls = []
     solve = mf.energies.ReducedRisk.solve
@@ -135,6 +138,7 @@ def test_terms_of_a_sum_are_solved_once(monkeypatch):
     assert len(calls) == 2
 
 
+@pytest.mark.slow_cases("adaptive")
 @pytest.mark.parametrize("stepper", [Adaptive(), Euler(0.05)], ids=["adaptive", "fixed"])
 def test_traced_saved_times_may_begin_with_zero(stepper):
     well = mf.energies.Potential(lambda x: 0.5 * jnp.sum(x * x))

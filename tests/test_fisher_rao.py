@@ -73,7 +73,7 @@ def ended(flow, mu, stepper, steps, key=None):
     return carry.state.measure
 
 
-@pytest.mark.slow_cases("signed")
+@pytest.mark.slow_cases("signed", "Fisher-Rao")
 @pytest.mark.parametrize("name", FLOWS)
 def test_generic(name):
     flow, domain = FLOWS[name]
@@ -82,6 +82,7 @@ def test_generic(name):
         check_flow(flow, smooth_grid(domain))
 
 
+@pytest.mark.slow
 def test_generic_single_precision():
     flow = WassersteinFisherRao(population({1: 0.2}, "float32"), CIRCLE, 0.7, 2.0)
     check_flow(flow, smooth_grid(dtype="float32"))
@@ -152,6 +153,7 @@ def neurons_at(t1, kind, a, b, c, teachers):
     return (end[:n] if kind == "free" else np.linalg.norm(b, axis=1)), b
 
 
+@pytest.mark.slow_cases("free-2.0-1", "free-2.0-2")
 @pytest.mark.parametrize("dim", [1, 2])
 @pytest.mark.parametrize(("kind", "beta"), [("free", 2.0), ("bound", 4.0)])
 def test_neurons_by_gradient_flow(kind, beta, dim):
@@ -175,6 +177,7 @@ def test_neurons_by_gradient_flow(kind, beta, dim):
     assert np.max(np.abs(end.points - mu.points)) > 0.05
 
 
+@pytest.mark.slow
 def test_neurons_of_both_signs():
     signs, t1 = np.array([1.0, -1.0, 1.0, -1.0, -1.0]), 4.0
     domain = CIRCLE
@@ -240,6 +243,7 @@ def test_linear_rates_of_seen_modes_and_invisible_odd_ones():
             assert fall == pytest.approx(4, rel=0.02)
 
 
+@pytest.mark.slow
 def test_invisible_modes_alone_do_not_move():
     angle = 2 * jnp.pi * (jnp.arange(32) + 0.5) / 32
     mu = Particles(on_circle(angle), (1 + 0.5 * jnp.cos(3 * angle) - 0.3 * jnp.sin(5 * angle)) / 32)
@@ -248,6 +252,7 @@ def test_invisible_modes_alone_do_not_move():
     np.testing.assert_allclose(now.growth, 0, atol=1e-15)
 
 
+@pytest.mark.slow_cases("1.0-2.0")
 @pytest.mark.parametrize(("alpha", "beta"), [(1.0, 2.0), (0.0, 1.0), (1.0, 0.0)])
 def test_linearized_rates(alpha, beta):
     """(alpha k^2 + beta) c_k with k exact on particles, sin(pi k / n) n / pi on n cells."""
@@ -366,6 +371,7 @@ def test_transport_keeps_the_mass_of_each_sign():
     assert float(jnp.max(jnp.abs(end.weights - mu.weights))) > 1e-3
 
 
+@pytest.mark.slow
 def test_single_precision_follows_double_precision():
     ends = []
     for dtype in ("float32", "float64"):

@@ -60,12 +60,20 @@ FLOWS = {
 }
 
 
+@pytest.mark.slow_cases(
+    "reduced risk on the torus",
+    "discrepancy on the torus",
+    "discrepancy on the plane",
+    "risk in a box",
+    "propagation of chaos in a box",
+)
 @pytest.mark.parametrize("name", FLOWS)
 def test_generic(name):
     flow, domain = FLOWS[name]
     check_flow(flow, particles(domain, marks=MARKS))
 
 
+@pytest.mark.slow
 def test_generic_single_precision():
     flow = TwoTimescale(reduced(dtype="float32"), CIRCLE, 3.0)
     check_flow(flow, particles(dtype="float32", marks=MARKS))
@@ -103,6 +111,7 @@ def test_one_step_of_two_timescales_is_the_published_algorithm():
     np.testing.assert_allclose(step.state.measure.marks["u"], u0 - tau * rate * outer, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_one_step_of_variable_projection_is_the_published_algorithm():
     tau, lam, c = 0.05, 1e-2, 1.0
     energy, mu = reduced(lam=lam, center=c), particles()
@@ -122,6 +131,7 @@ def end(flow, mu, dt, t1):
     return trajectory(mf.Simulation(flow, mu, stepper=RK4(dt), t1=t1))[0].state.measure
 
 
+@pytest.mark.slow
 def test_variable_projection_is_the_limit_of_two_timescales_at_rate_one_over_gamma():
     energy, mu, t1 = reduced(lam=0.1), particles(), 0.5
     limit = end(Wasserstein(energy, CIRCLE), mu, 0.01, t1).points
@@ -190,6 +200,7 @@ def test_the_recorded_energy_of_a_noisy_flow_is_its_smooth_part():
     np.testing.assert_array_equal(brownian.rate(brownian.init(mu)).points, 0)
 
 
+@pytest.mark.slow
 def test_swept_numbers_do_not_retrace():
     """lam, center, bias, the scale of a kernel, gamma and dt are leaves of the compiled run."""
     mu = particles()

@@ -94,6 +94,7 @@ def moments(mu):
 # --- Particles
 
 
+@pytest.mark.slow
 def test_propagation_of_chaos_is_plain_gradient_descent():
     """H_i, theta_i <- minus gradient of the finite-width loss over the mass: 200 steps, by jax.grad alone."""
     x, y = data()
@@ -171,6 +172,7 @@ def test_generic_checks_on_particles(name, dtype):
     check_flow(systems(risk(0.1, features, dtype), CIRCLE)[name], mu)
 
 
+@pytest.mark.slow_cases("none-float64-separated", "heat-float32-separated")
 @pytest.mark.parametrize("name", ["separated", "transported", "chaos"])
 @pytest.mark.parametrize(
     ("extra", "dtype"), [("none", "float64"), ("heat", "float64"), ("porous", "float64"), ("heat", "float32")]
@@ -189,6 +191,7 @@ def test_generic_checks_on_grids(name, extra, dtype):
     )
 
 
+@pytest.mark.slow
 def test_dissipation_on_labels():
     flow, mu = Transported(risk(), INTERVAL, labels=(8,)), on_labels(8)
     now, h = flow.evaluate(flow.init(mu)), 1e-5
@@ -270,7 +273,7 @@ def test_grids_meet_quantile_particles_at_second_order():
     assert order > 1.8 and errors[-1] < 5e-5, (order, errors)
 
 
-@pytest.mark.slow_cases("chaos", "transported")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["separated", "transported", "chaos"])
 def test_balance_holds_along_runs(name):
     """Energy against the integral of the recorded dissipation, of second order in the step."""
@@ -356,6 +359,7 @@ def test_the_transported_energy_may_increase():
     assert float(flow.evaluate(flow.init(calm)).dissipation) > 0
 
 
+@pytest.mark.slow
 def test_labels_stop_where_they_fold():
     flow = Transported(risk(), INTERVAL, labels=(60,))
     run = mf.simulate(flow, on_labels(60), stepper=RK4(1 / 100), t1=1.0, save_at=[0.2, 1.0], throw=False)
@@ -449,6 +453,7 @@ def test_the_mu_formulation_in_a_box_against_particles():
     assert errors[1] < 0.03 * moved and errors[0] / errors[1] > 3, (errors, moved)
 
 
+@pytest.mark.slow
 def test_the_mu_formulation_in_a_box():
     """Its balance on a grid in (w, theta)."""
     box = mf.domains.Box([-2.0, -2.0], [2.0, 2.0])
@@ -513,6 +518,7 @@ def test_height_distance():
     np.testing.assert_allclose(distance(mu, moved) / h, jnp.sqrt(now.dissipation), rtol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("domain", [INTERVAL, CIRCLE, TORUS], ids=["interval", "circle", "torus"])
 def test_a_penalty_of_heights_may_be_a_potential(domain):
     """Without a network to learn H' = -lam H, in place: |theta|^2, no potential on a torus, is not needed."""

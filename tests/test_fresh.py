@@ -217,7 +217,23 @@ PLACES = {
 }
 
 
-@pytest.mark.slow_cases("target of a divergence")
+@pytest.mark.slow_cases(
+    "target of a divergence",
+    "adaptive",
+    "grid",
+    "kernel of an MMD",
+    "features",
+    "features of a risk",
+    "own features",
+    "ridge",
+    "regularizer",
+    "own regularizer",
+    "schedule",
+    "own domain",
+    "noise",
+    "sweep of runs, loop",
+    "sweep of runs, map",
+)
 @pytest.mark.parametrize("place", PLACES)
 def test_a_global_is_what_it_is_now(place, monkeypatch):
     found = []
@@ -230,6 +246,7 @@ def test_a_global_is_what_it_is_now(place, monkeypatch):
     assert same(found[0], found[2])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
 def test_a_new_function_a_turn_compiles_nothing_and_keeps_nothing():
     compiled = []
@@ -277,6 +294,7 @@ def test_a_function_that_wears_the_name_of_another(monkeypatch):
     np.testing.assert_allclose(MU.points - ends(scaled), 2 * (MU.points - first), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_random_bits_of_a_run_are_those_of_the_setting():
     flow = mf.flows.Wasserstein(E.Entropy() + E.MMD(K.Gaussian(1.0), MU), LINE)
     found = []

@@ -61,6 +61,7 @@ def gibbs_by_hand(energy, m, temperature):
     return weights / weights.sum()
 
 
+@pytest.mark.slow_cases("1.0")
 @pytest.mark.parametrize("sigma", [1.0, 0.3, 0.1])
 def test_the_tanh_network_to_rounding(sigma):
     """Residual <= 1e-10, recomputed from the energy; T = sigma^2 / 2."""
@@ -74,7 +75,7 @@ def test_the_tanh_network_to_rounding(sigma):
     assert int(found.status) == 0 and 0 <= float(found.gap) < 1e-14
 
 
-@pytest.mark.slow_cases("sum")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [
@@ -217,6 +218,7 @@ def test_one_program_batched_over_strength_and_temperature():
     )
 
 
+@pytest.mark.slow
 def test_single_precision():
     grid = Grid.uniform(PLANE, 16, dtype="float32")
     found = mf.gibbs(risk(dtype="float32") + 0.05 * Entropy(), grid)
@@ -289,6 +291,7 @@ def runs():
     return results
 
 
+@pytest.mark.slow_cases("1.0")
 @pytest.mark.parametrize("sigma", [1.0, 0.3, 0.1])
 def test_fokker_planck_free_energy_drops_by_the_dissipation(runs, sigma):
     run, found = runs[sigma]
@@ -319,6 +322,7 @@ def test_the_log_sobolev_bound_lies_above_the_curve(runs):
     assert faster.check(run.times, excess) < 0
 
 
+@pytest.mark.slow
 def test_the_flow_ends_at_the_gibbs_measure():
     """Stationary to rounding for the grid flow; a run of the bilevel flow ends there, decreasing."""
     mu = start(LINE, 48)

@@ -101,6 +101,7 @@ def angle_potential(x):
     return jnp.sin(2 * jnp.arctan2(x[1], x[0]))
 
 
+@pytest.mark.slow_cases("entropy")
 @pytest.mark.parametrize("name", ["entropy", "power", "potential"])
 def test_dissipation_tends_to_the_fisher_information(name):
     """-sum V m' against int rho |V'|^2 with V' known in closed form: second order in the spacing."""

@@ -90,7 +90,7 @@ def test_a_run_is_differentiable_in_all_that_defines_it(name):
             assert float(forward(params, tangent)) == pytest.approx(slope, rel=1e-10)
 
 
-@pytest.mark.slow_cases("power", "power-below-two")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REGULARIZERS)
 def test_a_particle_of_zero_mass_has_the_derivative_of_a_small_one(name):
     # The energy is smooth up to the boundary of the masses: a one-sided difference of second order.

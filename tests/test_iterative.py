@@ -57,7 +57,7 @@ def everything(energy, mu, carry=None):
     return solution, energy.first_variation(mu, solution), energy.gradient_field(mu, solution)
 
 
-@pytest.mark.slow_cases("0.1-circle, bias")
+@pytest.mark.slow_cases("0.1-circle, bias", "0.1-torus", "0.0001-circle, bias")
 @pytest.mark.parametrize("name", ["circle", "circle, bias", "tanh", "torus"])
 @pytest.mark.parametrize("lam", [1e-1, 1e-4])
 def test_it_finds_what_a_factorization_finds(name, lam):
@@ -74,7 +74,7 @@ def test_it_finds_what_a_factorization_finds(name, lam):
     np.testing.assert_allclose(jax.vmap(ours.potential)(mu.points[:5]), values[:5], rtol=1e-9)
 
 
-@pytest.mark.slow_cases("circle")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["circle", "torus"])
 def test_single_precision(name):
     iterative, exact, domain = energies(name, 1e-3, "float32")
@@ -214,6 +214,7 @@ def test_a_basis_that_particles_have_left_is_found_anew(name, monkeypatch):
     np.testing.assert_allclose(both[0], found.alpha, atol=1e-6 * float(jnp.max(jnp.abs(exact.alpha))))
 
 
+@pytest.mark.slow
 def test_the_basis_is_orthonormal_and_its_rows_are_well_conditioned():
     problem = outer_problem(*[setting("torus")[0], TORUS.sample(jr.key(4), M)], *setting("torus")[2:])
     subspace = Subspace(problem, 50)
@@ -246,7 +247,7 @@ def test_sequences_batch_and_do_not_retrace():
     np.testing.assert_allclose(jax.vmap(value)(lams), alone, rtol=1e-9)
 
 
-@pytest.mark.slow_cases("0.001-0.0", "0.001-0.01")
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", [0.0, 0.01])
 @pytest.mark.parametrize("lam", [1e-3, 1e-4])
 def test_gathered_particles_in_single_precision(spread, lam):
@@ -346,6 +347,7 @@ def test_a_run_through_windows_is_differentiated_like_one_through_a_matrix(monke
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-8), found, exact)
 
 
+@pytest.mark.slow
 def test_a_solve_that_does_not_converge_says_so():
     iterative, _, domain = energies("torus", 1e-6, rank=2, max_iterations=3)
     solution = everything(iterative, measure(domain))[0]

@@ -84,7 +84,7 @@ def test_forces_are_the_slope_of_the_value(domain, inner, dtype):
         np.testing.assert_allclose((ahead - behind) / 2e-6, jnp.sum(by_points * along), rtol=1e-6)
 
 
-@pytest.mark.slow_cases("torus")
+@pytest.mark.slow_cases("torus", "line")
 @pytest.mark.parametrize("domain", [LINE, INTERVAL, TORUS], ids=["line", "interval", "torus"])
 def test_padding_cuts_no_spacings(domain):
     """Particles of zero mass, known or traced, between the others, beyond them or on one of them."""
@@ -140,6 +140,7 @@ def test_barenblatt_by_quantiles():
     assert np.all(np.abs(orders - 1) < 0.25), (orders, gaps)
 
 
+@pytest.mark.slow
 def test_a_step_by_quantiles_is_the_minimizing_movement():
     """Particles keep their order, so the displacement is W_2 itself; no other measure tried is better."""
     flow, mu, dt = slow_diffusion(), barenblatt(12, 0.8), 0.1
@@ -230,6 +231,7 @@ def test_entropic_steps_tend_to_the_flow(name):
     assert errors[-1] < 0.1 and 0.8 < order < 1.2, (order, errors)
 
 
+@pytest.mark.slow
 def test_one_long_step_against_the_closed_form():
     """V = x^2 / 2: the minimizing movement of a Gaussian is that Gaussian shrunk by 1 / (1 + dt)."""
     density = lambda x, width: jnp.exp(-(((x[0] - 0.8 * width) / (0.3 * width)) ** 2) / 2)
@@ -244,6 +246,7 @@ def test_one_long_step_against_the_closed_form():
     assert errors[1] < errors[0] / 2 and errors[1] < 0.03, errors
 
 
+@pytest.mark.slow_cases("float32")
 def test_heat_on_the_two_dimensional_torus(dtype):
     torus = mf.domains.Torus(2)
     wave = lambda x, a: 1 + a * jnp.cos(2 * jnp.pi * (x[0] + 2 * x[1]))

@@ -60,7 +60,9 @@ def everything(sums, kernel, x, y, w):
 SINGLE = ("energy", "energy on a circle", "laplace", "laplace, narrow", "gaussian by modes")
 
 
-@pytest.mark.slow_cases("sobolev 1-float64", "sobolev 2-float64", "sobolev 3-float64")
+@pytest.mark.slow_cases(
+    "sobolev 1-float64", "sobolev 2-float64", "sobolev 3-float64", "laplace-float64", "sobolev 1.5-float64"
+)
 @pytest.mark.parametrize(
     ("name", "dtype"), [(name, "float64") for name in KERNELS] + [(name, "float32") for name in SINGLE]
 )
@@ -93,6 +95,7 @@ def test_the_fast_way_is_taken():
     assert " sort[" not in program(kernels.Gaussian(), size(300))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["energy on a circle", "laplace"])
 def test_labels_halves_and_padding_do_not_count(name):
     x, y, w = drawn(name, "float64")
@@ -105,6 +108,7 @@ def test_labels_halves_and_padding_do_not_count(name):
             np.testing.assert_allclose(a, b, atol=1e-12 * float(jnp.max(jnp.abs(b))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["energy", "laplace"])
 def test_vmap_is_a_loop_and_jit_is_eager(name):
     x, y, w = drawn(name, "float64")
@@ -207,7 +211,7 @@ def test_derivatives_of_the_transform(dim):
     np.testing.assert_allclose(twice, slope, atol=1e-5 * float(jnp.max(jnp.abs(twice))))
 
 
-@pytest.mark.slow_cases("float32-0.0", "float32-1e-16")
+@pytest.mark.slow_cases("float32-0.0", "float32-1e-16", "float32-1e-13", "float64-0.0")
 @pytest.mark.parametrize("shift", [0.0, 1e-16, 1e-13, 1e-9])
 def test_second_derivatives_where_windows_end(shift, dtype):
     """At and beside the edges of cells, where the window has an infinite slope, against direct sums."""
@@ -289,6 +293,7 @@ def test_wrong_modes_are_refused():
 # --- energies
 
 
+@pytest.mark.slow_cases("laplace")
 @pytest.mark.parametrize("name", ["energy", "laplace"])
 def test_energies_by_sorting_are_consistent(name):
     """dF/dx_i = w_i grad V(x_i) and dF/dw_i = V(x_i), of a discrepancy and an interaction."""

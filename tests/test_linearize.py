@@ -47,6 +47,7 @@ def mode_rates(c, lam, center, waves):
     return k**2 * ck / (ck + lam) * (1.0 if center else (c[0] / (c[0] + lam)) ** 2)
 
 
+@pytest.mark.slow_cases("1.0-0.0-0.0")
 @pytest.mark.parametrize("bias", [0.0, 0.5])
 @pytest.mark.parametrize("center", [0.0, 1.0])
 @pytest.mark.parametrize("lam", [1.0, 1e-3])
@@ -63,6 +64,7 @@ def test_varpro_rates_on_particles(bias, center, lam):
     assert float(spectrum.gap()) == pytest.approx(np.min(expected[expected > 1e-6]), rel=1e-8)
 
 
+@pytest.mark.slow
 def test_aliasing_of_a_lattice_is_exact():
     """With the lattice itself as teacher and modes beyond M / 2, class k of p = k mod M has a closed rate.
 
@@ -83,6 +85,7 @@ def test_aliasing_of_a_lattice_is_exact():
     np.testing.assert_allclose(spectrum.rates, np.sort(expected), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_mmd_rates_on_particles():
     m, degree = 24, 8
     c = problems.relu_coefficients(0.5, degree)
@@ -257,6 +260,7 @@ def test_ornstein_uhlenbeck_type_potential_in_two_dimensions():
     np.testing.assert_allclose(rates, np.repeat(np.linalg.eigvalsh(stiffness), 3), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_derivative_in_lam_and_jit():
     degree = DEGREE
     flow, c = varpro(0.1, 1.0, degree)

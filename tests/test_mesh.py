@@ -268,6 +268,7 @@ def assert_close(a, b):
         np.testing.assert_allclose(a[name], b[name], rtol=1e-12, atol=1e-14, err_msg=name)
 
 
+@pytest.mark.slow_cases("threads")
 @pytest.mark.parametrize("options", [{}, {"batch_size": 4, "workers": 1}], ids=["threads", "groups"])
 def test_a_compiled_map_equals_the_loop(options, looped):
     assert np.ptp(looped["energy"]) > 1e-3
@@ -316,6 +317,7 @@ def test_the_rule_is_the_same_at_every_call(looped):
         np.testing.assert_array_equal(first[name], looped[name])
 
 
+@pytest.mark.slow
 def test_groups_fit_into_the_free_memory(monkeypatch):
     whole = mf.sweep(cell, method="vmap", workers=1, **AXES)
     assert whole.attributes["layout"]["all"]["batch_size"] == 6
@@ -363,6 +365,7 @@ def test_data_are_shared_in_every_layout():
         assert needed[1].argument_size_in_bytes < 1.2 * x.nbytes
 
 
+@pytest.mark.slow
 def test_a_sweep_of_the_same_structure_finds_its_programs():
     longer = lambda lam, seed: mf.Simulation(
         cell(lam, seed).flow, cell(lam, seed).measure, stepper=mf.steppers.Euler(2**-3), steps=4
@@ -380,6 +383,7 @@ def test_a_sweep_of_the_same_structure_finds_its_programs():
     assert made(longer) and made(method="map", batch_size=3)
 
 
+@pytest.mark.slow
 def test_wrong_meshes_are_told(looped):
     mesh = jax.make_mesh((1,), ("cells",))
     with pytest.raises(ValueError, match="a loop has one cell in a program"):

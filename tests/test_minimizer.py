@@ -48,6 +48,7 @@ def check(found, energy):
     assert len(found.atoms) <= energy.data.x.shape[0] + 1
 
 
+@pytest.mark.slow_cases("0.1")
 @pytest.mark.parametrize("lam", [0.1, 1e-3])
 def test_a_positive_teacher_in_closed_form(lam):
     """f_b: Phi^T alpha is constant, so nu = teacher - lam |nu| / c_0 uniform: |nu|_TV = c_0 / (c_0 + lam)."""
@@ -96,6 +97,7 @@ def by_general_optimizer(energy):
     return float(done.fun)
 
 
+@pytest.mark.slow_cases("1.0-0", "1.0-r=1.4")
 @pytest.mark.parametrize(
     "regularizer",
     [Quadratic(0.0), Quadratic(0.5), Quadratic(-0.3), Power(1.4), Power(2.0), Power(3.0)],

@@ -66,6 +66,7 @@ def test_errors_follow_the_tolerance_and_steps_its_fourth_root(name):
     assert 2.2 < steps[1] / steps[0] < 4.2
 
 
+@pytest.mark.slow
 def test_the_response_of_the_dual_variable_is_its_derivative():
     """alpha(x) against outer solves at displaced points: errors of second order, for any masses."""
     x = jr.normal(jr.key(2), (12, 2))

@@ -104,6 +104,7 @@ def test_reference_distance_to_the_teacher():
         np.testing.assert_allclose(values, expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_all_forms_agree_on_the_circle():
     flow = mf.flows.Wasserstein(mf.energies.Potential(lambda p: p[0]), CIRCLE)
     x, a = draw(CIRCLE, 50, 0)
@@ -150,6 +151,7 @@ def test_energy_distance_of_one_fourier_mode(k):
     assert float(obs.EnergyDistance(grid, CIRCLE)(mu)) == pytest.approx(expected, rel=1e-10)
 
 
+@pytest.mark.slow
 def test_discretized_density_adds_a_sixth_of_h_squared():
     density = lambda x: 1 + 0.5 * jnp.cos(2 * jnp.pi * x[0])
     fine = Grid.from_density(mf.domains.Interval(0, 1), 8192, density)
@@ -236,6 +238,7 @@ def test_distances_do_not_depend_on_the_representation(name):
         assert other == pytest.approx(value, rel=1e-12), form
 
 
+@pytest.mark.slow_cases("w2-line")
 @pytest.mark.parametrize("name", OBSERVABLES)
 def test_distances_under_jit_vmap_and_grad(name):
     domain = home(name)
@@ -308,6 +311,7 @@ def test_coincident_points_do_not_push_each_other(name):
     np.testing.assert_allclose(sorted_form, double_sum, atol=1e-13)
 
 
+@pytest.mark.slow_cases("circle")
 @pytest.mark.parametrize("name", ["line", "circle"])
 def test_second_derivatives_of_the_sorted_energy(name):
     # Away from coincidences the Hessian of the sorted form is that of the double sum.
@@ -377,6 +381,7 @@ def test_energy_distance_of_arbitrary_measures(sizes, data, name):
     assert value == pytest.approx(max(brute(distance, x, a, y, b), 0), abs=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.optimized
 def test_energy_distance_in_reverse_mode_keeps_no_matrix():
     domain = mf.domains.Sphere(2)
@@ -425,6 +430,7 @@ def test_wasserstein_against_a_linear_program(order, sizes, seed):
     assert circle / (2 * np.pi) == pytest.approx(other ** (1 / order), rel=1e-6)
 
 
+@pytest.mark.slow_cases("float32")
 def test_wasserstein_closed_forms(dtype):
     rel = {"float32": 1e-5, "float64": 1e-12}[dtype]
     x, a = draw(LINE, 40, 0)
@@ -877,7 +883,7 @@ def test_prediction_checks_the_shape_of_its_inputs(network):
         obs.Prediction(jnp.ones((4, 2)))(mu, mf.flows.TwoTimescale(energy, CIRCLE, rate=1.0))
 
 
-@pytest.mark.slow_cases("float32-1", "float64-1", "float32-2")
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [1, 2])
 def test_cells_spread_evenly_have_exact_distances(order, dtype):
     """Uniform laws on unions of cells, of other meshes and against atoms, in closed form."""

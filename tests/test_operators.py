@@ -67,6 +67,7 @@ def test_without_bias_particles_may_have_any_length():
     check(windows(points, x, None), jnp.maximum(x @ points.T, 0) / 60**0.5, "float64")
 
 
+@pytest.mark.slow
 def test_with_a_bias_particles_off_the_circle_are_refused_or_not_a_number():
     """The arc of a datum depends on the length of the particle."""
     x, points = jr.normal(jr.key(0), (3000, 2)), 0.5 * on_circle(jr.uniform(jr.key(1), (97,), maxval=6.0))
@@ -83,6 +84,7 @@ def test_with_a_bias_particles_off_the_circle_are_refused_or_not_a_number():
         mf.flows.Wasserstein(risk, mf.domains.Euclidean(3)).init(neurons)
 
 
+@pytest.mark.slow_cases("float32")
 def test_gram_matrices_are_products(dtype):
     """Of sectors, windows, with ties, opposite particles, any length, and none."""
     angle = jnp.pi / 4 * jnp.concatenate([jnp.arange(-4.0, 9.0), 5 * jr.normal(jr.key(0), (40,))])
@@ -103,6 +105,7 @@ def test_gram_matrices_are_products(dtype):
 RIGHTS = st.lists(st.integers(-4, 8), min_size=9, max_size=9)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(RIGHTS, RIGHTS)
 def test_gram_matrices_with_ties(particles, data):
@@ -112,6 +115,7 @@ def test_gram_matrices_with_ties(particles, data):
     np.testing.assert_allclose(operator.gram(), matrix.T @ matrix, atol=1e-14)
 
 
+@pytest.mark.slow_cases("float32")
 def test_scaled_columns_are_the_matrix(dtype):
     points, x = jr.normal(jr.key(0), (97, 3), dtype), jr.normal(jr.key(1), (31, 2), dtype)
     root = jr.uniform(jr.key(2), (31,), dtype)
@@ -126,6 +130,7 @@ def test_scaled_columns_are_the_matrix(dtype):
 RIGHT = st.lists(st.integers(-4, 8), min_size=9, max_size=9)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(RIGHT, RIGHT, st.sampled_from([0.0, 0.5, 1.0, -1.0, -0.5]))
 def test_ties(particles, data, bias):

@@ -80,6 +80,7 @@ def test_a_start_that_is_not_finite_is_no_step_too_large():
         mf.simulate(mf.flows.Wasserstein(singular, LINE), mf.measures.Particles(jnp.zeros((1, 1))), t1=1.0)
 
 
+@pytest.mark.slow_cases("grid")
 @pytest.mark.parametrize("kind", ["particles", "grid"])
 def test_a_negative_temperature_is_named_at_once(kind):
     if kind == "particles":
@@ -100,6 +101,7 @@ SEARCHES = {
 }
 
 
+@pytest.mark.slow_cases("lbfgs")
 @pytest.mark.parametrize("kind", SEARCHES)
 def test_optimizers_that_need_the_value(kind):
     scales = jnp.array([1.0, 5.0])
@@ -151,6 +153,7 @@ class Inner(E.Energy):
         return E.Solution(u**4 / 4 + u**2 / 2 - u * mean, lambda x: -u * x[0])
 
 
+@pytest.mark.slow
 def test_a_hidden_stop_gradient_is_noticed():
     errors = mf.testing.check_energy(Inner(False), MU)
     assert errors["d grad V/dx, difference"] < 1e-6

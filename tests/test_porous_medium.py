@@ -39,6 +39,7 @@ def radius(t, lam, temperature, start):
     return (limit + (start**3 - limit) * np.exp(-3 * lam * t)) ** (1 / 3)
 
 
+@pytest.mark.slow_cases("0.0-1.0-cells0")
 @pytest.mark.optimized
 @pytest.mark.parametrize("cells", [(100, 200), pytest.param((100, 200, 400), marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("lam", "temperature"), [(0.0, 1.0), (2.0, 1.0), (8.0, 0.5)])
@@ -88,6 +89,7 @@ def test_higher_power():
     assert np.abs(np.asarray(weights[-1]) - cells(1.5)).sum() < 0.01 * cells(1.5).sum()
 
 
+@pytest.mark.slow
 def test_compact_equilibrium():
     """With a potential the support stays compact: V + T rho = c on it, and V > c beyond."""
     lam, temperature, n = 8.0, 0.5, 80
@@ -172,6 +174,7 @@ def test_fokker_planck_against_the_exact_gaussian():
     assert np.all(np.abs(orders - 2) < 0.15), (orders, errors)
 
 
+@pytest.mark.slow_cases("float32-0.001")
 @pytest.mark.parametrize("temperature", [1e-3, 0.0])
 def test_fitted_fluxes_become_upwind_ones_at_low_temperature(temperature, dtype):
     """No overflow, no NaN, in derivatives too, for any drift; a positive implicit step of any size."""

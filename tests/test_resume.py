@@ -132,6 +132,7 @@ def test_a_kill_at_any_file_operation(kind, tmp_path, monkeypatch):
     assert moments == 13 if kind == "run" else moments > 2
 
 
+@pytest.mark.slow_cases("0", "1", "2", "3", "4", "5", "6", "7")
 @pytest.mark.parametrize("number", range(9))
 def test_a_full_disk_leaves_what_was_written(number, tmp_path, monkeypatch):
     """Program, manifest, parts, checkpoints and the results: the disk is full for one of them."""
@@ -151,6 +152,7 @@ def test_a_full_disk_leaves_what_was_written(number, tmp_path, monkeypatch):
     same_results(tmp_path / "run", tmp_path / "reference")
 
 
+@pytest.mark.slow
 def test_a_run_with_one_saved_time_has_checkpoints_on_the_way(tmp_path, monkeypatch):
     go = namespace(steps=1000, saves=1)["go"]
     go("run", tmp_path / "reference", False)
@@ -260,6 +262,7 @@ def stopped(tmp_path, monkeypatch):
     return tmp_path / "run", go
 
 
+@pytest.mark.slow_cases("cut-checkpoint.npz")
 @pytest.mark.parametrize("name", ["checkpoint.npz", "parts/000003.npz"])
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
 def test_damaged_files_are_named(stopped, name, damage):
@@ -279,6 +282,7 @@ def test_damaged_files_are_named(stopped, name, damage):
     assert contents(path) == before
 
 
+@pytest.mark.slow
 def test_a_missing_part_and_a_foreign_checkpoint(stopped, tmp_path):
     path, go = stopped
     (path / "parts" / "000001.npz").rename(tmp_path / "aside")
@@ -290,6 +294,7 @@ def test_a_missing_part_and_a_foreign_checkpoint(stopped, tmp_path):
         go("run", path, True)
 
 
+@pytest.mark.slow
 def test_another_run_is_refused_and_nothing_lost(stopped):
     path, _ = stopped
     before = contents(path)
@@ -306,7 +311,7 @@ def test_another_run_is_refused_and_nothing_lost(stopped):
     assert contents(path) == before
 
 
-@pytest.mark.slow_cases("adaptive")
+@pytest.mark.slow_cases("adaptive", "many saves")
 @pytest.mark.parametrize("kind", ["few saves", "many saves", "adaptive"])
 def test_a_run_goes_on_beyond_its_end(kind, tmp_path):
     """With more steps, or later times, bit for bit as a run that was longer from the beginning."""

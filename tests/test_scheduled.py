@@ -64,6 +64,7 @@ def test_adaptive_steps_see_the_time():
     np.testing.assert_allclose(run.final.points, jnp.exp(-1.5) * mu.points, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_generic():
     check_flow(stiffening(), Particles(jnp.array([[1.0], [-0.5]])))
     check_flow(annealed(PLANE), Grid.from_density(PLANE, 16, lambda x: jnp.exp(-well(x))))
@@ -73,6 +74,7 @@ def gaussian(n, spread):
     return Grid.from_density(PLANE, n, lambda x: jnp.exp(-well(x) / spread))
 
 
+@pytest.mark.slow
 @pytest.mark.optimized
 def test_w_methods_keep_their_order_under_a_schedule():
     """Fixed steps of the adaptive scheme, against the same cells and many steps."""
@@ -112,6 +114,7 @@ def test_annealed_density_has_the_exact_variance():
     assert fine < 0.02 and 1.8 < coarse / fine < 2.2, (coarse, fine)
 
 
+@pytest.mark.slow
 def test_weak_order_of_annealed_particles_from_the_exact_recursion():
     """One step is affine: the variance of the scheme obeys a recursion that the stepper itself gives."""
     flow = annealed(LINE)
@@ -149,6 +152,7 @@ def test_the_balance_holds_with_the_drift_of_the_energy():
     assert run.certificates["largest_increase"] > 0
 
 
+@pytest.mark.slow
 def test_heights_and_fields_pass_through():
     risk = mf.energies.Risk(
         mf.features.Weighted(mf.features.Ridge(jnp.tanh)), jnp.array([[1.0]]), jnp.array([1.0])
@@ -232,6 +236,7 @@ def test_derivatives_in_a_number_that_the_schedule_closes_over():
     np.testing.assert_allclose(jax.grad(last)(0.5), difference, rtol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_dtype_follows_the_measure(dtype):
     run = mf.simulate(annealed(PLANE), gaussian(16, 1.5), t1=0.25)

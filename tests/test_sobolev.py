@@ -136,6 +136,7 @@ def test_generic_in_two_dimensions_and_single_precision():
     )
 
 
+@pytest.mark.slow_cases("density")
 @pytest.mark.parametrize("source", SOURCES)
 def test_closed_form_against_a_long_series(source):
     """Tails as the docstring states them: 2 (2 pi)^{-2s} modes^{1-2s} / (2s - 1) of the kernel."""
@@ -149,6 +150,7 @@ def test_closed_form_against_a_long_series(source):
         assert gap > 0.1 * float(jnp.sum(MASSES**2)) * tail / 2
 
 
+@pytest.mark.slow_cases("shape1")
 @pytest.mark.parametrize("shape", [(15,), (6, 8)])
 def test_values_on_a_grid(shape):
     """Potential in the cells = series at their centers = derivative in the masses."""
@@ -170,6 +172,7 @@ def test_values_on_a_grid(shape):
         np.testing.assert_allclose(Sobolev("uniform", 1.3)(mu), seen, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_order_is_swept_without_retracing():
     mu, grid = particles(), Grid.from_density(LINE, 16, bump)
     value = lambda s, mu: Sobolev("uniform", s, modes=None if isinstance(mu, Grid) else 8).solve(mu).value
@@ -249,6 +252,7 @@ def test_energy_rate_at_s_1_is_twice_the_least_of_nu():
 # --- linear rates
 
 
+@pytest.mark.slow_cases("1.0")
 @pytest.mark.parametrize("order", [1.0, 1.5, 2.0])
 def test_linear_rates(order):
     """(2 pi k)^{2 - 2s}: on the spectral grid, on particles with fewer modes than half their number."""
@@ -263,6 +267,7 @@ def test_linear_rates(order):
     np.testing.assert_allclose(scattered.rates[2:], exact, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_linear_rates_of_particles_without_truncation():
     """Mode k of N particles has sum_q (2 pi |k + q N|)^{2-2s} - sum_{q != 0} (2 pi |q N|)^{2-2s}; s = 2."""
     n = 64
@@ -321,6 +326,7 @@ def test_spectral_against_finite_volumes():
 # --- the spectral discretization
 
 
+@pytest.mark.slow_cases("shape2-1.0", "shape3-0.6666666666666666")
 @pytest.mark.parametrize(("shape", "dealias"), [((15,), 1.0), ((16,), 2 / 3), ((6, 8), 1.0), ((9, 6), 2 / 3)])
 def test_spectral_rates_are_exact_for_few_modes(shape, dealias):
     """div(rho grad V) + T Laplacian rho of trigonometric polynomials, their mass and their dissipation."""

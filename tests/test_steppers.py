@@ -58,6 +58,7 @@ def test_order_against_the_exact_flow(make, steps):
     check_stepper_order(make, Wasserstein(Potential(quadratic), PLANE), mu, steps=steps, exact=exact, bar=0.1)
 
 
+@pytest.mark.slow
 def test_order_on_the_circle_against_the_exact_flow():
     """V = -cos(theta): tan(theta/2) decays as e^{-t}."""
     mu = scattered(CIRCLE)
@@ -80,6 +81,7 @@ def test_a_wrong_order_is_noticed():
         check_stepper_order(Euler, flow, scattered(PLANE), order=2, bar=0.5)
 
 
+@pytest.mark.slow
 def test_adaptive_error_follows_the_tolerance():
     flow, mu = Wasserstein(Potential(quadratic), PLANE), scattered(PLANE)
     exact, errors, counts = mu.points * jnp.exp(-jnp.array([1.0, 2.0])), [], []
@@ -111,6 +113,7 @@ def test_discrete_moments_of_the_ornstein_uhlenbeck_process():
     assert stats.kstest(x, stats.norm(mean, np.sqrt(variance)).cdf).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_weak_error_is_first_order_in_mean_and_variance():
     """Against the exact law x_0 e^{-at}, (T/a)(1 - e^{-2at}); sampling errors by their z-scores."""
     n, rate, t1, x0 = 40_000, 2.0, 1.0, 10.0
@@ -163,6 +166,7 @@ def test_without_noise_it_is_euler():
     np.testing.assert_array_equal(*ends)
 
 
+@pytest.mark.slow
 def test_noise_belongs_to_the_particle_and_not_to_the_padding():
     narrow = Particles.sample(PLANE, jr.key(0), 3)
     wide = Particles.sample(PLANE, jr.key(0), 3, capacity=6)
@@ -173,6 +177,7 @@ def test_noise_belongs_to_the_particle_and_not_to_the_padding():
     assert np.min(gaps[~np.eye(6, dtype=bool)]) > 1e-3
 
 
+@pytest.mark.slow
 def test_reflected_noise_stays_in_the_box_and_keeps_it_uniform():
     box = mf.domains.Box([0.0, -1.0], [1.0, 2.0])
     mu = Particles(box.sample(jr.key(2), 3000))
@@ -183,6 +188,7 @@ def test_reflected_noise_stays_in_the_box_and_keeps_it_uniform():
         assert stats.kstest(end.points[:, axis], law.cdf).pvalue > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [1, 2])
 def test_uniform_is_stationary_for_brownian_motion_on_spheres(dim):
     n, sphere = 4000, mf.domains.Sphere(dim)
@@ -213,6 +219,7 @@ def test_brownian_motion_on_spheres_decays_at_the_right_rate(dim):
 STIFF = jnp.array([1e3, 1.0])
 
 
+@pytest.mark.slow
 def test_proximal_is_implicit_euler_and_stable_where_euler_is_not(dtype):
     """For a quadratic potential each step divides by 1 + dt a; Euler multiplies by 1 - dt a = -99."""
     flow = Wasserstein(Potential(lambda x: 0.5 * jnp.sum(STIFF.astype(x.dtype) * x * x)), PLANE)
@@ -225,6 +232,7 @@ def test_proximal_is_implicit_euler_and_stable_where_euler_is_not(dtype):
     assert not float(carry.evaluation.energy) < 1e6
 
 
+@pytest.mark.slow_cases("0.05")
 @pytest.mark.parametrize("dt", [0.05, 5.0])
 def test_each_proximal_step_obeys_the_variational_inequality(dt):
     """F(x^{k+1}) + W_2^2 / (2 dt) <= F(x^k), the distance recomputed here as an arc length."""
@@ -238,6 +246,7 @@ def test_each_proximal_step_obeys_the_variational_inequality(dt):
     assert energy[1] < 0.9 * energy[0]
 
 
+@pytest.mark.slow
 def test_proximal_step_is_a_minimizer():
     """No random nearby displacement has a lower objective: checked without any derivative."""
     dt, mu = 0.1, scattered(TORUS)
@@ -357,6 +366,7 @@ def test_momentum_stays_on_the_sphere_and_in_the_tangent_space():
 RATED = optax.inject_hyperparams(optax.adam)
 
 
+@pytest.mark.slow
 def test_rates_and_clock_do_not_retrace():
     flow, mu = Wasserstein(Potential(quadratic), PLANE), scattered(PLANE)
     for factory in (optax.adam, RATED):

@@ -68,11 +68,12 @@ def assert_tables_equal(a, b):
 
 @pytest.fixture(scope="module")
 def solo():
+    """Every lam at every width, with the seeds in turn."""
     runs = {}
-    for width in WIDTHS:
+    for j, width in enumerate(WIDTHS):
         for i, lam in enumerate(LAMS):
-            for seed in SEEDS:
-                runs[i, WIDTHS.index(width), seed] = mf.simulate(reduced_risk(lam, width, seed))
+            seed = (i + j) % len(SEEDS)
+            runs[i, j, seed] = mf.simulate(reduced_risk(lam, width, SEEDS[seed]))
     return runs
 
 
@@ -113,6 +114,7 @@ def test_identical_cells_give_identical_results(method):
         np.testing.assert_array_equal(table[name], np.broadcast_to(table[name][:1], table[name].shape))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_diverging_cell_leaves_the_others_untouched(method):
     healthy = mf.sweep(cliff, method=method, edge=[10.0, 20.0, 30.0], seed=[0, 1])
@@ -211,7 +213,14 @@ CLOSURES = {
 
 
 @pytest.mark.slow_cases(
-    "a gradient-loop", "a gradient-vmap", "a kernel-loop", "a lambda-loop", "an observable-vmap"
+    "a gradient-loop",
+    "a gradient-vmap",
+    "a kernel-loop",
+    "a lambda-loop",
+    "an observable-vmap",
+    "a lambda-vmap",
+    "nested-vmap",
+    "an observable-loop",
 )
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", CLOSURES)
@@ -267,8 +276,7 @@ def test_a_number_that_hides_is_that_of_its_cell(kind, method, tmp_path):
         assert_tables_equal(mf.sweep(fn, a=values, path=path, resume=True), table)
 
 
-@pytest.mark.core
-@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("method", ["loop", "map", pytest.param("vmap", marks=pytest.mark.core)])
 def test_a_global_that_changes_between_two_calls(method, monkeypatch):
     fn = HIDDEN["a global"]
     for value in (1.0, 2.0, 1.0):
@@ -516,8 +524,7 @@ def test_ragged_results_are_refused():
 # Disk
 
 
-@pytest.mark.core
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["loop", pytest.param("vmap", marks=pytest.mark.core)])
 def test_a_sweep_on_disk_is_read_back(tmp_path, method):
     axes = {"edge": [10.0, 20.0], "width": [1, 2], "seed": [0]}
     fn = lambda edge, width, seed: cliff(edge, seed, width)
@@ -609,6 +616,7 @@ def test_a_cell_whose_energy_rises_is_named():
         _ = mf.sweep(lambda a: a, a=[1.0, 2.0]).certificates
 
 
+@pytest.mark.slow_cases("vmap")
 @pytest.mark.parametrize("method", ["loop", "vmap"])
 def test_an_interrupt_says_how_to_go_on(tmp_path, method, monkeypatch):
     """The message of `KeyboardInterrupt`, with the share that was made."""
@@ -649,6 +657,7 @@ class Shifted(mf.features.FeatureMap):
         return jnp.cos(self.frequency * (omega @ x))
 
 
+@pytest.mark.slow_cases("{'method': 'map'}")
 @pytest.mark.parametrize("options", [{"method": "map"}, {"method": "vmap"}], ids=str)
 def test_a_number_of_a_user_promotes_nothing(options):
     """Single precision stays single in a batch, where a cell alone has it so."""
@@ -679,6 +688,7 @@ def test_arrays_are_traced_once_for_all_cells(monkeypatch):
     assert len(calls) == few
 
 
+@pytest.mark.slow_cases("loop")
 @pytest.mark.parametrize("method", METHODS)
 def test_a_schedule_may_read_a_number_of_its_cell(method):
     """What a table says of the domain is asked of a flow whose function holds a number of the trace."""

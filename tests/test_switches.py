@@ -45,6 +45,7 @@ RUNS = {
 }
 
 
+@pytest.mark.slow_cases("density-jax_debug_nans", "sweep-jax_check_tracer_leaks")
 @pytest.mark.parametrize("switch", SWITCHES)
 @pytest.mark.parametrize("kind", RUNS)
 def test_a_switch_finds_nothing(kind, switch):

@@ -263,9 +263,18 @@ def declared(name, side, a, dim, dtype):
 
 
 def rows(keep):
-    """A mark for the rows and sides for which `keep(system, stepper or reason)`."""
-    cases = [(name, side) for name, s in SYSTEMS.items() for side in SIDES if keep(s, getattr(s, side))]
-    return pytest.mark.parametrize(("name", "side"), cases, ids=[", ".join(case) for case in cases])
+    """A mark for the rows and sides for which `keep(system, stepper or reason)`; the first side is core."""
+    cases = [
+        (name, side, pytest.mark.core if first else ())
+        for name, s in SYSTEMS.items()
+        for first, side in zip(
+            (True, False), (side for side in SIDES if keep(s, getattr(s, side))), strict=False
+        )
+    ]
+    return pytest.mark.parametrize(
+        ("name", "side"),
+        [pytest.param(name, side, id=f"{name}, {side}", marks=mark) for name, side, mark in cases],
+    )
 
 
 # From JAX 0.12 on the FFT on CPU takes as many members of a batch at a time as fit into a register, and the
@@ -312,7 +321,12 @@ def check(name, side, dim, dtype):
     return energy, noisy
 
 
-@pytest.mark.core
+@pytest.mark.slow_cases(
+    "spacings, particles",
+    "annealed Langevin, density",
+    "bilevel Langevin, density",
+    "signed measures, density",
+)
 @rows(lambda system, stepper: not isinstance(stepper, str))
 def test_one_dimension(name, side):
     check(name, side, 1, "float64")
@@ -359,7 +373,7 @@ def test_no_switch_finds_a_fault(name, side, switch):
 finished = eqx.filter_jit(lambda sim: trajectory(sim)[0].state.measure)
 
 
-@pytest.mark.slow_cases("propagation of chaos, heat")
+@pytest.mark.slow_cases("propagation of chaos, heat", "Wasserstein-Fisher-Rao, entropy", "annealed Langevin")
 @pytest.mark.parametrize(
     "name",
     [
