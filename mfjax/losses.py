@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._numerics.arrays import is_traced, scalar
+from mfjax._numerics.arrays import is_traced, scalar, shown
+
+__all__ = ["ConvexLoss", "Huber", "Logistic", "Loss", "Square", "as_loss"]
 
 
 class Loss(eqx.Module):
@@ -122,7 +124,7 @@ class ConvexLoss(Loss):
 
     def __init__(self, function: Callable):
         if not callable(function):
-            raise ValueError(f"a loss must be a function of prediction and target, got {function!r}")
+            raise ValueError(f"a loss must be a function of prediction and target, got {shown(function)}")
         module = isinstance(function, (eqx.Module, jax.tree_util.Partial))
         self.function = cast(Callable, function) if module else jax.tree_util.Partial(function)
         number = jax.ShapeDtypeStruct((), jnp.result_type(float))

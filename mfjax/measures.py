@@ -16,6 +16,8 @@ from jaxtyping import Array, Float, Inexact, Key
 from mfjax._numerics.arrays import as_floats, count, finite, inner, is_traced, kind
 from mfjax.domains import Domain
 
+__all__ = ["Grid", "Marks", "Measure", "Particles", "Tangent", "padded_weights"]
+
 Marks = Mapping[str, Float[Array, "K ..."]]
 
 
@@ -113,6 +115,13 @@ def _checked_weights(weights, size: int, dtype) -> Array:
         if not np.any(np.asarray(weights)):
             raise ValueError("weights must have a positive sum, got zero mass everywhere")
     return weights
+
+
+def _precision(dtype):
+    """**Raises** `ValueError` for a dtype in which nothing runs."""
+    if jnp.dtype(dtype) not in (jnp.dtype("float32"), jnp.dtype("float64")):
+        raise ValueError(f"dtype must be float32 or float64, got {jnp.dtype(dtype)}")
+    return dtype
 
 
 class Particles(Measure):
@@ -223,7 +232,7 @@ class Grid(Measure):
 
     def __init__(self, domain: Domain, n, weights=None, *, marks: Mapping | None = None, dtype=None):
         cells = domain.cells(n)
-        dtype = jnp.result_type(float) if dtype is None else dtype
+        dtype = jnp.result_type(float) if dtype is None else _precision(dtype)
         self.points = cells.points.astype(dtype)
         self.spacing = cells.spacing.astype(dtype)
         self.shape, self.periodic, self.frozen = cells.shape, cells.periodic, cells.frozen

@@ -15,7 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._numerics.arrays import is_traced, scalar
+from mfjax._numerics.arrays import is_traced, scalar, shown
+
+__all__ = ["ConvexRegularizer", "Power", "Quadratic", "Regularizer"]
 
 
 class Regularizer(eqx.Module):
@@ -229,7 +231,7 @@ class ConvexRegularizer(Regularizer):
 
     def __init__(self, function: Callable):
         if not callable(function):
-            raise ValueError(f"function must be a convex function of one number, got {function!r}")
+            raise ValueError(f"function must be a convex function of one number, got {shown(function)}")
         # A plain function is structure; a module brings its arrays as leaves.
         module = isinstance(function, (eqx.Module, jax.tree_util.Partial))
         self.function = cast(Callable, function) if module else jax.tree_util.Partial(function)

@@ -6,6 +6,31 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+__all__ = [
+    "BAD_START",
+    "CFL",
+    "FROZEN_CLOCK",
+    "MESSAGES",
+    "NEGATIVE_FACTOR",
+    "NEGATIVE_MASS",
+    "NON_FINITE",
+    "NOT_CONVERGED",
+    "NO_INTERPOLANT",
+    "NO_VALUE",
+    "OK",
+    "OTHER_RUN",
+    "OUTER_SOLVE",
+    "OVERFLOW",
+    "OWN",
+    "STEP_BUDGET",
+    "STEP_UNDERFLOW",
+    "STOPPED",
+    "UNORDERED_TIMES",
+    "SimulationError",
+    "describe",
+    "first",
+]
+
 OK = 0
 # No fault: below zero, where nothing takes it for one.
 STOPPED = -1
@@ -21,8 +46,9 @@ UNORDERED_TIMES = 9
 OVERFLOW = 10
 FROZEN_CLOCK = 11
 OTHER_RUN = 12
-NEGATIVE_TEMPERATURE = 13
+NEGATIVE_FACTOR = 13
 BAD_START = 14
+NO_VALUE = 15
 # From here on the codes are free for energies, flows and steppers of one's own.
 OWN = 100
 
@@ -51,10 +77,12 @@ MESSAGES = {
     "settle(flow, with_clock(flow, state, evaluation, dt)), its own motion included",
     OTHER_RUN: "start= goes on with the same flow, and this one has another energy or dissipation where that "
     "run ended: start another flow from start.final",
-    NEGATIVE_TEMPERATURE: "the temperature of the flow became negative, which is no diffusion: keep the "
-    "schedule, or the factor of the entropy, at 0 or above, as by jnp.maximum(T, 0)",
+    NEGATIVE_FACTOR: "the temperature of the flow, or the factor of another of its energies, became "
+    "negative: keep the schedule, or the factor, at 0 or above, as by jnp.maximum(T, 0)",
     BAD_START: "the energy or the rate is NaN or infinite at the initial measure: start from positive "
     "densities where it needs them, from points that do not meet where it is singular, and check its data",
+    NO_VALUE: "the value of the energy became NaN or infinite where its rate is finite: mend the value, or "
+    "return Solution(None, potential) for an energy that is known by its force alone",
 }
 
 

@@ -238,6 +238,17 @@ def test_packages_list_what_they_export(name):
     assert [n for n in package.__all__ if f"`{n}`" not in package.__doc__] == []
 
 
+def test_public_modules_list_their_names():
+    """`help` shows what is meant for users, and no helper."""
+    modules = [getattr(mf, name) for name in mf.__all__ if isinstance(getattr(mf, name), type(sys))]
+    missing = [m.__name__ for m in modules if not hasattr(m, "__all__")]
+    assert missing == []
+    assert all(hasattr(m, name) for m in modules for name in m.__all__)
+    # The codes of a run, which a user's energy may return, are in the documentation of the module.
+    codes = [name for name in mf.status.__all__ if isinstance(getattr(mf.status, name), int)]
+    assert set(mf.status.MESSAGES) == {getattr(mf.status, name) for name in codes} - {mf.status.OWN}
+
+
 def test_no_two_public_classes_have_one_name():
     owners: dict[str, set[type]] = {}
     for package, names in public_names().items():

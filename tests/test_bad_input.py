@@ -102,6 +102,60 @@ CASES = {
         lambda: P(UNIT, marks={"u": jnp.ones(3)}),
         "mark 'u' must have leading axis 2",
     ),
+    "half-precision grid": (
+        lambda: G(TORUS, 4, np.full(4, 0.25), dtype=jnp.float16),
+        "dtype must be float32 or float64, got float16",
+    ),
+    "two copies of an unresolved interval": (
+        lambda: mf.Simulation(
+            flow(E.Potential(lambda x: x[1] ** 2), D.Signed(D.Interval(1e6, 1e6 + 1))),
+            P(jnp.array([[1.0, 1e6]], "float32")),
+            steps=1,
+            stepper=S.Euler(0.1),
+        ),
+        "too coarse for a side of 1",
+    ),
+    "array as a potential": (
+        lambda: E.Potential(np.arange(100.0)),
+        r"function must be callable on one point, got ndarray of shape \(100,\)",
+    ),
+    "array as a target": (
+        lambda: E.Sobolev(np.ones((9, 9, 9)), domain=TORUS),
+        r"got ndarray of shape \(9, 9, 9\)",
+    ),
+    "array as a convex function": (
+        lambda: mf.regularizers.ConvexRegularizer(np.ones((9, 9))),
+        r"got ndarray of shape \(9, 9\)",
+    ),
+    "array as a loss": (lambda: mf.losses.ConvexLoss(np.ones((9, 9))), r"got ndarray of shape \(9, 9\)"),
+    "array as a neuron": (lambda: mf.features.Function(np.ones((9, 9))), r"got ndarray of shape \(9, 9\)"),
+    "array as an activation": (lambda: mf.features.Ridge(np.ones((9, 9))), r"got ndarray of shape \(9, 9\)"),
+    "array as a schedule": (lambda: mf.flows.Scheduled(np.ones((9, 9))), r"got ndarray of shape \(9, 9\)"),
+    "array as an observable": (
+        lambda: euler(steps=1, observables={"a": np.ones((9, 9))}),
+        r"got 'a': ndarray of shape \(9, 9\)",
+    ),
+    "array as steps": (lambda: euler(steps=np.ones((9, 9))), r"whole number, got ndarray of shape \(9, 9\)"),
+    "data without weight": (
+        lambda: E.ReducedRisk(mf.features.ReLU(), X, Y, 0.1, data_weights=np.zeros(3)),
+        "data_weights must have a positive sum, got zeros",
+    ),
+    "observable with nothing beside something": (
+        lambda: euler(steps=1, observables={"pair": lambda mu, flow: {"a": mu.mass, "b": None}}),
+        "the observable 'pair' returned",
+    ),
+    "function that returns nothing beside something": (
+        lambda: mf.sweep(lambda a: {"x": a, "y": None}, a=[1.0, 2.0]),
+        "fn must return arrays or a Simulation, got None as 'y'",
+    ),
+    "bound of another energy": (
+        lambda: mf.bounds.algebraic_decay(E.Potential(well), P(UNIT), [1.0]),
+        "bounds.algebraic_decay is that of a reduced risk, got Potential",
+    ),
+    "bound of another diffusion": (
+        lambda: mf.bounds.diffusion_decay(E.Entropy(), G.uniform(TORUS, 8)),
+        "this bound is that of a PowerDivergence, got Entropy",
+    ),
     "marks without names": (
         lambda: P(UNIT, marks=[jnp.ones(2)]),
         r'marks must map names to arrays, \{"u": values\}, got list',

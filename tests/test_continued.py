@@ -35,6 +35,16 @@ KINDS = {
 }
 
 
+def test_saved_times_may_begin_a_rounding_beside_the_end_of_the_run_before():
+    flow = mf.flows.Wasserstein(WELL, LINE)
+    half = mf.simulate(flow, MU, save_at=[0.1, 0.3])
+    exact = mf.simulate(flow, start=half, save_at=[0.3, 0.5])
+    for begin in (0.1 + 0.2, np.nextafter(np.float64(half.times[-1]), 0)):
+        more = mf.simulate(flow, start=half, save_at=[begin, 0.5])
+        np.testing.assert_array_equal(more.times, exact.times)
+        np.testing.assert_array_equal(more.final.points, exact.final.points)
+
+
 @pytest.mark.slow_cases("warm starts", "noise", "clock", "adaptive")
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_runs_are_one_bit_for_bit(kind):

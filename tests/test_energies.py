@@ -12,6 +12,7 @@ from mfjax.energies import (
     MMD,
     Blob,
     Entropy,
+    Interaction,
     PopulationReducedRisk,
     PorousMedium,
     Potential,
@@ -63,6 +64,10 @@ class Well(eqx.Module):
         return self.depth.astype(x.dtype) * jnp.sum(jnp.cos(2 * x))
 
 
+def pull(x, y):
+    return jnp.sin(x[0] + y[0]) + (x @ y) ** 2
+
+
 def well(depth=1.0):
     return Potential(Well(jnp.asarray(depth)))
 
@@ -106,7 +111,22 @@ ENERGIES = {
         (0.5, 2.0),
     ),
     "entropy on particles": (lambda a, d: well() + a * Entropy(), (0.5, 1.0)),
+    # W(x, x) is not constant.
+    "interaction": (
+        lambda a, d: a * Interaction(pull),
+        (0.5, 2.0),
+    ),
 }
+
+
+def test_points_are_targets_of_equal_masses():
+    torus, points = mf.domains.Torus(1), jnp.array([[0.1], [0.4], [0.9]])
+    mu, nu = Particles(jnp.array([[0.2], [0.7]])), Particles(points)
+    assert float(mf.energies.Sobolev(points, domain=torus)(mu)) == float(
+        mf.energies.Sobolev(nu, domain=torus)(mu)
+    )
+    risk = lambda teacher: float(PopulationReducedRisk(mf.kernels.ArcSine(), teacher, 0.1)(mu))
+    assert risk(points) == risk(nu)
 
 
 @pytest.mark.slow_cases(
@@ -505,8 +525,8 @@ def test_derivative_in_the_regularization_strength():
         (lambda: population(ReLU(), 0.1), "got ReLU"),
         (lambda: population(mf.kernels.ArcSine(), 0.0), "lam must be greater than 0"),
         (
-            lambda: PopulationReducedRisk(mf.kernels.ArcSine(), jnp.ones((3, 2)), 1.0),
-            "teacher must be a meas",
+            lambda: PopulationReducedRisk(mf.kernels.ArcSine(), jnp.ones(3), 1.0),
+            r"teacher must be a measure or points \(K, d\), got",
         ),
         (
             lambda: PopulationReducedRisk(mf.kernels.ArcSine(), target(), 1.0, mf.regularizers.Power(3.0)),

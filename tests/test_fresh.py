@@ -237,7 +237,8 @@ PLACES = {
 @pytest.mark.parametrize("place", PLACES)
 def test_a_global_is_what_it_is_now(place, monkeypatch):
     found = []
-    for scale in (1.0, 2.0, 1.0):
+    # The second is an array, which a program could hold as a constant.
+    for scale in (1.0, jnp.asarray(2.0), 1.0):
         monkeypatch.setitem(globals(), "SCALE", scale)
         leaves = jax.tree.leaves(eqx.filter(PLACES[place](), eqx.is_array_like))
         found.append([np.asarray(leaf) for leaf in leaves])

@@ -64,6 +64,27 @@ def test_what_is_not_known_is_nan_and_no_fault(kind):
         assert np.isnan(run.observables[name]).all() and run.observables[name].shape == (3,)
 
 
+def test_a_flow_without_energy_has_rates_and_no_outer_weights():
+    still = mf.measures.Particles(jnp.zeros((2, 1)))
+    spectrum = mf.linearize(Drift(LINE), still)
+    np.testing.assert_allclose(spectrum.rates, 1, rtol=1e-12)
+    assert "Drift flow at 2 particles" in spectrum.note
+    assert Drift(LINE).outer_weights(MU) is None
+
+
+class LateValue(E.Energy):
+    """A force that is right and a value that is not, once the particles are near zero."""
+
+    def solve(self, mu, carry=None):
+        spread = mu.integrate(jnp.sum(mu.points**2, axis=-1))
+        return E.Solution(jnp.where(spread < 0.2, jnp.nan, spread), lambda x: 0.5 * jnp.sum(x * x))
+
+
+def test_a_value_that_fails_is_no_step_too_large():
+    with pytest.raises(mf.SimulationError, match=r"value of the energy became NaN .* its rate is finite"):
+        mf.simulate(mf.flows.Wasserstein(LateValue(), LINE), MU, stepper=S.Euler(0.1), steps=20)
+
+
 def test_an_own_status_is_named_and_so_is_the_energy():
     far = mf.measures.Particles(jnp.array([[3.0]]))
     with pytest.raises(mf.SimulationError, match=r"reported its status 104 \(energy: Score \+ Potential\)"):
@@ -81,15 +102,18 @@ def test_a_start_that_is_not_finite_is_no_step_too_large():
 
 
 @pytest.mark.slow_cases("grid")
-@pytest.mark.parametrize("kind", ["particles", "grid"])
-def test_a_negative_temperature_is_named_at_once(kind):
+@pytest.mark.parametrize("kind", ["particles", "grid", "slow diffusion", "potential"])
+def test_a_negative_temperature_or_factor_is_named_at_once(kind):
+    energy = {"slow diffusion": E.PorousMedium(2.0), "potential": WELL}.get(kind, E.Entropy())
     if kind == "particles":
         domain, mu = LINE, MU
         options = {"stepper": S.EulerMaruyama(0.125), "steps": 8, "key": jax.random.key(0)}
+    elif kind == "potential":
+        domain, mu, options = LINE, MU, {"stepper": S.Euler(0.125), "steps": 8}
     else:
         domain, mu, options = TORUS, mf.measures.Grid.uniform(TORUS, 8), {"t1": 1.0, "max_steps": 2000}
-    flow = mf.flows.Scheduled(lambda t: mf.flows.Wasserstein((0.5 - t) * E.Entropy(), domain))
-    with pytest.raises(mf.SimulationError, match="temperature of the flow became negative") as caught:
+    flow = mf.flows.Scheduled(lambda t: mf.flows.Wasserstein((0.5 - t) * energy, domain))
+    with pytest.raises(mf.SimulationError, match=r"temperature of the flow, or .* became negative") as caught:
         mf.simulate(flow, mu, **options)
     assert int(caught.value.run.failed_at) < 200
 

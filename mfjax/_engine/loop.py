@@ -136,7 +136,7 @@ def adaptive_interval(
         at_rest = good & (dt <= 16 * eps * scale) & _equal(kept.state.measure, carry.state.measure)
         stuck = at_rest | (~good & (dt <= 16 * eps**2 * scale))
         # No step is small enough to mend this.
-        stuck = stuck | (status == codes.NEGATIVE_TEMPERATURE)
+        stuck = stuck | (status == codes.NEGATIVE_FACTOR)
         cause = jnp.where(status == codes.OK, codes.STEP_UNDERFLOW, status)
         new = select(stuck, fail(new, cause.astype(jnp.int32)), new)
         added = dt - lost

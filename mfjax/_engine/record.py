@@ -59,7 +59,8 @@ def record(sim: Simulation, carry: Carry) -> tuple[Any, dict[str, Any]]:
 
 def _seen(name: str, value: Any) -> Any:
     """What an observable returned, as arrays. **Raises** `ValueError` if it is nothing that can be stored."""
-    if not jax.tree.leaves(value):
+    leaves = jax.tree.leaves(value, is_leaf=lambda node: node is None)
+    if not leaves or any(leaf is None for leaf in leaves):
         raise ValueError(
             f"the observable {name!r} returned {value!r}: return an array, or a mapping of arrays"
         )

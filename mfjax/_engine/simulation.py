@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, ScalarLike
 
 from mfjax._engine.devices import refuse_explicit
-from mfjax._numerics.arrays import as_floats, count, finite, is_traced, kind, known, scalar
+from mfjax._numerics.arrays import as_floats, count, finite, is_traced, kind, known, scalar, shown
 from mfjax._results.run import Run, is_reserved
 from mfjax.flows.base import Flow
 from mfjax.measures import Measure, Particles
@@ -181,7 +181,8 @@ def _checked_observables(observables) -> dict[str, Observable]:
     for name, observable in observables.items():
         if not isinstance(name, str) or not callable(observable):
             raise ValueError(
-                f"observables must map names to functions of (measure, flow), got {name!r}: {observable!r}"
+                "observables must map names to functions of (measure, flow), got "
+                f"{name!r}: {shown(observable)}"
             )
         if is_reserved(name):
             raise ValueError(f"the observable name {name!r} is recorded with every run; choose another")
@@ -235,7 +236,7 @@ def _checked_key(key, needed: bool):
             )
         return None
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
-        raise ValueError(f"key must be a typed key, jax.random.key(seed), got {key!r}")
+        raise ValueError(f"key must be a typed key, jax.random.key(seed), got {shown(key)}")
     if key.ndim != 0:
         raise ValueError(f"key must be one key, got an array of shape {key.shape}")
     return key
@@ -315,15 +316,11 @@ def _saved_times(t1, save_at, dtype, begin=0) -> Array:
         return times.astype(dtype)
     values = np.asarray(finite(times, "save_at")).astype(dtype)
     end = None if end is None else np.asarray(end).astype(dtype)
-    begin = np.asarray(begin)
-    if values[0] == begin:
+    begin, unit = np.asarray(begin), 8 * float(jnp.finfo(values.dtype).eps)
+    # A list made by np.arange begins and ends a rounding before or after what is meant.
+    if abs(values[0] - begin) <= unit * begin:
         values = values[1:]
-    if (
-        end is not None
-        and values.size
-        and abs(values[-1] - end) <= 8 * float(jnp.finfo(values.dtype).eps) * end
-    ):
-        # A list made by np.arange ends a rounding before or after the end that is meant.
+    if end is not None and values.size and abs(values[-1] - end) <= unit * end:
         values[-1] = end
     if end is not None and (values.size == 0 or values[-1] < end):
         values = np.append(values, end)

@@ -50,7 +50,7 @@ def start(sim: Simulation) -> Carry:
         dt = known(sim.stepper.dt).astype(dtype)
     found = health(sim.flow, state, evaluation)
     # No step was too large yet.
-    found = jnp.where(found == codes.NON_FINITE, codes.BAD_START, found)
+    found = jnp.where((found == codes.NON_FINITE) | (found == codes.NO_VALUE), codes.BAD_START, found)
     ordered = jnp.where(jnp.all(jnp.diff(sim.times) >= 0), codes.OK, codes.UNORDERED_TIMES)
     carry = Carry(
         state=state,
@@ -135,14 +135,17 @@ def _clock(carry: Carry, state: State, time: Array) -> Array | int:
 
 def health(flow: Flow, state: State, evaluation: Evaluation) -> Int[Array, ""]:
     """The status of a freshly computed state: NaN and negative numbers are caught here, nowhere else."""
-    temperature = flow.at(state).temperature
-    cold = jnp.where(jnp.asarray(temperature) < 0, codes.NEGATIVE_TEMPERATURE, codes.OK)
+    flow = flow.at(state)
+    factors = [] if flow.energy is None else [c for c, _ in flow.energy.parts() if eqx.is_array(c)]
+    cold = jnp.any(jnp.stack([jnp.asarray(c) < 0 for c in (flow.temperature, *factors)]))
+    cold = jnp.where(cold, codes.NEGATIVE_FACTOR, codes.OK)
     measure_ok = _finite((state.measure, state.fields))
     negative = jnp.where(jnp.any(state.measure.weights < 0), codes.NEGATIVE_MASS, codes.OK)
     status = codes.first(negative, evaluation.status)
     # A failed inner solve, which leaves a NaN energy, is the better explanation while the measure is fine.
-    unexplained = ~_finite((evaluation.tangent, evaluation.energy)) & (status == codes.OK)
-    return codes.first(cold, jnp.where(measure_ok & ~unexplained, status, codes.NON_FINITE))
+    moves, fine = _finite(evaluation.tangent), status == codes.OK
+    status = jnp.where(fine & moves & ~_finite(evaluation.energy), codes.NO_VALUE, status)
+    return codes.first(cold, jnp.where(measure_ok & (moves | ~fine), status, codes.NON_FINITE))
 
 
 def _finite(tree: Any) -> Array:

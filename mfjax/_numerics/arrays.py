@@ -27,6 +27,19 @@ def kind(value: Any) -> str:
     return f"the class {name}: write {name}(...)" if isinstance(value, type) else type(value).__name__
 
 
+def shown(value: Any) -> str:
+    """A wrong argument as it was written where that is short, otherwise what it is.
+
+    >>> import numpy as np
+    >>> shown(2.5), shown(np.arange(100.0))
+    ('2.5', 'ndarray of shape (100,)')
+    """
+    text = repr(value)
+    if len(text) <= 60 and "\n" not in text:
+        return text
+    return f"{type(value).__name__} of shape {np.shape(value)}" if hasattr(value, "shape") else kind(value)
+
+
 class Fixed(eqx.Module):
     """A part of a run's state that never changes: loops keep it beside what they carry."""
 
@@ -66,7 +79,7 @@ def as_floats(value: Any, name: str) -> Array:
             with jax.ensure_compile_time_eval():
                 array = jnp.asarray(value)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be numeric, got {value!r}") from error
+        raise ValueError(f"{name} must be numeric, got {shown(value)}") from error
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise ValueError(f"{name} must be real, got dtype {array.dtype}")
     if jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize < 4:
@@ -126,7 +139,7 @@ def scalar(
 def count(value: Any, name: str, *, minimum: int = 1) -> int:
     """A structural whole number (width, number of cells, number of steps)."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise ValueError(f"{name} must be a whole number, got {value!r}")
+        raise ValueError(f"{name} must be a whole number, got {shown(value)}")
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value}")
     return int(value)

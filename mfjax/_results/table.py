@@ -204,12 +204,14 @@ def _row(result: Any) -> dict[str, _Column]:
 
 def array_row(result: Any) -> dict[str, _Column]:
     """The named arrays of a result that is no run."""
-    leaves = jax.tree_util.tree_flatten_with_path(result)[0]
+    leaves = jax.tree_util.tree_flatten_with_path(result, is_leaf=lambda node: node is None)[0]
     if not leaves:
         raise ValueError("fn must return arrays or a Simulation, got nothing")
     arrays: dict[str, Any] = {}
     for path, leaf in leaves:
         name = jax.tree_util.keystr(path, simple=True, separator="_") or "value"
+        if leaf is None:
+            raise ValueError(f"fn must return arrays or a Simulation, got None as {name!r}")
         if name in arrays:
             raise ValueError(f"two results of fn would be called {name!r}; rename one")
         arrays[name] = leaf

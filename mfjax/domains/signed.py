@@ -29,6 +29,10 @@ class Signed(Domain):
         if not isinstance(self.domain, Domain):
             raise ValueError(f"domain must be a Domain, got {kind(self.domain)}")
 
+    def validate(self, points, name="points"):
+        super().validate(points, name)
+        self.domain.validate(points[:, 1:], name)
+
     @property
     def dim(self) -> int:
         return self.domain.dim

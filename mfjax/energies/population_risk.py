@@ -1,13 +1,15 @@
 """The reduced risk of infinitely many data, whose kernel is known in closed form."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax import status as codes
-from mfjax._numerics.arrays import inner, kind, safe_sqrt, scalar
+from mfjax._numerics.arrays import inner, kind, safe_sqrt, scalar, shown
 from mfjax._numerics.linalg import shifted_solver
 from mfjax.energies.base import Energy, Solution
 from mfjax.energies.convolution import check_kernel, convolution, convolution_at
@@ -15,7 +17,7 @@ from mfjax.energies.field import Field
 from mfjax.features import FeatureMap
 from mfjax.kernels import kernel_sums
 from mfjax.kernels.sums import row_sum
-from mfjax.measures import Measure
+from mfjax.measures import Measure, Particles
 from mfjax.outer.base import graded, relative, tolerance
 from mfjax.regularizers import Quadratic
 
@@ -32,7 +34,8 @@ class PopulationReducedRisk(Energy):
 
     - `kernel(x, y)`: `kernels.ArcCosine()` for ReLU, `ArcSine()` for erf, `SmoothedGaussian(scale)` for
       Gaussian bumps, all with standard normal inputs in any dimension; or any positive definite function.
-    - `teacher` nu: a measure, of any mass. It enters by its kernel sums, K for a teacher of K points.
+    - `teacher` nu: a measure of any mass, or points (K, d) of masses 1/K. It enters by its kernel sums, K
+      for a teacher of K points.
     - `lam` > 0, and `regularizer`, `Quadratic(c)`, as for `ReducedRisk`. Both are leaves.
 
     **Cost**: M K + M^2 kernels and one Cholesky factorization of M x M a solve, with one step of refinement.
@@ -59,15 +62,15 @@ class PopulationReducedRisk(Energy):
     regularizer: Quadratic
     square: Float[Array, ""]
 
-    def __init__(
-        self, kernel: Callable, teacher: Measure, lam: ScalarLike, regularizer: Quadratic | None = None
-    ):
+    def __init__(self, kernel: Callable, teacher: Any, lam: ScalarLike, regularizer: Quadratic | None = None):
         if not callable(kernel) or isinstance(kernel, type | FeatureMap):
             raise ValueError(
                 f"kernel must be a function of two points, such as kernels.ArcCosine(), got {kind(kernel)}"
             )
         if not isinstance(teacher, Measure):
-            raise ValueError(f"teacher must be a measure, got {type(teacher).__name__}")
+            if np.ndim(teacher) != 2:
+                raise ValueError(f"teacher must be a measure or points (K, d), got {shown(teacher)}")
+            teacher = Particles(teacher)
         self.kernel, self.teacher = kernel, teacher
         self.lam = scalar(lam, "lam", above=0)
         self.regularizer = Quadratic() if regularizer is None else regularizer

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 
+from mfjax._numerics.arrays import shown
 from mfjax.energies.base import Energy, Solution, require_number
 from mfjax.energies.dual import LinearDual
 
@@ -29,7 +30,7 @@ class Potential(Energy):
 
     def __init__(self, function: Callable):
         if not callable(function):
-            raise ValueError(f"function must be callable on one point, got {function!r}")
+            raise ValueError(f"function must be callable on one point, got {shown(function)}")
         self.function = function
 
     def validate(self, mu, domain=None):

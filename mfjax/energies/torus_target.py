@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
 
-from mfjax._numerics.arrays import as_floats, is_traced, known
+from mfjax._numerics.arrays import as_floats, is_traced, known, shown
 from mfjax._numerics.sums.waves import grid_waves, half_space
 from mfjax.domains import Domain, torus_period
 from mfjax.energies.fourier import cell_transform
@@ -31,7 +31,12 @@ class TorusTarget(eqx.Module):
         if isinstance(source, str) and source == "uniform":
             source = None
         if not (source is None or isinstance(source, Measure) or callable(source)):
-            raise ValueError(f'target must be "uniform", a density of one point or a measure, got {source!r}')
+            if np.ndim(source) != 2:
+                raise ValueError(
+                    'target must be "uniform", a density of one point, a measure or points (K, d), got '
+                    f"{shown(source)}"
+                )
+            source = Particles(source)
         self.source, self.domain = source, domain
         if isinstance(source, Measure):
             self.check_place(source, "the target")

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import equinox as eqx
 
+from mfjax._numerics.arrays import shown
 from mfjax.features.base import FeatureMap
 
 
@@ -19,7 +20,7 @@ class Function(FeatureMap):
 
     def __init__(self, function: Callable):
         if not callable(function):
-            raise ValueError(f"function must be callable as phi(omega, x), got {function!r}")
+            raise ValueError(f"function must be callable as phi(omega, x), got {shown(function)}")
         self.function = function
 
     def __call__(self, omega, x):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import equinox as eqx
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._numerics.arrays import inner, scalar
+from mfjax._numerics.arrays import inner, scalar, shown
 from mfjax.features.base import FeatureMap
 
 
@@ -24,7 +24,7 @@ class Ridge(FeatureMap):
 
     def __init__(self, sigma: Callable, bias: ScalarLike = 0.0):
         if not callable(sigma):
-            raise ValueError(f"sigma must be a function of one number, got {sigma!r}")
+            raise ValueError(f"sigma must be a function of one number, got {shown(sigma)}")
         self.sigma = sigma
         self.bias = scalar(bias, "bias")
 

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfjax._numerics.arrays import kind, known
+from mfjax._numerics.arrays import kind
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy
 from mfjax.grids.diffusion import Part
@@ -117,7 +117,7 @@ class Flow(eqx.Module):
 
     def outer_weights(self, mu: Measure) -> Float[Array, " K"] | None:
         """The outer weights of the network at the support of `mu`: the optimal ones of the energy, if any."""
-        return known(self.energy).solve(mu).outer_weights
+        return None if self.energy is None else self.energy.solve(mu).outer_weights
 
     @property
     def temperature(self) -> Any:

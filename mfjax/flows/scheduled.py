@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from mfjax._numerics.arrays import Prepared
+from mfjax._numerics.arrays import Prepared, shown
 from mfjax._numerics.compiled import reached
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy
@@ -60,7 +60,7 @@ class Scheduled(Flow):
 
     def __check_init__(self):
         if not callable(self.make):
-            raise ValueError(f"make must be a function from time to a flow, got {self.make!r}")
+            raise ValueError(f"make must be a function from time to a flow, got {shown(self.make)}")
         flow = self.at()
         if not isinstance(flow, Flow):
             raise ValueError(f"make must return a Flow, got {type(flow).__name__}")
@@ -70,7 +70,7 @@ class Scheduled(Flow):
 
     @property
     def energy(self) -> Energy | None:
-        """The energy at t = 0."""
+        """The energy at t = 0; that of a state, as a stepper meets it, is `flow.at(state).energy`."""
         return self.at().energy
 
     @property

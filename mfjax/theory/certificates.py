@@ -18,6 +18,8 @@ from mfjax.features import FeatureMap, Ridge, check_features
 from mfjax.kernels import Distance
 from mfjax.measures import Grid
 
+__all__ = ["Identifiability", "certify", "format_table", "identifiability", "symmetry"]
+
 REQUIRED = ("energy", "dissipated", "residual", "mass", "min_weight", "status")
 
 

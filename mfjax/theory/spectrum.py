@@ -110,7 +110,9 @@ def linearize(flow: Flow, mu_star: Measure, *, tolerance: float | None = 1e-3) -
         what = "cell masses" if isinstance(mu, Grid) else "particles, tangent coordinates and log masses"
     else:
         what = "cell masses, total mass fixed" if isinstance(mu, Grid) else "particles, tangent coordinates"
-    note = f"{type(flow).__name__} flow of {_names(flow)} at {mu.size} {what}"
+    energies = [] if flow.energy is None else [type(term).__name__ for _, term in flow.energy.parts()]
+    of = f" of {' + '.join(energies)}" if energies else ""
+    note = f"{type(flow).__name__} flow{of} at {mu.size} {what}"
     return Spectrum(rates, frequencies, modes, speed, note)
 
 
@@ -148,10 +150,6 @@ def _decompose(flow: Flow, state: State, symmetric: bool):
 
 def _symmetric(matrix: Array) -> Array:
     return 0.5 * (matrix + matrix.T)
-
-
-def _names(flow: Flow) -> str:
-    return " + ".join(type(term).__name__ for _, term in known(flow.energy).parts())
 
 
 def _check_stationary(speed: Array, rates: Array, tolerance: float | None) -> None:

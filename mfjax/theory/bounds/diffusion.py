@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._numerics.arrays import is_traced
+from mfjax._numerics.arrays import is_traced, kind
 from mfjax.energies.power_divergence import PowerDivergence
 from mfjax.grids.diffusion import conductance, stiffness
 from mfjax.measures import Grid
@@ -53,6 +53,8 @@ def proximal_contraction(energy: PowerDivergence, mu: Grid, step: ScalarLike) ->
 
 def _chi_square_and_rate(energy: PowerDivergence, mu: Grid) -> tuple[Array, Array]:
     """chi^2 at `mu`, and 2 scale a^2 gap."""
+    if not isinstance(energy, PowerDivergence):
+        raise ValueError(f"this bound is that of a PowerDivergence, got {kind(energy)}")
     if not is_traced(energy.order) and float(energy.order) != 2:
         raise ValueError(f"the bound is known for order 2, got {float(energy.order):g}")
     check_probability(mu, "mu")

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ScalarLike
 
-from mfjax._numerics.arrays import as_floats, is_traced, scalar
+from mfjax._numerics.arrays import as_floats, is_traced, kind, scalar
+from mfjax.energies.population_risk import PopulationReducedRisk
 from mfjax.energies.reduced_risk import ReducedRisk
 from mfjax.measures import Measure
 from mfjax.theory.bounds.base import Algebraic, check_probability
@@ -39,6 +40,8 @@ def algebraic_decay(energy: ReducedRisk, mu: Measure, norms: Any, *, mass: Scala
     >>> round(float(algebraic_decay(energy, mu, jnp.array([0.5, 0.4])).constant), 1)
     4.0
     """
+    if not isinstance(energy, ReducedRisk | PopulationReducedRisk):
+        raise ValueError(f"bounds.algebraic_decay is that of a reduced risk, got {kind(energy)}")
     mass = scalar(mass, "mass", above=0)
     value, slope = energy.regularizer(mass), energy.regularizer.derivative(mass)
     if not is_traced((value, slope)) and max(abs(float(value)), abs(float(slope))) > 1e-6:
