@@ -9,12 +9,18 @@ BROKEN = {
 }
 
 
+# Earlier releases lack what is called; between it and 0.10.1 nothing is tested.
+OLDEST = (0, 8)
+
+
 def refuse_broken_jax(version: str | None = None) -> None:
-    """**Raises** `ImportError` if the installed JAX is one of the excluded releases.
+    """**Raises** `ImportError` if the installed JAX is one of the excluded releases, or too old.
 
     >>> refuse_broken_jax("0.10.1")
     """
     version = jax.__version__ if version is None else version
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+        raise ImportError(f'mfjax needs jax 0.10.1 or newer, found {version}: pip install -U "jax>=0.10.1"')
     if version in BROKEN:
         raise ImportError(
             f"mfjax refuses jax {version}: {BROKEN[version]}. Install another release, for example "

@@ -1,6 +1,7 @@
 """The shape of the library: imports go one way, `import mfjax` is light, everything public is described."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -190,6 +191,23 @@ def test_broken_releases_of_jax_are_refused_by_name(version, monkeypatch):
         refuse_broken_jax()
     requirement = (ROOT.parent / "pyproject.toml").read_text()
     assert requirement.count(f"!={version}") >= 2
+
+
+@pytest.mark.parametrize("version", ["0.7.2", "0.4.38"])
+def test_releases_of_jax_that_are_too_old_are_refused_by_name(version):
+    with pytest.raises(ImportError, match=f"needs jax 0.10.1 or newer, found {version}"):
+        refuse_broken_jax(version)
+
+
+SHORT_NAMES = ["VarPro paper", "thesis", "public code", "survey", "slides"]
+
+
+def test_sources_that_docstrings_name_for_short_are_listed():
+    listed = (ROOT.parent / "docs" / "sources.md").read_text()
+    written = "\n".join(path.read_text() for path in ROOT.rglob("*.py"))
+    assert [name for name in SHORT_NAMES if name in written and f'"{name}"' not in listed] == []
+    numbers = set(re.findall(r"arXiv[: ]+(\d{4}\.\d{4,5})", written))
+    assert numbers and sorted(number for number in numbers if number not in listed) == []
 
 
 @pytest.mark.optimized
