@@ -64,7 +64,10 @@ SINGLE = ("energy", "energy on a circle", "laplace", "laplace, narrow", "gaussia
     "sobolev 1-float64", "sobolev 2-float64", "sobolev 3-float64", "laplace-float64", "sobolev 1.5-float64"
 )
 @pytest.mark.parametrize(
-    ("name", "dtype"), [(name, "float64") for name in KERNELS] + [(name, "float32") for name in SINGLE]
+    ("name", "dtype"),
+    [(name, "float64") for name in KERNELS]
+    # Reverse mode of Laplace sums once failed with one release of JAX alone.
+    + [pytest.param(name, "float32", marks=pytest.mark.core if name == "laplace" else ()) for name in SINGLE],
 )
 def test_fast_sums_and_their_derivatives_are_the_dense_ones(name, dtype):
     kernel, given = KERNELS[name], drawn(name, dtype)
