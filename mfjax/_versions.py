@@ -1,4 +1,4 @@
-"""Refuse the JAX releases that compute wrong numbers: notebooks on hosted runtimes ignore version pins."""
+"""Refuse releases of JAX that compute wrong numbers, or are too old: hosted notebooks ignore version pins."""
 
 import jax
 
@@ -9,7 +9,7 @@ BROKEN = {
 }
 
 
-# Earlier releases lack what is called; between it and 0.10.1 nothing is tested.
+# Earlier releases lack what is called; between this one and 0.10.1 nothing is tested.
 OLDEST = (0, 8)
 
 

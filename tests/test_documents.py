@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # As of a user: none of the settings of the tests.
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+OURS = {"XLA_FLAGS", "OPENBLAS_NUM_THREADS", "TF_CPP_MIN_LOG_LEVEL", "MFJAX_TEST_PROGRAMS"}
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in OURS}
 ENVIRONMENT["PYTHONPATH"] = str(ROOT)
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [path for path in DOCUMENTS if "```python" in path.read_text()]

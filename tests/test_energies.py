@@ -64,6 +64,9 @@ class Well(eqx.Module):
         return self.depth.astype(x.dtype) * jnp.sum(jnp.cos(2 * x))
 
 
+MODES = mf.features.CircleModes([1.0, 0.5, 0.2, 0.1])
+
+
 def pull(x, y):
     return jnp.sin(x[0] + y[0]) + (x @ y) ** 2
 
@@ -112,6 +115,10 @@ ENERGIES = {
     ),
     "entropy on particles": (lambda a, d: well() + a * Entropy(), (0.5, 1.0)),
     # W(x, x) is not constant.
+    "reduced risk, modes of a circle": (
+        lambda lam, d: ReducedRisk(MODES, MODES.inputs(), jnp.ones(7), lam=lam),
+        (1e-2, 1e-1),
+    ),
     "interaction": (
         lambda a, d: a * Interaction(pull),
         (0.5, 2.0),

@@ -577,3 +577,16 @@ def test_linearized_rates_are_those_of_the_run():
     np.testing.assert_allclose(np.log(gaps[0] / gaps[1]) / 2, spectrum.gap(), rtol=0.02)
     with pytest.raises(ValueError, match="also holds duals, decay"):
         mf.linearize(SeparatedVariables(risk(), INTERVAL, start), on_labels(8))
+
+
+@pytest.mark.parametrize("system", [SeparatedVariables, PropagationOfChaos])
+def test_double_data_on_single_particles_are_single(system):
+    height = (start,) if system is SeparatedVariables else ()
+    mu = on_labels(4, "float32")
+    flow = system(risk(), mf.domains.Euclidean(1), *height)
+    now = jax.eval_shape(lambda nu: flow.evaluate(flow.init(nu)), mu)
+    floats = [leaf for leaf in jax.tree.leaves(now) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    assert {leaf.dtype for leaf in floats} == {jnp.dtype("float32")}
+    if system is SeparatedVariables:
+        run = mf.simulate(flow, mu, stepper=Euler(0.1), steps=2)
+        assert {leaf.dtype for leaf in (run.final.points, run.final.marks["H"])} == {jnp.dtype("float32")}

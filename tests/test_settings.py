@@ -21,7 +21,8 @@ def test_an_option_that_ends_the_process_is_not_asked_for(version, asked, monkey
     monkeypatch.setattr(jaxlib, "__version__", version)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(jax.config, "update", lambda name, value: None)
-    # As it is while no test has set it.
-    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    # What is set first is undone afterwards, also where nothing was there before.
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.delenv("XLA_FLAGS")
     prepare_jax(SimpleNamespace(quick_compilation=True, precision="float64"))
     assert ("fusion_emitters" in os.environ.get("XLA_FLAGS", "")) == asked

@@ -287,6 +287,19 @@ def test_a_global_that_changes_between_two_calls(method, monkeypatch):
         np.testing.assert_allclose(table["energy"], expected, rtol=1e-12)
 
 
+def test_a_result_of_the_library_may_have_empty_fields():
+    """The modes of a spectrum are a tangent, of which particles have the points alone."""
+
+    def fn(scale):
+        flow = mf.flows.Wasserstein(
+            mf.energies.Potential(lambda x: scale * x[0] ** 2), mf.domains.Euclidean(1)
+        )
+        return mf.linearize(flow, mf.measures.Particles(jnp.zeros((2, 1))))
+
+    table = mf.sweep(fn, scale=[0.5, 1.0])
+    np.testing.assert_allclose(table["rates"], [[1.0, 1.0], [2.0, 2.0]])
+
+
 @pytest.mark.slow_cases("map", "vmap")
 @pytest.mark.parametrize("method", ALL_METHODS)
 def test_large_arrays_of_closures_are_arguments(method):

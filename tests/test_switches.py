@@ -30,10 +30,12 @@ def density():
     return mf.Simulation(flow, mf.measures.Grid.uniform(TORUS, 8), t1=0.01)
 
 
-def variable_projection(lam=0.1):
+def variable_projection(lam=0.1, stepper=None):
     x, y = jnp.array([[1.0], [2.0], [-1.0]]), jnp.array([0.5, -0.5, 0.2])
     flow = mf.flows.Wasserstein(E.ReducedRisk(mf.features.Ridge(jnp.tanh), x, y, lam=lam), LINE)
     mu = mf.measures.Particles(jnp.array([[1.0], [-0.5]]))
+    if stepper is not None:
+        return mf.Simulation(flow, mu, stepper=stepper, t1=0.2)
     return mf.Simulation(flow, mu, stepper=S.Euler(0.1), steps=2)
 
 
@@ -41,11 +43,18 @@ RUNS = {
     "Langevin": lambda: mf.simulate(langevin()).final.points,
     "density": lambda: mf.simulate(density()).final.weights,
     "variable projection": lambda: mf.simulate(variable_projection()).final.points,
+    "multirate": lambda: mf.simulate(variable_projection(stepper=S.Multirate())).final.points,
     "sweep": lambda: mf.sweep(variable_projection, lam=[0.1, 0.2], method="vmap")["final_points"],
 }
 
 
-@pytest.mark.slow_cases("density-jax_debug_nans", "sweep-jax_check_tracer_leaks")
+@pytest.mark.slow_cases(
+    "density-jax_debug_nans",
+    "sweep-jax_check_tracer_leaks",
+    "multirate-jax_debug_nans",
+    "multirate-jax_numpy_rank_promotion",
+    "multirate-jax_check_tracer_leaks",
+)
 @pytest.mark.parametrize("switch", SWITCHES)
 @pytest.mark.parametrize("kind", RUNS)
 def test_a_switch_finds_nothing(kind, switch):

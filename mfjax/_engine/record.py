@@ -59,8 +59,9 @@ def record(sim: Simulation, carry: Carry) -> tuple[Any, dict[str, Any]]:
 
 def _seen(name: str, value: Any) -> Any:
     """What an observable returned, as arrays. **Raises** `ValueError` if it is nothing that can be stored."""
-    leaves = jax.tree.leaves(value, is_leaf=lambda node: node is None)
-    if not leaves or any(leaf is None for leaf in leaves):
+    # The optional fields of a module may be empty.
+    parts = jax.tree.leaves(value, is_leaf=lambda node: node is None or isinstance(node, eqx.Module))
+    if not jax.tree.leaves(value) or any(part is None for part in parts):
         raise ValueError(
             f"the observable {name!r} returned {value!r}: return an array, or a mapping of arrays"
         )

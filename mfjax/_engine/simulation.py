@@ -313,7 +313,9 @@ def _saved_times(t1, save_at, dtype, begin=0) -> Array:
     if is_traced((times, end, begin)):
         if end is not None:
             raise ValueError("t1 and save_at cannot be compared while traced: let save_at end with t1")
-        return times.astype(dtype)
+        times = times.astype(dtype)
+        near = jnp.abs(times - begin) <= 8 * float(jnp.finfo(dtype).eps) * begin
+        return jnp.where(near, jnp.asarray(begin, dtype), times)
     values = np.asarray(finite(times, "save_at")).astype(dtype)
     end = None if end is None else np.asarray(end).astype(dtype)
     begin, unit = np.asarray(begin), 8 * float(jnp.finfo(values.dtype).eps)

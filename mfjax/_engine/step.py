@@ -143,9 +143,12 @@ def health(flow: Flow, state: State, evaluation: Evaluation) -> Int[Array, ""]:
     negative = jnp.where(jnp.any(state.measure.weights < 0), codes.NEGATIVE_MASS, codes.OK)
     status = codes.first(negative, evaluation.status)
     # A failed inner solve, which leaves a NaN energy, is the better explanation while the measure is fine.
-    moves, fine = _finite(evaluation.tangent), status == codes.OK
-    status = jnp.where(fine & moves & ~_finite(evaluation.energy), codes.NO_VALUE, status)
-    return codes.first(cold, jnp.where(measure_ok & (moves | ~fine), status, codes.NON_FINITE))
+    energy, moves, fine = evaluation.energy, _finite(evaluation.tangent), status == codes.OK
+    # A value that overflows does so before its slope, where steps are too large; NaN is another matter.
+    lost = jnp.array(False) if energy is None else jnp.isnan(energy)
+    status = jnp.where(fine & moves & lost, codes.NO_VALUE, status)
+    explained = ~fine | (moves & (lost | _finite(energy)))
+    return codes.first(cold, jnp.where(measure_ok & explained, status, codes.NON_FINITE))
 
 
 def _finite(tree: Any) -> Array:

@@ -204,14 +204,18 @@ def _row(result: Any) -> dict[str, _Column]:
 
 def array_row(result: Any) -> dict[str, _Column]:
     """The named arrays of a result that is no run."""
-    leaves = jax.tree_util.tree_flatten_with_path(result, is_leaf=lambda node: node is None)[0]
+    # The optional fields of a module may be empty.
+    closed = lambda node: node is None or isinstance(node, eqx.Module)
+    for path, node in jax.tree_util.tree_flatten_with_path(result, is_leaf=closed)[0]:
+        if node is None:
+            name = jax.tree_util.keystr(path, simple=True, separator="_") or "value"
+            raise ValueError(f"fn must return arrays or a Simulation, got None as {name!r}")
+    leaves = jax.tree_util.tree_flatten_with_path(result)[0]
     if not leaves:
         raise ValueError("fn must return arrays or a Simulation, got nothing")
     arrays: dict[str, Any] = {}
     for path, leaf in leaves:
         name = jax.tree_util.keystr(path, simple=True, separator="_") or "value"
-        if leaf is None:
-            raise ValueError(f"fn must return arrays or a Simulation, got None as {name!r}")
         if name in arrays:
             raise ValueError(f"two results of fn would be called {name!r}; rename one")
         arrays[name] = leaf

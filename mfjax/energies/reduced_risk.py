@@ -104,7 +104,7 @@ class ReducedRisk(Energy):
         return OuterProblem(
             self.data.operator(self.features, mu.points, prepared),
             root * self.data.y.astype(dtype),
-            mu.weights.astype(dtype),
+            mu.weights,
             self.lam.astype(dtype),
             self.regularizer,
         )

@@ -48,7 +48,7 @@ class CircleModes(FeatureMap):
 
     def _amplitude(self, k):
         n = 2 * self.coefficients.shape[0] - 1
-        c = self.coefficients[k.astype(int)]
+        c = self.coefficients.astype(k.dtype)[k.astype(int)]
         return safe_sqrt(n * c * jnp.where(k == 0, 1.0, 2.0))
 
     def __call__(self, omega, x):

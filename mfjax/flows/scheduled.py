@@ -36,7 +36,7 @@ class Scheduled(Flow):
 
     Explicit steppers keep their order, `StochasticHeun` its weak order, `RosenbrockW` its order 3; schemes
     of order 1 take the drift at the beginning of a step, and the temperature of noise in its middle.
-    **Fails** where make(t) does, and at negative temperatures.
+    **Fails** where make(t) does, and where a temperature or the factor of an energy is negative.
 
     **Raises** `ValueError` unless `make` is a function that returns a flow.
 

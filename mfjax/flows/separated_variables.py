@@ -103,7 +103,7 @@ class SeparatedVariables(HeightFlow):
         features, x, start = cast(Weighted, risk.features).features, risk.data.x, known(self.height)
 
         def height(point):
-            row = jax.vmap(features, in_axes=(None, 0))(point, x)
+            row = jax.vmap(features, in_axes=(None, 0))(point, x.astype(point.dtype))
             learned = inner(row, state.fields["duals"])
             return state.fields["decay"] * jnp.asarray(start(point), point.dtype) + learned
 

@@ -106,7 +106,7 @@ class Stepper(eqx.Module):
     ) -> Step:
         """Cross `dt` from `state`, at which the flow has been evaluated already.
 
-        What depends on time is asked of the state: `flow.at(state).energy`, `flow.at(state).temperature`.
+        Ask the flow at the state for what depends on time: `flow.at(state).energy`, not `flow.energy`.
         `key` is that of this step; `None` if the run was given none, which a flow without noise needs not.
         `memory` is what `init` made or the last step returned, of the same structure.
         """

@@ -238,4 +238,4 @@ def classical(rate: Callable, start: Array, interval: Array, substeps: int) -> A
             stages.append(rate(y + h * along, (i + sum(row)) * h))
         return y + h * sum(b * k for b, k in zip(CLASSICAL.b, stages, strict=True)), None
 
-    return jax.lax.scan(substep, start, jnp.arange(substeps))[0]
+    return jax.lax.scan(substep, start, jnp.arange(substeps, dtype=start.dtype))[0]

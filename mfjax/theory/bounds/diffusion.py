@@ -25,7 +25,8 @@ def diffusion_decay(energy: PowerDivergence, mu: Grid) -> Exponential:
     It holds for the finite-volume scheme too, with the gap of its own grid. The paper compares densities with
     the uniform law instead and gets e^{-6 |log|} in place of a^2.
 
-    **Raises** `ValueError` for an order other than 2, and for a measure of another mass than one.
+    **Raises** `ValueError` for another energy, for an order other than 2, and for a measure of another mass
+    than one.
 
     Source: VarPro paper, Theorem 4.3 for r = 2 and the proof of Lemma 4.3 (where |nu|_TV^2 should be
     |nu|_TV^4).

@@ -13,7 +13,9 @@ from mfjax.measures import Measure
 from mfjax.theory.bounds.base import Algebraic, check_probability
 
 
-def algebraic_decay(energy: ReducedRisk, mu: Measure, norms: Any, *, mass: ScalarLike = 1.0) -> Algebraic:
+def algebraic_decay(
+    energy: ReducedRisk | PopulationReducedRisk, mu: Measure, norms: Any, *, mass: ScalarLike = 1.0
+) -> Algebraic:
     """The decay of the reduced risk at least like one over time.
 
     L(mu_t) <= 1 / (1 / L(mu_0) + C t) along the flow of `energy` from `mu`, C = 1 / max_t norms^2.
@@ -29,7 +31,8 @@ def algebraic_decay(energy: ReducedRisk, mu: Measure, norms: Any, *, mass: Scala
     seen: save often where it changes. C does not depend on lam, and the bound is far from sharp: L falls
     exponentially in the end.
 
-    **Raises** `ValueError` for a regularizer whose minimum is not zero at `mass`, such as f_b.
+    **Raises** `ValueError` for another energy, and for a regularizer whose minimum is not zero at `mass`,
+    such as f_b.
 
     Source: VarPro paper, Theorem 5.1 (its proof gives this C).
 
