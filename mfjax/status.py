@@ -81,8 +81,9 @@ MESSAGES = {
     "negative: keep the schedule, or the factor, at 0 or above, as by jnp.maximum(T, 0)",
     BAD_START: "the energy or the rate is NaN or infinite at the initial measure: start from positive "
     "densities where it needs them, from points that do not meet where it is singular, and check its data",
-    NO_VALUE: "the value of the energy became NaN where its rate is finite: mend the value, or "
-    "return Solution(None, potential) for an energy that is known by its force alone",
+    NO_VALUE: "the value of the energy became NaN where its rate is finite: the step is too large, and left "
+    "the set where it is defined, or the value is wrong: an energy that is known by its force alone returns "
+    "Solution(None, potential)",
 }
 
 
