@@ -416,3 +416,20 @@ def test_a_call_that_cannot_start_claims_no_directory(tmp_path):
         mf.simulate(flow, mu, observables={"wrong": wrong}, **arguments)
     assert not (tmp_path / "run").exists()
     assert mf.simulate(flow, mu, **arguments).describe() == "completed to t = 0.2"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks are those of Unix")
+@pytest.mark.parametrize("kind", ["run", "loop"])
+def test_a_directory_that_another_process_writes_is_left_to_it(kind, tmp_path):
+    import fcntl
+
+    path = tmp_path / "run"
+    path.mkdir()
+    with open(path / files.LOCK, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("process 7 elsewhere")
+        lock.flush()
+        with pytest.raises(ValueError, match="is being written by process 7 elsewhere: wait for it"):
+            namespace()["go"](kind, path, True)
+        assert [entry.name for entry in path.iterdir()] == [files.LOCK]
+    namespace()["go"](kind, path, True)
