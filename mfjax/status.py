@@ -129,15 +129,15 @@ RISE_REMEDY = (
 )
 
 
-def risen(times: Any, energy: Any, dissipated: Any) -> str | None:
+def risen(times: Any, energy: Any, dissipated: Any, steps: Any) -> str | None:
     """What the energy of a flow that lowers it does instead, over the saved times, where it rises.
 
-    `dissipated` is NaN where noise acts, which may raise it.
+    `dissipated` is NaN where noise acts, which may raise it; `steps` counts those taken.
     """
     energy = np.asarray(energy)
     unit = float(jnp.finfo(energy.dtype).eps)
     known = np.isfinite(energy) & np.isfinite(np.asarray(dissipated))
-    energy, times = energy[known].astype(float), np.asarray(times)[known]
+    energy, times, steps = energy[known].astype(float), np.asarray(times)[known], np.asarray(steps)[known]
     if energy.size < 2:
         return None
     lowest = np.minimum.accumulate(energy)[:-1]
@@ -147,5 +147,6 @@ def risen(times: Any, energy: Any, dissipated: Any) -> str | None:
     worst = int(np.argmax(rise - slack))
     if rise[worst] <= slack[worst]:
         return None
-    low, high, time = lowest[worst], energy[worst + 1], times[worst + 1]
-    return f"its energy rose from {low:.4g} to {high:.4g} by t = {time:.4g}"
+    low, high, (before, time) = lowest[worst], energy[worst + 1], times[worst : worst + 2]
+    size = (time - before) / max(steps[worst + 1] - steps[worst], 1)
+    return f"its energy rose from {low:.4g} to {high:.4g} by t = {time:.4g}, in steps of {size:.2g}"

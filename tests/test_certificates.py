@@ -286,6 +286,7 @@ def test_a_rising_energy_is_warned_of(dt, rises):
     assert len(messages) == rises
     if rises:
         assert "its energy rose from 5 to" in messages[0] and "smaller dt" in messages[0]
+        assert "in steps of 0.21" in messages[0]
     assert int(run.status) == 0
 
 

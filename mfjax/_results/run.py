@@ -93,7 +93,8 @@ class Run(eqx.Module):
     @property
     def rise(self) -> str | None:
         """How the energy rises, in words, where it does beyond rounding (`mf.status.risen`)."""
-        return codes.risen(self.times, self.observables["energy"], self.observables["dissipated"])
+        seen = self.observables
+        return codes.risen(self.times, seen["energy"], seen["dissipated"], seen["steps"])
 
     def to_xarray(self) -> Any:
         """The run as an `xarray.Dataset` with coordinate `time`.
