@@ -262,7 +262,7 @@ def test_public_modules_list_their_names():
     missing = [m.__name__ for m in modules if not hasattr(m, "__all__")]
     assert missing == []
     assert all(hasattr(m, name) for m in modules for name in m.__all__)
-    # The codes of a run, which a user's energy may return, are in the documentation of the module.
+    # A user's energy may return any of the codes: each is listed, and has its message.
     codes = [name for name in mf.status.__all__ if isinstance(getattr(mf.status, name), int)]
     assert set(mf.status.MESSAGES) == {getattr(mf.status, name) for name in codes} - {mf.status.OWN}
 

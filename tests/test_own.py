@@ -80,7 +80,7 @@ class LateValue(E.Energy):
         return E.Solution(jnp.where(spread < 0.2, jnp.nan, spread), lambda x: 0.5 * jnp.sum(x * x))
 
 
-def test_a_value_that_fails_is_no_step_too_large():
+def test_a_value_that_fails_is_told_from_a_rate_that_fails():
     with pytest.raises(mf.SimulationError, match=r"value of the energy became NaN .* its rate is finite"):
         mf.simulate(mf.flows.Wasserstein(LateValue(), LINE), MU, stepper=S.Euler(0.1), steps=20)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from mfjax import status as codes
 from mfjax._engine.simulation import Simulation
 from mfjax._engine.step import Carry
+from mfjax._numerics.arrays import nothing_in
 from mfjax.measures import Grid
 
 
@@ -59,9 +60,7 @@ def record(sim: Simulation, carry: Carry) -> tuple[Any, dict[str, Any]]:
 
 def _seen(name: str, value: Any) -> Any:
     """What an observable returned, as arrays. **Raises** `ValueError` if it is nothing that can be stored."""
-    # The optional fields of a module may be empty.
-    parts = jax.tree.leaves(value, is_leaf=lambda node: node is None or isinstance(node, eqx.Module))
-    if not jax.tree.leaves(value) or any(part is None for part in parts):
+    if not jax.tree.leaves(value) or nothing_in(value):
         raise ValueError(
             f"the observable {name!r} returned {value!r}: return an array, or a mapping of arrays"
         )

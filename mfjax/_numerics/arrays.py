@@ -40,6 +40,19 @@ def shown(value: Any) -> str:
     return f"{type(value).__name__} of shape {np.shape(value)}" if hasattr(value, "shape") else kind(value)
 
 
+def nothing_in(tree: Any) -> str | None:
+    """The name of the first part of `tree` that is `None`; the optional fields of a module may be.
+
+    >>> nothing_in({"x": 1.0, "y": {"z": None}}), nothing_in({"x": 1.0})
+    ('y_z', None)
+    """
+    closed = lambda node: node is None or isinstance(node, eqx.Module)
+    for path, node in jax.tree_util.tree_flatten_with_path(tree, is_leaf=closed)[0]:
+        if node is None:
+            return jax.tree_util.keystr(path, simple=True, separator="_") or "value"
+    return None
+
+
 class Fixed(eqx.Module):
     """A part of a run's state that never changes: loops keep it beside what they carry."""
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from mfjax import status as codes
-from mfjax._numerics.arrays import known
+from mfjax._numerics.arrays import known, nothing_in
 from mfjax._results.formats import write
 from mfjax._results.labels import GridLabels, coordinate_names, grid_labels
 from mfjax._results.run import (
@@ -204,12 +204,8 @@ def _row(result: Any) -> dict[str, _Column]:
 
 def array_row(result: Any) -> dict[str, _Column]:
     """The named arrays of a result that is no run."""
-    # The optional fields of a module may be empty.
-    closed = lambda node: node is None or isinstance(node, eqx.Module)
-    for path, node in jax.tree_util.tree_flatten_with_path(result, is_leaf=closed)[0]:
-        if node is None:
-            name = jax.tree_util.keystr(path, simple=True, separator="_") or "value"
-            raise ValueError(f"fn must return arrays or a Simulation, got None as {name!r}")
+    if (name := nothing_in(result)) is not None:
+        raise ValueError(f"fn must return arrays or a Simulation, got None as {name!r}")
     leaves = jax.tree_util.tree_flatten_with_path(result)[0]
     if not leaves:
         raise ValueError("fn must return arrays or a Simulation, got nothing")
