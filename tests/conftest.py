@@ -62,8 +62,11 @@ def pytest_runtest_setup(item):
         # No cache asks how a program was compiled.
         forget()
     jax.config.update("jax_disable_most_optimizations", quick)
-    # Annotations are checked, except where a call is wrong on purpose: there our own message counts.
-    jaxtyping.config.update("jaxtyping_disable", item.get_closest_marker("wrong_calls") is not None)
+    # Checking annotations takes a tenth of the time: the core tests, which call every part, and the slow ones
+    # do it, except where a call is wrong on purpose. There our own message counts.
+    marked = lambda name: item.get_closest_marker(name) is not None
+    checks = (marked("core") or marked("slow")) and not marked("wrong_calls")
+    jaxtyping.config.update("jaxtyping_disable", not checks)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -97,7 +100,7 @@ def check_slow_cases(items):
 
 # What a worker may keep between two tests. Bytes: two workers and what a test takes fit into a small machine.
 # Memory maps: each compiled program holds some, and Linux allows a process 65,530.
-KEPT, MAPPED = 1.2e9, 30_000
+KEPT, MAPPED = 1.5e9, 30_000
 
 
 class BoundedMemory:
@@ -105,9 +108,7 @@ class BoundedMemory:
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_teardown(self):
-        """Memory is given back after a test, and programs with it where that is not enough."""
-        if resident() > KEPT:
-            give_back()
+        """Programs are dropped, and their memory given back, once a worker holds too much."""
         if resident() > KEPT or maps() > MAPPED:
             forget()
             give_back()

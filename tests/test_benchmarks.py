@@ -51,7 +51,7 @@ def close(ours, theirs, dtype):
 # --- baselines --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow_cases("float32-primal", "float64-primal")
+@pytest.mark.slow_cases("float32-primal", "float64-primal", "float64-dual")
 @pytest.mark.parametrize("width", [12, 60], ids=["primal", "dual"])
 def test_numpy_varpro(width, dtype):
     """Steps of the NumPy baseline, from the smaller side, beside ours."""

@@ -256,7 +256,7 @@ def test_generic(name):
     check_domain(domain, cells=cells, volume=volume, dtype="float64")
 
 
-@pytest.mark.slow_cases("circle")
+@pytest.mark.slow_cases("circle", "torus")
 @pytest.mark.parametrize("name", ["circle", "torus", "box"])
 def test_generic_single_precision(name):
     domain, cells, volume = DOMAINS[name]

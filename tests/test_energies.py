@@ -146,6 +146,8 @@ def test_points_are_targets_of_equal_masses():
     "population risk, bumps",
     "risk, huber",
     "mmd, torus",
+    "reduced risk, unbiased, N < M",
+    "reduced risk, modes of a circle",
 )
 @pytest.mark.parametrize("name", ENERGIES)
 def test_generic(name):

@@ -449,24 +449,42 @@ def killed(environment, sphere, tmp_path_factory):
     return out, arguments
 
 
+@pytest.mark.slow
 def test_resumed_results_equal_uninterrupted_ones_bit_for_bit(environment, sphere, killed):
-    import xarray as xr
-
     out, arguments = killed
     status, _, err = call(environment, *arguments, "--resume")
     assert status == 0, err
     for name in SHARED:
-        with (
-            xr.open_dataset(sphere[0] / "results" / f"{name}.nc") as whole,
-            xr.open_dataset(out / "results" / f"{name}.nc") as resumed,
-        ):
-            assert set(whole.variables) == set(resumed.variables)
-            for variable in whole.variables:
-                a, b = whole[variable].values, resumed[variable].values
-                assert a.dtype == b.dtype, (name, variable)
-                assert np.array_equal(a, b) if a.dtype == object else a.tobytes() == b.tobytes(), variable
+        same_results(sphere[0] / "results" / f"{name}.nc", out / "results" / f"{name}.nc")
 
 
+def test_a_killed_template_goes_on_bit_for_bit(environment, tmp_path):
+    arguments = ("template", "--preset", "tiny", "--lams", "0.5", "--seeds", "1", "--out")
+    for name in ("whole", "killed"):
+        process = start(environment, *arguments, tmp_path / name)
+        if name == "killed":
+            wait_for(process, tmp_path / name, "checkpoints/distances/**/checkpoint.npz")
+            process.send_signal(signal.SIGKILL)
+        assert finish(process)[0] == (-signal.SIGKILL if name == "killed" else 0)
+    assert not (tmp_path / "killed" / "results").exists()
+    status, _, err = call(environment, *arguments, tmp_path / "killed", "--resume")
+    assert status == 0, err
+    same_results(*(tmp_path / name / "results" / "distances.nc" for name in ("whole", "killed")))
+
+
+def same_results(one, other):
+    """Two files of results hold the same bits."""
+    import xarray as xr
+
+    with xr.open_dataset(one) as whole, xr.open_dataset(other) as resumed:
+        assert set(whole.variables) == set(resumed.variables)
+        for variable in whole.variables:
+            a, b = whole[variable].values, resumed[variable].values
+            assert a.dtype == b.dtype, (one, variable)
+            assert np.array_equal(a, b) if a.dtype == object else a.tobytes() == b.tobytes(), variable
+
+
+@pytest.mark.slow
 def test_a_foreign_checkpoint_is_refused_and_kept(environment, killed):
     out, arguments = killed
     manifest = out / "checkpoints" / SHARED[1] / "manifest.json"
@@ -480,6 +498,7 @@ def test_a_foreign_checkpoint_is_refused_and_kept(environment, killed):
     manifest.write_text(original)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_one_line(environment, killed):
     out, arguments = killed
     checkpoint = next((out / "checkpoints" / SHARED[1]).rglob("checkpoint.npz"))

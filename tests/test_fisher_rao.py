@@ -73,7 +73,7 @@ def ended(flow, mu, stepper, steps, key=None):
     return carry.state.measure
 
 
-@pytest.mark.slow_cases("signed", "Fisher-Rao")
+@pytest.mark.slow_cases("signed", "Fisher-Rao", "balanced")
 @pytest.mark.parametrize("name", FLOWS)
 def test_generic(name):
     flow, domain = FLOWS[name]
@@ -153,7 +153,7 @@ def neurons_at(t1, kind, a, b, c, teachers):
     return (end[:n] if kind == "free" else np.linalg.norm(b, axis=1)), b
 
 
-@pytest.mark.slow_cases("free-2.0-1", "free-2.0-2")
+@pytest.mark.slow_cases("free-2.0-1", "free-2.0-2", "bound-4.0-1")
 @pytest.mark.parametrize("dim", [1, 2])
 @pytest.mark.parametrize(("kind", "beta"), [("free", 2.0), ("bound", 4.0)])
 def test_neurons_by_gradient_flow(kind, beta, dim):
@@ -252,7 +252,7 @@ def test_invisible_modes_alone_do_not_move():
     np.testing.assert_allclose(now.growth, 0, atol=1e-15)
 
 
-@pytest.mark.slow_cases("1.0-2.0")
+@pytest.mark.slow_cases("1.0-2.0", "1.0-0.0")
 @pytest.mark.parametrize(("alpha", "beta"), [(1.0, 2.0), (0.0, 1.0), (1.0, 0.0)])
 def test_linearized_rates(alpha, beta):
     """(alpha k^2 + beta) c_k with k exact on particles, sin(pi k / n) n / pi on n cells."""

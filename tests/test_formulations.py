@@ -172,7 +172,9 @@ def test_generic_checks_on_particles(name, dtype):
     check_flow(systems(risk(0.1, features, dtype), CIRCLE)[name], mu)
 
 
-@pytest.mark.slow_cases("none-float64-separated", "heat-float32-separated")
+@pytest.mark.slow_cases(
+    "none-float64-separated", "heat-float32-separated", "none-float64-transported", "heat-float32-chaos"
+)
 @pytest.mark.parametrize("name", ["separated", "transported", "chaos"])
 @pytest.mark.parametrize(
     ("extra", "dtype"), [("none", "float64"), ("heat", "float64"), ("porous", "float64"), ("heat", "float32")]

@@ -214,7 +214,7 @@ def test_derivatives_of_the_transform(dim):
     np.testing.assert_allclose(twice, slope, atol=1e-5 * float(jnp.max(jnp.abs(twice))))
 
 
-@pytest.mark.slow_cases("float32-0.0", "float32-1e-16", "float32-1e-13", "float64-0.0")
+@pytest.mark.slow_cases("float32-0.0", "float32-1e-16", "float32-1e-13", "float64-0.0", "float32-1e-09")
 @pytest.mark.parametrize("shift", [0.0, 1e-16, 1e-13, 1e-9])
 def test_second_derivatives_where_windows_end(shift, dtype):
     """At and beside the edges of cells, where the window has an infinite slope, against direct sums."""

@@ -97,7 +97,7 @@ def by_general_optimizer(energy):
     return float(done.fun)
 
 
-@pytest.mark.slow_cases("1.0-0", "1.0-r=1.4")
+@pytest.mark.slow_cases("1.0-0", "1.0-r=1.4", "1.0-0.5")
 @pytest.mark.parametrize(
     "regularizer",
     [Quadratic(0.0), Quadratic(0.5), Quadratic(-0.3), Power(1.4), Power(2.0), Power(3.0)],

@@ -238,7 +238,7 @@ def test_distances_do_not_depend_on_the_representation(name):
         assert other == pytest.approx(value, rel=1e-12), form
 
 
-@pytest.mark.slow_cases("w2-line")
+@pytest.mark.slow_cases("w2-line", "w2-ring")
 @pytest.mark.parametrize("name", OBSERVABLES)
 def test_distances_under_jit_vmap_and_grad(name):
     domain = home(name)

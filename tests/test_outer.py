@@ -429,7 +429,7 @@ def energy_value(energy, points, weights):
     return energy.solve(mf.measures.Particles(points, weights)).value
 
 
-@pytest.mark.slow_cases("cosh-0.0", "power-1.5-0.0", "cosh-0.05")
+@pytest.mark.slow_cases("cosh-0.0", "power-1.5-0.0", "cosh-0.05", "power-3-0.0")
 @pytest.mark.parametrize("lam", [0.05, 0.0])
 @pytest.mark.parametrize("name", ["unbiased", "power-1.5", "power-3", "cosh"])
 def test_value_and_potential_agree(name, lam):

@@ -262,7 +262,7 @@ def stopped(tmp_path, monkeypatch):
     return tmp_path / "run", go
 
 
-@pytest.mark.slow_cases("cut-checkpoint.npz")
+@pytest.mark.slow_cases("cut-checkpoint.npz", "flip-checkpoint.npz", "flip-parts/000003.npz")
 @pytest.mark.parametrize("name", ["checkpoint.npz", "parts/000003.npz"])
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
 def test_damaged_files_are_named(stopped, name, damage):
@@ -382,6 +382,7 @@ def test_a_finished_run_is_read_back(tmp_path):
     assert not list((tmp_path / "run").rglob("*.tmp"))
 
 
+@pytest.mark.slow_cases("32")
 @pytest.mark.parametrize("save_every", [1, 32])
 def test_a_failed_run_stays_failed(tmp_path, save_every):
     flow = mf.flows.Wasserstein(

@@ -77,6 +77,7 @@ def solo():
     return runs
 
 
+@pytest.mark.slow_cases("loop")
 @pytest.mark.parametrize("method", METHODS)
 def test_every_cell_equals_its_solo_run(solo, method):
     fn = Counted(reduced_risk)
@@ -102,6 +103,7 @@ def test_every_cell_equals_its_solo_run(solo, method):
     assert worst <= 1e-12
 
 
+@pytest.mark.slow_cases("loop")
 @pytest.mark.parametrize("method", METHODS)
 def test_identical_cells_give_identical_results(method):
     # `copy` enters no formula, and is traced like any other number.
@@ -221,6 +223,7 @@ CLOSURES = {
     "a lambda-vmap",
     "nested-vmap",
     "an observable-loop",
+    "nested-loop",
 )
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", CLOSURES)
@@ -276,6 +279,7 @@ def test_a_number_that_hides_is_that_of_its_cell(kind, method, tmp_path):
         assert_tables_equal(mf.sweep(fn, a=values, path=path, resume=True), table)
 
 
+@pytest.mark.slow_cases("map")
 @pytest.mark.parametrize("method", ["loop", "map", pytest.param("vmap", marks=pytest.mark.core)])
 def test_a_global_that_changes_between_two_calls(method, monkeypatch):
     fn = HIDDEN["a global"]
@@ -391,6 +395,7 @@ def test_an_axis_may_be_infinite(tmp_path):
         mf.sweep(lambda a: a, a=[1.0, np.nan])
 
 
+@pytest.mark.slow_cases("vmap")
 @pytest.mark.parametrize("method", METHODS)
 def test_measures_are_neither_kept_nor_computed(method, tmp_path):
     seen = mf.sweep(cliff, method=method, edge=[10.0, 20.0], seed=[0], path=tmp_path / "s")
@@ -537,6 +542,7 @@ def test_ragged_results_are_refused():
 # Disk
 
 
+@pytest.mark.slow_cases("loop")
 @pytest.mark.parametrize("method", ["loop", pytest.param("vmap", marks=pytest.mark.core)])
 def test_a_sweep_on_disk_is_read_back(tmp_path, method):
     axes = {"edge": [10.0, 20.0], "width": [1, 2], "seed": [0]}

@@ -326,6 +326,9 @@ def check(name, side, dim, dtype):
     "annealed Langevin, density",
     "bilevel Langevin, density",
     "signed measures, density",
+    "infinitely many data, density",
+    "propagation of chaos, density",
+    "Riesz discrepancy, density",
 )
 @rows(lambda system, stepper: not isinstance(stepper, str))
 def test_one_dimension(name, side):

@@ -1,7 +1,7 @@
 """A multirate scheme for reduced risks: particles move under a prediction of the dual variable."""
 
 from collections.abc import Callable
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import equinox as eqx
 import jax
@@ -9,13 +9,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax import status as codes
-from mfjax._numerics.arrays import count, is_traced, kind, known, safe_norm, scalar
+from mfjax._numerics.arrays import count, frozen, is_traced, kind, known, safe_norm, scalar
 from mfjax.energies import ReducedRisk
 from mfjax.energies.base import Solution
 from mfjax.energies.reduced_risk import DualPotential
 from mfjax.flows.base import Evaluation, Flow, State, evaluation
 from mfjax.flows.wasserstein import Wasserstein, descent
 from mfjax.measures import Particles, Tangent
+from mfjax.outer.base import OuterProblem
 from mfjax.outer.cholesky import factored_solve
 from mfjax.steppers.base import Step, Stepper
 from mfjax.steppers.explicit import CLASSICAL, scaled_error
@@ -115,16 +116,14 @@ class Multirate(Stepper):
     def init(self, flow: Flow, state: State) -> Past:
         now, solution = descent(known(flow.energy), flow.domain, cast(Particles, state.measure), state.carry)
         alpha = solution.potential.alpha
-        stiffest, _ = Response(cast(Wasserstein, flow), state, alpha).stiffest(
-            known(now.tangent.points), FIRST
-        )
+        stiffest, _ = Response.near(flow, state, alpha).stiffest(known(now.tangent.points), FIRST)
         points = state.measure.points
         gap = jnp.asarray(jnp.inf, points.dtype)
         return Past(alpha, points, alpha, gap, stiffest)
 
     def step(self, flow, state, evaluation, dt, key, memory: Past) -> Step:
         start = state.measure.points
-        response = Response(cast(Wasserstein, flow), state, memory.alpha)
+        response = Response.near(flow, state, memory.alpha)
         bend = memory.alpha_before - response.alpha(memory.points)
 
         def predicted(points, time, defect):
@@ -159,29 +158,47 @@ class Multirate(Stepper):
         return Step(moved.with_carry(now.carry), now, error, past, status)
 
 
-class Response:
-    """The dual variable near a state, by one step of Newton's method with the matrix of that state."""
+class Response(eqx.Module):
+    """The dual variable near a state, by one step of Newton's method with the matrix of that state.
 
-    def __init__(self, flow: Wasserstein, state: State, alpha: Float[Array, " N"]):
-        energy, mu = cast(ReducedRisk, flow.energy), state.measure
-        self.energy = energy
-        self.flow, self.start, self.base = flow, mu.points, alpha
-        self.prepared = state.carry.prepared.value
-        problem = energy.problem(mu, self.prepared)
+    `base` (N,) is a dual variable near that of the state, `gain` (M,) the slope of (f*)' at its scores, and
+    `inverse` applies K^{-1}.
+    """
+
+    flow: Wasserstein
+    measure: Particles
+    problem: OuterProblem
+    prepared: Any
+    base: Float[Array, " N"]
+    gain: Float[Array, " M"]
+    inverse: Callable[[Array], Array]
+
+    @staticmethod
+    def near(flow: Flow, state: State, alpha: Float[Array, " N"]) -> "Response":
+        """Factorizes once."""
+        mu, prepared = cast(Particles, state.measure), state.carry.prepared.value
+        energy = cast(ReducedRisk, flow.energy)
+        problem = energy.problem(mu, prepared)
         scores = problem.scores(alpha)
         gain = jax.jvp(energy.regularizer.conjugate_derivative, (scores,), (jnp.ones_like(scores),))[1]
-        inverse = factored_solve(
-            *jax.lax.stop_gradient((problem.operator, problem.masses * gain, problem.lam))
-        )
+        inverse = factored_solve(*frozen((problem.operator, problem.masses * gain, problem.lam)))
+        return Response(cast(Wasserstein, flow), mu, problem, prepared, alpha, gain, inverse)
 
-        def stationarity(points):
-            there = eqx.tree_at(lambda m: m.points, mu, points)
-            return energy.problem(there, self.prepared).stationarity(alpha)
+    @property
+    def energy(self) -> ReducedRisk:
+        return cast(ReducedRisk, self.flow.energy)
 
-        product = lambda b: problem.output(gain * problem.scores(b)) + problem.lam * b
-        # The derivative of a run is that of the linear system, not of its factorization.
-        solve = lambda b: jax.lax.custom_linear_solve(product, b, lambda _, b: inverse(b), symmetric=True)
-        self.stationarity, self.solve = stationarity, solve
+    def stationarity(self, points: Float[Array, "M d"]) -> Float[Array, " N"]:
+        """g(x) at `base`."""
+        there = eqx.tree_at(lambda m: m.points, self.measure, points)
+        return self.energy.problem(there, self.prepared).stationarity(self.base)
+
+    def solve(self, b: Float[Array, " N"]) -> Float[Array, " N"]:
+        """K^{-1} b, whose derivative is that of the linear system, not of its factorization."""
+        problem = self.problem
+        product = lambda b: problem.output(self.gain * problem.scores(b)) + problem.lam * b
+        inverse = lambda _, b: self.inverse(b)
+        return jax.lax.custom_linear_solve(product, b, inverse, symmetric=True)
 
     def alpha(self, points: Float[Array, "M d"]) -> Float[Array, " N"]:
         """alpha_n + K^{-1} g(x): kinks that particles cross are in g."""
@@ -214,12 +231,12 @@ class Response:
 
     def stiffest(self, direction: Float[Array, "M d"], iterations: int) -> tuple[Array, Array]:
         """The displacement that is damped fastest through alpha, from a guess, and its rate."""
-        at = lambda alpha: self.velocity(self.start, alpha)
+        at = lambda alpha: self.velocity(self.measure.points, alpha)
 
         def improve(direction, _):
             size = safe_norm(direction.ravel())
             unit = direction / jnp.where(size > 0, size, 1)
-            push = jax.jvp(self.stationarity, (self.start,), (unit,))[1]
+            push = jax.jvp(self.stationarity, (self.measure.points,), (unit,))[1]
             back = jax.jvp(at, (self.base,), (self.solve(push),))[1]
             return back, safe_norm(back.ravel())
 
