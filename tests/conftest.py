@@ -106,6 +106,10 @@ KEPT, MAPPED = 1.5e9, 30_000
 class BoundedMemory:
     """A plugin, since examples of the package do not lie below this file."""
 
+    def __init__(self):
+        # Each collection of Python's own looks at all that JAX keeps: a seventh of the time of the tests.
+        gc.disable()
+
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_teardown(self):
         """Programs are dropped, and their memory given back, once a worker holds too much."""

@@ -73,8 +73,19 @@ def one_line(result):
 @pytest.fixture(scope="module")
 def sphere(environment, tmp_path_factory):
     """All figures of the circle at the size for tests: its folder and what it printed."""
-    out = tmp_path_factory.mktemp("runs") / "sphere"
+    out = tmp_path_factory.mktemp("all") / "sphere"
     status, printed, err = call(environment, "sphere", "--preset", "tiny", "--out", out)
+    assert status == 0, err
+    return out, printed
+
+
+@pytest.fixture(scope="module")
+def risks(environment, tmp_path_factory):
+    """One figure of the circle, in half of the time."""
+    out = tmp_path_factory.mktemp("runs") / "sphere"
+    status, printed, err = call(
+        environment, *("sphere", "--preset", "tiny", "--figure", "III.3", "--out", out)
+    )
     assert status == 0, err
     return out, printed
 
@@ -287,8 +298,8 @@ def contents(folder):
     return {p.relative_to(folder): p.read_bytes() for p in files}
 
 
-def test_an_existing_run_is_never_overwritten(environment, refused, sphere):
-    out, _ = sphere
+def test_an_existing_run_is_never_overwritten(environment, refused, risks):
+    out, _ = risks
     before = contents(out)
     tiny = ("--preset", "tiny", "--out", out)
     assert "add --resume" in one_line(call(environment, "sphere", *tiny))
@@ -328,11 +339,15 @@ def test_the_template(environment, tmp_path):
 @pytest.mark.parametrize(
     ("name", "figures", "series"),
     [
-        (
-            "sphere",
-            SPHERE,
-            (*SHARED, "biased-lams", "unbiased-gammas", "two-timescale", "density", "population"),
+        pytest.param(
+            *(
+                "sphere",
+                SPHERE,
+                (*SHARED, "biased-lams", "unbiased-gammas", "two-timescale", "density", "population"),
+            ),
+            marks=pytest.mark.slow,
         ),
+        ("risks", ("III.3",), SHARED),
         pytest.param(
             *("torus", TORUS, ("biased-widths", "unbiased-widths", "biased-lams", "unbiased-lams", "atoms")),
             marks=pytest.mark.slow,
@@ -393,11 +408,11 @@ def test_all_figures(environment, langevin):
         assert float(fitted) == pytest.approx(float(linearized), rel=0.2)
 
 
-def test_recorded_distance_is_that_of_the_recorded_particles(sphere):
+def test_recorded_distance_is_that_of_the_recorded_particles(risks):
     """An independent brute-force energy distance between stored angles and the stored diffusion."""
     import xarray as xr
 
-    out, _ = sphere
+    out, _ = risks
     with (
         xr.open_dataset(out / "results" / "biased-widths.nc") as data,
         xr.open_dataset(out / "results" / "diffusion.nc") as diffusion,
@@ -415,6 +430,7 @@ def test_recorded_distance_is_that_of_the_recorded_particles(sphere):
     np.testing.assert_allclose(value, -signed @ chord @ signed, rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_population_distances_near_the_independent_values(sphere):
     """Even at the size for tests the two feature maps differ by an order of magnitude at lam = 1e-3."""
     import xarray as xr
@@ -436,7 +452,7 @@ def wait_for(process, folder, pattern, timeout=600):
 
 
 @pytest.fixture(scope="module")
-def killed(environment, sphere, tmp_path_factory):
+def killed(environment, tmp_path_factory):
     """A run of one figure, killed in the middle of its first and of its second series."""
     out = tmp_path_factory.mktemp("killed") / "sphere"
     arguments = ("sphere", "--preset", "tiny", "--figure", "III.3", "--out", out)
@@ -450,12 +466,12 @@ def killed(environment, sphere, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_resumed_results_equal_uninterrupted_ones_bit_for_bit(environment, sphere, killed):
+def test_resumed_results_equal_uninterrupted_ones_bit_for_bit(environment, risks, killed):
     out, arguments = killed
     status, _, err = call(environment, *arguments, "--resume")
     assert status == 0, err
     for name in SHARED:
-        same_results(sphere[0] / "results" / f"{name}.nc", out / "results" / f"{name}.nc")
+        same_results(risks[0] / "results" / f"{name}.nc", out / "results" / f"{name}.nc")
 
 
 def test_a_killed_template_goes_on_bit_for_bit(environment, tmp_path):
