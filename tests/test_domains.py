@@ -248,7 +248,7 @@ WRITTEN = {
 DOMAINS |= WRITTEN
 
 
-@pytest.mark.slow_cases("ellipse", "ellipse x line")
+@pytest.mark.slow_cases("ellipse", "ellipse x line", "torus2", "cylinder")
 @pytest.mark.core
 @pytest.mark.parametrize("name", DOMAINS)
 def test_generic(name):

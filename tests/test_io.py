@@ -458,6 +458,9 @@ def assert_equal(a, b):
         assert x.dtype == y.dtype and np.asarray(x).tobytes() == np.asarray(y).tobytes()
 
 
+@pytest.mark.slow_cases(
+    "True-box", "True-signed", "True-interval", "True-circle", "False-torus", "False-box", "False-signed"
+)
 @pytest.mark.parametrize("name", PLACES)
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_run_is_loaded_bit_for_bit(name, kept, tmp_path):

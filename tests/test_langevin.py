@@ -226,6 +226,7 @@ def ends_on_one_path(scheme, counts, increments):
     return [jax.jit(jax.vmap(lambda path, n=n: end(path, n)))(increments) for n in counts]
 
 
+@pytest.mark.slow_cases("stochastic Heun")
 @pytest.mark.parametrize("name", SCHEMES)
 def test_weak_order_of_nonlinear_interaction(name):
     """tanh neurons, a well that is not quadratic: E mean(x) at h, h/2, h/4, whose differences fall by 2^p.

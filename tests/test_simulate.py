@@ -242,6 +242,7 @@ FORMS = {
 }
 
 
+@pytest.mark.slow_cases("save_at")
 @pytest.mark.parametrize("form", FORMS)
 def test_jit_vmap_and_forward_mode_run_the_core(form):
     function = lambda rate: final_energy(rate, **FORMS[form])

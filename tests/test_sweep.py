@@ -265,6 +265,7 @@ HIDDEN = {
 }
 
 
+@pytest.mark.slow_cases("a static field-loop", "an object-loop", "a static field-map", "an object-map")
 @pytest.mark.core
 @pytest.mark.parametrize("method", ALL_METHODS)
 @pytest.mark.parametrize("kind", HIDDEN)
