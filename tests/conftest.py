@@ -42,6 +42,8 @@ SHARED = "MFJAX_TEST_PROGRAMS"
 
 def pytest_configure(config):
     config.pluginmanager.register(BoundedMemory())
+    # Python's own collections look at all that JAX keeps, again and again: `BoundedMemory` collects instead.
+    gc.disable()
     if not hasattr(config, "workerinput"):
         os.environ[SHARED] = tempfile.mkdtemp(prefix="mfjax-programs-")
     jax.config.update("jax_compilation_cache_dir", os.environ[SHARED])
@@ -62,8 +64,8 @@ def pytest_runtest_setup(item):
         # No cache asks how a program was compiled.
         forget()
     jax.config.update("jax_disable_most_optimizations", quick)
-    # Checking annotations takes a tenth of the time: the core tests, which call every part, and the slow ones
-    # do it, except where a call is wrong on purpose. There our own message counts.
+    # Checks of annotations take time: the core tests, which call every part, and the slow ones make them,
+    # except where a call is wrong on purpose. There our own message counts.
     marked = lambda name: item.get_closest_marker(name) is not None
     checks = (marked("core") or marked("slow")) and not marked("wrong_calls")
     jaxtyping.config.update("jaxtyping_disable", not checks)
@@ -105,10 +107,6 @@ KEPT, MAPPED = 1.5e9, 30_000
 
 class BoundedMemory:
     """A plugin, since examples of the package do not lie below this file."""
-
-    def __init__(self):
-        # Each collection of Python's own looks at all that JAX keeps: a seventh of the time of the tests.
-        gc.disable()
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_teardown(self):

@@ -23,6 +23,7 @@ TORUS = ("III.10", "III.11", "III.12", "III.13", "III.14")
 LANGEVIN = ("densities", "chaos")
 # What the killed run is made of.
 SHARED = ("diffusion", "biased-widths", "unbiased-widths")
+SERIES = (*SHARED, "biased-lams", "unbiased-gammas", "two-timescale", "density", "population")
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +84,8 @@ def sphere(environment, tmp_path_factory):
 def risks(environment, tmp_path_factory):
     """One figure of the circle, in half of the time."""
     out = tmp_path_factory.mktemp("runs") / "sphere"
-    status, printed, err = call(
-        environment, *("sphere", "--preset", "tiny", "--figure", "III.3", "--out", out)
-    )
+    arguments = ("--preset", "tiny", "--figure", "III.3", "--out", out)
+    status, printed, err = call(environment, "sphere", *arguments)
     assert status == 0, err
     return out, printed
 
@@ -298,6 +298,18 @@ def contents(folder):
     return {p.relative_to(folder): p.read_bytes() for p in files}
 
 
+def same_results(one, other):
+    """Two files of results hold the same bits."""
+    import xarray as xr
+
+    with xr.open_dataset(one) as whole, xr.open_dataset(other) as resumed:
+        assert set(whole.variables) == set(resumed.variables)
+        for variable in whole.variables:
+            a, b = whole[variable].values, resumed[variable].values
+            assert a.dtype == b.dtype, (one, variable)
+            assert np.array_equal(a, b) if a.dtype == object else a.tobytes() == b.tobytes(), variable
+
+
 def test_an_existing_run_is_never_overwritten(environment, refused, risks):
     out, _ = risks
     before = contents(out)
@@ -339,14 +351,7 @@ def test_the_template(environment, tmp_path):
 @pytest.mark.parametrize(
     ("name", "figures", "series"),
     [
-        pytest.param(
-            *(
-                "sphere",
-                SPHERE,
-                (*SHARED, "biased-lams", "unbiased-gammas", "two-timescale", "density", "population"),
-            ),
-            marks=pytest.mark.slow,
-        ),
+        pytest.param("sphere", SPHERE, SERIES, marks=pytest.mark.slow),
         ("risks", ("III.3",), SHARED),
         pytest.param(
             *("torus", TORUS, ("biased-widths", "unbiased-widths", "biased-lams", "unbiased-lams", "atoms")),
@@ -475,29 +480,19 @@ def test_resumed_results_equal_uninterrupted_ones_bit_for_bit(environment, risks
 
 
 def test_a_killed_template_goes_on_bit_for_bit(environment, tmp_path):
-    arguments = ("template", "--preset", "tiny", "--lams", "0.5", "--seeds", "1", "--out")
-    for name in ("whole", "killed"):
-        process = start(environment, *arguments, tmp_path / name)
-        if name == "killed":
-            wait_for(process, tmp_path / name, "checkpoints/distances/**/checkpoint.npz")
-            process.send_signal(signal.SIGKILL)
-        assert finish(process)[0] == (-signal.SIGKILL if name == "killed" else 0)
+    # So many saved times that the kill lands between two of them.
+    sizes = ("--lams", "0.5", "--seeds", "1", "--saves", "256")
+    arguments = ("template", "--preset", "tiny", *sizes, "--out")
+    status, _, err = call(environment, *arguments, tmp_path / "whole")
+    assert status == 0, err
+    process = start(environment, *arguments, tmp_path / "killed")
+    wait_for(process, tmp_path / "killed", "checkpoints/distances/**/checkpoint.npz")
+    process.send_signal(signal.SIGKILL)
+    assert finish(process)[0] == -signal.SIGKILL
     assert not (tmp_path / "killed" / "results").exists()
     status, _, err = call(environment, *arguments, tmp_path / "killed", "--resume")
     assert status == 0, err
     same_results(*(tmp_path / name / "results" / "distances.nc" for name in ("whole", "killed")))
-
-
-def same_results(one, other):
-    """Two files of results hold the same bits."""
-    import xarray as xr
-
-    with xr.open_dataset(one) as whole, xr.open_dataset(other) as resumed:
-        assert set(whole.variables) == set(resumed.variables)
-        for variable in whole.variables:
-            a, b = whole[variable].values, resumed[variable].values
-            assert a.dtype == b.dtype, (one, variable)
-            assert np.array_equal(a, b) if a.dtype == object else a.tobytes() == b.tobytes(), variable
 
 
 @pytest.mark.slow

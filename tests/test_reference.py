@@ -2,7 +2,7 @@
 
 tests/reference: M = 128, N = 4096, lam = 1e-3, gamma = 100, tau = 2^-10, Euclidean step then
 normalization. Bars: 1e-10 relative in float64, 5e-5 in float32, over 1000 steps; the quick run of
-the tests stops after the first 100, in float64.
+the tests stops after the first 250, in float64.
 """
 
 from pathlib import Path
@@ -43,7 +43,7 @@ def circle_run(reference, dtype, steps):
 
 
 @pytest.mark.slow_cases("float64-1000", "float32-1000")
-@pytest.mark.parametrize(("dtype", "steps"), [("float64", 100), ("float64", 1000), ("float32", 1000)])
+@pytest.mark.parametrize(("dtype", "steps"), [("float64", 250), ("float64", 1000), ("float32", 1000)])
 def test_risk_over_a_thousand_steps(reference, dtype, steps):
     energy, (carry, (measures, values)) = circle_run(reference, dtype, steps)
     assert int(carry.status) == 0

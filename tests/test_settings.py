@@ -1,4 +1,4 @@
-"""Settings of JAX that the experiments ask for, on releases that know them and on those that do not."""
+"""Settings: of JAX, that the experiments ask for on releases that know them; and of these tests."""
 
 import os
 import sys
@@ -7,7 +7,10 @@ from types import SimpleNamespace
 
 import jax
 import jaxlib
+import jaxtyping
 import pytest
+
+from mfjax._engine.host import chunk_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,3 +29,26 @@ def test_an_option_that_ends_the_process_is_not_asked_for(version, asked, monkey
     monkeypatch.delenv("XLA_FLAGS")
     prepare_jax(SimpleNamespace(quick_compilation=True, precision="float64"))
     assert ("fusion_emitters" in os.environ.get("XLA_FLAGS", "")) == asked
+
+
+def is_checked():
+    """Whether a wrong argument is met by its annotation."""
+    with pytest.raises(Exception) as caught:
+        chunk_of("16")
+    return isinstance(caught.value, jaxtyping.TypeCheckError)
+
+
+@pytest.mark.core
+def test_the_core_checks_annotations():
+    assert is_checked()
+
+
+@pytest.mark.slow
+def test_slow_tests_check_annotations():
+    assert is_checked()
+
+
+@pytest.mark.core
+@pytest.mark.wrong_calls
+def test_wrong_calls_meet_our_own_messages():
+    assert not is_checked()
