@@ -155,6 +155,7 @@ def test_algebraic_decay_is_only_for_a_risk_that_vanishes():
         bounds.algebraic_decay(unbiased(0.1), mu, jnp.array([1.0, jnp.nan]))
 
 
+@pytest.mark.slow_cases("0.0")
 @pytest.mark.parametrize("center", [0.0, 1.0])
 def test_semiconvexity_bounds_the_hessian_of_the_potential(center):
     """V'' >= -C on the circle for random measures of many levels; V along arcs through the retraction."""

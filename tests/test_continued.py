@@ -35,6 +35,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 def test_saved_times_may_begin_a_rounding_beside_the_end_of_the_run_before():
     flow = mf.flows.Wasserstein(WELL, LINE)
     half = mf.simulate(flow, MU, save_at=[0.1, 0.3])

@@ -126,6 +126,7 @@ ENERGIES = {
 }
 
 
+@pytest.mark.slow
 def test_points_are_targets_of_equal_masses():
     torus, points = mf.domains.Torus(1), jnp.array([[0.1], [0.4], [0.9]])
     mu, nu = Particles(jnp.array([[0.2], [0.7]])), Particles(points)
@@ -148,6 +149,8 @@ def test_points_are_targets_of_equal_masses():
     "mmd, torus",
     "reduced risk, unbiased, N < M",
     "reduced risk, modes of a circle",
+    "mmd, laplace",
+    "reduced risk, unbiased, M < N",
 )
 @pytest.mark.parametrize("name", ENERGIES)
 def test_generic(name):
@@ -156,7 +159,7 @@ def test_generic(name):
     check_energy(energy, particles(), variants=variants)
 
 
-@pytest.mark.slow_cases("sum")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["risk", "sum"])
 def test_generic_single_precision(name):
     make, values = ENERGIES[name]

@@ -153,7 +153,7 @@ def neurons_at(t1, kind, a, b, c, teachers):
     return (end[:n] if kind == "free" else np.linalg.norm(b, axis=1)), b
 
 
-@pytest.mark.slow_cases("free-2.0-1", "free-2.0-2", "bound-4.0-1")
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [1, 2])
 @pytest.mark.parametrize(("kind", "beta"), [("free", 2.0), ("bound", 4.0)])
 def test_neurons_by_gradient_flow(kind, beta, dim):

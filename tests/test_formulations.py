@@ -173,7 +173,11 @@ def test_generic_checks_on_particles(name, dtype):
 
 
 @pytest.mark.slow_cases(
-    "none-float64-separated", "heat-float32-separated", "none-float64-transported", "heat-float32-chaos"
+    "none-float64-separated",
+    "heat-float32-separated",
+    "none-float64-transported",
+    "heat-float32-chaos",
+    "heat-float32-transported",
 )
 @pytest.mark.parametrize("name", ["separated", "transported", "chaos"])
 @pytest.mark.parametrize(

@@ -233,6 +233,13 @@ PLACES = {
     "noise",
     "sweep of runs, loop",
     "sweep of runs, map",
+    "derivative of a run",
+    "own kernel",
+    "potential",
+    "observable",
+    "function of optax",
+    "batch of runs",
+    "gibbs",
 )
 @pytest.mark.parametrize("place", PLACES)
 def test_a_global_is_what_it_is_now(place, monkeypatch):

@@ -291,7 +291,7 @@ def runs():
     return results
 
 
-@pytest.mark.slow_cases("1.0")
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma", [1.0, 0.3, 0.1])
 def test_fokker_planck_free_energy_drops_by_the_dissipation(runs, sigma):
     run, found = runs[sigma]

@@ -75,6 +75,7 @@ def energies(domain, mu):
 ENERGIES = ["entropy", "power", "potential", "mmd", "porous", "joint", "mixed"]
 
 
+@pytest.mark.slow_cases("box-mixed")
 @pytest.mark.core
 @pytest.mark.parametrize(
     "where, name",
@@ -219,6 +220,7 @@ def test_discontinuous_data_stay_positive(dtype):
     assert drift <= {"float64": 1e-13, "float32": 2e-6}[dtype]
 
 
+@pytest.mark.slow_cases("box-1.0")
 @pytest.mark.parametrize("tau", [1e-4, 1.0, 1e6])
 @pytest.mark.parametrize("where", DOMAINS)
 def test_linear_solve_against_dense(where, tau):

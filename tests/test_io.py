@@ -459,7 +459,15 @@ def assert_equal(a, b):
 
 
 @pytest.mark.slow_cases(
-    "True-box", "True-signed", "True-interval", "True-circle", "False-torus", "False-box", "False-signed"
+    "True-box",
+    "True-signed",
+    "True-interval",
+    "True-circle",
+    "False-torus",
+    "False-box",
+    "False-signed",
+    "True-torus",
+    "True-sphere",
 )
 @pytest.mark.parametrize("name", PLACES)
 @pytest.mark.parametrize("kept", [True, False])

@@ -84,7 +84,7 @@ def test_forces_are_the_slope_of_the_value(domain, inner, dtype):
         np.testing.assert_allclose((ahead - behind) / 2e-6, jnp.sum(by_points * along), rtol=1e-6)
 
 
-@pytest.mark.slow_cases("torus", "line")
+@pytest.mark.slow
 @pytest.mark.parametrize("domain", [LINE, INTERVAL, TORUS], ids=["line", "interval", "torus"])
 def test_padding_cuts_no_spacings(domain):
     """Particles of zero mass, known or traced, between the others, beyond them or on one of them."""

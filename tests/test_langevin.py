@@ -275,6 +275,7 @@ def test_without_noise_stochastic_heun_is_heun():
     np.testing.assert_array_equal(*ends)
 
 
+@pytest.mark.slow_cases("float32")
 def test_both_schemes_see_the_same_noise(dtype):
     """Without a drift both are the Brownian path itself; the dtype is that of the particles."""
     mu = Particles(START.points.astype(dtype))

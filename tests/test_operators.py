@@ -47,7 +47,7 @@ def check(operator, matrix, dtype, key=0, scale=None):
     close(operator.matrix(), matrix, dtype)
 
 
-@pytest.mark.slow_cases("float32-None", "float64-None", "float64-0.0")
+@pytest.mark.slow_cases("float32-None", "float64-None", "float64-0.0", "float32-0.0")
 @pytest.mark.core
 @pytest.mark.parametrize("bias", [None, 0.0, 0.5, -0.7, 3.0, -3.0])
 def test_windows_are_the_matrix(bias, dtype):

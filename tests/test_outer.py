@@ -266,7 +266,7 @@ def derivatives(solver, problem, tangent):
     return value, first, second, jax.grad(function)(problem)
 
 
-@pytest.mark.slow_cases("newton-3", "norm-3")
+@pytest.mark.slow_cases("newton-3", "norm-3", "newton-1.5")
 @pytest.mark.parametrize(("name", "solver", "p"), [pytest.param(*c, id=c[0]) for c in derivative_cases()])
 def test_derivatives_of_the_solution_to_second_order(name, solver, p):
     rng = np.random.default_rng(1)
@@ -289,7 +289,7 @@ def test_derivatives_of_the_solution_to_second_order(name, solver, p):
     assert float(gradient.masses[2]) == pytest.approx(one_sided, rel=1e-5)
 
 
-@pytest.mark.slow_cases("norm-3")
+@pytest.mark.slow_cases("norm-3", "newton-3")
 @pytest.mark.parametrize(("name", "solver", "p"), [pytest.param(*c, id=c[0]) for c in derivative_cases()])
 def test_no_derivative_is_nan_where_all_outer_weights_are_at_the_minimizer(name, solver, p):
     # With b = c A m the solution is alpha = 0, and f'' is 0, finite or infinite there.

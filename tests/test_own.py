@@ -125,7 +125,7 @@ SEARCHES = {
 }
 
 
-@pytest.mark.slow_cases("lbfgs")
+@pytest.mark.slow_cases("lbfgs", "polyak")
 @pytest.mark.parametrize("kind", SEARCHES)
 def test_optimizers_that_need_the_value(kind):
     scales = jnp.array([1.0, 5.0])

@@ -39,9 +39,9 @@ def radius(t, lam, temperature, start):
     return (limit + (start**3 - limit) * np.exp(-3 * lam * t)) ** (1 / 3)
 
 
-@pytest.mark.slow_cases("0.0-1.0-cells0")
+@pytest.mark.slow
 @pytest.mark.optimized
-@pytest.mark.parametrize("cells", [(100, 200), pytest.param((100, 200, 400), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cells", [(100, 200), (100, 200, 400)])
 @pytest.mark.parametrize(("lam", "temperature"), [(0.0, 1.0), (2.0, 1.0), (8.0, 0.5)])
 def test_barenblatt(lam, temperature, cells):
     """Spreading, relaxing outwards and (lam = 8) shrinking: mass, sign, L1 order, front within one cell."""

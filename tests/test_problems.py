@@ -193,7 +193,7 @@ def test_gaussian_quadrature_has_the_moments_of_the_normal_law():
         np.testing.assert_allclose(p @ (x[:, 0] ** a * x[:, 1] ** b), exact, atol=1e-10, rtol=1e-10)
 
 
-@pytest.mark.slow_cases("0.0")
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [0.0, 0.5])
 def test_population_targets_are_the_image_of_the_teacher(bias):
     """y by moments = integral of the features against the density, and sampled data come near it."""

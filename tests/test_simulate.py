@@ -242,7 +242,7 @@ FORMS = {
 }
 
 
-@pytest.mark.slow_cases("save_at")
+@pytest.mark.slow_cases("save_at", "steps")
 @pytest.mark.parametrize("form", FORMS)
 def test_jit_vmap_and_forward_mode_run_the_core(form):
     function = lambda rate: final_energy(rate, **FORMS[form])
@@ -256,6 +256,7 @@ def test_jit_vmap_and_forward_mode_run_the_core(form):
     np.testing.assert_allclose(tangent, slope, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_reverse_mode_through_steps():
     slope = jax.grad(final_energy)(1.0)
     np.testing.assert_allclose(slope, jax.jacfwd(final_energy)(1.0), rtol=1e-13)

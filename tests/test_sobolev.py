@@ -150,7 +150,7 @@ def test_closed_form_against_a_long_series(source):
         assert gap > 0.1 * float(jnp.sum(MASSES**2)) * tail / 2
 
 
-@pytest.mark.slow_cases("shape1")
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(15,), (6, 8)])
 def test_values_on_a_grid(shape):
     """Potential in the cells = series at their centers = derivative in the masses."""

@@ -232,7 +232,7 @@ def test_proximal_is_implicit_euler_and_stable_where_euler_is_not(dtype):
     assert not float(carry.evaluation.energy) < 1e6
 
 
-@pytest.mark.slow_cases("0.05")
+@pytest.mark.slow
 @pytest.mark.parametrize("dt", [0.05, 5.0])
 def test_each_proximal_step_obeys_the_variational_inequality(dt):
     """F(x^{k+1}) + W_2^2 / (2 dt) <= F(x^k), the distance recomputed here as an arc length."""

@@ -214,17 +214,7 @@ CLOSURES = {
 }
 
 
-@pytest.mark.slow_cases(
-    "a gradient-loop",
-    "a gradient-vmap",
-    "a kernel-loop",
-    "a lambda-loop",
-    "an observable-vmap",
-    "a lambda-vmap",
-    "nested-vmap",
-    "an observable-loop",
-    "nested-loop",
-)
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", CLOSURES)
 def test_a_function_may_close_over_a_number(kind, method, tmp_path):
@@ -708,7 +698,7 @@ def test_arrays_are_traced_once_for_all_cells(monkeypatch):
     assert len(calls) == few
 
 
-@pytest.mark.slow_cases("loop")
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_schedule_may_read_a_number_of_its_cell(method):
     """What a table says of the domain is asked of a flow whose function holds a number of the trace."""

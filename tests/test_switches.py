@@ -54,6 +54,9 @@ RUNS = {
     "multirate-jax_debug_nans",
     "multirate-jax_numpy_rank_promotion",
     "multirate-jax_check_tracer_leaks",
+    "density-jax_numpy_dtype_promotion",
+    "density-jax_numpy_rank_promotion",
+    "sweep-jax_numpy_rank_promotion",
 )
 @pytest.mark.parametrize("switch", SWITCHES)
 @pytest.mark.parametrize("kind", RUNS)
