@@ -21,7 +21,8 @@ SPHERE = ("III.1", "III.2", "III.3", "III.4", "III.5", "III.6", "III.7", "identi
 TORUS = ("III.10", "III.11", "III.12", "III.13", "III.14")
 # The others need programs that take half a minute to compile; `test_all_figures` draws them.
 LANGEVIN = ("densities", "chaos")
-# What the killed run is made of.
+# A run of one figure, and what it is made of.
+ONE_FIGURE = ("sphere", "--preset", "tiny", "--figure", "III.3", "--out")
 SHARED = ("diffusion", "biased-widths", "unbiased-widths")
 SERIES = (*SHARED, "biased-lams", "unbiased-gammas", "two-timescale", "density", "population")
 
@@ -84,8 +85,7 @@ def sphere(environment, tmp_path_factory):
 def risks(environment, tmp_path_factory):
     """One figure of the circle, in half of the time."""
     out = tmp_path_factory.mktemp("runs") / "sphere"
-    arguments = ("--preset", "tiny", "--figure", "III.3", "--out", out)
-    status, printed, err = call(environment, "sphere", *arguments)
+    status, printed, err = call(environment, *ONE_FIGURE, out)
     assert status == 0, err
     return out, printed
 
@@ -457,17 +457,23 @@ def wait_for(process, folder, pattern, timeout=600):
 
 
 @pytest.fixture(scope="module")
-def killed(environment, tmp_path_factory):
+def killed_once(environment, tmp_path_factory):
     """A run of one figure, killed in the middle of its first and of its second series."""
     out = tmp_path_factory.mktemp("killed") / "sphere"
-    arguments = ("sphere", "--preset", "tiny", "--figure", "III.3", "--out", out)
-    for resume, place in (((), SHARED[1]), (("--resume",), SHARED[2])):
-        process = start(environment, *arguments, *resume)
+    for resume, place in ((), SHARED[1]), (("--resume",), SHARED[2]):
+        process = start(environment, *ONE_FIGURE, out, *resume)
         wait_for(process, out, f"checkpoints/{place}/**/checkpoint.npz")
         process.send_signal(signal.SIGKILL)
         assert finish(process)[0] == -signal.SIGKILL
     assert not (out / "results" / f"{SHARED[2]}.nc").exists()
-    return out, arguments
+    return out
+
+
+@pytest.fixture
+def killed(killed_once, tmp_path):
+    """A copy of the killed run, which a test may finish or spoil, and its arguments."""
+    out = shutil.copytree(killed_once, tmp_path / "sphere")
+    return out, (*ONE_FIGURE, out)
 
 
 @pytest.mark.slow
@@ -506,7 +512,6 @@ def test_a_foreign_checkpoint_is_refused_and_kept(environment, killed):
     status, _, err = call(environment, *arguments, "--resume")
     assert status == 2 and err.count("\n") == 1 and "holds another run" in err, err
     assert contents(out) == before
-    manifest.write_text(original)
 
 
 @pytest.mark.slow
@@ -519,7 +524,6 @@ def test_a_damaged_checkpoint_is_one_line(environment, killed):
     status, _, err = call(environment, *arguments, "--resume")
     assert status == 2 and err.count("\n") == 1 and "checkpoint.npz is damaged" in err, err
     assert contents(out) == before
-    checkpoint.write_bytes(original)
 
 
 def test_interrupt_tells_how_to_go_on(environment, tmp_path):
