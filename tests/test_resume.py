@@ -235,8 +235,9 @@ def test_a_killed_process(kind, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "count"), [("run", 20), ("loop", 5), ("vmap", 5)])
+@pytest.mark.parametrize(("kind", "count"), [("run", 20), ("loop", 7), ("map", 7), ("vmap", 6)])
 def test_twenty_random_kills(kind, count, tmp_path):
+    """Twenty of a run, and twenty of a sweep."""
     kill_and_resume(kind, count, 2026, tmp_path)
 
 

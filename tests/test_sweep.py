@@ -16,6 +16,8 @@ import mfjax as mf
 from mfjax import status as codes
 from mfjax._engine.cells import Cells
 from mfjax._engine.identity import step_program
+from mfjax._engine.programs import OfForm
+from mfjax._numerics import compiled
 
 LAMS, WIDTHS, SEEDS = [0.03, 0.1, 0.3, 1.0], [3, 5], range(3)
 METHODS = ["loop", "vmap"]
@@ -173,7 +175,7 @@ def test_what_no_parameter_reaches_is_shared():
     assert batch.flow.energy.lam.shape == (3,) and one.flow.energy.lam == 0.2
     assert batch.flow.energy.data.x is one.flow.energy.data.x
     assert batch.flow.energy.data.x.shape == (50, 2) and batch.measure.points.shape == (4, 2)
-    assert sum(cells.varying) == 1
+    assert sum(cells.form.varying) == 1
 
 
 def test_parameters_promote_nothing():
@@ -253,6 +255,8 @@ HIDDEN = {
     "a static field": static_field,
     "a list": lambda a: well(lambda x, kept=[a]: kept[0] * x @ x),
     "a global": lambda a: well(lambda x: a * GLOBAL * x @ x),
+    # Of libraries alone, which hold a number all the same.
+    "a partial": lambda a: well(functools.partial(jnp.vdot, a * jnp.ones(2))),
 }
 
 
@@ -269,6 +273,32 @@ def test_a_number_that_hides_is_that_of_its_cell(kind, method, tmp_path):
         np.testing.assert_allclose(table["energy"][i], run.observables["energy"], rtol=1e-12)
     if path is not None:
         assert_tables_equal(mf.sweep(fn, a=values, path=path, resume=True), table)
+
+
+@pytest.mark.parametrize("method", ["loop", "vmap"])
+def test_the_loop_of_what_libraries_made_is_traced_once(method):
+    """Another number, start, or number within a field of the same structure: the loop is the same."""
+
+    def call(scale, exponent, seed):
+        mu = mf.measures.Particles.sample(mf.domains.Euclidean(1), jr.key(seed), 4)
+        energy = mf.energies.MMD(mf.kernels.Gaussian(0.5), mf.measures.Particles(mu.points + 1))
+
+        def fn(lam):
+            flow = mf.flows.Wasserstein(lam * scale * energy, mf.domains.Euclidean(1))
+            return mf.Simulation(flow, mu, stepper=mf.steppers.Euler(0.1 * 2.0**exponent), steps=4)
+
+        return mf.sweep(fn, method=method, lam=[0.1, 0.2]), [mf.simulate(fn(lam)) for lam in (0.1, 0.2)]
+
+    loops = lambda: {key for key in compiled._by_structure if isinstance(key[0][0], OfForm)}
+    compiled.clear()
+    call(1.0, 0, 0)
+    made = loops()
+    assert made
+    for numbers in [(2.0, 0, 0), (1.0, 1, 1), (3.0, -1, 2)]:
+        table, runs = call(*numbers)
+        for energy, run in zip(table["energy"], runs, strict=True):
+            np.testing.assert_allclose(energy, run.observables["energy"], rtol=1e-12)
+    assert loops() == made
 
 
 @pytest.mark.slow_cases("map")

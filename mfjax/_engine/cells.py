@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mfjax._engine.devices import over_devices, put
 from mfjax._engine.programs import Programs
 from mfjax._engine.simulation import Simulation
-from mfjax._numerics.compiled import Program, is_array, shapes_of
+from mfjax._numerics.compiled import Form, Program, is_array, shapes_of
 
 
 class Inputs(NamedTuple):
@@ -32,14 +32,20 @@ class Cells:
 
     The arrays that `fn` makes are computed once a cell, those that no number reaches once in all, and are
     arguments of the loop. Inside the loop `fn` is called again, where its arrays are replaced by these: what
-    is left are the numbers that it keeps elsewhere, in closures, objects and static fields.
+    is left are the numbers that it keeps elsewhere, in closures, objects and static fields. What is made of
+    libraries alone keeps none, and its loop is traced once for all calls.
     """
 
     def __init__(self, fn: Callable[..., Any], constant: dict[str, Any], columns: dict[str, Any]):
         self.fn, self.constant, self.columns = fn, constant, columns
         self.names = sorted(columns)
+        # Weakly typed, as Python numbers are, the numbers of a cell promote nothing.
+        kinds = [jnp.asarray(columns[name][:1]).dtype for name in self.names]
+        self.values_like = [jax.ShapeDtypeStruct((), kind, weak_type=True) for kind in kinds]
         self.program = Program(self._arrays, self.values_like)
-        self.varying = self.program.varying
+        self.form = self.program.form
+        # The result of one cell, with shapes in place of arrays.
+        self.outline: Any = self.program.shapes
         self.number = len(self.columns[self.names[0]]) if self.names else 1
 
     def result(self, values: list[Any]) -> Any:
@@ -52,25 +58,14 @@ class Cells:
         """What `fn` returns for the Python numbers of a cell."""
         return self.fn(**self.constant, **{name: self.columns[name][index].item() for name in self.names})
 
-    @property
-    def values_like(self) -> list[Any]:
-        """The numbers of a cell as shapes: weakly typed, as Python numbers are, they promote nothing."""
-        kind = lambda name: jnp.asarray(self.columns[name][:1]).dtype
-        return [jax.ShapeDtypeStruct((), kind(name), weak_type=True) for name in self.names]
-
     def _arrays(self, values: list[Any]) -> Any:
         return jax.tree.map(lambda leaf: jnp.asarray(leaf) if is_array(leaf) else leaf, self.result(values))
-
-    @property
-    def outline(self) -> Any:
-        """The result of one cell, with shapes in place of arrays."""
-        return self.program.shapes
 
     def _part(self, varying: bool) -> Callable[[list[Any]], list[Any]]:
         """The arrays of a cell that vary, or those that do not."""
 
         def part(values):
-            pairs = zip(self.program.replayed(*values), self.varying, strict=True)
+            pairs = zip(self.program.replayed(*values), self.form.varying, strict=True)
             return [leaf for leaf, v in pairs if v == varying]
 
         return part
@@ -119,14 +114,11 @@ class Cells:
     def simulation(self, inputs: Inputs) -> Simulation:
         """The run of one cell, its arrays taken from `inputs`."""
         dynamic, static = eqx.partition(self.result(inputs.values), is_array)
-        own, shared = iter(inputs.own), iter(inputs.shared)
-        leaves = [next(own) if varies else next(shared) for varies in self.varying]
-        return eqx.combine(jax.tree.unflatten(jax.tree.structure(dynamic), leaves), static)
+        return Form(jax.tree.structure(dynamic), static, self.form.varying)(inputs.own, inputs.shared)
 
     def assembled(self, inputs: Inputs) -> Any:
         """The result of one cell or of several, as far as it consists of arrays."""
-        own, shared = iter(inputs.own), iter(inputs.shared)
-        return self.program.assembled([next(own) if varies else next(shared) for varies in self.varying])
+        return self.form(inputs.own, inputs.shared)
 
     def arrays_of_many(self, method: str, mesh: Mesh | None = None) -> Program:
         """What `fn` returns, of numbers of many cells."""
@@ -135,10 +127,11 @@ class Cells:
     def programs(self, method: str, mesh: Mesh | None = None) -> Programs:
         """The loop over time of one cell ("loop"), or of a batch: "vmap" or "map", divided over a mesh."""
         if method == "loop":
-            return Programs(self.simulation)
+            return Programs(self.simulation, self.form)
         one = self.inputs_of_one
         own, shared = len(one.values) + len(one.own), len(one.shared)
-        return Programs(self.simulation, one, lambda counts: Batch(method, mesh, own, shared, counts))
+        lift = lambda counts: Batch(method, mesh, own, shared, counts)
+        return Programs(self.simulation, self.form, one, lift)
 
 
 class Batch(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 
 from mfjax._engine.loop import advance, advance_steps, begin, close
 from mfjax._engine.simulation import Simulation
-from mfjax._numerics.compiled import Lift, Program, is_array, program, shapes_of
+from mfjax._numerics.compiled import Form, Lift, Program, is_array, known_program, program, shapes_of
 
 
 class Chunk(NamedTuple):
@@ -19,8 +19,20 @@ class Chunk(NamedTuple):
     saves: int
 
 
+class OfForm(NamedTuple):
+    """`function` of a run that is known but for the arrays among its inputs."""
+
+    function: Callable
+
+    def __call__(self, form: Form, inputs: Any, *rest: Any) -> Any:
+        return self.function(form(inputs.own, inputs.shared), *rest)
+
+
 class Programs:
     """The loop over time for one kind of `inputs`: a `Simulation`, or what `make` makes one of.
+
+    `form` is that one without its arrays: where it holds nothing that others have written, which could hide
+    numbers, `make` is not asked.
 
     Of a batch, functions are traced for the cell `one`, whatever the size, and `lift(counts)` makes them
     functions of many, of which the last `counts` arrays are the same for all; records have the saved times
@@ -30,10 +42,11 @@ class Programs:
     def __init__(
         self,
         make: Callable[[Any], Simulation] | None = None,
+        form: Form | None = None,
         one: Any = None,
         lift: Callable[[int], Lift] | None = None,
     ):
-        self._make, self._one, self._lift = make, one, lift
+        self._make, self._form, self._one, self._lift = make, form, one, lift
         self.axis = 0 if lift is None else 1
         self._made: dict[Any, Program] = {}
         self._lock = threading.RLock()
@@ -47,15 +60,17 @@ class Programs:
             return self._made[key]
 
     def _program(self, function: Callable, inputs: Any, *rest: Any) -> Program:
-        if self._make is None:
+        if (make := self._make) is None:
             return program(function, inputs, *rest)
-        make = self._make
-        of_made = lambda inputs, *rest: function(make(inputs), *rest)
-        if self._lift is None:
-            return Program(of_made, inputs, *rest)
-        if rest:
-            rest = (self.find(begin, inputs).shapes[0], *rest[1:])
-        return Program(of_made, self._one, *rest).lifted(self._lift(sum(map(is_array, rest[1:]))))
+        counts = sum(map(is_array, rest[1:]))
+        if self._lift is not None:
+            inputs = self._one
+            rest = (self.find(begin, inputs).shapes[0], *rest[1:]) if rest else rest
+        made = known_program(OfForm(function), self._form, inputs, *rest)
+        if made is None:
+            # Others may have changed what it reads since it was last traced.
+            made = Program(lambda inputs, *rest: function(make(inputs), *rest), inputs, *rest)
+        return made if self._lift is None else made.lifted(self._lift(counts))
 
     def _call(self, function: Callable, *arguments: Any) -> Any:
         return self.find(function, *arguments)(*arguments)

@@ -102,6 +102,20 @@ class _Machine:
 Lift = Callable[[Callable], Callable]
 
 
+class Form(eqx.Module):
+    """What a program returns beside arrays: their `structure`, which of them vary, and the `rest`."""
+
+    structure: Any = eqx.field(static=True)
+    rest: Any
+    varying: tuple[bool, ...] = eqx.field(static=True)
+
+    def __call__(self, varying: list[Any], same: list[Any]) -> Any:
+        """The result with the arrays that follow from the arguments, and those that do not."""
+        first, second = iter(varying), iter(same)
+        leaves = [next(first) if varies else next(second) for varies in self.varying]
+        return eqx.combine(jax.tree.unflatten(self.structure, leaves), self.rest)
+
+
 class Program:
     """`function(*arguments)` of pytrees, for arrays of the shapes that it was made with.
 
@@ -165,6 +179,11 @@ class Program:
         return self._machine.jitted.lower(self.constants, *self._like).as_text()
 
     @property
+    def form(self) -> "Form":
+        """The result without its arrays."""
+        return Form(self._outputs, self._rest, tuple(self.varying))
+
+    @property
     def shapes(self) -> Any:
         """The result, with shapes in place of arrays."""
         return self.assembled(self._results)
@@ -221,9 +240,15 @@ def program(function: Callable, *arguments: Any, differentiable: bool = False) -
 
     `function` is one of the library, and reads nothing but its arguments and what those reach.
     """
+    made = known_program(function, *arguments, differentiable=differentiable)
+    return Program(function, *arguments, differentiable=differentiable) if made is None else made
+
+
+def known_program(function: Callable, *arguments: Any, differentiable: bool = False) -> Program | None:
+    """The program of `function`, one of the library, where nothing that others have written enters."""
     key = _key(function, arguments) if from_libraries(arguments) else None
     if key is None:
-        return Program(function, *arguments, differentiable=differentiable)
+        return None
     make = lambda: Program(function, *shapes_of(arguments), differentiable=differentiable)
     return _by_structure.find((key, differentiable), make)
 
