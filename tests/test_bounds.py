@@ -87,9 +87,7 @@ def smooth_density(domain, sign):
 
 
 @pytest.mark.slow_cases("circle")
-@pytest.mark.parametrize(
-    "domain", [pytest.param(CIRCLE, id="circle"), pytest.param(LINE, id="interval", marks=pytest.mark.core)]
-)
+@pytest.mark.parametrize("domain", [pytest.param(CIRCLE, id="circle"), pytest.param(LINE, id="interval")])
 def test_negative_sobolev_norm_against_its_definition(domain):
     """The supremum over h as a quadratic form, nu^T L^-1 nu, 1 / density averaged at faces; order two."""
     values = []

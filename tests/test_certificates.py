@@ -17,8 +17,6 @@ from mfjax import problems
 from mfjax._engine.loop import trajectory
 from mfjax.theory.certificates import certify, format_table, identifiability
 
-pytestmark = pytest.mark.core
-
 CIRCLE = mf.domains.Sphere(1)
 
 

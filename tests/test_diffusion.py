@@ -126,7 +126,6 @@ def heat_case(name):
 
 
 @pytest.mark.slow_cases("torus")
-@pytest.mark.core
 @pytest.mark.parametrize("name", ["circle", "interval", "torus"])
 def test_heat_equation(name):
     """One Fourier mode: its discrete decay rate to the tolerance, the exact one to second order."""

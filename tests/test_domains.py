@@ -249,7 +249,6 @@ DOMAINS |= WRITTEN
 
 
 @pytest.mark.slow_cases("ellipse", "ellipse x line", "torus2", "cylinder")
-@pytest.mark.core
 @pytest.mark.parametrize("name", DOMAINS)
 def test_generic(name):
     domain, cells, volume = DOMAINS[name]

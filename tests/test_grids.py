@@ -76,7 +76,6 @@ ENERGIES = ["entropy", "power", "potential", "mmd", "porous", "joint", "mixed"]
 
 
 @pytest.mark.slow_cases("box-mixed")
-@pytest.mark.core
 @pytest.mark.parametrize(
     "where, name",
     [("circle", "mixed"), ("box", "mixed")] + [(w, e) for w in ("interval", "torus") for e in ENERGIES],

@@ -14,8 +14,6 @@ from mfjax._engine.loop import trajectory
 from mfjax.measures import Grid, Particles, padded_weights
 from mfjax.regularizers import Quadratic
 
-pytestmark = pytest.mark.core
-
 CIRCLE = mf.domains.Sphere(1)
 LINE = mf.domains.Interval(-2.0, 2.0)
 # One network for the identities: tanh neurons on the line, whose quadratic form is positive semidefinite.

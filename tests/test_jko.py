@@ -46,7 +46,6 @@ def cosine_quantiles(n, amplitude):
 # --- spacings ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("domain", [LINE, INTERVAL, TORUS], ids=["line", "interval", "torus"])
 @pytest.mark.parametrize(
     "inner",

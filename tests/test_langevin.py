@@ -18,8 +18,6 @@ from mfjax.steppers import EulerMaruyama, Heun, StochasticHeun
 from mfjax.steppers.noise import brownian
 from mfjax.theory import fit_rate
 
-pytestmark = pytest.mark.core
-
 LINE = mf.domains.Euclidean(1)
 SCHEMES = {"Euler-Maruyama": EulerMaruyama, "stochastic Heun": StochasticHeun}
 

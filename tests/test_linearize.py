@@ -154,7 +154,6 @@ def test_spectral_gap_of_the_circle_teacher(gamma, degree):
     assert galerkin_rates(gamma, degree, 1)[0] == pytest.approx(GAPS[gamma], abs=5.1e-6)
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("order, scale", [(2.0, 0.5), (3.0, 1.0)])
 def test_ultra_fast_diffusion_rates_on_a_grid(order, scale):
     """order * scale times the spectrum of the weighted Laplacian, to 1e-6 after extrapolation in the mesh."""

@@ -69,7 +69,6 @@ def functions(regularizer):
 POINTS = np.array([-4.0, -0.7, -0.05, 0.3, 1.1, 6.0])
 
 
-@pytest.mark.core
 @given(
     t=st.lists(st.floats(-3, 3), min_size=6, max_size=6),
     s=st.lists(st.floats(-20, 20), min_size=6, max_size=6),

@@ -103,7 +103,7 @@ def traced_axes(fn: Callable[..., Any], axes: Mapping[str, tuple], static: Seque
         like = [_weak(axes[name]) for name in traced]
         cell = lambda *values: fn(**(constant | dict(zip(traced, values, strict=True))))
         try:
-            jax.eval_shape(lambda *values: eqx.filter(cell(*values), is_array), *like)
+            jax.eval_shape(lambda *values: jax.tree.leaves(eqx.filter(cell(*values), is_array)), *like)
         except CONFUSED as error:
             return error
         return None

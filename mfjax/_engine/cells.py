@@ -30,10 +30,10 @@ class Inputs(NamedTuple):
 class Cells:
     """`fn` of the structural values `constant` and of numbers, given as `columns` of one entry a cell.
 
-    The arrays that `fn` makes are computed once a cell, those that no number reaches once in all, and are
+    The arrays that `fn` makes are computed once a cell, those that depend on no axis once in all, and are
     arguments of the loop. Inside the loop `fn` is called again, where its arrays are replaced by these: what
-    is left are the numbers that it keeps elsewhere, in closures, objects and static fields. What is made of
-    libraries alone keeps none, and its loop is traced once for all calls.
+    is left are the numbers that it keeps elsewhere, in closures, objects and static fields. A result that is
+    made of library code alone keeps none: its loop is traced once, and used again by later calls.
     """
 
     def __init__(self, fn: Callable[..., Any], constant: dict[str, Any], columns: dict[str, Any]):

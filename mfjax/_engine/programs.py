@@ -20,7 +20,7 @@ class Chunk(NamedTuple):
 
 
 class OfForm(NamedTuple):
-    """`function` of a run that is known but for the arrays among its inputs."""
+    """`function` of a run of which all but the arrays, which are among its inputs, is known already."""
 
     function: Callable
 
@@ -31,8 +31,8 @@ class OfForm(NamedTuple):
 class Programs:
     """The loop over time for one kind of `inputs`: a `Simulation`, or what `make` makes one of.
 
-    `form` is that one without its arrays: where it holds nothing that others have written, which could hide
-    numbers, `make` is not asked.
+    `form` is that one without its arrays. If it contains no code of a user, which could hide numbers, `make`
+    is not called.
 
     Of a batch, functions are traced for the cell `one`, whatever the size, and `lift(counts)` makes them
     functions of many, of which the last `counts` arrays are the same for all; records have the saved times

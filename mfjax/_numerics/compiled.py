@@ -2,10 +2,11 @@
 
 `jax.jit` knows a program by the identity of its function, and keeps running what a global or an attribute
 was when the function was first traced. Here functions are traced again, which sees every number that they
-read, and machine code is shared by all programs whose traces are equal. Where nothing enters that others
-have written, the program of the last time is right, and is not traced again.
+read, and machine code is shared by all programs whose traces are equal. If no code of a user is involved, the
+earlier program is still valid, and is used again without tracing.
 """
 
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from copy import copy
 from dataclasses import fields, is_dataclass
 from functools import cached_property, partial, wraps
 from types import FunctionType
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -103,7 +104,7 @@ Lift = Callable[[Callable], Callable]
 
 
 class Form(eqx.Module):
-    """What a program returns beside arrays: their `structure`, which of them vary, and the `rest`."""
+    """What a program returns apart from its arrays: their `structure`, which of them vary, and the `rest`."""
 
     structure: Any = eqx.field(static=True)
     rest: Any
@@ -289,7 +290,7 @@ def _key(function: Callable, arguments: Any) -> Any:
     """What decides a program, if that can be compared; `None` if it cannot."""
     leaves, structure = jax.tree.flatten(arguments)
     kinds = tuple(
-        (s.shape, s.dtype, s.weak_type, s.sharding) if isinstance(s, jax.ShapeDtypeStruct) else (type(s), s)
+        (s.shape, s.dtype, s.weak_type, s.sharding) if isinstance(s, jax.ShapeDtypeStruct) else _value(s)
         for s in map(shapes_of, leaves)
     )
     key = (function, structure, kinds, context())
@@ -300,19 +301,32 @@ def _key(function: Callable, arguments: Any) -> Any:
     return key
 
 
+def _value(leaf: Any) -> tuple[type, Any]:
+    """What two leaves share that are the same: 0.0 is not -0.0."""
+    return type(leaf), repr(leaf) if type(leaf) in (float, complex) else leaf
+
+
 LIBRARIES = frozenset({"mfjax", "jax", "jaxlib", "equinox", "optax", "numpy", "functools", "builtins"})
+PLAIN = (type(None), bool, int, float, complex, str, bytes)
+# What `jax.jit` returns.
+_Jitted = type(jax.jit(abs))
 
 
 def from_libraries(value: Any, held: bool = False) -> bool:
     """Whether an object, all that it holds included, is made of libraries, whose functions never change.
 
-    Functions and classes of others may read a global, or an attribute, that has changed since. What a
-    function or a partial has `held` since it was made is no argument of a program: it must be immutable too.
+    Functions and classes of others may read a global, or an attribute, that has changed since. What is `held`
+    by a function, a partial or a static field is no argument of a program: it must be immutable, and an array
+    there would stay with the program, or be a number of another trace.
     """
-    if value is None or isinstance(value, (bool, int, float, complex, str, bytes, np.dtype, np.generic)):
+    kind = type(value)
+    if kind in PLAIN or isinstance(value, (np.dtype, np.generic)):
         return True
     if is_array(value):
-        return not held or (isinstance(value, jax.Array) and not isinstance(value, Tracer))
+        return not held
+    if isinstance(value, Form):
+        # The structure holds no more than the objects of the rest.
+        return from_libraries(value.rest, held)
     if isinstance(value, FunctionType):
         # Not by `__module__`, which a decorator copies from what it wraps.
         if not _is_library_name(value.__globals__.get("__name__")):
@@ -320,27 +334,26 @@ def from_libraries(value: Any, held: bool = False) -> bool:
         cells = [cell.cell_contents for cell in value.__closure__ or () if _is_full(cell)]
         kept = [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
         return all(from_libraries(each, True) for each in kept)
-    kind = type(value)
-    if isinstance(value, dict):
-        return not held and all(map(from_libraries, value.values()))
-    if isinstance(value, (tuple, list)):
-        immutable = isinstance(value, tuple) or not held
-        return immutable and _is_library(kind) and all(from_libraries(each, held) for each in value)
     if isinstance(value, type):
         return _is_library(value)
     if not _is_library(kind):
         return False
+    if isinstance(value, dict):
+        return not held and all(map(from_libraries, value.values()))
+    if isinstance(value, (tuple, list)):
+        return (isinstance(value, tuple) or not held) and all(from_libraries(each, held) for each in value)
     if isinstance(value, partial):
         return all(from_libraries(each, True) for each in (value.func, *value.args, *value.keywords.values()))
-    if isinstance(value, (np.ufunc, jax.numpy.ufunc)):
-        # Those that are made of functions of others have their classes too.
-        return any(getattr(module, getattr(value, "__name__", ""), None) is value for module in (np, jnp))
-    if hasattr(value, "__wrapped__"):
-        return from_libraries(value.__wrapped__, True)
-    if is_dataclass(value):
-        return all(from_libraries(getattr(value, f.name, None), held) for f in fields(value))
-    # An object of a library that shows nothing of what it holds.
-    return not callable(value) and not held
+    if isinstance(value, _Jitted):
+        return from_libraries(cast(Any, value).__wrapped__, True)
+    if isinstance(value, eqx.Module) and is_dataclass(value):
+        is_held = lambda field: held or field.metadata.get("static", False)
+        return all(from_libraries(getattr(value, f.name, None), is_held(f)) for f in fields(value))
+    # Others, such as functions with rules of differentiation, do not show all that they hold. A library has
+    # its own under their names.
+    name, module = getattr(value, "__name__", ""), getattr(value, "__module__", None)
+    homes = [np, jnp, *([sys.modules.get(str(module))] if _is_library_name(module) else [])]
+    return any(getattr(home, name, None) is value for home in homes)
 
 
 def _is_library(value: Any) -> bool:
