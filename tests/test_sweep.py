@@ -270,7 +270,11 @@ HIDDEN = {
 }
 
 
-@pytest.mark.slow_cases("a static field-loop", "an object-loop", "a static field-map", "an object-map")
+@pytest.mark.slow_cases(
+    *(f"{kind}-{method}" for kind in ("a static field", "an object") for method in ("loop", "map")),
+    *(f"{kind}-{method}" for kind in ("a partial", "a static module") for method in ("map", "vmap")),
+    *(f"a static partial-{method}" for method in ("loop", "map", "vmap")),
+)
 @pytest.mark.filterwarnings("ignore:A JAX array is being set as static")
 @pytest.mark.core
 @pytest.mark.parametrize("method", ALL_METHODS)

@@ -33,7 +33,7 @@ class Cells:
     The arrays that `fn` makes are computed once a cell, those that depend on no axis once in all, and are
     arguments of the loop. Inside the loop `fn` is called again, where its arrays are replaced by these: what
     is left are the numbers that it keeps elsewhere, in closures, objects and static fields. A result that is
-    made of library code alone keeps none: its loop is traced once, and used again by later calls.
+    made of library code alone keeps none, and a later call finds the loop that was traced for its like.
     """
 
     def __init__(self, fn: Callable[..., Any], constant: dict[str, Any], columns: dict[str, Any]):

@@ -104,17 +104,23 @@ Lift = Callable[[Callable], Callable]
 
 
 class Form(eqx.Module):
-    """What a program returns apart from its arrays: their `structure`, which of them vary, and the `rest`."""
+    """What a program returns apart from its arrays: their `structure`, and the `rest`.
+
+    `varying` says which of the arrays follow from the arguments of the program.
+    """
 
     structure: Any = eqx.field(static=True)
     rest: Any
     varying: tuple[bool, ...] = eqx.field(static=True)
 
+    def filled(self, leaves: list[Any]) -> Any:
+        """The result with its arrays, in order."""
+        return eqx.combine(jax.tree.unflatten(self.structure, leaves), self.rest)
+
     def __call__(self, varying: list[Any], same: list[Any]) -> Any:
         """The result with the arrays that follow from the arguments, and those that do not."""
         first, second = iter(varying), iter(same)
-        leaves = [next(first) if varies else next(second) for varies in self.varying]
-        return eqx.combine(jax.tree.unflatten(self.structure, leaves), self.rest)
+        return self.filled([next(first) if varies else next(second) for varies in self.varying])
 
 
 class Program:
@@ -139,12 +145,11 @@ class Program:
         traced_here = lambda leaf: isinstance(leaf, Tracer)
         like = [_shape(leaf) if traced_here(leaf) else leaf for leaf in leaves]
         closed: Any = jax.make_jaxpr(flat)(*like)
-        self._outputs, self._rest = made[-1]
+        structure, rest = made[-1]
+        self.form = Form(structure, rest, tuple(reached(closed.jaxpr)))
         self._results = [
             jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=a.weak_type) for a in closed.out_avals
         ]
-        # Which arrays of the result follow from the arguments.
-        self.varying = reached(closed.jaxpr)
         # Numbers of an outer program that the function reaches are arguments too.
         chosen = [traced_here(c) or _nbytes(c) > LARGE for c in closed.consts]
         self.constants = [c for c, is_chosen in zip(closed.consts, chosen, strict=True) if is_chosen]
@@ -180,11 +185,6 @@ class Program:
         return self._machine.jitted.lower(self.constants, *self._like).as_text()
 
     @property
-    def form(self) -> "Form":
-        """The result without its arrays."""
-        return Form(self._outputs, self._rest, tuple(self.varying))
-
-    @property
     def shapes(self) -> Any:
         """The result, with shapes in place of arrays."""
         return self.assembled(self._results)
@@ -210,7 +210,7 @@ class Program:
 
     def assembled(self, leaves: list[Any]) -> Any:
         """The result of which these are the arrays."""
-        return eqx.combine(jax.tree.unflatten(self._outputs, leaves), self._rest)
+        return self.form.filled(leaves)
 
 
 def _arrays(tree: Any) -> list[Any]:
