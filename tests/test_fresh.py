@@ -14,6 +14,7 @@ import optax
 import pytest
 
 import mfjax as mf
+from mfjax._numerics import compiled
 
 SCALE = 1.0
 E, F, K, S = mf.energies, mf.features, mf.kernels, mf.steppers
@@ -288,6 +289,22 @@ def test_an_array_that_changes_inside_a_partial_of_a_library():
     first = ends(potential)
     slope[:] = 2.0
     np.testing.assert_allclose(MU.points - ends(potential), 2 * (MU.points - first), rtol=1e-12)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("values", [(1, 1.0, True), (0.0, -0.0)])
+def test_equal_static_fields_that_are_not_the_same(values):
+    class Scaled(eqx.Module):
+        factor: float = eqx.field(static=True)
+
+    Scaled.__module__ = "mfjax.scaled"
+    scale = lambda scaled, array: array * scaled.factor
+    array = jnp.array([1, 0])
+    for value in values:
+        got = compiled.program(scale, Scaled(value), array)(Scaled(value), array)
+        want = scale(Scaled(value), array)
+        assert got.dtype == want.dtype
+        np.testing.assert_array_equal(np.signbit(got), np.signbit(want))
 
 
 def test_a_function_that_wears_the_name_of_another(monkeypatch):

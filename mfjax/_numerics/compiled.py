@@ -293,7 +293,8 @@ def _key(function: Callable, arguments: Any) -> Any:
         (s.shape, s.dtype, s.weak_type, s.sharding) if isinstance(s, jax.ShapeDtypeStruct) else _value(s)
         for s in map(shapes_of, leaves)
     )
-    key = (function, structure, kinds, context())
+    # Static fields that are equal need not be the same: 1, 1.0 and True.
+    key = (function, structure, str(structure), kinds, context())
     try:
         hash(key)
     except (TypeError, ValueError):
