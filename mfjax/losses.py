@@ -12,47 +12,96 @@ from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._numerics.arrays import is_traced, scalar, shown
 
-__all__ = ["ConvexLoss", "Huber", "Logistic", "Loss", "Square", "as_loss"]
+__all__ = ["ConvexLoss", "Huber", "Logistic", "Loss", "Softmax", "Square", "as_loss"]
 
 
 class Loss(eqx.Module):
     """A loss of a prediction, convex in it.
 
-    l(f, y) of a prediction f, elementwise on arrays of one shape.
+    l(f, y) of one prediction f, a number or the c outputs of a network, and its target y.
 
-    A new loss is a subclass with `__call__`; its derivative follows by differentiation, or is overridden by
-    a closed form.
+    A new loss is a subclass with `__call__`, written for one datum; its derivative follows by
+    differentiation, or is overridden by a closed form. `values` and `slopes` are those of many data.
 
     >>> class Pseudo(Loss):
     ...     def __call__(self, prediction, target):
-    ...         return jnp.sqrt(1 + (prediction - target) ** 2)
-    >>> Pseudo().derivative(jnp.array([0.0, 1.0]), jnp.zeros(2)).round(3).tolist()
-    [0.0, 0.707...]
+    ...         return jnp.sqrt(1 + jnp.sum((prediction - target) ** 2))
+    >>> Pseudo().derivative(jnp.array(1.0), jnp.array(0.0)).round(3).tolist()
+    0.707...
+    >>> Pseudo().values(jnp.array([[3.0, 4.0], [0.0, 0.0]]), jnp.zeros((2, 2))).round(3).tolist()
+    [5.09..., 1.0]
     """
 
     @abstractmethod
-    def __call__(self, prediction: Float[Array, "*shape"], target: Float[Array, "*shape"]) -> Array:
-        """l(f, y)."""
+    def __call__(self, prediction: Float[Array, "*c"], target: Float[Array, "*y"]) -> Float[Array, ""]:
+        """l(f, y) of one datum."""
 
-    def derivative(self, prediction: Float[Array, "*shape"], target: Float[Array, "*shape"]) -> Array:
-        """dl/df."""
-        return jnp.vectorize(jax.grad(self))(prediction, target)
+    def derivative(self, prediction: Float[Array, "*c"], target: Float[Array, "*y"]) -> Float[Array, "*c"]:
+        """dl/df of one datum."""
+        return jax.grad(self)(prediction, target)
 
-    def validate(self, target: Float[Array, " N"]) -> None:
-        """**Raises** `ValueError` for targets that this loss does not take."""
+    def values(self, predictions: Float[Array, "N *c"], targets: Float[Array, "N *y"]) -> Float[Array, " N"]:
+        """l(f_j, y_j) of N data."""
+        return jax.vmap(self)(predictions, targets)
+
+    def slopes(self, predictions: Float[Array, "N *c"], targets: Float[Array, "N *y"]) -> Array:
+        """dl/df of N data, (N,) or (N, c)."""
+        return jax.vmap(self.derivative)(predictions, targets)
+
+    def validate(self, targets: Float[Array, "N *c"], shape: tuple[int, ...] | None = None) -> None:
+        """Check targets, and predictions of `shape` () or (c,) where that is known.
+
+        **Raises** `ValueError` for targets that this loss does not take, or not with such predictions.
+        """
+        if shape is None:
+            return
+        if targets.shape[1:] != shape:
+            have, want = _outputs(targets.shape[1:]), _outputs(shape)
+            raise ValueError(
+                f"targets must have shape {(len(targets), *shape)} for a network with {want}, got "
+                f"{targets.shape}, which is for {have}: {_remedy(targets.shape[1:], shape)}"
+            )
+        require_one_number(self, targets, shape)
+
+
+def _outputs(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]} outputs" if shape else "one output"
+
+
+def _remedy(have: tuple[int, ...], want: tuple[int, ...]) -> str:
+    if want and not have:
+        return "losses.Softmax takes labels, others rows, as jax.nn.one_hot(labels, c) makes them"
+    return f"features.Weighted(phi, outputs={have[0]}) has as many outputs" if have else "take y[:, 0]"
+
+
+def require_one_number(loss: Loss, targets: Array, shape: tuple[int, ...]) -> None:
+    """**Raises** `ValueError` unless `loss` makes one number of a prediction of `shape` and a target."""
+    prediction = jax.ShapeDtypeStruct(shape, targets.dtype)
+    try:
+        out = jax.eval_shape(loss, prediction, jax.ShapeDtypeStruct(targets.shape[1:], targets.dtype))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"the loss cannot be applied to a prediction of shape {shape} and a target of shape "
+            f"{targets.shape[1:]}: {str(error).splitlines()[0]}"
+        ) from error
+    if getattr(out, "shape", None) != ():
+        raise ValueError(
+            f"a loss must return one number, got shape {getattr(out, 'shape', None)} for a prediction of "
+            f"shape {shape}" + (": sum over the outputs" if shape else "")
+        )
 
 
 class Square(Loss):
     """Half the squared error.
 
-    l(f, y) = (f - y)^2 / 2.
+    l(f, y) = |f - y|^2 / 2.
 
     >>> float(Square()(jnp.array(3.0), jnp.array(1.0)))
     2.0
     """
 
     def __call__(self, prediction, target):
-        return 0.5 * (prediction - target) ** 2
+        return jnp.sum(0.5 * (prediction - target) ** 2)
 
     def derivative(self, prediction, target):
         return prediction - target
@@ -61,7 +110,7 @@ class Square(Loss):
 class Logistic(Loss):
     """The logistic loss, for two classes.
 
-    l(f, y) = log(1 + e^{-y f}) for labels y of -1 and +1.
+    l(f, y) = log(1 + e^{-y f}) for labels y of -1 and +1; summed over outputs, each with a label of its own.
 
     **Raises** `ValueError` for other labels.
 
@@ -70,27 +119,86 @@ class Logistic(Loss):
     """
 
     def __call__(self, prediction, target):
-        return jax.nn.softplus(-target * prediction)
+        return jnp.sum(jax.nn.softplus(-target * prediction))
 
     def derivative(self, prediction, target):
         return -target * jax.nn.sigmoid(-target * prediction)
 
-    def validate(self, target):
-        if not is_traced(target):
-            wrong = np.flatnonzero(np.abs(np.asarray(target)) != 1)
-            if len(wrong):
-                label = float(target[wrong[0]])
-                raise ValueError(f"labels of the logistic loss are -1 and +1, got y[{wrong[0]}] = {label:g}")
+    def validate(self, targets, shape=None):
+        _refuse(targets, lambda y: np.abs(y) != 1, "labels of the logistic loss are -1 and +1")
+        super().validate(targets, shape)
+
+
+class Softmax(Loss):
+    """The cross-entropy of the softmax of c outputs, for c classes.
+
+    l(f, y) = sum_k y_k (log sum_i e^{f_i} - f_k) for a row y (c,) of probabilities, one-hot for a class.
+
+    Targets are labels 0, ..., c - 1, one number a datum, or rows. Stable for outputs of any size: differences
+    of outputs alone enter. Adding a number to all outputs changes nothing, so that one class is as good as a
+    reference, and the loss is convex, not strictly. It is not bounded in a neighborhood of its minimizer's
+    direction: Assumption II.1 of the thesis, which names it as an example, does not hold.
+
+    **Raises** `ValueError` for labels that are not whole numbers from 0 to c - 1, and rows that are not
+    probabilities.
+
+    >>> outputs = jnp.array([1e4, 0.0, 0.0])
+    >>> [float(Softmax()(outputs, jnp.array(label))) for label in (0, 2)]
+    [0.0, 10000.0]
+    >>> Softmax().derivative(outputs, jnp.array([0.0, 0.0, 1.0])).tolist()
+    [1.0, 0.0, -1.0]
+    """
+
+    def __call__(self, prediction, target):
+        return jnp.sum(self._row(prediction, target) * -jax.nn.log_softmax(prediction))
+
+    def derivative(self, prediction, target):
+        row = self._row(prediction, target)
+        return jnp.sum(row) * jax.nn.softmax(prediction) - row
+
+    def _row(self, prediction, target):
+        if target.ndim == 1:
+            return target
+        return jax.nn.one_hot(target.astype(jnp.int32), len(prediction), dtype=prediction.dtype)
+
+    def validate(self, targets, shape=None):
+        if shape == ():
+            raise ValueError(
+                "Softmax is a loss of c outputs, and the network has one: take losses.Logistic() with labels "
+                "-1 and +1, or features.Weighted(phi, outputs=c)"
+            )
+        if targets.ndim == 2:
+            _refuse(targets, lambda y: y < 0, "rows of the softmax loss are probabilities")
+            off = lambda y: np.abs(y.sum(axis=1) - 1) > 1e-4
+            _refuse(targets, off, "rows of the softmax loss are probabilities, with sum 1")
+            super().validate(targets, shape)
+            return
+        no_label = lambda y: (y < 0) | (y != np.round(y))
+        _refuse(targets, no_label, "labels of the softmax loss are 0, 1, 2, ...")
+        if shape is not None:
+            last = f"labels of the softmax loss are 0 to {shape[0] - 1} for {shape[0]} outputs"
+            _refuse(targets, lambda y: y >= shape[0], last)
+
+
+def _refuse(targets: Array, wrong: Callable, rule: str) -> None:
+    """**Raises** `ValueError` with the first target that is `wrong`, unless they are traced."""
+    if is_traced(targets):
+        return
+    found = np.argwhere(wrong(np.asarray(targets)))
+    if len(found):
+        index = tuple(map(int, found[0]))
+        place = ", ".join(map(str, index))
+        raise ValueError(f"{rule}, got y[{place}] = {shown(np.asarray(targets)[index].tolist())}")
 
 
 class Huber(Loss):
     """A loss that is quadratic near the target and linear far from it.
 
-    l(f, y) = r^2 / 2 where |r| <= delta and delta (|r| - delta / 2) beyond, r = f - y.
+    l(f, y) = r^2 / 2 where |r| <= delta and delta (|r| - delta / 2) beyond, r = f - y, summed over outputs.
 
     Outliers pull with the force delta at most; `delta` > 0 in the units of y.
 
-    >>> Huber(1.0)(jnp.array([0.5, 3.0]), jnp.zeros(2)).tolist()
+    >>> Huber(1.0).values(jnp.array([0.5, 3.0]), jnp.zeros(2)).tolist()
     [0.125, 2.5]
     """
 
@@ -101,7 +209,7 @@ class Huber(Loss):
 
     def __call__(self, prediction, target):
         force = self.derivative(prediction, target)
-        return force * (prediction - target - 0.5 * force)
+        return jnp.sum(force * (prediction - target - 0.5 * force))
 
     def derivative(self, prediction, target):
         delta = self.delta.astype(prediction.dtype)
@@ -109,11 +217,13 @@ class Huber(Loss):
 
 
 class ConvexLoss(Loss):
-    """Any function l(f, y) of two numbers, convex and differentiable in f, written in `jax.numpy`.
+    """Any function l(f, y) of a prediction and a target, convex and differentiable in f, in `jax.numpy`.
 
-    A plain function is structure; an `equinox.Module` brings its arrays as leaves, which can be swept.
+    It is written for one datum: f and y are numbers, or vectors (c,) for c outputs. A plain function is
+    structure; an `equinox.Module` brings its arrays as leaves, which can be swept.
 
-    **Raises** `ValueError` if `function` is not callable or does not return one number.
+    **Raises** `ValueError` if `function` is not callable or does not return one number of two; a risk refuses
+    one that does not return one number of its outputs.
 
     >>> loss = ConvexLoss(lambda f, y: jnp.cosh(f - y) - 1)
     >>> float(loss(jnp.array(2.0), jnp.array(2.0)))
@@ -128,12 +238,16 @@ class ConvexLoss(Loss):
         module = isinstance(function, (eqx.Module, jax.tree_util.Partial))
         self.function = cast(Callable, function) if module else jax.tree_util.Partial(function)
         number = jax.ShapeDtypeStruct((), jnp.result_type(float))
-        out = jax.eval_shape(function, number, number)
+        try:
+            out = jax.eval_shape(function, number, number)
+        except Exception:
+            # One of vectors, which a risk will show it.
+            return
         if getattr(out, "shape", None) != ():
             raise ValueError(f"a loss must return one number, got shape {getattr(out, 'shape', None)}")
 
     def __call__(self, prediction, target):
-        return jnp.vectorize(self.function)(prediction, target).astype(prediction.dtype)
+        return jnp.asarray(self.function(prediction, target)).astype(prediction.dtype)
 
 
 def as_loss(loss: Loss | Callable | None) -> Loss:

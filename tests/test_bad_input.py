@@ -42,6 +42,12 @@ def run(the_flow=None, mu=None, **arguments):
     return mf.simulate(the_flow, P(UNIT) if mu is None else mu, **arguments)
 
 
+def several(outputs, y, loss=None):
+    """The risk of a network with some outputs."""
+    features = F.Weighted(F.ReLU(), outputs=outputs)
+    return E.Risk(features, X, y, loss=loss)(P(jnp.ones((2, 2 + (outputs or 1)))))
+
+
 def euler(**arguments):
     return run(stepper=S.Euler(0.1), **arguments)
 
@@ -171,11 +177,113 @@ CASES = {
         lambda: G.from_density(TORUS, 8, lambda x: jnp.cos(7 * x[0])),
         "non-negative, got -",
     ),
+    # Several outputs
+    "targets for other data": (
+        lambda: risk(y=jnp.ones((2, 3))),
+        r"y must have shape \(3,\), or \(3, c\) for c outputs, to match x, got \(2, 3\)",
+    ),
+    "targets without columns": (lambda: risk(y=jnp.ones((3, 0))), r"y must have shape .*got \(3, 0\)"),
+    "targets of three axes": (lambda: risk(y=jnp.ones((3, 2, 2))), r"y must have shape .*got \(3, 2, 2\)"),
+    "target that is NaN": (
+        lambda: risk(y=jnp.ones((3, 2)).at[1, 0].set(jnp.nan)),
+        r"y must be finite, got nan at index \(1, 0\)",
+    ),
+    "features with outputs of their own in a reduced risk": (
+        lambda: risk(features=F.Weighted(F.ReLU(), outputs=2), y=jnp.ones((3, 2)))(P(jnp.ones((2, 4)))),
+        r"features must return one number, got shape \(2,\)",
+    ),
+    "outputs that are no number": (
+        lambda: F.Weighted(F.ReLU(), outputs=1.5),
+        "outputs must be a whole number",
+    ),
+    "outputs of neurons that have them": (
+        lambda: F.Weighted(F.Weighted(F.ReLU(), outputs=2), outputs=2)(jnp.ones(6), jnp.ones(2)),
+        r"return one number, got shape \(2,\): leave outputs out",
+    ),
+    "no outputs": (lambda: F.Weighted(F.ReLU(), outputs=0), "outputs must be at least 1, got 0"),
+    "network of too few outputs": (
+        lambda: several(2, jnp.ones((3, 3))),
+        r"targets must have shape \(3, 2\) for a network with 2 outputs, got \(3, 3\), which is for 3 "
+        r"outputs: features.Weighted\(phi, outputs=3\)",
+    ),
+    "network of one output": (
+        lambda: several(None, jnp.ones((3, 2))),
+        r"for a network with one output, got \(3, 2\), .*features.Weighted\(phi, outputs=2\)",
+    ),
+    "labels of the squared loss": (
+        lambda: several(2, jnp.array([0, 1, 1])),
+        r"targets must have shape \(3, 2\) .*losses.Softmax takes labels, others rows, as jax.nn.one_hot",
+    ),
+    "softmax of one output": (
+        lambda: several(None, jnp.array([0, 1, 1]), mf.losses.Softmax()),
+        r"the network has one: take losses.Logistic\(\)",
+    ),
+    "label out of range": (
+        lambda: several(2, jnp.array([0, 1, 2]), mf.losses.Softmax()),
+        r"labels of the softmax loss are 0 to 1 for 2 outputs, got y\[2\] = 2.0",
+    ),
+    "label that is no whole number": (
+        lambda: several(2, jnp.array([0, 0.5, 1]), mf.losses.Softmax()),
+        r"labels of the softmax loss are 0, 1, 2, \.\.\., got y\[1\] = 0.5",
+    ),
+    "negative label": (
+        lambda: several(2, jnp.array([0, -1, 1]), mf.losses.Softmax()),
+        r"labels of the softmax loss are 0, 1, 2, \.\.\., got y\[1\] = -1.0",
+    ),
+    "row that is no law": (
+        lambda: several(2, jnp.array([[0.5, 0.5], [0.7, 0.7], [1.0, 0.0]]), mf.losses.Softmax()),
+        r"probabilities, with sum 1, got y\[1\] = \[0.7",
+    ),
+    "sign of one of the outputs": (
+        lambda: several(2, jnp.array([[1.0, 1.0], [1.0, 0.0], [1.0, 1.0]]), mf.losses.Logistic()),
+        r"labels of the logistic loss are -1 and \+1, got y\[1, 1\] = 0.0",
+    ),
+    "loss of each output": (
+        lambda: several(2, jnp.ones((3, 2)), lambda f, y: (f - y) ** 2),
+        r"a loss must return one number, got shape \(2,\) .*: sum over the outputs",
+    ),
+    "held-out data of other outputs": (
+        lambda: mf.observables.HeldOutRisk(X, jnp.ones((3, 2)))(P(UNIT), flow()),
+        r"targets must have shape \(3,\) for a network with one output, got \(3, 2\)",
+    ),
+    "classes that the network does not have": (
+        lambda: mf.observables.Accuracy(X, [0, 1, 5])(P(UNIT), flow(risk(y=jnp.ones((3, 2))))),
+        r"labels .* are 0 to 1 for 2 outputs, got y\[2\] = 5.0",
+    ),
+    "classes of one output": (
+        lambda: mf.observables.Accuracy(X, [0, 1, 1])(P(UNIT), flow()),
+        r"labels of the logistic loss are -1 and \+1, got y\[0\] = 0.0",
+    ),
+    "weights of other particles": (
+        lambda: E.Predictor(F.ReLU(), UNIT, jnp.ones((3, 2))),
+        r"\(K, d\) and \(K,\) or \(K, c\), got \(2, 2\) and \(3, 2\)",
+    ),
+    "several weights of features with outputs": (
+        lambda: E.Predictor(F.Weighted(F.ReLU(), outputs=2), jnp.ones((2, 4)), jnp.ones((2, 2)))(X),
+        r"features with 2 outputs have one weight each, got weights of shape \(2, 2\)",
+    ),
+    "least risk of several outputs": (
+        lambda: mf.minimize_reduced_risk(risk(y=jnp.ones((3, 2))), G.uniform(CIRCLE, 8)),
+        r"minimize_reduced_risk is for one output, got y of shape \(3, 2\)",
+    ),
+    "several heights": (
+        lambda: mf.simulate(
+            mf.flows.PropagationOfChaos(
+                E.Risk(F.Weighted(F.ReLU(), outputs=2), X, jnp.ones((3, 2))), mf.domains.Euclidean(2)
+            ),
+            P(UNIT, marks={"H": jnp.ones(2)}),
+            stepper=S.Euler(0.1),
+            steps=1,
+        ),
+        r"PropagationOfChaos has one height at a point, got Weighted\(outputs=2\)",
+    ),
     # Data and energies
     "data without axis": (lambda: risk(x=X[:, 0]), r"x must have shape \(N, k\).*got \(3,\)"),
     "empty data": (lambda: risk(x=X[:0], y=Y[:0]), r"N, k >= 1, got \(0, 2\)"),
-    "targets of another length": (lambda: risk(y=Y[:2]), r"y must have shape \(3,\) to match x, got \(2,\)"),
-    "targets as a column": (lambda: risk(y=Y[:, None]), r"y must have shape \(3,\) to match x, got \(3, 1\)"),
+    "targets of another length": (
+        lambda: risk(y=Y[:2]),
+        r"y must have shape \(3,\), .* to match x, got \(2,\)",
+    ),
     "NaN targets": (lambda: risk(y=Y.at[1].set(jnp.nan)), r"y must be finite, got nan at index \(1,\)"),
     "NaN inputs": (lambda: risk(x=X.at[2, 0].set(jnp.inf)), r"x must be finite, got inf at index \(2, 0\)"),
     "complex inputs": (lambda: risk(x=1j * X), "x must be real, got dtype complex"),

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import mpmath
 import numpy as np
 import pytest
 
@@ -35,9 +36,10 @@ def particles(dtype="float64", domain=CIRCLE):
     return Particles(domain.sample(jr.key(1), 5, dtype), MASSES)
 
 
-def data(n=9, dtype="float64"):
+def data(n=9, dtype="float64", outputs=None):
     x = jr.normal(jr.key(2), (n, 2), dtype)
-    return x, jnp.sin(x @ jnp.array([1.0, 0.5], dtype)) + 0.3
+    direction = jnp.array([1.0, 0.5] if outputs is None else [[1.0, -0.3, 0.2], [0.5, 1.0, 0.7]], dtype)
+    return x, jnp.sin(x @ direction[..., :outputs]) + 0.3
 
 
 def labels(dtype):
@@ -45,8 +47,34 @@ def labels(dtype):
     return x[:, :1], jnp.where(y > 0.3, 1.0, -1.0)
 
 
-def reduced(features=TANH, n=9, dtype="float64", lam=1e-2, center=0.0, **options):
-    return ReducedRisk(features, *data(n, dtype), lam=lam, regularizer=Quadratic(center), **options)
+def signs(dtype):
+    x, y = data(dtype=dtype, outputs=3)
+    return x, jnp.where(y > 0.3, 1.0, -1.0)
+
+
+def classes(dtype):
+    x, y = data(dtype=dtype, outputs=3)
+    return x, jnp.argmax(y, axis=1)
+
+
+def rows(dtype):
+    """Probabilities of three classes."""
+    return jax.nn.softmax(2 * data(dtype=dtype, outputs=3)[1])
+
+
+def length(f, y):
+    return jnp.sqrt(1 + jnp.sum((f - y) ** 2))
+
+
+class Curves(mf.features.FeatureMap):
+    """A neuron with three outputs, which are no products."""
+
+    def __call__(self, omega, x):
+        return jnp.stack([jnp.sin(omega @ x), jnp.cos(omega[0] - x[1]), omega[1] * x[0] ** 2])
+
+
+def reduced(features=TANH, n=9, dtype="float64", lam=1e-2, center=0.0, outputs=None, **options):
+    return ReducedRisk(features, *data(n, dtype, outputs), lam=lam, regularizer=Quadratic(center), **options)
 
 
 def population(kernel, lam, dtype="float64", center=0.0):
@@ -55,6 +83,11 @@ def population(kernel, lam, dtype="float64", center=0.0):
 
 def target(dtype="float64"):
     return Particles(CIRCLE.sample(jr.key(3), 4, dtype), [0.4, 0.1, 0.3, 0.2])
+
+
+def several(dtype="float64"):
+    """A teacher with three outputs."""
+    return target(dtype).with_marks(u=jr.normal(jr.key(6), (4, 3), dtype))
 
 
 class Well(eqx.Module):
@@ -85,6 +118,10 @@ ENERGIES = {
     "reduced risk, rbf": (lambda s, d: reduced(RBF(TORUS, scale=s), dtype=d), (2.0, 1.0)),
     "population risk, relu": (lambda lam, d: population(mf.kernels.ArcCosine(), lam, d), (1e-2, 1e-1)),
     "population risk, erf": (lambda c, d: population(mf.kernels.ArcSine(), 0.1, d, c), (1.0, 0.5)),
+    "population risk, outer weights of the teacher": (
+        lambda lam, d: PopulationReducedRisk(mf.kernels.ArcSine(), several(d), lam, Quadratic(1.0)),
+        (0.1, 0.2),
+    ),
     "population risk, bumps": (lambda s, d: population(mf.kernels.SmoothedGaussian(s), 0.1, d), (1.0, 0.5)),
     "risk": (
         lambda lam, d: Risk(Weighted(Ridge(jnp.sin)), data()[0][:, :1].astype(d), data()[1], lam),
@@ -100,6 +137,52 @@ ENERGIES = {
         lambda lam, d: Risk(
             Weighted(Ridge(jnp.sin)), *labels(d), lam, loss=mf.losses.Logistic(), data_weights=jnp.ones(9)
         ),
+        (0.1, 0.0),
+    ),
+    "reduced risk, one column": (lambda lam, d: reduced(lam=lam, dtype=d, outputs=1), (1e-2, 1e-1)),
+    "reduced risk, biased, three outputs": (
+        lambda lam, d: reduced(lam=lam, dtype=d, outputs=3),
+        (1e-2, 1e-1),
+    ),
+    "reduced risk, unbiased, N < M, three outputs": (
+        lambda c, d: reduced(n=3, center=c, dtype=d, outputs=3),
+        (1.0, 0.5),
+    ),
+    "reduced risk, relu, three outputs": (
+        lambda b, d: reduced(ReLU(b), center=1.0, dtype=d, outputs=3),
+        (0.5, 0.0),
+    ),
+    "reduced risk, power, three outputs": (
+        lambda r, d: ReducedRisk(TANH, *data(dtype=d, outputs=3), 1e-2, mf.regularizers.Power(r)),
+        (1.5, 1.7),
+    ),
+    "reduced risk, iterations, three outputs": (
+        lambda lam, d: reduced(lam=lam, dtype=d, outputs=3, outer=mf.outer.ConjugateGradient(1e-13, rank=5)),
+        (1e-2, 1e-1),
+    ),
+    "risk, one column": (
+        lambda lam, d: Risk(Weighted(Ridge(jnp.sin), outputs=1), data()[0][:, :1], data(outputs=1)[1], lam),
+        (0.1, 0.0),
+    ),
+    "risk, three outputs": (lambda lam, d: Risk(Curves(), *data(dtype=d, outputs=3), lam), (0.1, 0.0)),
+    "risk, huber, three outputs": (
+        lambda a, d: Risk(Curves(), *data(dtype=d, outputs=3), 0.1, mf.losses.Huber(a)),
+        (0.2, 1.0),
+    ),
+    "risk, logistic, three outputs": (
+        lambda lam, d: Risk(Curves(), *signs(d), lam, mf.losses.Logistic()),
+        (0.1, 0.0),
+    ),
+    "risk, softmax of labels": (
+        lambda lam, d: Risk(Curves(), *classes(d), lam, mf.losses.Softmax()),
+        (0.1, 0.0),
+    ),
+    "risk, softmax of rows": (
+        lambda lam, d: Risk(Curves(), data(dtype=d)[0], rows(d), lam, mf.losses.Softmax()),
+        (0.1, 0.0),
+    ),
+    "risk, a function of two vectors": (
+        lambda lam, d: Risk(Curves(), *data(dtype=d, outputs=3), lam, length),
         (0.1, 0.0),
     ),
     "mmd, gaussian": (lambda s, d: MMD(mf.kernels.Gaussian(s), target(d)), (1.0, 0.5)),
@@ -278,6 +361,65 @@ def test_risk_of_weighted_features_is_the_risk_of_the_network():
     squares = np.sum(np.asarray(neurons.points) ** 2, axis=1)
     expected = np.mean((network - np.asarray(y)) ** 2) / 2 + 0.05 * np.asarray(mu.weights) @ squares
     np.testing.assert_allclose(Risk(Weighted(TANH), x, y, 0.1)(neurons), expected, rtol=1e-12)
+
+
+def test_the_outputs_of_a_population_risk_are_those_of_its_teacher():
+    """Each a risk of its own, for the same measure; outer weights of a teacher are masses, of either sign."""
+    mu, nu, kernel = particles(), several(), mf.kernels.ArcSine()
+    whole = PopulationReducedRisk(kernel, nu, 0.1, Quadratic(1.0))
+    parts = [PopulationReducedRisk(kernel, nu.with_marks(u=u), 0.1, Quadratic(1.0)) for u in nu.marks["u"].T]
+    np.testing.assert_allclose(whole(mu), sum(part(mu) for part in parts), rtol=1e-12)
+    u = np.stack([part.outer_weights(mu) for part in parts], axis=1)
+    np.testing.assert_allclose(whole.outer_weights(mu), u, rtol=1e-11)
+    point = jnp.array([0.6, 0.8])
+    potentials = [part.potential(mu)(point) for part in parts]
+    np.testing.assert_allclose(whole.potential(mu)(point), sum(potentials), rtol=1e-11)
+    positive = nu.with_marks(u=jnp.array([2.0, 0.5, 1.0, 3.0]))
+    masses = Particles(nu.points, nu.weights * positive.marks["u"])
+    marked, plain = (PopulationReducedRisk(kernel, teacher, 0.1)(mu) for teacher in (positive, masses))
+    np.testing.assert_allclose(marked, plain, rtol=1e-13)
+
+
+@pytest.mark.parametrize("loss", [mf.losses.Square(), mf.losses.Softmax()], ids=["square", "softmax"])
+def test_neurons_with_three_outer_weights(loss):
+    """Omega = R^c x Theta: against numpy, and all that an energy promises."""
+    x, y = classes("float64")
+    y = y if isinstance(loss, mf.losses.Softmax) else jax.nn.one_hot(y, 3)
+    mu = Particles(jr.normal(jr.key(4), (5, 5)), MASSES)
+    energy = Risk(Weighted(TANH, outputs=3), x, y, 0.1, loss)
+    u, omega = np.asarray(mu.points[:, :3]), np.asarray(mu.points[:, 3:])
+    network = np.tanh(np.asarray(x) @ omega.T) @ (np.asarray(MASSES)[:, None] * u)
+    if isinstance(loss, mf.losses.Softmax):
+        probabilities = np.exp(network) / np.exp(network).sum(axis=1, keepdims=True)
+        fit = -np.mean(np.log(probabilities[np.arange(9), np.asarray(y)]))
+    else:
+        fit = 0.5 * np.mean(np.sum((network - np.asarray(y)) ** 2, axis=1))
+    squares = np.asarray(MASSES) @ np.sum(np.asarray(mu.points) ** 2, axis=1)
+    np.testing.assert_allclose(energy(mu), fit + 0.05 * squares, rtol=1e-12)
+    np.testing.assert_allclose(energy.predictor(mu)(x), network, rtol=1e-12, atol=1e-14)
+    check_energy(energy, mu)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [1.0, 1e4, 1e30])
+def test_softmax_of_large_outputs(size, dtype):
+    """Value and slope of labels and of rows against 60 digits; the slopes are the gradients of the values."""
+    mp = mpmath.mp.clone()
+    mp.dps = 60
+    loss, outputs = mf.losses.Softmax(), np.asarray([0.3, -1.0, 0.7, 0.7], dtype) * np.asarray(size, dtype)
+    exact = [mp.mpf(float(f)) for f in outputs]
+    for target in (np.eye(4)[2], np.eye(4)[1], np.full(4, 0.25), 1, 2):
+        row = np.eye(4)[target] if np.ndim(target) == 0 else target
+        total = mp.log(sum(mp.exp(f - max(exact)) for f in exact)) + max(exact)
+        value = float(sum(mp.mpf(float(r)) * (total - f) for r, f in zip(row, exact, strict=True)))
+        slope = [float(mp.exp(f - total) - mp.mpf(float(r))) for r, f in zip(row, exact, strict=True)]
+        f, y = jnp.asarray(outputs), jnp.asarray(target, dtype)
+        eps = float(jnp.finfo(dtype).eps)
+        np.testing.assert_allclose(loss(f, y), value, rtol=8 * eps, atol=8 * eps)
+        np.testing.assert_allclose(loss.derivative(f, y), slope, atol=8 * eps)
+        np.testing.assert_allclose(jax.grad(loss)(f, y), slope, atol=8 * eps)
+        assert loss(f, y).dtype == loss.derivative(f, y).dtype == jnp.dtype(dtype)
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,9 @@ def check(operator, matrix, dtype, key=0, scale=None):
     v, alpha = jr.normal(jr.key(key), (m,), dtype), jr.normal(jr.key(key + 1), (n,), dtype)
     close(operator.output(v), matrix @ v, dtype, scale)
     close(operator.scores(alpha), alpha @ matrix, dtype, scale)
+    v, alpha = jr.normal(jr.key(key), (m, 3), dtype), jr.normal(jr.key(key + 1), (n, 3), dtype)
+    close(operator.output(v), matrix @ v, dtype, scale)
+    close(operator.scores(alpha), matrix.T @ alpha, dtype, scale)
     index = jnp.array([0, n - 1, n // 2])
     close(operator.rows(index), matrix[index], dtype)
     index = jnp.array([m - 1, 0])
@@ -125,6 +128,43 @@ def test_scaled_columns_are_the_matrix(dtype):
     check(operator, root[:, None] * features.matrix(points, x), dtype)
 
 
+class Wave(mf.features.FeatureMap):
+    """A neuron with two outputs."""
+
+    def __call__(self, omega, x):
+        z = omega[1:] @ x
+        return jnp.stack([jnp.tanh(z), omega[0] * jnp.cos(z)])
+
+
+@pytest.mark.parametrize("which", ["weighted", "scaled", "dense", "tiled"])
+def test_features_that_are_vectors(which, dtype):
+    """A takes masses to outputs (N, c), its transposed a block back to scores, both differentiable."""
+    points, x = jr.normal(jr.key(0), (17, 4), dtype), jr.normal(jr.key(1), (31, 2), dtype)
+    root, v = jr.uniform(jr.key(2), (31,), dtype), jr.normal(jr.key(3), (17,), dtype)
+    weighted = {"weighted": mf.features.Weighted(ReLU(), outputs=2), "scaled": mf.features.Weighted(Wave())}
+    features = weighted.get(which, Wave())
+    points = points if which in weighted else points[:, :3]
+
+    def operator(points):
+        if which == "tiled":
+            return operators.Tiled(features, points, x, root, 5)
+        return features.operator(points, x, root)
+
+    made, matrix = operator(points), root[:, None, None] * features.matrix(points, x)
+    assert type(made).__name__ == {"weighted": "Scaled", "scaled": "Scaled"}.get(which, which.capitalize())
+    assert made.shape == (31, 17)
+    output, alpha = jnp.einsum("nmc,m->nc", matrix, v), jr.normal(jr.key(4), (31, 2), dtype)
+    close(made.output(v), output, dtype)
+    close(made.scores(alpha), jnp.einsum("nmc,nc->m", matrix, alpha), dtype)
+    index = jnp.array([3, 0])
+    close(made.matrix(), matrix, dtype)
+    close(made.rows(index), matrix[index], dtype)
+    close(made.columns(index), matrix[:, index], dtype)
+    ours = jax.grad(lambda p: jnp.sum(alpha * operator(p).output(v)))(points)
+    exact = jax.grad(lambda p: jnp.einsum("n,nmc,m,nc", root, features.matrix(p, x), v, alpha))(points)
+    close(ours, exact, dtype)
+
+
 # Multiples of half a right angle: particles on the ends of arcs and on the cut at pi, many at one place.
 # Of one size: each would be compiled by itself.
 RIGHT = st.lists(st.integers(-4, 8), min_size=9, max_size=9)
@@ -132,10 +172,10 @@ RIGHT = st.lists(st.integers(-4, 8), min_size=9, max_size=9)
 
 @pytest.mark.slow
 @settings(max_examples=40, deadline=None)
-@given(RIGHT, RIGHT, st.sampled_from([0.0, 0.5, 1.0, -1.0, -0.5]))
+@given(RIGHT, RIGHT, st.sampled_from([None, 0.0, 0.5, 1.0, -1.0, -0.5]))
 def test_ties(particles, data, bias):
     points, x = (on_circle(jnp.pi / 4 * jnp.asarray(a, float)) for a in (particles, data))
-    matrix = jnp.maximum(x @ points.T + bias, 0) / len(data) ** 0.5
+    matrix = jnp.maximum(x @ points.T + (bias or 0.0), 0) / len(data) ** 0.5
     operator = windows(points, x, bias)
     v, alpha = jnp.linspace(1, 2, len(particles)), jnp.linspace(-1, 2, len(data))
     np.testing.assert_allclose(operator.output(v), matrix @ v, atol=1e-13)

@@ -19,7 +19,7 @@ import pytest
 import mfjax as mf
 from mfjax import status as codes
 from mfjax._numerics.operators import Dense
-from mfjax.outer import Cholesky, MinimumNorm, Newton
+from mfjax.outer import Cholesky, ConjugateGradient, MinimumNorm, Newton
 from mfjax.outer.base import OuterProblem
 from mfjax.regularizers import ConvexRegularizer, Power, Quadratic
 
@@ -39,16 +39,22 @@ LAMS = [1.0, 1e-1, 1e-2, 1e-3, 1e-4, 0.0]
 SHAPES = [(4, 6), (6, 4)]
 
 
-def arrays(n, m):
+OUTPUTS = 3
+
+
+def arrays(n, m, output=0):
     rng = np.random.default_rng(10 * n + m)
     operator = rng.normal(size=(n, m)) / np.sqrt(n)
     masses = rng.uniform(0.5, 1.5, m)
     masses[2] = 0 if m > n else masses[2]
-    return operator, rng.normal(size=n), masses / masses.sum()
+    targets = [rng.normal(size=n) for _ in range(OUTPUTS)]
+    return operator, targets[output], masses / masses.sum()
 
 
-def problem(n, m, lam, regularizer, dtype="float64"):
+def problem(n, m, lam, regularizer, dtype="float64", outputs=None):
     operator, target, masses = (jnp.asarray(a, dtype) for a in arrays(n, m))
+    if outputs is not None:
+        target = jnp.stack([jnp.asarray(arrays(n, m, k)[1], dtype) for k in range(outputs)], axis=1)
     return OuterProblem(operator, target, masses, jnp.asarray(lam, dtype), regularizer)
 
 
@@ -90,10 +96,10 @@ class Exact:
 
 
 @functools.cache
-def exact(name, n, m, lam):
+def exact(name, n, m, lam, output=0):
     """(value, u, s) to 60 digits, by Newton on the dual with halved steps, along decreasing lam."""
     f = Exact(name)
-    a, b, masses = (np.vectorize(mp.mpf)(v) for v in arrays(n, m))
+    a, b, masses = (np.vectorize(mp.mpf)(v) for v in arrays(n, m, output))
     lams = [value for value in LAMS if value >= lam]
     alpha = b / 10
 
@@ -159,6 +165,67 @@ def test_sixty_digits():
         assert max(errors) <= (1e-8 if lam == 1e-4 else 1e-10), (name, shape, lam, solver, errors)
     for lam, errors in worst.items():
         print(f"lam = {lam:g}: relative error of value {errors[0]:.1e}, u {errors[1]:.1e}, s {errors[2]:.1e}")
+
+
+def exact_outputs(name, n, m, lam):
+    """The sum of the values of all outputs, their u and their s as columns."""
+    parts = [exact(name, n, m, lam, output) for output in range(OUTPUTS)]
+    return sum(p[0] for p in parts), *(np.stack([p[i] for p in parts], axis=1) for i in (1, 2))
+
+
+@pytest.mark.slow
+def test_sixty_digits_of_three_outputs():
+    """The outputs share masses and features and nothing else: the problem of each, solved by itself."""
+    worst = {}
+    for name, shape, lam, solver in cases():
+        if lam not in (1.0, 1e-2, 1e-4, 0.0):
+            continue
+        value, u, s = exact_outputs(name, *shape, lam)
+        whole = problem(*shape, lam, REGULARIZERS[name], outputs=OUTPUTS)
+        solution, ours, weights, scores = solve(solver, whole)
+        assert int(solution.status) == codes.OK
+        errors = [relative_error(ours, value), relative_error(weights, u), relative_error(scores, s)]
+        worst[lam] = np.maximum(worst.get(lam, 0), errors)
+        assert max(errors) <= (1e-8 if lam == 1e-4 else 1e-10), (name, shape, lam, solver, errors)
+    for lam, errors in worst.items():
+        print(f"lam = {lam:g}: relative error of value {errors[0]:.1e}, u {errors[1]:.1e}, s {errors[2]:.1e}")
+
+
+METHODS = {
+    "primal": (Cholesky("primal"), "unbiased", 1e-2),
+    "dual": (Cholesky("dual"), "biased", 1e-2),
+    "iterations": (ConjugateGradient(tolerance=1e-14), "unbiased", 1e-2),
+    "newton": (Newton(), "power-1.5", 1e-2),
+    "newton, primal": (Newton("primal"), "power-3", 1e-2),
+    "minimum norm": (MinimumNorm(), "unbiased", 0.0),
+    "minimum norm, power": (MinimumNorm(), "power-3", 0.0),
+}
+
+
+@pytest.mark.core
+@pytest.mark.slow_cases("newton", "newton, primal", "minimum norm, power")
+@pytest.mark.parametrize("name", METHODS)
+def test_one_column_is_one_output(name):
+    """Value, outer weights and scores of targets (N, 1) and (N,), and of a column among others."""
+    solver, regularizer, lam = METHODS[name]
+    f = REGULARIZERS[regularizer]
+    one, column, three = (problem(4, 6, lam, f, outputs=c) for c in (None, 1, OUTPUTS))
+    (_, value, *arrays), (solved, same, *columns) = solve(solver, one), solve(solver, column)
+    assert solved.alpha.shape == (4, 1) and solved.residual.shape == solved.status.shape == ()
+    np.testing.assert_allclose(same, value, rtol=1e-14)
+    for array, block in zip(arrays, columns, strict=True):
+        np.testing.assert_allclose(block[:, 0], array, rtol=1e-13, atol=1e-14)
+    for array, block in zip(arrays, solve(solver, three)[2:], strict=True):
+        np.testing.assert_allclose(block[:, 0], array, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_a_bad_output_is_the_status_of_all():
+    """No interpolant of the second output alone."""
+    a = jnp.asarray([[1.0, 2.0], [0.0, 0.0]])
+    target = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+    whole = OuterProblem(a, target, jnp.array([0.5, 0.5]), jnp.asarray(0.0), Quadratic())
+    assert int(MinimumNorm().solve(whole).status) == codes.NO_INTERPOLANT
 
 
 @pytest.mark.slow

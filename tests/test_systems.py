@@ -72,6 +72,20 @@ def reduced(domain, dtype, lam=0.1):
     return E.ReducedRisk(features(domain), *data(domain, dtype), lam=lam)
 
 
+def several(domain, dtype):
+    """Data of three outputs."""
+    x, y = data(domain, dtype)
+    return x, jnp.stack([y, jnp.cos(5 * x[:, 0]), 0.3 - y], axis=1)
+
+
+def classifier(domain, dtype):
+    """A network of three classes whose neurons add a bump, seen from three places, to each output."""
+    bump = features(domain)
+    three = Function(lambda omega, x: jnp.stack([bump(omega + shift, x) for shift in (0.0, 0.3, 0.6)]))
+    x, y = several(domain, dtype)
+    return E.Risk(three, x, jnp.argmax(y, axis=1), loss=mf.losses.Softmax())
+
+
 def network(domain, dtype, **options):
     """A mean-field network with unit outer weights."""
     return E.Risk(features(domain), *data(domain, dtype), **options)
@@ -102,6 +116,9 @@ LAMS, RATES = (0.05, 0.1, 0.3), (0.5, 1.0, 2.0)
 HEAT, SLOW = E.Entropy, E.PorousMedium
 SYSTEMS = {
     "variable projection": System(wasserstein(lambda a, m, d: reduced(m, d, a)), LAMS),
+    "variable projection, three outputs": System(
+        wasserstein(lambda a, m, d: E.ReducedRisk(features(m), *several(m, d), a)), LAMS
+    ),
     "infinitely many data": System(
         wasserstein(lambda a, m, d: E.PopulationReducedRisk(mf.kernels.Gaussian(0.3, m), atoms(m, d), a)),
         LAMS,
@@ -114,6 +131,17 @@ SYSTEMS = {
         RATES,
         None,
         "an outer weight with each particle",
+    ),
+    "two timescales, three outputs": System(
+        lambda a, m, d: W.TwoTimescale(E.ReducedRisk(features(m), *several(m, d), 0.1), m, rate=a),
+        RATES,
+        None,
+        "an outer weight with each particle",
+    ),
+    "classifier": System(
+        wasserstein(lambda a, m, d: classifier(m, d) + a * HEAT() + a * E.Potential(wave)),
+        LAMS,
+        StochasticHeun(END / 8),
     ),
     "mean-field network": System(
         wasserstein(lambda a, m, d: network(m, d, loss=mf.losses.Huber(a)) + a * E.Potential(wave)), LAMS

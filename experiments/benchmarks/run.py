@@ -30,6 +30,7 @@ BENCHMARKS = {
     "circle-float64": ("varpro:circle_steps", True),
     "torus-float32": ("varpro:torus_steps", False),
     "timescale-float32": ("varpro:timescale_steps", False),
+    "outputs": ("varpro:output_steps", False),
     "diffusion": ("diffusion:run", True),
     "energy-distance-float32": ("energy_distance:run", False),
     "energy-distance-float64": ("energy_distance:run", True),

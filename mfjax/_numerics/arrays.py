@@ -1,5 +1,6 @@
 """Small array helpers shared by every module: conversions, checks that respect tracing, and safe norms."""
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import equinox as eqx
@@ -193,3 +194,28 @@ def safe_sqrt(value: Array) -> Array:
 def inner(a: Array, b: Array) -> Array:
     """Contraction in full precision: accelerators otherwise drop to 10-bit mantissas (TF32, bfloat16)."""
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def along(vector: Float[Array, " n"], block: Array) -> Array:
+    """`vector` shaped to multiply `block`, (n,) or (n, c), row by row."""
+    return vector.reshape(-1, *[1] * (block.ndim - 1))
+
+
+def columns(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """`function` of a vector (n,), for a vector or for each column of a block (n, c).
+
+    >>> columns(jnp.max)(jnp.array([[1.0, 5.0], [3.0, 2.0]])).tolist()
+    [3.0, 5.0]
+    """
+    batch = jax.vmap(function, in_axes=1, out_axes=-1)
+    return lambda block: function(block) if block.ndim == 1 else batch(block)
+
+
+def pairing(a: Array, b: Array) -> Float[Array, ""]:
+    """The sum of the products of all entries of two arrays of one shape."""
+    return inner(a.ravel(), b.ravel())
+
+
+def over_outputs(values: Float[Array, "n *c"]) -> Float[Array, " n"]:
+    """The sums over the outputs of a network, if it has several."""
+    return values if values.ndim == 1 else jnp.sum(values, axis=1)

@@ -59,7 +59,7 @@ def cholesky(matrix: Float[Array, "K K"]) -> Float[Array, "K K"]:
 
 
 @one_by_one
-def cholesky_solve(factor: Float[Array, "K K"], b: Float[Array, " K"]) -> Float[Array, " K"]:
+def cholesky_solve(factor: Float[Array, "K K"], b: Float[Array, "K *c"]) -> Float[Array, "K *c"]:
     """(L L^T)^{-1} b for the lower factor L."""
     return jsl.cho_solve((factor, True), b)
 
@@ -79,7 +79,7 @@ def pseudo_inverse(matrix: Float[Array, "N M"]) -> Float[Array, "M N"]:
 
 def shifted_solver(
     gram: Float[Array, "K K"], shift: Float[Array, ""]
-) -> Callable[[Float[Array, " K"]], Float[Array, " K"]]:
-    """b -> (G + shift)^{-1} b for a symmetric G >= 0, from one factorization."""
+) -> Callable[[Float[Array, "K *c"]], Float[Array, "K *c"]]:
+    """b -> (G + shift)^{-1} b for a symmetric G >= 0, from one factorization, which it holds as an array."""
     factor = cholesky(gram + shift * jnp.eye(len(gram), dtype=gram.dtype))
-    return lambda b: cholesky_solve(factor, b)
+    return jax.tree_util.Partial(cholesky_solve, factor)

@@ -33,15 +33,15 @@ class Solution(eqx.Module):
     """An energy at one measure.
 
     `value` F(mu), or `None` where it is not known, of a target known by its score say; `potential`, the first
-    variation as a function of ONE point, defined off the support; `outer_weights` (K,) or `None` for an
-    energy without an inner problem; `residual` of that problem, relative; `status`, a code of `mfjax.status`
-    or one of its own from `mfjax.status.OWN` = 100 on; `carry`, what the next solve may start from; `terms`,
-    the solutions of the energies that a sum is made of.
+    variation as a function of ONE point, defined off the support; `outer_weights` (K,), or (K, c) for c
+    outputs, `None` for an energy without an inner problem; `residual` of that problem, relative; `status`, a
+    code of `mfjax.status` or one of its own from `mfjax.status.OWN` = 100 on; `carry`, what the next solve
+    may start from; `terms`, the solutions of the energies that a sum is made of.
     """
 
     value: Float[Array, ""] | None
     potential: Callable[[Array], Array]
-    outer_weights: Float[Array, " K"] | None = None
+    outer_weights: Float[Array, "K *c"] | None = None
     residual: Float[Array, ""] | float = 0.0
     status: Int[Array, ""] | int = codes.OK
     carry: Any = None
@@ -112,7 +112,7 @@ class Energy(eqx.Module):
         """The first variation at `mu` as a function of one point."""
         return self._solved(mu).potential
 
-    def outer_weights(self, mu: Measure) -> Float[Array, " K"]:
+    def outer_weights(self, mu: Measure) -> Float[Array, "K *c"]:
         """The inner minimizer u at the support. **Raises** `ValueError` if this energy has none."""
         weights = self._solved(mu).outer_weights
         if weights is None:

@@ -24,14 +24,14 @@ POINTS, NODES = 2048, 1.25
 class Compressed(eqx.Module):
     """What `compress` makes of data: `rank` + 1 of them, for `features` evaluated at J nodes.
 
-    `x` (rank + 1, J), `y` (rank + 1,) and `data_weights` go where those of the N data went, and `features`
-    where the map went. `error` is the largest distance in L^2 of the data between a feature and its
-    interpolant.
+    `x` (rank + 1, J), `y` (rank + 1,), or (rank + 1, c) for c outputs, and `data_weights` go where those of
+    the N data went, and `features` where the map went. `error` is the largest distance in L^2 of the data
+    between a feature and its interpolant.
     """
 
     features: Interpolated
     x: Float[Array, "K J"]
-    y: Float[Array, " K"]
+    y: Float[Array, "K *c"]
     data_weights: Float[Array, " K"]
     basis: Float[Array, "N r"]
     data: Data
@@ -92,7 +92,7 @@ def compress(
     up to the error of the interpolation: r data with the features phi~ = W phi(., nodes), and one datum on
     which all features vanish, for the second term. A step then costs J M and not N M.
 
-    - `features`: phi; `x` (N, k), `y` (N,), masses `data_weights` (N,), 1/N unless given.
+    - `features`: phi; `x` (N, k), `y` (N,) or (N, c), masses `data_weights` (N,), 1/N unless given.
     - `points`: a domain, from which 2048 points are drawn, or an array (T, d): where the features are looked
       at. Every second one makes the basis, the others test it. They must be where particles will be:
       elsewhere, and in directions that leave the domain, phi~ is another function.
@@ -141,14 +141,14 @@ def compress(
     root = np.sqrt(np.asarray(data.weights, np.float64))
     sampled = root[:, None] * np.asarray(features.matrix(points, data.x), np.float64)
     basis, nodes, reader, error = _interpolation(sampled, tolerance)
-    target = root * np.asarray(data.y, np.float64)
+    target = (root * np.asarray(data.y, np.float64).T).T
     inside = basis.T @ target
-    beyond = np.linalg.norm(target - basis @ inside)
+    beyond = np.linalg.norm(target - basis @ inside, axis=0)
     as_data = lambda values: jnp.asarray(values, data.x.dtype)
     return Compressed(
         Interpolated(features, data.x[nodes], as_data(error)),
         as_data(np.pad(reader * root[nodes], ((0, 1), (0, 0)))),
-        as_data(np.append(inside, beyond)),
+        as_data(np.concatenate([inside, beyond[None]])),
         jnp.ones(len(inside) + 1, data.x.dtype),
         as_data(basis),
         data,

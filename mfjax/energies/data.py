@@ -13,10 +13,10 @@ from mfjax.features import FeatureMap
 
 
 class Data(eqx.Module):
-    """Inputs `x` (N, k), targets `y` (N,) and masses `weights` (N,), 1/N unless given, checked once."""
+    """Inputs `x` (N, k), targets `y` (N,) or (N, c), masses `weights` (N,) of 1/N unless given: checked."""
 
     x: Float[Array, "N k"]
-    y: Float[Array, " N"]
+    y: Float[Array, "N *c"]
     weights: Float[Array, " N"]
 
     def __init__(self, x: Any, y: Any, weights: Any = None):
@@ -25,8 +25,10 @@ class Data(eqx.Module):
             raise ValueError(f"x must have shape (N, k) with N, k >= 1, got {self.x.shape}")
         n = self.x.shape[0]
         self.y = finite(as_floats(y, "y").astype(self.x.dtype), "y")
-        if self.y.shape != (n,):
-            raise ValueError(f"y must have shape ({n},) to match x, got {self.y.shape}")
+        if self.y.ndim not in (1, 2) or len(self.y) != n or 0 in self.y.shape:
+            raise ValueError(
+                f"y must have shape ({n},), or ({n}, c) for c outputs, to match x, got {self.y.shape}"
+            )
         if weights is None:
             weights = jnp.full((n,), 1 / n, self.x.dtype)
         self.weights = finite(as_floats(weights, "data_weights").astype(self.x.dtype), "data_weights")
@@ -36,6 +38,11 @@ class Data(eqx.Module):
             raise ValueError("data_weights must be non-negative")
         if not is_traced(self.weights) and not np.any(np.asarray(self.weights)):
             raise ValueError("data_weights must have a positive sum, got zeros: no datum would count")
+
+    @property
+    def outputs(self) -> int | None:
+        """The number of outputs c of targets (N, c), `None` for (N,)."""
+        return None if self.y.ndim == 1 else self.y.shape[1]
 
     def prepare(self, features: FeatureMap, points: Array) -> Any:
         """What `features` know of these inputs before any particles, in the dtype of `points`."""

@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax import status as codes
-from mfjax._numerics.arrays import inner, kind, safe_sqrt, scalar, shown
+from mfjax._numerics.arrays import along, inner, kind, over_outputs, pairing, safe_sqrt, scalar, shown
 from mfjax._numerics.linalg import shifted_solver
 from mfjax.energies.base import Energy, Solution
-from mfjax.energies.convolution import check_kernel, convolution, convolution_at
+from mfjax.energies.convolution import check_kernel
 from mfjax.energies.field import Field
 from mfjax.features import FeatureMap
 from mfjax.kernels import kernel_sums
@@ -35,7 +35,9 @@ class PopulationReducedRisk(Energy):
     - `kernel(x, y)`: `kernels.ArcCosine()` for ReLU, `ArcSine()` for erf, `SmoothedGaussian(scale)` for
       Gaussian bumps, all with standard normal inputs in any dimension; or any positive definite function.
     - `teacher` nu: a measure of any mass, or points (K, d) of masses 1/K. It enters by its kernel sums, K
-      for a teacher of K points.
+      for a teacher of K points. Its mark "u", (K,) or (K, c), if it has one, holds the outer weights v of
+      the teacher, F* = int v phi dnu; with c columns the network has c outputs, over which |.|^2 and f are
+      sums, and one factorization.
     - `lam` > 0, and `regularizer`, `Quadratic(c)`, as for `ReducedRisk`. Both are leaves.
 
     **Cost**: M K + M^2 kernels and one Cholesky factorization of M x M a solve, with one step of refinement.
@@ -79,8 +81,10 @@ class PopulationReducedRisk(Energy):
                 "PopulationReducedRisk needs the regularizer Quadratic, got "
                 f"{type(self.regularizer).__name__}; take ReducedRisk on sampled data"
             )
+        weights = taught_weights(teacher)
+        sums = kernel_sums(kernel, teacher.points, teacher.points, weights)
         # E |F*|^2.
-        self.square = teacher.integrate(convolution(kernel, teacher, teacher.points))
+        self.square = pairing(weights, sums)
 
     def validate(self, mu, domain=None):
         check_kernel(self.kernel, domain, mu.points[0])
@@ -94,16 +98,17 @@ class PopulationReducedRisk(Energy):
         dtype, masses = mu.dtype, mu.weights
         lam, f = self.lam.astype(dtype), self.regularizer
         gram = jax.vmap(lambda x: jax.vmap(lambda y: self.kernel(x, y))(mu.points))(mu.points)
-        signal = convolution(self.kernel, self.teacher, mu.points).astype(dtype)
+        weights = taught_weights(self.teacher)
+        signal = kernel_sums(self.kernel, mu.points, self.teacher.points, weights).astype(dtype)
         center = f.conjugate_derivative(jnp.zeros((), dtype))
-        right = signal - center * inner(gram, masses)
+        right = signal - along(center * inner(gram, masses), signal)
         s = ridge(gram, masses, lam, right)
         u = f.conjugate_derivative(s)
-        fitted = masses * u
-        error = self.square.astype(dtype) - 2 * inner(signal, fitted) + inner(fitted, inner(gram, fitted))
-        residual = relative(right - inner(gram, masses * s) - lam * s, right)
+        fitted = along(masses, u) * u
+        error = self.square.astype(dtype) - 2 * pairing(signal, fitted) + pairing(fitted, inner(gram, fitted))
+        residual = relative(right - inner(gram, along(masses, s) * s) - lam * s, right)
         return Solution(
-            value=error / (2 * lam) + mu.integrate(f(u)),
+            value=error / (2 * lam) + jnp.sum(mu.integrate(f(u))),
             potential=PopulationPotential(self.kernel, mu.points, fitted, self.teacher, lam, f),
             outer_weights=u,
             residual=residual,
@@ -111,17 +116,24 @@ class PopulationReducedRisk(Energy):
         )
 
 
+def taught_weights(teacher: Measure) -> Float[Array, "K *c"]:
+    """The masses of a teacher times its outer weights, the mark "u"; these are one where it has none."""
+    u = teacher.marks.get("u")
+    return teacher.weights if u is None else along(teacher.weights, u) * u
+
+
 def ridge(
-    gram: Float[Array, "M M"], masses: Float[Array, " M"], lam: Float[Array, ""], right: Float[Array, " M"]
-) -> Float[Array, " M"]:
+    gram: Float[Array, "M M"], masses: Float[Array, " M"], lam: Float[Array, ""], right: Float[Array, "M *c"]
+) -> Float[Array, "M *c"]:
     """s with (K diag(m) + lam) s = b, for masses that may be zero; derivatives are those of the system."""
     fixed, m, strength = jax.lax.stop_gradient((gram, masses, lam))
     root = safe_sqrt(m)
+    m, scale, weights = along(m, right), along(root, right), along(masses, right)
     inverse = shifted_solver(root[:, None] * fixed * root[None, :], strength)
 
     def once(b):
         # sqrt(m) s by the symmetric matrix, then s where the mass is zero, too.
-        return (b - inner(fixed, root * inverse(root * b))) / strength
+        return (b - inner(fixed, scale * inverse(scale * b))) / strength
 
     def solve(_, b):
         s = once(b)
@@ -132,7 +144,7 @@ def ridge(
         return (b - m * solve(None, inner(fixed, b))) / strength
 
     return jax.lax.custom_linear_solve(
-        lambda s: inner(gram, masses * s) + lam * s, right, solve, transpose_solve=transposed
+        lambda s: inner(gram, weights * s) + lam * s, right, solve, transpose_solve=transposed
     )
 
 
@@ -141,17 +153,18 @@ class PopulationPotential(Field):
 
     kernel: Callable
     points: Float[Array, "M d"]
-    weights: Float[Array, " M"]
+    weights: Float[Array, "M *c"]
     teacher: Measure
     lam: Float[Array, ""]
     regularizer: Quadratic
 
     def __call__(self, point):
-        taught = convolution_at(self.kernel, self.teacher, point)
+        taught = row_sum(self.kernel, point, self.teacher.points, taught_weights(self.teacher))
         learned = row_sum(self.kernel, point, self.points, self.weights)
-        return -self.regularizer.conjugate((taught - learned) / self.lam)
+        return -jnp.sum(self.regularizer.conjugate((taught - learned) / self.lam))
 
     def at(self, points):
-        taught = convolution(self.kernel, self.teacher, points).astype(points.dtype)
-        learned = kernel_sums(self.kernel, points, self.points, self.weights)
-        return -self.regularizer.conjugate((taught - learned) / self.lam)
+        sums = lambda sources, weights: kernel_sums(self.kernel, points, sources, weights)
+        taught = sums(self.teacher.points, taught_weights(self.teacher)).astype(points.dtype)
+        conjugate = self.regularizer.conjugate((taught - sums(self.points, self.weights)) / self.lam)
+        return -over_outputs(conjugate)

@@ -16,9 +16,10 @@ ENDING = ".npz"
 
 
 class Predictor(eqx.Module):
-    """The network of a measure as a function of new inputs x (B, k), a number for each.
+    """The network of a measure as a function of new inputs x (B, k), a number or a vector (c,) for each.
 
-    F(x) = sum_i weights_i phi(points_i, x), where weights are masses times outer weights. It holds no data.
+    F(x) = sum_i weights_i phi(points_i, x), where weights (K,) or (K, c) are masses times outer weights, for
+    c outputs. It holds no data.
 
     `ReducedRisk.predictor(mu)` and `Risk.predictor(mu)` make one. Another map on the same particles, that of
     all data after `mf.compress` say, is `Predictor(phi, net.points, net.weights)`.
@@ -34,24 +35,29 @@ class Predictor(eqx.Module):
 
     features: FeatureMap
     points: Float[Array, "K d"]
-    weights: Float[Array, " K"]
+    weights: Float[Array, "K *c"]
 
     def __init__(self, features: FeatureMap, points: Any, weights: Any):
         require_features(features)
         self.features = features
         self.points = finite(as_floats(points, "points"), "points")
         self.weights = finite(as_floats(weights, "weights"), "weights")
-        if self.points.ndim != 2 or self.weights.shape != self.points.shape[:1]:
+        if self.points.ndim != 2 or self.weights.ndim not in (1, 2) or len(self.weights) != len(self.points):
             raise ValueError(
-                "points and weights must have shapes (K, d) and (K,), "
+                "points and weights must have shapes (K, d) and (K,) or (K, c), "
                 f"got {self.points.shape} and {self.weights.shape}"
             )
 
-    def __call__(self, x: Any) -> Float[Array, " B"]:
+    def __call__(self, x: Any) -> Float[Array, "B *c"]:
         x = as_floats(x, "x")
         if x.ndim != 2 or 0 in x.shape:
             raise ValueError(f"x must have shape (B, k) with B, k >= 1, got {x.shape}; x[None] is one input")
-        check_features(self.features, self.points, x)
+        shape = check_features(self.features, self.points, x, several=True)
+        if shape and self.weights.ndim > 1:
+            raise ValueError(
+                f"features with {shape[0]} outputs have one weight each, got weights of shape "
+                f"{self.weights.shape}"
+            )
         ones = jnp.ones(len(x), jnp.result_type(self.points, x))
         operator = self.features.operator(self.points.astype(ones.dtype), x.astype(ones.dtype), ones)
         return operator.output(self.weights)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._numerics.arrays import Prepared, inner, is_traced, kind, scalar
+from mfjax._numerics.arrays import Prepared, along, inner, is_traced, kind, over_outputs, scalar
 from mfjax._numerics.compiled import compiled
 from mfjax.energies.base import Energy, Solution
 from mfjax.energies.data import Data
@@ -30,7 +30,11 @@ class ReducedRisk(Energy):
     alpha = (y - F) / lam, and the first variation is V = -f*(s), defined for every omega (VarPro
     paper (15) to (17), (27); its (16) has the sign of alpha reversed, and f there is t^2, here t^2/2).
 
-    - `features`: phi(omega, x); `x` (N, k); `y` (N,).
+    For targets y (N, c) the network has c outputs: u, s and alpha have c columns, |.|^2 and f are summed over
+    them, and V = -sum_c f*(s_c) (thesis (27), (28), (34)). The outputs share features, masses and every
+    factorization. Classes are one-hot rows, `jax.nn.one_hot(labels, c)`.
+
+    - `features`: phi(omega, x); `x` (N, k); `y` (N,), or (N, c) for c outputs.
     - `lam`: regularization strength, 1e-4 to 1e-1 for features of unit size; `lam=0.0` is the
       interpolant of least int f(u) dmu, an error where none exists.
     - `regularizer`: f, `Quadratic()` unless given.
@@ -103,7 +107,7 @@ class ReducedRisk(Energy):
         root = jnp.sqrt(self.data.weights).astype(dtype)
         return OuterProblem(
             self.data.operator(self.features, mu.points, prepared),
-            root * self.data.y.astype(dtype),
+            along(root, self.data.y) * self.data.y.astype(dtype),
             mu.weights,
             self.lam.astype(dtype),
             self.regularizer,
@@ -132,15 +136,15 @@ class ReducedRisk(Energy):
             return None
         return ReducedDual(self.outer.solve(problem).alpha, problem)
 
-    def predictor(self, mu, outer_weights: Float[Array, " K"] | None = None) -> Predictor:
+    def predictor(self, mu, outer_weights: Float[Array, "K *c"] | None = None) -> Predictor:
         """The network F at `mu` without the data: with the optimal outer weights, solved for here, once.
 
         `outer_weights` are others where they move by themselves: `mu.marks["u"]` of a `TwoTimescale` run.
         """
         outer = self.outer_weights(mu) if outer_weights is None else outer_weights
-        return Predictor(self.features, mu.points, mu.weights * outer)
+        return Predictor(self.features, mu.points, along(mu.weights, outer) * outer)
 
-    def predict(self, mu, x: Float[Array, "B k"]) -> Float[Array, " B"]:
+    def predict(self, mu, x: Float[Array, "B k"]) -> Float[Array, "B *c"]:
         """The network F at new inputs, with the optimal outer weights at `mu`: `predictor(mu)(x)`."""
         return self.predictor(mu)(x)
 
@@ -167,29 +171,31 @@ def _initial(energy: ReducedRisk, mu) -> Carried:
 
 
 class DualPotential(Field):
-    """omega -> -f*(s(omega)), s(omega) = sum_j sqrt(p_j) alpha_j phi(omega, x_j).
+    """omega -> -f*(s(omega)), s(omega) = sum_j sqrt(p_j) alpha_j phi(omega, x_j), summed over outputs.
 
     What the features have `prepared` from the data is used for many points at once.
     """
 
     features: FeatureMap
     data: Data
-    alpha: Float[Array, " N"]
+    alpha: Float[Array, "N *c"]
     regularizer: Regularizer
     prepared: Any = None
 
-    def score(self, point: Float[Array, " d"]) -> Float[Array, ""]:
+    def score(self, point: Float[Array, " d"]) -> Float[Array, "*c"]:
         """s at one point; (f*)'(s) is the outer weight a particle there would have."""
         row = jax.vmap(self.features, in_axes=(None, 0))(point, self.data.x.astype(point.dtype))
-        return inner(row, jnp.sqrt(self.data.weights).astype(self.alpha.dtype) * self.alpha)
+        return inner(
+            row, along(jnp.sqrt(self.data.weights).astype(self.alpha.dtype), self.alpha) * self.alpha
+        )
 
     def __call__(self, point):
-        return -self.regularizer.conjugate(self.score(point))
+        return -jnp.sum(self.regularizer.conjugate(self.score(point)))
 
     def at(self, points):
         # The products that the outer solve is made of: at its own particles they are computed once.
         operator = self.data.operator(self.features, points, self.prepared)
-        return -self.regularizer.conjugate(operator.scores(self.alpha))
+        return -over_outputs(self.regularizer.conjugate(operator.scores(self.alpha)))
 
 
 def default_outer(lam: Array, regularizer: Regularizer) -> OuterSolver:

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._numerics.arrays import Prepared, inner, scalar
+from mfjax._numerics.arrays import Prepared, along, inner, over_outputs, pairing, scalar
+from mfjax._numerics.operators import Dense, Operator
 from mfjax.energies.base import Energy, Solution
 from mfjax.energies.data import Data
 from mfjax.energies.dual import Dual
@@ -24,15 +25,19 @@ class Risk(Energy):
     F(mu) = sum_j p_j l(int Phi(xi, x_j) dmu, y_j) + lam/2 int |xi|^2 dmu.
 
     A particle xi holds all parameters of a neuron; `features.Weighted(phi)` makes Phi((w, omega), x)
-    = w phi(omega, x). First variation sum_j p_j l'(F(x_j), y_j) Phi(xi, x_j) + lam |xi|^2 / 2 (survey
+    = w phi(omega, x). First variation sum_j p_j l'(F(x_j), y_j) . Phi(xi, x_j) + lam |xi|^2 / 2 (survey
     (2.9), 3.1, which lacks the 1/N on the regularizer). Other regularizers: add a `Potential`.
 
-    - `x` (N, k), `y` (N,), masses `data_weights` (N,), 1/N unless given; `lam` >= 0, default 0.
-    - `loss`: l of prediction and target, one of `mf.losses` or a function of two numbers, convex in
-      the first; `Square()`, (f - y)^2 / 2, unless given.
+    The network has as many outputs c as Phi: `features.Weighted(phi, outputs=c)`, with w in R^c, or any map
+    that returns a vector (c,); l' is then the gradient in R^c (thesis I.8).
 
-    **Raises** `ValueError` for data that are empty, not finite or of mismatched shapes, lam < 0, and
-    labels that the loss does not take.
+    - `x` (N, k); `y` (N,), (N, c) for c outputs, or labels (N,) for `losses.Softmax`; masses `data_weights`
+      (N,), 1/N unless given; `lam` >= 0, default 0.
+    - `loss`: l of prediction and target, one of `mf.losses` or a function of two numbers (or vectors),
+      convex in the first; `Square()`, |f - y|^2 / 2, unless given.
+
+    **Raises** `ValueError` for data that are empty, not finite or of mismatched shapes, lam < 0, labels that
+    the loss does not take, and targets of another width than the network, which is known with a measure.
 
     >>> import mfjax as mf
     >>> mu = mf.measures.Particles(jnp.array([[1.0], [3.0]]))
@@ -65,7 +70,8 @@ class Risk(Energy):
         self.loss.validate(self.data.y)
 
     def validate(self, mu, domain=None):
-        check_features(self.features, mu.points, self.data.x, domain)
+        shape = check_features(self.features, mu.points, self.data.x, domain, several=True)
+        self.loss.validate(self.data.y, shape)
         if isinstance(self.features, Interpolated) and not isinstance(self.loss, Square):
             raise ValueError(
                 f"compressed data are those of the squared loss, got {type(self.loss).__name__}: use all data"
@@ -92,29 +98,30 @@ class Risk(Energy):
         y, masses = (part.astype(prediction.dtype) for part in (self.data.y, self.data.weights))
         lam = self.lam.astype(prediction.dtype)
         squares = jnp.sum(mu.points * mu.points, axis=-1)
-        value = inner(masses, self.loss(prediction, y)) + 0.5 * lam * mu.integrate(squares)
-        dual = masses * self.loss.derivative(prediction, y)
+        value = inner(masses, self.loss.values(prediction, y)) + 0.5 * lam * mu.integrate(squares)
+        slopes = self.loss.slopes(prediction, y)
+        dual = along(masses, slopes) * slopes
         potential = RiskPotential(self.features, unweighted, dual, lam, prepared)
         return Solution(value, potential, carry=carry)
 
     def dual(self, mu):
-        features = self.features.matrix(mu.points, self.data.x.astype(mu.dtype))
-        linear = 0.5 * self.lam.astype(features.dtype) * jnp.sum(mu.points * mu.points, axis=-1)
-        return RiskDual(inner(features, mu.weights), features, linear, self.data, self.loss)
+        operator = Dense(self.features.matrix(mu.points, self.data.x.astype(mu.dtype)))
+        linear = 0.5 * self.lam.astype(mu.dtype) * jnp.sum(mu.points * mu.points, axis=-1)
+        return RiskDual(operator.output(mu.weights), operator, linear, self.data, self.loss)
 
 
 class RiskPotential(Field):
-    """xi -> sum_j dual_j Phi(xi, x_j) + lam |xi|^2 / 2, dual = p l'(F, y), of `data` of masses one."""
+    """xi -> sum_j dual_j . Phi(xi, x_j) + lam |xi|^2 / 2, dual = p l'(F, y), of `data` of masses one."""
 
     features: FeatureMap
     data: Data
-    dual: Float[Array, " N"]
+    dual: Float[Array, "N *c"]
     lam: Float[Array, ""]
     prepared: Any = None
 
     def __call__(self, point: Float[Array, " d"]) -> Array:
         row = jax.vmap(self.features, in_axes=(None, 0))(point, self.data.x.astype(point.dtype))
-        return inner(row, self.dual) + 0.5 * self.lam * jnp.sum(point * point)
+        return pairing(row, self.dual) + 0.5 * self.lam * jnp.sum(point * point)
 
     def at(self, points):
         scores = self.data.operator(self.features, points, self.prepared).scores(self.dual)
@@ -124,26 +131,34 @@ class RiskPotential(Field):
 class RiskDual(Dual):
     """The unknowns are the predictions F_j at the data; the slope l'(F_j, y_j) is the dual variable.
 
-    The conjugate sum_j p_j l*(l'(F_j)) is sum_j p_j (l'(F_j) F_j - l(F_j)).
+    The conjugate sum_j p_j l*(l'(F_j)) is sum_j p_j (l'(F_j) . F_j - l(F_j)). Of c outputs the unknowns are
+    N c numbers.
     """
 
-    start: Float[Array, " N"]
-    features: Float[Array, "N K"]
+    start: Float[Array, " n"]
+    operator: Operator
     linear: Float[Array, " K"]
     data: Data
     loss: Loss
+    shape: tuple[int, ...] = eqx.field(static=True)
+
+    def __init__(self, prediction: Float[Array, "N *c"], operator: Operator, linear, data: Data, loss: Loss):
+        self.start, self.shape = prediction.ravel(), prediction.shape
+        self.operator, self.linear, self.data, self.loss = operator, linear, data, loss
 
     def potential(self, unknowns):
-        y, masses = self._data(unknowns.dtype)
-        return inner(masses * self.loss.derivative(unknowns, y), self.features) + self.linear
+        prediction, y, masses = self._data(unknowns)
+        slopes = self.loss.slopes(prediction, y)
+        return self.operator.scores(along(masses, slopes) * slopes) + self.linear
 
     def conjugate(self, unknowns):
-        y, masses = self._data(unknowns.dtype)
-        slope, loss = self.loss.derivative(unknowns, y), self.loss(unknowns, y)
-        return inner(masses, slope * unknowns - loss)
+        prediction, y, masses = self._data(unknowns)
+        slopes, losses = self.loss.slopes(prediction, y), self.loss.values(prediction, y)
+        return inner(masses, over_outputs(slopes * prediction) - losses)
 
     def defect(self, unknowns, weights):
-        return unknowns - inner(self.features, weights)
+        return unknowns - self.operator.output(weights).ravel()
 
-    def _data(self, dtype) -> tuple[Array, Array]:
-        return self.data.y.astype(dtype), self.data.weights.astype(dtype)
+    def _data(self, unknowns) -> tuple[Array, Array, Array]:
+        dtype = unknowns.dtype
+        return unknowns.reshape(self.shape), self.data.y.astype(dtype), self.data.weights.astype(dtype)

@@ -3,6 +3,7 @@
 The base class batches: `features.matrix(points, inputs)` is the (N, M) matrix of phi(omega_i, x_j).
 """
 
+import math
 from abc import abstractmethod
 from typing import Any
 
@@ -19,9 +20,10 @@ TILE = 2**25
 
 
 class FeatureMap(eqx.Module):
-    """The response of a neuron with parameter omega to an input x, a number phi(omega, x).
+    """The response of a neuron with parameter omega to an input x: phi(omega, x), one number.
 
-    A new map is one subclass with one method, written for one pair.
+    A new map is one subclass with one method, written for one pair. For `energies.Risk` alone it may return a
+    vector (c,), what a neuron adds to each of c outputs.
 
     >>> import jax.numpy as jnp
     >>> class Cosine(FeatureMap):
@@ -32,7 +34,7 @@ class FeatureMap(eqx.Module):
     """
 
     @abstractmethod
-    def __call__(self, omega: Float[Array, " d"], x: Float[Array, " k"]) -> Float[Array, ""]:
+    def __call__(self, omega: Float[Array, " d"], x: Float[Array, " k"]) -> Float[Array, "*c"]:
         """The feature of particle `omega` at input `x`."""
 
     def prepare(self, x: Float[Array, "N k"], root: Float[Array, " N"]) -> Any:
@@ -47,14 +49,15 @@ class FeatureMap(eqx.Module):
         prepared: Any = None,
     ) -> Operator:
         """The map A_ji = root_j phi(omega_i, x_j) of an outer problem: a matrix while that is small."""
-        if len(points) * len(x) * points.dtype.itemsize <= LARGEST:
+        size = len(x) * points.dtype.itemsize * math.prod(jax.eval_shape(self, points[0], x[0]).shape)
+        if len(points) * size <= LARGEST:
             return Dense(self.matrix(points, x), root)
-        return Tiled(self, points, x, root, block=max(1, TILE // (len(x) * points.dtype.itemsize)))
+        return Tiled(self, points, x, root, block=max(1, TILE // size))
 
     def validate(self, points: Array, domain: Any = None) -> None:
         """**Raises** `ValueError` if this map is not meant for such particles."""
 
-    def matrix(self, points: Float[Array, "M d"], inputs: Float[Array, "N k"]) -> Float[Array, "N M"]:
+    def matrix(self, points: Float[Array, "M d"], inputs: Float[Array, "N k"]) -> Float[Array, "N M *c"]:
         """All features at once, inputs along rows."""
         over_points = jax.vmap(self, in_axes=(0, None))
         return jax.vmap(over_points, in_axes=(None, 0))(points, inputs)
@@ -72,10 +75,13 @@ def require_features(features: Any) -> None:
         )
 
 
-def check_features(features: FeatureMap, points: Array, x: Array, domain: Any = None) -> None:
-    """Check that a feature map returns one number for one particle and one input.
+def check_features(
+    features: FeatureMap, points: Array, x: Array, domain: Any = None, *, several: bool = False
+) -> tuple[int, ...]:
+    """The shape () or (c,) of what a feature map returns for one particle and one input.
 
-    **Raises** `ValueError` if `features` does not map one particle and one input to one number.
+    **Raises** `ValueError` if `features` does not map them to one number, or a vector where `several` outputs
+    are allowed.
     """
     require_features(features)
     try:
@@ -85,6 +91,11 @@ def check_features(features: FeatureMap, points: Array, x: Array, domain: Any = 
             f"features cannot be applied to a particle of shape {points.shape[1:]} and an input of shape "
             f"{x.shape[1:]}: {str(error).splitlines()[0]}"
         ) from error
-    if getattr(out, "shape", None) != ():
-        raise ValueError(f"features must return one number, got shape {getattr(out, 'shape', None)}")
+    shape = getattr(out, "shape", None)
+    if shape is None or len(shape) > several:
+        what = "one number or a vector of outputs" if several else "one number"
+        raise ValueError(f"features must return {what}, got shape {shape}")
+    if shape == (0,):
+        raise ValueError("features must return one number or a vector of outputs, got an empty one")
     features.validate(points, domain)
+    return shape

@@ -1,5 +1,8 @@
 """Neurons that carry their outer weight, or its sign."""
 
+import equinox as eqx
+
+from mfjax._numerics.arrays import count
 from mfjax._numerics.operators import Scaled
 from mfjax.features.base import FeatureMap
 
@@ -10,29 +13,52 @@ class Weighted(FeatureMap):
     Phi((w, omega), x) = w phi(omega, x): a neuron whose outer weight is its first coordinate.
 
     `features` is phi, on points omega (d,); this map is on points (w, omega) (1 + d,), for `energies.Risk` on
-    a Euclidean domain of that dimension. Outer weights of size one at the start are a good choice; at w = 0
-    omega feels no force, and where all w are 0 only they move.
+    a Euclidean domain of that dimension. For a network with c `outputs` w has c coordinates, and points are
+    (c + d,): Omega = R^c x Theta (thesis I.8). Outer weights of size one at the start are a good choice; at
+    w = 0 omega feels no force, and where all w are 0 only they move.
+
+    **Raises** `ValueError` for `outputs` that are not a whole number >= 1.
 
     >>> import jax.numpy as jnp, mfjax as mf
     >>> float(Weighted(mf.features.ReLU())(jnp.array([2.0, 1.0, 0.0]), jnp.array([3.0, 5.0])))
     6.0
+    >>> Weighted(mf.features.ReLU(), outputs=2)(jnp.array([2.0, -1.0, 1.0]), jnp.array([3.0])).tolist()
+    [6.0, -3.0]
     """
 
     features: FeatureMap
+    outputs: int | None = eqx.field(static=True)
+
+    def __init__(self, features: FeatureMap, outputs: int | None = None):
+        self.features = features
+        self.outputs = None if outputs is None else count(outputs, "outputs")
+
+    @property
+    def _weights(self) -> int:
+        return 1 if self.outputs is None else self.outputs
 
     def __call__(self, omega, x):
-        return omega[0] * self.features(omega[1:], x)
+        response = self.features(omega[self._weights :], x)
+        if self.outputs is None:
+            return omega[0] * response
+        if response.ndim:
+            raise ValueError(
+                f"the neurons of Weighted(phi, outputs={self.outputs}) return one number, got shape "
+                f"{response.shape}: leave outputs out"
+            )
+        return omega[: self.outputs] * response
 
     def validate(self, points, domain=None):
         # On which domain omega lies is not known from that of (w, omega).
-        self.features.validate(points[:, 1:])
+        self.features.validate(points[:, self._weights :])
 
     def prepare(self, x, root):
         return self.features.prepare(x, root)
 
     def operator(self, points, x, root, prepared=None):
         # Those of phi, which may need no matrix.
-        return Scaled(self.features.operator(points[:, 1:], x, root, prepared), points[:, 0])
+        factors = points[:, 0] if self.outputs is None else points[:, : self.outputs]
+        return Scaled(self.features.operator(points[:, self._weights :], x, root, prepared), factors)
 
 
 class SignedFeatures(Weighted):
@@ -46,3 +72,6 @@ class SignedFeatures(Weighted):
     >>> float(SignedFeatures(mf.features.ReLU())(jnp.array([-1.0, 2.0]), jnp.array([3.0])))
     -6.0
     """
+
+    def __init__(self, features: FeatureMap):
+        super().__init__(features)

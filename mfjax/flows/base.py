@@ -115,7 +115,7 @@ class Flow(eqx.Module):
         """The energy that this flow dissipates, at `state`; `None` where it is not known."""
         return self.evaluate(state).energy
 
-    def outer_weights(self, mu: Measure) -> Float[Array, " K"] | None:
+    def outer_weights(self, mu: Measure) -> Float[Array, "K *c"] | None:
         """The outer weights of the network at the support of `mu`: the optimal ones of the energy, if any."""
         return None if self.energy is None else self.energy.solve(mu).outer_weights
 

@@ -13,6 +13,7 @@ from mfjax._numerics.arrays import inner, known
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy, Sum
 from mfjax.energies.internal import DensityEstimate
+from mfjax.features import Weighted
 from mfjax.flows.base import Evaluation, Flow, State, evaluation, require_measure
 from mfjax.flows.wasserstein import smooth_part
 from mfjax.grids.diffusion import Part
@@ -68,6 +69,13 @@ class HeightFlow(Flow):
 
     def validate(self, mu: Measure) -> None:
         require_measure(mu)
+        for _, term in self.energy.parts():
+            features = getattr(term, "features", None)
+            if isinstance(features, Weighted) and features.outputs is not None:
+                raise ValueError(
+                    f"{type(self).__name__} has one height at a point, got "
+                    f"Weighted(outputs={features.outputs}): take flows.Wasserstein on points (w, theta)"
+                )
         self.domain.validate(mu.points)
         if isinstance(mu, Grid):
             grids.require_grid(mu, self.domain)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, ScalarLike
 
 from mfjax import status as codes
-from mfjax._numerics.arrays import Prepared, inner, known, scalar
+from mfjax._numerics.arrays import Prepared, along, known, pairing, scalar
 from mfjax.domains import Domain
 from mfjax.energies.reduced_risk import ReducedRisk
 from mfjax.flows.base import Evaluation, Flow, State, evaluation
@@ -27,8 +27,9 @@ class TwoTimescale(Flow):
     omega' = -grad V_u(omega), u' = -(rate / lam) [sum_j p_j phi(omega, x_j) (F(x_j) - y_j) + lam f'(u)].
 
     V_u(omega) = (u / lam) sum_j p_j phi(omega, x_j) (F(x_j) - y_j) at fixed u, carried by each particle as
-    the mark "u". No particle number appears, so padding is harmless. The recorded energy is the risk over
-    lam at the current u, and it dissipates at int |grad V_u|^2 dmu + rate int (dR/du / lam)^2 dmu.
+    the mark "u", (M,) or (M, c) for c outputs, over which V_u is a sum. No particle number appears, so
+    padding is harmless. The recorded energy is the risk over lam at the current u, and it dissipates at
+    int |grad V_u|^2 dmu + rate int |dR/du / lam|^2 dmu.
 
     - `energy`: a `ReducedRisk` with lam > 0.
     - `rate` gamma > 0: how much faster the outer weights move. VarPro is gamma -> infinity, with error
@@ -85,16 +86,18 @@ class TwoTimescale(Flow):
         lam, gamma = self.energy.lam.astype(mu.dtype), self.gamma.astype(mu.dtype)
         prepared = None if first is None else first.prepared.value
         operator = lambda points: data.operator(self.energy.features, points, prepared)
-        target = (jnp.sqrt(data.weights) * data.y).astype(mu.dtype)
-        error = operator(mu.points).output(mu.weights * u) - target
+        target = (along(jnp.sqrt(data.weights), data.y) * data.y).astype(mu.dtype)
+        error = operator(mu.points).output(along(mu.weights, u) * u) - target
         # sum_j p_j phi(omega, x_j) (F(x_j) - y_j) at all particles, and its gradient times u / lam.
         forces, pull = jax.vjp(lambda points: operator(points).scores(error), mu.points)
         (gradient,) = pull((u / lam).astype(forces.dtype))
         velocity = jax.vmap(self.domain.velocity)(mu.points, -gradient)
         slope = jax.vmap(self.domain.project)(mu.points, gradient)
         outer_slope = (forces / lam + f.derivative(u)).astype(mu.dtype)
-        energy = 0.5 * inner(error, error) / lam + mu.integrate(f(u))
-        dissipation = mu.integrate(-jnp.sum(slope * velocity, axis=-1) + gamma * outer_slope**2)
+        energy = 0.5 * pairing(error, error) / lam + jnp.sum(mu.integrate(f(u)))
+        dissipation = mu.integrate(-jnp.sum(slope * velocity, axis=-1)) + gamma * jnp.sum(
+            mu.integrate(outer_slope**2)
+        )
         tangent = Tangent(points=velocity, marks={"u": -gamma * outer_slope})
         residual, status = (0.0, codes.OK) if first is None else (first.residual, first.status)
         return evaluation(

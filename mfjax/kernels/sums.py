@@ -18,11 +18,11 @@ def kernel_sums(
     kernel: Callable,
     points: Float[Array, "M d"],
     sources: Float[Array, "K d"],
-    weights: Float[Array, " K"],
-) -> Float[Array, " M"]:
+    weights: Float[Array, "K *c"],
+) -> Float[Array, "M *c"]:
     """The field of weighted sources at many points, by the fastest way that the kernel has.
 
-    sum_j weights_j k(points_i, sources_j) for every i.
+    sum_j weights_j k(points_i, sources_j) for every i, and for every column of weights (K, c).
 
     By `Kernel.sums` where the kernel has it and there are more than 2^16 pairs, else over blocks of rows:
     memory is O(M + K), in reverse mode too.
@@ -56,14 +56,18 @@ def kernel_slopes(
 
 
 def row_sum(
-    kernel: Callable, point: Float[Array, " d"], sources: Float[Array, "K d"], weights: Float[Array, " K"]
-) -> Float[Array, ""]:
+    kernel: Callable, point: Float[Array, " d"], sources: Float[Array, "K d"], weights: Float[Array, "K *c"]
+) -> Float[Array, "*c"]:
     """sum_j weights_j k(point, sources_j)."""
     sources, weights = sources.astype(point.dtype), weights.astype(point.dtype)
-    return inner(weights, jax.vmap(kernel, in_axes=(None, 0))(point, sources))
+    return inner(weights.T, jax.vmap(kernel, in_axes=(None, 0))(point, sources))
 
 
 def _quick(kernel, points, sources, weights):
     if not isinstance(kernel, Kernel) or len(points) * len(sources) <= FEW:
         return None
-    return kernel.sums(points, sources.astype(points.dtype), weights.astype(points.dtype))
+    sources, weights = sources.astype(points.dtype), weights.astype(points.dtype)
+    if weights.ndim == 1:
+        return kernel.sums(points, sources, weights)
+    each = [kernel.sums(points, sources, column) for column in weights.T]
+    return None if each[0] is None else jnp.stack(list(map(known, each)), axis=1)

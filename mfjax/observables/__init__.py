@@ -4,7 +4,7 @@
   networks with heights, `HeightDistance`.
 - Divergences on a grid: `KL`, `ChiSquare`, `MaxRatio`, `FisherInformation`; `FreeEnergy`, also of particles.
 - Of the measure: `Moments`, `FourierModes`, `KernelDensity`, `KernelSpectrum`.
-- Of the network: `Prediction`, `HeldOutRisk`, `CompressionError`.
+- Of the network: `Prediction`, `HeldOutRisk`, `Accuracy`, `CompressionError`.
 - To write one: `Observable`, or any function of a measure and a flow.
 """
 
@@ -16,13 +16,14 @@ from mfjax.observables.heights import HeightDistance
 from mfjax.observables.information import FisherInformation, FreeEnergy
 from mfjax.observables.kernel_density import KernelDensity
 from mfjax.observables.moments import FourierModes, Moments
-from mfjax.observables.network import HeldOutRisk, KernelSpectrum, Prediction
+from mfjax.observables.network import Accuracy, HeldOutRisk, KernelSpectrum, Prediction
 from mfjax.observables.sliced_energy import SlicedEnergyDistance
 from mfjax.observables.sobolev import SobolevDistance
 from mfjax.observables.wasserstein import Wasserstein1D
 
 __all__ = [
     "KL",
+    "Accuracy",
     "ChiSquare",
     "CompressionError",
     "EnergyDistance",

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfjax._numerics.arrays import inner, known
+from mfjax._numerics.arrays import known
 from mfjax.energies.compression import Compressed
 from mfjax.energies.reduced_risk import ReducedRisk
 from mfjax.features import Interpolated
@@ -22,10 +22,10 @@ class CompressionError(Observable):
 
         |L~ - L| <= eps |alpha| int |u| dmu + eps^2 max((int |u| dmu)^2 / lam, |alpha|^2 mu(Omega)) / 2:
 
-    u is admissible for L, and alpha for its dual. Given `compressed`, what `mfjax.compress` returned, eps is
-    the largest of its `errors` at the particles, which costs N M features; else its `error`, the largest at
-    the points that it was given: then this is no bound for particles elsewhere, and between those points as
-    good as they are dense. One outer solve.
+    u is admissible for L, and alpha for its dual; for c outputs products are sums over them. Given
+    `compressed`, what `mfjax.compress` returned, eps is the largest of its `errors` at the particles, which
+    costs N M features; else its `error`, the largest at the points that it was given: then this is no bound
+    for particles elsewhere, and between those points as good as they are dense. One outer solve.
 
     **Raises** `ValueError` for a flow without a `ReducedRisk` of `Interpolated` features and `Quadratic`, and
     for a `compressed` whose features have another structure than those of the flow.
@@ -58,9 +58,11 @@ class CompressionError(Observable):
         eps = eps.astype(mu.dtype)
         solved = energy.solve(mu)
         alpha = solved.potential.alpha
-        spent, size = mu.integrate(jnp.abs(known(solved.outer_weights))), inner(alpha, alpha)
-        second = jnp.maximum(spent**2 / energy.lam.astype(mu.dtype), size * jnp.sum(mu.weights))
-        return eps * jnp.sqrt(size) * spent + 0.5 * eps**2 * second
+        # Each a number, or one for each output.
+        spent, sizes = mu.integrate(jnp.abs(known(solved.outer_weights))), jnp.sum(alpha * alpha, axis=0)
+        first, squares = jnp.sum(jnp.sqrt(sizes) * spent), jnp.sum(spent**2)
+        second = jnp.maximum(squares / energy.lam.astype(mu.dtype), jnp.sum(sizes) * jnp.sum(mu.weights))
+        return eps * first + 0.5 * eps**2 * second
 
 
 def _alike(one: Interpolated, other: Interpolated) -> bool:

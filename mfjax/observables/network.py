@@ -13,7 +13,7 @@ from mfjax.energies.data import Data
 from mfjax.energies.reduced_risk import ReducedRisk
 from mfjax.energies.risk import Risk
 from mfjax.flows.base import Flow
-from mfjax.losses import Loss, Square, as_loss
+from mfjax.losses import Logistic, Loss, Softmax, Square, as_loss
 from mfjax.measures import Measure
 from mfjax.observables.base import Observable
 
@@ -34,7 +34,8 @@ def risk_of(flow: Flow | None, kinds: tuple[type[E], ...], observable: Observabl
 class Prediction(Observable):
     """The output of the network at given inputs.
 
-    F(x_j) = int u phi(., x_j) dmu, the output of the network at inputs `x` (B, k): an array (B,).
+    F(x_j) = int u phi(., x_j) dmu, the output of the network at inputs `x` (B, k): an array (B,), or (B, c)
+    for c outputs.
 
     The outer weights u are the optimal ones for a `ReducedRisk`, the mark "u" of the particles for
     `TwoTimescale`; for a `Risk` they are part of the particle, or its mark "H". One outer solve, where
@@ -57,7 +58,7 @@ class Prediction(Observable):
         if self.x.ndim != 2 or 0 in self.x.shape:
             raise ValueError(f"x must have shape (B, k) with B, k >= 1, got {self.x.shape}")
 
-    def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, " B"]:
+    def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, "B *c"]:
         energy = risk_of(flow, (ReducedRisk, Risk), self)
         inputs = energy.data.x.shape[-1]
         if self.x.shape[-1] != inputs:
@@ -75,16 +76,16 @@ class Prediction(Observable):
 class HeldOutRisk(Observable):
     """The risk of the network on data that the flow does not see.
 
-    sum_j p_j l(F(x_j), y_j) on data `x` (B, k), `y` (B,) that the flow does not see.
+    sum_j p_j l(F(x_j), y_j) on data `x` (B, k), `y` (B,) or (B, c) that the flow does not see.
 
     p_j are `data_weights` (B,), 1/B unless given; F is the network of `Prediction`, with the outer weights
     of the training data. No regularizer is added, and nothing is divided by lam.
 
     - `loss`: l of prediction and target, one of `mf.losses` or a function of two numbers. Unless given that
-      of the flow: the `loss` of a `Risk`, `Square()`, (f - y)^2 / 2, of a `ReducedRisk`.
+      of the flow: the `loss` of a `Risk`, `Square()`, |f - y|^2 / 2, of a `ReducedRisk`.
 
-    **Raises** `ValueError` for data that are empty, not finite or of mismatched shapes, and labels that the
-    loss does not take.
+    **Raises** `ValueError` for data that are empty, not finite or of mismatched shapes, labels that the loss
+    does not take, and targets of another width than the network.
 
     >>> import jax.numpy as jnp, mfjax as mf
     >>> labels = jnp.ones((1, 1)), jnp.ones(1)
@@ -114,9 +115,43 @@ class HeldOutRisk(Observable):
         if loss is None:
             energy = risk_of(flow, (ReducedRisk, Risk), self)
             loss = energy.loss if isinstance(energy, Risk) else Square()
-            loss.validate(self.data.y)
+        loss.validate(self.data.y, prediction.shape[1:])
         y, masses = (part.astype(prediction.dtype) for part in (self.data.y, self.data.weights))
-        return inner(masses, loss(prediction, y))
+        return inner(masses, loss.values(prediction, y))
+
+
+class Accuracy(Observable):
+    """The share of inputs that the network puts into their class.
+
+    sum_j p_j [argmax_k F_k(x_j) = y_j] on inputs `x` (B, k) with labels `y` (B,), 0 to c - 1 for c outputs;
+    for one output the labels are -1 and +1, and the class is the sign of F. Rows (B, c) are taken by their
+    largest entry. p_j are `data_weights` (B,), 1/B unless given; F is the network of `Prediction`.
+
+    **Raises** `ValueError` for data that are empty, not finite or of mismatched shapes, and for labels that
+    the network does not have.
+
+    >>> import jax.numpy as jnp, mfjax as mf
+    >>> energy = mf.energies.ReducedRisk(mf.features.ReLU(), jnp.eye(2), jnp.eye(2), lam=0.1)
+    >>> flow = mf.flows.Wasserstein(energy, mf.domains.Sphere(1))
+    >>> float(Accuracy(jnp.eye(2), [0, 0])(mf.measures.Particles(jnp.eye(2)), flow))
+    0.5
+    """
+
+    data: Data
+
+    def __init__(self, x: Any, y: Any, *, data_weights: Any = None):
+        self.data = Data(x, y, data_weights)
+
+    def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
+        prediction, y = Prediction(self.data.x)(mu, flow), self.data.y
+        if prediction.ndim == 1:
+            Logistic().validate(y, ())
+            right = prediction * y.astype(prediction.dtype) > 0
+        else:
+            Softmax().validate(y, prediction.shape[1:])
+            label = y if y.ndim == 1 else jnp.argmax(y, axis=1)
+            right = jnp.argmax(prediction, axis=1) == label.astype(jnp.int32)
+        return inner(self.data.weights.astype(prediction.dtype), right.astype(prediction.dtype))
 
 
 class KernelSpectrum(Observable):

@@ -2,14 +2,16 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mfjax import status as codes
-from mfjax._numerics.arrays import inner, long_norm, scalar
+from mfjax._numerics.arrays import along, inner, long_norm, pairing, scalar
 from mfjax._numerics.operators import Operator, as_operator
 from mfjax.regularizers import Regularizer
 
@@ -17,9 +19,9 @@ from mfjax.regularizers import Regularizer
 class OuterProblem(eqx.Module):
     """min over u of |A diag(m) u - b|^2 / (2 lam) + sum_i m_i f(u_i), by its dual variable.
 
-    `operator` A (N, M), an `mf.operators.Operator` or a matrix, holds sqrt(p_j) phi(omega_i, x_j), `target`
+    `operator` A (N, M), a matrix or what has its products, holds sqrt(p_j) phi(omega_i, x_j), `target`
     b (N,) holds sqrt(p_j) y_j for data masses p_j (1/N unless given), `masses` m (M,), `lam` the strength,
-    `regularizer` f.
+    `regularizer` f. For c outputs b, and with it alpha and u, have c columns, over which terms are summed.
 
     The dual is max over alpha of <alpha, b> - lam |alpha|^2 / 2 - sum_i m_i f*(s_i), s = A^T alpha, with
     optimality b - A(m u) = lam alpha and u = (f*)'(s) (the VarPro paper's (16) has the sign of
@@ -27,7 +29,7 @@ class OuterProblem(eqx.Module):
     """
 
     operator: Operator = eqx.field(converter=as_operator)
-    target: Float[Array, " N"]
+    target: Float[Array, "N *c"]
     masses: Float[Array, " M"]
     lam: Float[Array, ""]
     regularizer: Regularizer
@@ -43,31 +45,31 @@ class OuterProblem(eqx.Module):
         return self.regularizer.conjugate_derivative(jnp.zeros((), self.target.dtype))
 
     @property
-    def centered_target(self) -> Float[Array, " N"]:
+    def centered_target(self) -> Float[Array, "N *c"]:
         """b - c A m: what is left to fit when every outer weight is c."""
-        return self.target - self.center * self.operator.output(self.masses)
+        return self.target - along(self.center * self.operator.output(self.masses), self.target)
 
-    def scores(self, alpha: Float[Array, " N"]) -> Float[Array, " M"]:
+    def scores(self, alpha: Float[Array, "N *c"]) -> Float[Array, "M *c"]:
         """s = A^T alpha."""
         return self.operator.scores(alpha)
 
-    def output(self, weights: Float[Array, " M"]) -> Float[Array, " N"]:
+    def output(self, weights: Float[Array, "M *c"]) -> Float[Array, "N *c"]:
         """A (m u): the network at the data, in units of sqrt(p)."""
-        return self.operator.output(self.masses * weights)
+        return self.operator.output(along(self.masses, weights) * weights)
 
-    def outer_weights(self, alpha: Float[Array, " N"]) -> Float[Array, " M"]:
+    def outer_weights(self, alpha: Float[Array, "N *c"]) -> Float[Array, "M *c"]:
         """u = (f*)'(A^T alpha)."""
         return self.regularizer.conjugate_derivative(self.scores(alpha))
 
-    def stationarity(self, alpha: Float[Array, " N"]) -> Float[Array, " N"]:
+    def stationarity(self, alpha: Float[Array, "N *c"]) -> Float[Array, "N *c"]:
         """b - A(m u(alpha)) - lam alpha: the gradient of the concave dual, zero at the optimum."""
         return self.target - self.output(self.outer_weights(alpha)) - self.lam * alpha
 
-    def residual(self, alpha: Float[Array, " N"]) -> Float[Array, ""]:
+    def residual(self, alpha: Float[Array, "N *c"]) -> Float[Array, ""]:
         """|stationarity| relative to |b|."""
         return relative(self.stationarity(alpha), self.target)
 
-    def unresolved(self, alpha: Float[Array, " N"]) -> Float[Array, ""]:
+    def unresolved(self, alpha: Float[Array, "N *c"]) -> Float[Array, ""]:
         """The residual that is left to rounding where s_i = 0 to rounding and f'' vanishes, relative to |b|.
 
         For u = sign(s) |s|^(1 / (r - 1)), r > 2, no floating-point alpha resolves u_i = 0 better.
@@ -75,12 +77,12 @@ class OuterProblem(eqx.Module):
         scores = self.scores(alpha)
         eps = float(jnp.finfo(alpha.dtype).eps)
         sizes = jnp.abs(self.matrix)
-        blur = 64 * eps * inner(jnp.abs(alpha), sizes)
+        blur = 64 * eps * inner(jnp.abs(alpha).T, sizes).T
         weights = self.regularizer.conjugate_derivative
         spread = jnp.where(jnp.abs(scores) <= blur, weights(blur) - weights(-blur), 0.0)
-        return relative(inner(sizes, self.masses * spread), self.target)
+        return relative(inner(sizes, along(self.masses, spread) * spread), self.target)
 
-    def value(self, alpha: Float[Array, " N"]) -> Float[Array, ""]:
+    def value(self, alpha: Float[Array, "N *c"]) -> Float[Array, ""]:
         """The dual objective: a lower bound of the reduced risk, off by the square of the error in alpha.
 
         Its partial derivatives at fixed alpha are exactly those the potential states, so value and
@@ -91,18 +93,19 @@ class OuterProblem(eqx.Module):
         floor = self.regularizer(center)
         scores = self.scores(alpha)
         excess = self.regularizer.conjugate(scores) + floor - center * scores
+        outputs = scores.size // len(scores)
         return (
-            inner(alpha, self.centered_target)
-            - 0.5 * self.lam * inner(alpha, alpha)
-            - inner(self.masses, excess)
-            + floor * jnp.sum(self.masses)
+            pairing(alpha, self.centered_target)
+            - 0.5 * self.lam * pairing(alpha, alpha)
+            - jnp.sum(inner(self.masses, excess))
+            + outputs * floor * jnp.sum(self.masses)
         )
 
 
 class OuterSolution(eqx.Module):
-    """`alpha` (N,), its relative `residual`, a `status` code and what the next solve may start from."""
+    """`alpha` (N,) or (N, c), its relative `residual`, a `status`, and what the next solve may start from."""
 
-    alpha: Float[Array, " N"]
+    alpha: Float[Array, "N *c"]
     residual: Float[Array, ""]
     status: Int[Array, ""]
     carry: Any = None
@@ -124,11 +127,30 @@ class OuterSolver(eqx.Module):
         return None
 
 
+def each_output(solve: Callable) -> Callable:
+    """The `solve` of a method for one output, made one for several, whose problems have nothing in common."""
+
+    @wraps(solve)
+    def call(self, problem: OuterProblem, carry: Any = None) -> OuterSolution:
+        if problem.target.ndim == 1:
+            return solve(self, problem, carry)
+
+        def one(target, carry):
+            own = solve(self, eqx.tree_at(lambda p: p.target, problem, target), carry)
+            return own.alpha, own.status, own.carry
+
+        alpha, statuses, carry = jax.vmap(one, in_axes=1, out_axes=(1, 0, 1))(problem.target, carry)
+        status = statuses[jnp.argmax(statuses != codes.OK)]
+        return OuterSolution(alpha, problem.residual(alpha), status, carry)
+
+    return call
+
+
 def relative(error: Array, scale: Array) -> Float[Array, ""]:
     """|error| / |scale|, or |error| where the scale is zero."""
     # A run records residuals, some exactly zero, where the derivative of a plain norm is NaN.
-    size = long_norm(scale)
-    return long_norm(error) / jnp.where(size > 0, size, 1.0)
+    size = long_norm(scale.ravel())
+    return long_norm(error.ravel()) / jnp.where(size > 0, size, 1.0)
 
 
 def bound(name: str) -> Callable[[Any], Array | None]:

@@ -5,10 +5,11 @@ from typing import Any
 
 import equinox as eqx
 import jax
+from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from mfjax import status as codes
-from mfjax._numerics.arrays import count, inner, safe_sqrt
+from mfjax._numerics.arrays import along, count, inner, safe_sqrt
 from mfjax._numerics.linalg import shifted_solver
 from mfjax._numerics.operators import Operator, as_operator
 from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver, bound, graded, tolerance
@@ -19,11 +20,11 @@ def ridge_solve(
     operator: Operator | Float[Array, "N M"],
     masses: Float[Array, " M"],
     lam: Float[Array, ""],
-    target: Float[Array, " N"],
+    target: Float[Array, "N *c"],
     *,
     side: str | None = None,
     refinements: int = 1,
-) -> Float[Array, " N"]:
+) -> Float[Array, "N *c"]:
     """alpha = (A diag(m) A^T + lam)^{-1} b, differentiable to any order in A, m, lam and b.
 
     The derivative is that of the linear system, not of the factorization, hence free of sqrt(m): a
@@ -33,7 +34,8 @@ def ridge_solve(
     system = as_operator(operator)
 
     def matvec(alpha):
-        return system.output(masses * system.scores(alpha)) + lam * alpha
+        scores = system.scores(alpha)
+        return system.output(along(masses, scores) * scores) + lam * alpha
 
     # The factorization is data of the solver, not part of the function being differentiated:
     # custom_linear_solve differentiates `matvec`.
@@ -49,8 +51,11 @@ def factored_solve(
     *,
     side: str | None = None,
     refinements: int = 0,
-) -> Callable[[Float[Array, " N"]], Float[Array, " N"]]:
-    """A function that applies (A diag(m) A^T + lam)^{-1}, from one factorization of the smaller side."""
+) -> Callable[[Float[Array, "N *c"]], Float[Array, "N *c"]]:
+    """A function that applies (A diag(m) A^T + lam)^{-1}, from one factorization of the smaller side.
+
+    It is a pytree of the arrays that it holds, so that those of several masses can be made by `jax.vmap`.
+    """
     n, m = operator.shape
     method = {"primal": _primal, "dual": _dual}[side or ("primal" if m <= n else "dual")]
     return method(operator, masses, lam, refinements)
@@ -61,13 +66,13 @@ def _dual(operator, masses, lam, refinements):
     weighted = operator.matrix() * safe_sqrt(masses)[None, :]
     inverse = shifted_solver(inner(weighted, weighted.T), lam)
 
-    def solve(b):
+    def solve(weighted, inverse, lam, b):
         alpha = inverse(b)
         for _ in range(refinements):
-            alpha = alpha + inverse(b - inner(weighted, inner(alpha, weighted)) - lam * alpha)
+            alpha = alpha + inverse(b - inner(weighted, inner(alpha.T, weighted).T) - lam * alpha)
         return alpha
 
-    return solve
+    return Partial(solve, weighted, inverse, lam)
 
 
 def _primal(operator, masses, lam, refinements):
@@ -77,9 +82,10 @@ def _primal(operator, masses, lam, refinements):
     """
     root = safe_sqrt(masses)
     inverse = shifted_solver(root[:, None] * operator.gram() * root[None, :], lam)
-    output, scores = lambda z: operator.output(root * z), lambda alpha: root * operator.scores(alpha)
 
-    def solve(b):
+    def solve(operator, root, inverse, lam, b):
+        scale = along(root, b)
+        output, scores = lambda z: operator.output(scale * z), lambda alpha: scale * operator.scores(alpha)
         z = inverse(scores(b))
         alpha = (b - output(z)) / lam
         for _ in range(refinements):
@@ -87,7 +93,7 @@ def _primal(operator, masses, lam, refinements):
             z, alpha = z + more, alpha - output(more) / lam
         return alpha
 
-    return solve
+    return Partial(solve, operator, root, inverse, lam)
 
 
 class Cholesky(OuterSolver):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mfjax import status as codes
-from mfjax._numerics.arrays import Fixed, count, inner, long_norm
+from mfjax._numerics.arrays import Fixed, columns, count, inner, long_norm
 from mfjax._numerics.linalg import one_by_one
 from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver, bound, graded, tolerance
 from mfjax.outer.subspace import Subspace
@@ -23,14 +23,15 @@ PATIENCE = 32
 class Memory(eqx.Module):
     """What one solve leaves to the next: the dual variable, and the basis of its preconditioner."""
 
-    alpha: Float[Array, " N"]
+    alpha: Float[Array, "N *c"]
     subspace: Fixed
 
 
 class ConjugateGradient(OuterSolver):
     """Ridge regression by conjugate gradients that start from the solution of the step before.
 
-    (A diag(m) A^T + lam) alpha = b - c A m for `Quadratic`, from the alpha of the previous step.
+    (A diag(m) A^T + lam) alpha = b - c A m for `Quadratic`, from the alpha of the previous step. Several
+    outputs share their products, and each has its own iteration.
 
     - `tolerance`: relative residual |b - A m u - lam alpha| / |b| at which it stops, 1e-6 in float32 and
       1e-11 in float64 unless given. Alpha is then off by tolerance |b| / lam at most, the recorded risk
@@ -76,16 +77,16 @@ class ConjugateGradient(OuterSolver):
         # A run may begin from a solve that failed.
         start = jnp.where(jnp.all(jnp.isfinite(memory.alpha)), memory.alpha, 0).astype(dtype)
         # Of a target that is fitted by u = c, or is zero, no share of its norm can be asked for.
-        goal = accuracy * jnp.maximum(long_norm(fixed.target), long_norm(fixed.centered_target))
+        goal = accuracy * jnp.maximum(norms(fixed.target), norms(fixed.centered_target))
         lack = fixed.centered_target - ridge_product(fixed)(start)
         # Where particles have come far, zero is the better start: the other would leave its rounding.
-        worse = long_norm(lack) > long_norm(fixed.centered_target)
+        worse = norms(lack) > norms(fixed.centered_target)
         start, lack = jnp.where(worse, 0, start), jnp.where(worse, fixed.centered_target, lack)
         found = start + iterate(lack, goal)
 
         def tangent_solve(linear, y):
             # The linear map is that of `fixed`, whatever it is differentiated by.
-            solve = lambda _, b: iterate(b, accuracy * long_norm(b))
+            solve = lambda _, b: iterate(b, accuracy * norms(b))
             return jax.lax.custom_linear_solve(linear, y, solve, symmetric=True)
 
         equation = lambda alpha: ridge_product(problem)(alpha) - problem.centered_target
@@ -102,20 +103,29 @@ class ConjugateGradient(OuterSolver):
         return 1e-11 if dtype == jnp.float64 else 1e-6
 
 
-def ridge_product(problem: OuterProblem) -> Callable[[Float[Array, " N"]], Float[Array, " N"]]:
+# The length of a vector, or of each column of a block.
+norms = columns(long_norm)
+
+
+def ridge_product(problem: OuterProblem) -> Callable[[Float[Array, "N *c"]], Float[Array, "N *c"]]:
     """alpha -> (A diag(m) A^T + lam) alpha."""
     return lambda alpha: problem.output(problem.scores(alpha)) + problem.lam * alpha
+
+
+def products(a: Float[Array, "N *c"], b: Float[Array, "N *c"]) -> Float[Array, "*c"]:
+    """The inner product of two vectors, or of each pair of columns of two blocks."""
+    return inner(a, b) if a.ndim == 1 else jnp.einsum("nc,nc->c", a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def renewing(
     problem: OuterProblem,
     stored: Subspace,
-    b: Float[Array, " N"],
+    b: Float[Array, "N *c"],
     goal: Any,
     *,
     rank: int,
     max_iterations: int,
-) -> Float[Array, " N"]:
+) -> Float[Array, "N *c"]:
     """x with |b - (A diag(m) A^T + lam) x| <= goal, by `stored`, then by new functions."""
     product, few = ridge_product(problem), min(PATIENCE, max_iterations)
     x, left, count = conjugate_gradient(product, b, stored.inverse(problem), goal, few)
@@ -129,40 +139,43 @@ def renewing(
         return x + more, jnp.array(False)
 
     # A loop, not a choice: on an accelerator a batch enters it only where one of its members does.
-    unfinished = (count >= few) & (long_norm(left) > goal)
+    unfinished = (count >= few) & jnp.any(norms(left) > goal)
     return jax.lax.while_loop(lambda state: state[1], again, (x, unfinished))[0]
 
 
 def conjugate_gradient(
     product: Callable[[Array], Array],
-    b: Float[Array, " N"],
+    b: Float[Array, "N *c"],
     inverse: Callable[[Array], Array],
     goal: Any,
     max_iterations: int,
-) -> tuple[Float[Array, " N"], Float[Array, " N"], Int[Array, ""]]:
-    """(x, b - product(x), iterations) with |b - product(x)| <= goal, from zero; `inverse` preconditions."""
+) -> tuple[Float[Array, "N *c"], Float[Array, "N *c"], Int[Array, ""]]:
+    """(x, b - product(x), iterations) with |b - product(x)| <= goal, from zero; `inverse` preconditions.
+
+    Columns go on together until each has reached its goal, which further iterations only surpass.
+    """
 
     def running(state):
         _, r, _, rho, k = state
         # rho is zero only when nothing is left to gain in this precision, and stays NaN.
-        return (long_norm(r) > goal) & (rho > 0) & (k < max_iterations)
+        return jnp.any((norms(r) > goal) & (rho > 0)) & (k < max_iterations)
 
     def improve(state):
         x, r, p, rho, k = state
         q = product(p)
-        curvature = inner(p, q)
+        curvature = products(p, q)
         step = jnp.where(curvature > 0, rho / jnp.where(curvature > 0, curvature, 1.0), 0.0)
         x, r = x + step * p, r - step * q
         z = inverse(r)
-        new = inner(r, z)
+        new = products(r, z)
         turn = jnp.where(rho > 0, new / jnp.where(rho > 0, rho, 1.0), 0.0)
         return x, r, z + turn * p, new, k + 1
 
     # Of size one, so that no product underflows.
-    size = long_norm(b)
+    size = norms(b)
     size = jnp.where(size > 0, size, 1.0)
     b, goal = b / size, goal / size
     z = inverse(b)
-    state = (jnp.zeros_like(b), b, z, inner(b, z), jnp.zeros((), jnp.int32))
+    state = (jnp.zeros_like(b), b, z, products(b, z), jnp.zeros((), jnp.int32))
     x, r, _, _, k = jax.lax.while_loop(running, improve, state)
     return size * x, size * r, k

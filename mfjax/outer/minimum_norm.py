@@ -11,7 +11,16 @@ from mfjax import status as codes
 from mfjax._numerics.arrays import count, inner, safe_sqrt
 from mfjax._numerics.compiled import compiled
 from mfjax._numerics.linalg import shifted_solver, singular_values
-from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver, bound, graded, relative, tolerance
+from mfjax.outer.base import (
+    OuterProblem,
+    OuterSolution,
+    OuterSolver,
+    bound,
+    each_output,
+    graded,
+    relative,
+    tolerance,
+)
 from mfjax.outer.newton import descend, implicit_root, ridge_start
 from mfjax.regularizers import Quadratic
 
@@ -52,6 +61,7 @@ class MinimumNorm(OuterSolver):
         count(self.max_iterations, "max_iterations")
 
     @compiled
+    @each_output
     def solve(self, problem: OuterProblem, carry: Any = None) -> OuterSolution:
         # The coordinates are data of the solver: the derivative is that of the conditions at the optimum.
         basis, sizes, kept = self._span(jax.lax.stop_gradient(problem))

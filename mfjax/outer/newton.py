@@ -11,7 +11,16 @@ from jaxtyping import Array, Bool, Float, Int
 from mfjax import status as codes
 from mfjax._numerics.arrays import count, inner
 from mfjax._numerics.compiled import compiled
-from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver, bound, graded, relative, tolerance
+from mfjax.outer.base import (
+    OuterProblem,
+    OuterSolution,
+    OuterSolver,
+    bound,
+    each_output,
+    graded,
+    relative,
+    tolerance,
+)
 from mfjax.outer.cholesky import ridge_solve
 from mfjax.regularizers import Regularizer
 
@@ -61,12 +70,13 @@ class Newton(OuterSolver):
             raise ValueError(f"form must be 'primal', 'dual' or None, got {self.form!r}")
         count(self.max_iterations, "max_iterations")
 
-    def init(self, problem: OuterProblem) -> Float[Array, " N"]:
+    def init(self, problem: OuterProblem) -> Float[Array, "N *c"]:
         """Zeros, which stand for no previous solution."""
         return jnp.zeros_like(problem.target)
 
     # Compiled as one program also where the caller is not: op by op, each loop would compile by itself.
     @compiled
+    @each_output
     def solve(self, problem: OuterProblem, carry: Any = None) -> OuterSolution:
         matrix = problem.matrix
 

@@ -43,12 +43,12 @@ class Subspace(eqx.Module):
         lam = problem.lam
         solve = shifted_solver(gram, lam)
 
-        def apply(b: Float[Array, " N"]) -> Float[Array, " N"]:
+        def apply(b: Float[Array, "N *c"]) -> Float[Array, "N *c"]:
             inside = inner(self.basis, b)
             solved = solve(inside)
             # A matrix that rounding has made indefinite has no factor, and preconditions nothing.
             change = jnp.where(jnp.all(jnp.isfinite(solved)), lam * solved - inside, 0)
-            return b + inner(change, self.basis)
+            return b + inner(change.T, self.basis).T
 
         return apply
 

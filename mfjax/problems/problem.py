@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from mfjax._numerics.arrays import inner
+from mfjax._numerics.arrays import along, inner
 from mfjax.domains import Domain
 from mfjax.energies import ReducedRisk
 from mfjax.features import FeatureMap
@@ -38,15 +38,15 @@ class Problem(eqx.Module):
         return ReducedRisk(self.features, self.x, self.y, lam, regularizer, **options)
 
 
-def network_output(features: FeatureMap, neurons: Particles, x: Float[Array, "N k"]) -> Float[Array, " N"]:
+def network_output(features: FeatureMap, neurons: Particles, x: Float[Array, "N k"]) -> Float[Array, "N *c"]:
     """The targets that a teacher network gives to inputs.
 
-    y_j = sum_i m_i u_i phi(omega_i, x_j), u the mark "u" of the neurons (one where there is none).
+    y_j = sum_i m_i u_i phi(omega_i, x_j), u the mark "u" of the neurons, (M,) or (M, c) for c outputs (one
+    where there is none).
     """
     u = neurons.marks.get("u", jnp.ones_like(neurons.weights))
-    row = lambda point: inner(
-        jax.vmap(features, in_axes=(0, None))(neurons.points, point), neurons.weights * u
-    )
+    weights = along(neurons.weights, u) * u
+    row = lambda point: inner(jax.vmap(features, in_axes=(0, None))(neurons.points, point), weights)
     # Row by row: the N x width matrix of the published size takes 134 MB.
     return jax.lax.map(row, x, batch_size=256)
 

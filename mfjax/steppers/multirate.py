@@ -1,6 +1,7 @@
 """A multirate scheme for reduced risks: particles move under a prediction of the dual variable."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import equinox as eqx
@@ -18,6 +19,7 @@ from mfjax.flows.wasserstein import Wasserstein, descent
 from mfjax.measures import Particles, Tangent
 from mfjax.outer.base import OuterProblem
 from mfjax.outer.cholesky import factored_solve
+from mfjax.regularizers import Quadratic
 from mfjax.steppers.base import Step, Stepper
 from mfjax.steppers.explicit import CLASSICAL, scaled_error
 
@@ -30,14 +32,14 @@ FIRST, NEXT = 12, 2
 class Past(eqx.Module):
     """What a step needs of those before.
 
-    `alpha` (N,) is the dual variable at the present points; `points` and `alpha_before` are those of the step
-    before, `gap` ago, infinite where there was none; `stiffest` (M, d) is the displacement that the flow
-    damps fastest.
+    `alpha` (N,) or (N, c) is the dual variable at the present points; `points` and `alpha_before` are those
+    of the step before, `gap` ago, infinite where there was none; `stiffest` (M, d) is the displacement that
+    the flow damps fastest.
     """
 
-    alpha: Float[Array, " N"]
+    alpha: Float[Array, "N *c"]
     points: Float[Array, "M d"]
-    alpha_before: Float[Array, " N"]
+    alpha_before: Float[Array, "N *c"]
     gap: Float[Array, ""]
     stiffest: Float[Array, "M d"]
 
@@ -162,60 +164,67 @@ class Response(eqx.Module):
     """The dual variable near a state, by one step of Newton's method with the matrix of that state.
 
     `base` (N,) is a dual variable near that of the state, `gain` (M,) the slope of (f*)' at its scores, and
-    `inverse` applies K^{-1}.
+    `inverse` applies K^{-1}; for c outputs they have c columns, each with a matrix of its own.
     """
 
     flow: Wasserstein
     measure: Particles
     problem: OuterProblem
     prepared: Any
-    base: Float[Array, " N"]
-    gain: Float[Array, " M"]
+    base: Float[Array, "N *c"]
+    gain: Float[Array, "M *c"]
     inverse: Callable[[Array], Array]
 
     @staticmethod
-    def near(flow: Flow, state: State, alpha: Float[Array, " N"]) -> "Response":
-        """Factorizes once."""
+    def near(flow: Flow, state: State, alpha: Float[Array, "N *c"]) -> "Response":
+        """Factorizes once; for several outputs once each, unless f is quadratic."""
         mu, prepared = cast(Particles, state.measure), state.carry.prepared.value
         energy = cast(ReducedRisk, flow.energy)
         problem = energy.problem(mu, prepared)
         scores = problem.scores(alpha)
         gain = jax.jvp(energy.regularizer.conjugate_derivative, (scores,), (jnp.ones_like(scores),))[1]
-        inverse = factored_solve(*frozen((problem.operator, problem.masses * gain, problem.lam)))
+        operator, masses, lam = frozen((problem.operator, problem.masses, problem.lam))
+        factored = lambda gain: factored_solve(operator, masses * frozen(gain), lam)
+        if gain.ndim == 1:
+            inverse = factored(gain)
+        elif isinstance(energy.regularizer, Quadratic):
+            inverse = factored(gain[:, 0])
+        else:
+            inverse = partial(_each, jax.vmap(factored, in_axes=1)(gain))
         return Response(cast(Wasserstein, flow), mu, problem, prepared, alpha, gain, inverse)
 
     @property
     def energy(self) -> ReducedRisk:
         return cast(ReducedRisk, self.flow.energy)
 
-    def stationarity(self, points: Float[Array, "M d"]) -> Float[Array, " N"]:
+    def stationarity(self, points: Float[Array, "M d"]) -> Float[Array, "N *c"]:
         """g(x) at `base`."""
         there = eqx.tree_at(lambda m: m.points, self.measure, points)
         return self.energy.problem(there, self.prepared).stationarity(self.base)
 
-    def solve(self, b: Float[Array, " N"]) -> Float[Array, " N"]:
+    def solve(self, b: Float[Array, "N *c"]) -> Float[Array, "N *c"]:
         """K^{-1} b, whose derivative is that of the linear system, not of its factorization."""
         problem = self.problem
         product = lambda b: problem.output(self.gain * problem.scores(b)) + problem.lam * b
         inverse = lambda _, b: self.inverse(b)
         return jax.lax.custom_linear_solve(product, b, inverse, symmetric=True)
 
-    def alpha(self, points: Float[Array, "M d"]) -> Float[Array, " N"]:
+    def alpha(self, points: Float[Array, "M d"]) -> Float[Array, "N *c"]:
         """alpha_n + K^{-1} g(x): kinks that particles cross are in g."""
         return self.base + self.solve(self.stationarity(points))
 
-    def velocity(self, points: Float[Array, "M d"], alpha: Float[Array, " N"]) -> Float[Array, "M d"]:
+    def velocity(self, points: Float[Array, "M d"], alpha: Float[Array, "N *c"]) -> Float[Array, "M d"]:
         """The velocity of particles at `points` under any dual variable."""
         energy = self.energy
         potential = DualPotential(energy.features, energy.data, alpha, energy.regularizer, self.prepared)
         return jax.vmap(self.flow.domain.velocity)(points, -potential.slopes(points))
 
-    def transported(self, alpha: Float[Array, " N"], points: Float[Array, "M d"], mu: Particles) -> Array:
+    def transported(self, alpha: Float[Array, "N *c"], points: Float[Array, "M d"], mu: Particles) -> Array:
         """The dual variable at `mu` from that at `points` nearby, refined once."""
         alpha = alpha + self.alpha(mu.points) - self.alpha(points)
         return alpha + self.solve(self.energy.problem(mu, self.prepared).stationarity(alpha))
 
-    def evaluation(self, mu: Particles, alpha: Float[Array, " N"], solution: Solution, limit) -> Evaluation:
+    def evaluation(self, mu: Particles, alpha: Float[Array, "N *c"], solution: Solution, limit) -> Evaluation:
         """The flow at `mu` by its dual variable, and the residual that this leaves."""
         problem, velocity = self.energy.problem(mu, self.prepared), self.velocity(mu.points, alpha)
         return evaluation(
@@ -242,6 +251,11 @@ class Response(eqx.Module):
 
         direction, rates = jax.lax.scan(improve, direction, length=iterations)
         return jax.lax.stop_gradient((direction, rates[-1]))
+
+
+def _each(inverses: Callable, b: Float[Array, "N c"]) -> Float[Array, "N c"]:
+    """A batch of functions, each applied to its column."""
+    return jax.vmap(lambda inverse, b: inverse(b), in_axes=(0, 1), out_axes=1)(inverses, b)
 
 
 def classical(rate: Callable, start: Array, interval: Array, substeps: int) -> Array:

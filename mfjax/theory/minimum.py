@@ -124,6 +124,11 @@ class _Programme:
         self.lam = float(energy.lam)
         if not self.lam > 0:
             raise ValueError(f"lam must be positive, got {self.lam:g}: the dual variable is (y - F) / lam")
+        if energy.data.outputs is not None:
+            raise ValueError(
+                f"minimize_reduced_risk is for one output, got y of shape {energy.data.y.shape}: where one "
+                "column is taken it is energies.ReducedRisk(features, x, y[:, 0], lam)"
+            )
         f = energy.regularizer
         if not isinstance(f, (Quadratic, Power)):
             raise ValueError(

@@ -2,6 +2,8 @@
 
 from functools import partial
 
+import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 
 import mfjax as mf
@@ -139,4 +141,32 @@ def timescale_steps(quick=False):
             u = TORCH.from_numpy(np.array(first.marks["u"]))
             contenders += torch_contenders(plain, (TORCH.from_numpy(points), u), few)
         rows(results, f"two-timescale circle M={width} {dtype}", race(contenders, 3 if quick else 9))
+    return results
+
+
+# Times as long as the step of one output that a step of ten may take.
+SHARED = {"tanh": 1.5, "relu": 4.0}
+
+
+def output_steps(quick=False):
+    """Steps with ten outputs, which share the features and every factorization, beside those with one."""
+    results, dtype = Results(), "float64" if is_double() else "float32"
+    width, steps = (64, 5) if quick else (512, 100)
+    problem, mu = circle(width, dtype)
+    directions = problem.domain.sample(jr.key(2), 10, dtype)
+    targets = jnp.maximum(problem.x @ directions.T, 0)
+    for name, features in (("tanh", mf.features.Ridge(jnp.tanh)), ("relu", mf.features.ReLU())):
+        contenders = []
+        for outputs in (1, 10):
+            energy = mf.energies.ReducedRisk(features, problem.x, targets[:, :outputs], LAM, particles.CENTER)
+            flow = mf.flows.Wasserstein(energy, problem.domain)
+            label = f"mfjax, {outputs} output{'s' * (outputs > 1)}"
+            contenders.append(ours(particles.simulation(flow, mu, steps), steps, label))
+        times = race(contenders, 3 if quick else 9)
+        for method, seconds in times.items():
+            results.add(f"circle {name} M={width} {dtype}", method, seconds, unit="step")
+        one, ten = (seconds.median for seconds in times.values())
+        if not quick:
+            text = f"circle {name}, M = {width}, {dtype}: times as long with ten outputs as with one"
+            results.require(text, ten / one, SHARED[name], least=False)
     return results

@@ -44,6 +44,12 @@ class Arcs(eqx.Module):
         self.moments = prefix_sums(jnp.stack([first * first, first * second, second * second]))
 
 
+def opposite(angle: Array) -> Array:
+    """The angle of the opposite point, both in [-pi, pi)."""
+    # Not wrapped(angle - pi): rounding would put it on the wrong side of the cut.
+    return jnp.where(angle < 0, angle + np.pi, angle - np.pi)
+
+
 def wrapped(angle: Array) -> Array:
     """The angle in [-pi, pi)."""
     return angle - 2 * np.pi * jnp.floor((angle + np.pi) / (2 * np.pi))

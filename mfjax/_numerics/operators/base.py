@@ -17,7 +17,9 @@ class Operator(eqx.Module):
     A (N, M), A_ji = sqrt(p_j) phi(omega_i, x_j), for data masses p_j: known by its products.
 
     Solvers ask for no more than this, so that a feature map may replace the matrix by something faster.
-    Products are differentiable in everything the operator was made from.
+    Products are differentiable in everything the operator was made from, and take a vector or a block of c
+    columns, one for each output of a network. Where features are vectors (c,) themselves, A is (N, M, c),
+    takes masses (M,) to outputs (N, c), and its transposed a block (N, c) to scores (M,).
     """
 
     @property
@@ -41,11 +43,11 @@ class Operator(eqx.Module):
         return 128
 
     @abstractmethod
-    def output(self, v: Float[Array, " M"]) -> Float[Array, " N"]:
+    def output(self, v: Float[Array, "M *c"]) -> Float[Array, "N *c"]:
         """A v."""
 
     @abstractmethod
-    def scores(self, alpha: Float[Array, " N"]) -> Float[Array, " M"]:
+    def scores(self, alpha: Float[Array, "N *c"]) -> Float[Array, "M *c"]:
         """A^T alpha."""
 
     @abstractmethod

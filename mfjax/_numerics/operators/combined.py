@@ -35,7 +35,7 @@ class Combined(Operator):
         return inner(self.left, self.operator.output(v))
 
     def scores(self, alpha):
-        return self.operator.scores(inner(alpha, self.left))
+        return self.operator.scores(inner(alpha.T, self.left).T)
 
     def rows(self, index):
         return inner(self.left[index], self.operator.matrix())

@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfjax._numerics.arrays import inner
+from mfjax._numerics.arrays import along, inner
 from mfjax._numerics.operators.base import Operator
 
 
@@ -18,23 +19,25 @@ class Dense(Operator):
     [4.0, 6.0]
     """
 
-    array: Float[Array, "N M"]
+    array: Float[Array, "N M *c"]
     root: Float[Array, " N"] | None = None
 
     @property
     def shape(self):
-        return self.array.shape
+        return self.array.shape[:2]
 
     def output(self, v):
-        return self._scaled(inner(self.array, v))
+        return self._scaled(inner(self.array, v) if self.array.ndim == 2 else inner(v, self.array))
 
     def scores(self, alpha):
+        if self.array.ndim == 3:
+            return jnp.einsum("nc,nmc->m", self._scaled(alpha), self.array, precision="highest")
         # A row vector times a matrix: the transposed product is several times slower on CPU.
-        return inner(self._scaled(alpha), self.array)
+        return inner(self._scaled(alpha).T, self.array).T
 
     def rows(self, index):
         rows = self.array[index]
-        return rows if self.root is None else self.root[index, None] * rows
+        return rows if self.root is None else along(self.root[index], rows) * rows
 
     def columns(self, index):
         return self._scaled(self.array[:, index])
@@ -45,7 +48,7 @@ class Dense(Operator):
     def _scaled(self, values: Array) -> Array:
         if self.root is None:
             return values
-        return self.root.reshape(-1, *[1] * (values.ndim - 1)) * values
+        return along(self.root, values) * values
 
 
 def as_operator(value: Any) -> Any:

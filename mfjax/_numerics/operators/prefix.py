@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from mfjax._numerics.arrays import inner
 
-# Sums inside a block are a product with a triangular matrix: on CPU twice as fast as a scan.
+# Sums inside a block, and over blocks, are products with a triangular matrix: faster on CPU than a scan.
 BLOCK = 64
 
 
@@ -16,9 +16,9 @@ def prefix_sums(values: Float[Array, "c n"]) -> Float[Array, "c n1"]:
     [[0.0, 1.0, 3.0, 6.0]]
     """
     rows, n = values.shape
-    blocks = jnp.pad(values, ((0, 0), (0, -n % BLOCK))).reshape(rows, -1, BLOCK)
-    inside = inner(blocks, jnp.triu(jnp.ones((BLOCK, BLOCK), values.dtype)))
-    ends = jnp.cumsum(inside[:, :, -1], axis=1)
-    before = jnp.pad(ends[:, :-1], ((0, 0), (1, 0)))
-    sums = (inside + before[:, :, None]).reshape(rows, -1)[:, :n]
-    return jnp.pad(sums, ((0, 0), (1, 0)))
+    size = min(n, BLOCK)
+    blocks = jnp.pad(values, ((0, 0), (0, -n % size))).reshape(rows, -1, size)
+    inside = inner(blocks, jnp.triu(jnp.ones((size, size), values.dtype)))
+    if n > size:
+        inside = inside + prefix_sums(inside[:, :, -1])[:, :-1, None]
+    return jnp.pad(inside.reshape(rows, -1)[:, :n], ((0, 0), (1, 0)))

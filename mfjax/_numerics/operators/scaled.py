@@ -1,12 +1,16 @@
 """Columns scaled."""
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mfjax._numerics.arrays import along
 from mfjax._numerics.operators.base import Operator
 
 
 class Scaled(Operator):
     """A diag(factors), for `factors` (M,): neurons that carry their outer weight.
+
+    For `factors` (M, c) it is that of features with c values each.
 
     >>> import jax.numpy as jnp
     >>> from mfjax._numerics.operators import Dense
@@ -15,7 +19,7 @@ class Scaled(Operator):
     """
 
     operator: Operator
-    factors: Float[Array, " M"]
+    factors: Float[Array, "M *c"]
 
     @property
     def shape(self):
@@ -30,16 +34,26 @@ class Scaled(Operator):
         return self.operator.span
 
     def output(self, v):
-        return self.operator.output(self.factors * v)
+        if v.ndim > 1:
+            return self.operator.output(along(self.factors, v) * v)
+        return self.operator.output(along(v, self.factors) * self.factors)
 
     def scores(self, alpha):
-        return self.factors * self.operator.scores(alpha)
+        scores = self.operator.scores(alpha)
+        if self.factors.ndim > 1:
+            return jnp.sum(self.factors * scores, axis=1)
+        return along(self.factors, scores) * scores
 
     def rows(self, index):
-        return self.operator.rows(index) * self.factors
+        return self._scaled(self.operator.rows(index), self.factors)
 
     def columns(self, index):
-        return self.operator.columns(index) * self.factors[index]
+        return self._scaled(self.operator.columns(index), self.factors[index])
 
     def matrix(self):
-        return self.operator.matrix() * self.factors
+        return self._scaled(self.operator.matrix(), self.factors)
+
+    def _scaled(
+        self, matrix: Float[Array, "N M ..."], factors: Float[Array, "M *c"]
+    ) -> Float[Array, "N M ..."]:
+        return matrix * along(factors, matrix[0]) if factors.ndim == 1 else matrix[:, :, None] * factors

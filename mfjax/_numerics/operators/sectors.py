@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mfjax._numerics.arrays import inner
-from mfjax._numerics.operators.arcs import Arcs, wrapped
+from mfjax._numerics.arrays import along, inner
+from mfjax._numerics.operators.arcs import Arcs, opposite, wrapped
 from mfjax._numerics.operators.base import Operator
 
 
@@ -38,10 +38,10 @@ class Sectors(Operator):
         return 32
 
     def output(self, v):
-        return self.root * inner(v, self.transposed)
+        return (self.root * inner(v.T, self.transposed)).T
 
     def scores(self, alpha):
-        return inner(self.transposed, self.root * alpha)
+        return inner(self.transposed, along(self.root, alpha) * alpha)
 
     def rows(self, index):
         return self.root[index, None] * self.transposed[:, index].T
@@ -68,12 +68,10 @@ def sector_gram(points: Float[Array, "M 2"], arcs: Arcs) -> Float[Array, "M M"]:
     total = _symmetric(arcs.moments[:, -1:])
     seen = lambda theta: _symmetric(arcs.moments[:, jnp.searchsorted(arcs.begin, theta)])
     low = angle < 0
-    # Not wrapped(angle - pi): rounding would put it on the wrong side of the cut.
-    opposite = jnp.where(low, angle + np.pi, angle - np.pi)
     # Here and below 2-vectors (2, M): E(theta_i) omega_i and E(theta_i - pi) omega_i.
     omega = points.T
     top = _times(seen(angle), omega)
-    bottom = _times(seen(opposite), omega) - jnp.where(low, _times(total, omega), 0)
+    bottom = _times(seen(opposite(angle)), omega) - jnp.where(low, _times(total, omega), 0)
     pairs = lambda a, b: a[0][:, None] * b[0] + a[1][:, None] * b[1]
     upper = pairs(top, omega) - pairs(omega, bottom)
     gap = angle - angle[:, None]

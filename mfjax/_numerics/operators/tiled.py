@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfjax._numerics.arrays import inner
+from mfjax._numerics.arrays import along, columns
 from mfjax._numerics.operators.base import Operator
+from mfjax._numerics.operators.dense import Dense
 
 
 class Tiled(Operator):
@@ -34,18 +35,27 @@ class Tiled(Operator):
         return False
 
     def _columns(self, points):
-        return self.root[:, None] * self.features.matrix(points, self.x)
+        matrix = self.features.matrix(points, self.x)
+        return along(self.root, matrix) * matrix
 
     def output(self, v):
-        def add(total, part):
-            points, weights = part
-            return total + inner(self._columns(points), weights), None
-
-        zero = jnp.zeros(len(self.x), v.dtype)
-        return jax.lax.scan(jax.checkpoint(add), zero, self._blocks(v))[0]
+        return columns(self._output)(v)
 
     def scores(self, alpha):
-        one = jax.checkpoint(lambda part: inner(alpha, self._columns(part[0])))
+        like = jax.eval_shape(self._columns, self.points[:1])
+        return self._scores(alpha) if like.ndim == 3 else columns(self._scores)(alpha)
+
+    def _output(self, v: Float[Array, " M"]) -> Float[Array, "N *c"]:
+        def add(total, part):
+            points, weights = part
+            return total + Dense(self._columns(points)).output(weights), None
+
+        like = jax.eval_shape(self._columns, self.points[:1])
+        zero = jnp.zeros((len(self.x), *like.shape[2:]), v.dtype)
+        return jax.lax.scan(jax.checkpoint(add), zero, self._blocks(v))[0]
+
+    def _scores(self, alpha: Float[Array, "N *c"]) -> Float[Array, " M"]:
+        one = jax.checkpoint(lambda part: Dense(self._columns(part[0])).scores(alpha))
         blocks = self._blocks(jnp.zeros(len(self.points), alpha.dtype))
         return jax.lax.map(one, blocks).reshape(-1)[: len(self.points)]
 
@@ -59,7 +69,8 @@ class Tiled(Operator):
         return split(jnp.concatenate([self.points, extra])), split(jnp.pad(v, (0, rest)))
 
     def rows(self, index):
-        return self.root[index, None] * self.features.matrix(self.points, self.x[index])
+        matrix = self.features.matrix(self.points, self.x[index])
+        return along(self.root[index], matrix) * matrix
 
     def columns(self, index):
         return self._columns(self.points[index])

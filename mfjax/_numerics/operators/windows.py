@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from mfjax._numerics.arrays import inner
-from mfjax._numerics.operators.arcs import Arcs, wrapped
+from mfjax._numerics.arrays import columns, inner
+from mfjax._numerics.operators.arcs import Arcs, opposite, wrapped
 from mfjax._numerics.operators.base import LARGEST, Operator
 from mfjax._numerics.operators.prefix import prefix_sums
 from mfjax._numerics.operators.sectors import sector_gram
@@ -37,9 +37,12 @@ class Windows(Operator):
     order: Int[Array, " M"]
     before_begin: Int[Array, " N"]
     before_end: Int[Array, " N"]
-    # How many ends of arcs come before each particle (in the order of the particles).
+    # How many arcs begin and end before each particle (in the order of the particles). Without a bias they
+    # are half circles, and those that end before a particle begin before the opposite point; `low` particles,
+    # of angles below zero, are on those that begin after it.
     begun: Int[Array, " M"]
     ended: Int[Array, " M"]
+    low: Bool[Array, " M"]
 
     def __init__(self, points, x, root, bias, arcs: Arcs | None = None):
         arcs = Arcs(x, jnp.zeros((), x.dtype) if bias is None else bias, root) if arcs is None else arcs
@@ -57,7 +60,11 @@ class Windows(Operator):
         )
         self.before_begin, self.before_end = count(arcs.begin, arcs.by_begin), count(arcs.end, arcs.by_end)
         self.begun = jnp.searchsorted(arcs.begin, angle).astype(jnp.int32)
-        self.ended = jnp.searchsorted(arcs.end, angle).astype(jnp.int32)
+        self.low = angle < 0
+        if bias is None:
+            self.ended = jnp.searchsorted(arcs.begin, opposite(angle)).astype(jnp.int32)
+        else:
+            self.ended = jnp.searchsorted(arcs.end, angle).astype(jnp.int32)
 
     @property
     def shape(self):
@@ -76,16 +83,26 @@ class Windows(Operator):
         return 32
 
     def output(self, v):
+        return columns(self._output)(v)
+
+    def scores(self, alpha):
+        return columns(self._scores)(alpha)
+
+    def _output(self, v: Float[Array, " M"]) -> Float[Array, " N"]:
         terms = self._terms(v, self.points)
         sums = prefix_sums(terms[:, self.order])
         seen = sums[:, self.before_end] - sums[:, self.before_begin] + self.arcs.wraps * sums[:, -1:]
         return self.root * self._inside(seen, self.x)
 
-    def scores(self, alpha):
+    def _scores(self, alpha: Float[Array, " N"]) -> Float[Array, " M"]:
         terms = self._terms(self.root * alpha, self.x)
-        begun, ended = (prefix_sums(terms[:, by]) for by in (self.arcs.by_begin, self.arcs.by_end))
-        always = inner(terms, self.arcs.wraps)[:, None]
-        seen = always + begun[:, self.begun] - ended[:, self.ended]
+        begun = prefix_sums(terms[:, self.arcs.by_begin])
+        if self.bias is None:
+            seen = begun[:, self.begun] - begun[:, self.ended] + jnp.where(self.low, begun[:, -1:], 0)
+        else:
+            ended = prefix_sums(terms[:, self.arcs.by_end])
+            always = inner(terms, self.arcs.wraps)[:, None]
+            seen = always + begun[:, self.begun] - ended[:, self.ended]
         return self._inside(seen, self.points)
 
     def _terms(self, factors: Array, at: Float[Array, "n 2"]) -> Float[Array, "c n"]:

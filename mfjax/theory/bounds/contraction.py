@@ -50,7 +50,8 @@ def semiconvexity(
     C = R k_2 (|c| + R k_0) + R^2 k_1^2 for f = (t - c)^2 / 2, with R = sqrt(2 level / lam) and k_j the
     greatest norm in L^2(data) of the j-th derivative of phi(omega, .) over `n` cells per axis (256, or 32 in
     two dimensions): over the centers of the cells of size h, below the suprema by O(h^2). For
-    V = -(c s + s^2 / 2), s = int phi alpha, and lam |alpha|^2 / 2 <= L at the optimum.
+    V = -(c s + s^2 / 2), s = int phi alpha, and lam |alpha|^2 / 2 <= L at the optimum. For q outputs V is a
+    sum over them, and |c| sqrt(q) stands for |c|.
 
     The paper bounds |alpha| by sqrt(|y|^2 + lam f(0)) / lam for every mu; lam f(0) should be 2 lam f(0),
     and the level of the run is sharper. C still grows like 1 / lam.
@@ -79,7 +80,8 @@ def semiconvexity(
             f"and its derivative {float(k2):.1e}; use smooth features, or more cells than {cells.shape}"
         )
     radius = jnp.sqrt(2 * level / energy.lam)
-    shift = jnp.abs(energy.regularizer.center)
+    # The length of c (1, ..., 1), one entry an output.
+    shift = jnp.abs(energy.regularizer.center) * (energy.data.outputs or 1) ** 0.5
     return radius * k2 * (shift + radius * k0) + (radius * k1) ** 2
 
 
