@@ -277,6 +277,35 @@ CASES = {
         ),
         r"PropagationOfChaos has one height at a point, got Weighted\(outputs=2\)",
     ),
+    # Batches
+    "batch beyond the data": (
+        lambda: risk(batches=E.Batches(4)),
+        "a batch has at most the N = 3 rows of the data, got 4",
+    ),
+    "batch of half a row": (lambda: E.Batches(0.5), "size must be a whole number, got 0.5"),
+    "empty batch": (lambda: E.Batches(0), "size must be at least 1, got 0"),
+    "size for batches": (lambda: risk(batches=2), r"batches must be energies.Batches\(size\) .*, got int"),
+    "stream of an array": (lambda: E.Stream(X), "sample must be a function of a key"),
+    "stream of other inputs": (
+        lambda: risk(batches=E.Stream(lambda key: (jr.normal(key, (4, 3)), jnp.ones(4)))),
+        r"sample must return inputs \(B, 2\) and targets \(B,\).*got \(4, 3\) and \(4,\)",
+    ),
+    "stream of inputs alone": (
+        lambda: risk(batches=E.Stream(lambda key: jr.normal(key, (4,)))),
+        "sample must return inputs",
+    ),
+    "batches without a key": (
+        lambda: run(flow(risk(batches=E.Batches(2))), stepper=S.Euler(0.1), steps=2),
+        r"this flow has noise .*or batches.*: pass key=jax.random.key\(seed\)",
+    ),
+    "batches without a step": (
+        lambda: run(flow(risk(batches=E.Batches(2))), t1=1.0, key=jr.key(0)),
+        r"a flow that sees batches of data has no adaptive default: pass stepper=steppers.Euler\(dt\)",
+    ),
+    "batches with adaptive steps": (
+        lambda: run(flow(risk(batches=E.Batches(2))), stepper=S.Adaptive(), t1=1.0, key=jr.key(0)),
+        "Adaptive finds its steps by differences that batches of data disturb",
+    ),
     # Data and energies
     "data without axis": (lambda: risk(x=X[:, 0]), r"x must have shape \(N, k\).*got \(3,\)"),
     "empty data": (lambda: risk(x=X[:0], y=Y[:0]), r"N, k >= 1, got \(0, 2\)"),

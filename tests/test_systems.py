@@ -25,7 +25,9 @@ from mfjax.steppers import (
     RK4,
     BirthDeath,
     EntropicProximal,
+    Euler,
     EulerMaruyama,
+    Heun,
     ImplicitEuler,
     Proximal,
     RosenbrockW,
@@ -118,6 +120,26 @@ SYSTEMS = {
     "variable projection": System(wasserstein(lambda a, m, d: reduced(m, d, a)), LAMS),
     "variable projection, three outputs": System(
         wasserstein(lambda a, m, d: E.ReducedRisk(features(m), *several(m, d), a)), LAMS
+    ),
+    "variable projection, batches": System(
+        wasserstein(lambda a, m, d: E.ReducedRisk(features(m), *data(m, d), a, batches=E.Batches(3))),
+        LAMS,
+        Heun(END / 8),
+        Heun(END / 64),
+    ),
+    "two timescales, batches": System(
+        lambda a, m, d: W.TwoTimescale(
+            E.ReducedRisk(features(m), *data(m, d), 0.1, batches=E.Batches(3)), m, rate=a
+        ),
+        RATES,
+        Heun(END / 8),
+        "an outer weight with each particle",
+    ),
+    "noisy stochastic gradient descent": System(
+        wasserstein(lambda a, m, d: network(m, d, batches=E.Batches(3, replace=True)) + a * HEAT()),
+        LAMS,
+        StochasticHeun(END / 8),
+        Euler(END / 40),
     ),
     "infinitely many data": System(
         wasserstein(lambda a, m, d: E.PopulationReducedRisk(mf.kernels.Gaussian(0.3, m), atoms(m, d), a)),
@@ -285,7 +307,7 @@ def declared(name, side, a, dim, dtype):
         mu,
         stepper=stepper,
         save_at=[END / 2, END],
-        key=jr.key(0) if stepper is not None and stepper.noisy else None,
+        key=jr.key(0) if flow.random or (stepper is not None and stepper.noisy) else None,
         save_measures=False,
     )
 
@@ -343,7 +365,7 @@ def check(name, side, dim, dtype):
     rounding = 1e-5 if dtype == "float32" else 1e-11
     if not isinstance(flow, W.WassersteinFisherRao) or flow.balanced:
         np.testing.assert_allclose(mass, 1, rtol=rounding)
-    noisy = (flow.stochastic and side == "particles") or name == "birth and death"
+    noisy = flow.random or (flow.stochastic and side == "particles") or name == "birth and death"
     if flow.monotone and not noisy:
         assert np.all(np.diff(energy, axis=1) <= rounding * np.abs(energy[:, :1])), energy
     return energy, noisy

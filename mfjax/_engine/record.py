@@ -28,14 +28,16 @@ def record(sim: Simulation, carry: Carry) -> tuple[Any, dict[str, Any]]:
     Observables of a failed run are NaN, its measure is the last good one.
     """
     mu, flow = carry.state.measure, sim.flow.at(carry.state)
-    random = sim.stepper.needs_key(sim.flow)
-    known = carry.evaluation.energy is not None
+    random = sim.stepper.needs_key(sim.flow) or sim.flow.random
+    # Of all data, where a step sees some of them.
+    now = sim.flow.evaluate(carry.state) if sim.flow.random else carry.evaluation
+    known = now.energy is not None
     values = {
-        "energy": carry.evaluation.energy,
-        "dissipation": carry.evaluation.dissipation if known else None,
+        "energy": now.energy,
+        "dissipation": now.dissipation if known else None,
         # `assemble` makes NaN of what is not known: a program that returns NaN looks like a fault.
         "dissipated": carry.dissipated if known and not random else None,
-        "residual": carry.evaluation.residual,
+        "residual": now.residual,
         "mass": mu.mass,
         "min_weight": jnp.min(mu.weights),
     }

@@ -127,7 +127,7 @@ class Simulation(eqx.Module):
         self.stop = given.get("stop")
         if self.stop is not None:
             _check_function(self.stop, "stop")
-        self.key = _checked_key(given.get("key"), self.stepper.needs_key(flow))
+        self.key = _checked_key(given.get("key"), self.stepper.needs_key(flow) or flow.random)
         self.save_measures = bool(given["save_measures"])
         self.max_steps = count(given["max_steps"], "max_steps")
         checkpoints = given.get("checkpoints")
@@ -145,7 +145,7 @@ class Simulation(eqx.Module):
     @property
     def falls(self) -> bool:
         """Whether the recorded energy of this run falls, if its steps are small enough."""
-        return self.flow.monotone and self.stepper.monotone
+        return self.flow.monotone and self.stepper.monotone and not self.flow.random
 
     def without_measures(self) -> "Simulation":
         """The same run, of whose measures the last alone is kept."""
@@ -165,6 +165,10 @@ def default_stepper(flow: Flow, measure: Measure) -> Stepper:
         raise ValueError(
             "a flow with noise (temperature > 0) has no adaptive default: pass "
             "stepper=steppers.EulerMaruyama(dt)"
+        )
+    if flow.random:
+        raise ValueError(
+            "a flow that sees batches of data has no adaptive default: pass stepper=steppers.Euler(dt)"
         )
     if flow.at().diffusion(measure):
         return Rosenbrock() if linearized_exactly(flow, measure) else RosenbrockW()
@@ -232,7 +236,8 @@ def _checked_key(key, needed: bool):
     if key is None:
         if needed:
             raise ValueError(
-                "this flow has noise (temperature > 0), or its stepper has: pass key=jax.random.key(seed)"
+                "this flow has noise (temperature > 0), or batches, or its stepper has noise: pass "
+                "key=jax.random.key(seed)"
             )
         return None
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):

@@ -38,7 +38,8 @@ class Carry(eqx.Module):
 def start(sim: Simulation) -> Carry:
     """The carry at t = 0, or where the run goes on."""
     state = sim.flow.init(sim.measure).at_time(sim.times[0]) if sim.start is None else sim.start.state
-    evaluation = sim.stepper.evaluate(sim.flow, state)
+    first = jnp.zeros((), jnp.int32) if sim.start is None else sim.start.steps
+    evaluation = sim.stepper.evaluate(drawn(sim, first), state)
     state, evaluation = state.with_carry(evaluation.carry), _alone(evaluation)
     dtype = sim.measure.dtype
     zero = jnp.zeros((), jnp.int32)
@@ -55,7 +56,7 @@ def start(sim: Simulation) -> Carry:
     carry = Carry(
         state=state,
         evaluation=evaluation,
-        memory=sim.stepper.init(sim.flow, state),
+        memory=sim.stepper.init(drawn(sim, first), state),
         save=zero,
         taken=zero,
         steps=zero,
@@ -66,6 +67,15 @@ def start(sim: Simulation) -> Carry:
         failed_at=zero,
     )
     return carry if sim.start is None else _further(sim.start, carry)
+
+
+# Apart from the numbers of the steps, by which the noise of a step is told from others.
+DATA = 2**31 - 1
+
+
+def drawn(sim: Simulation, step: Int[Array, ""]) -> Flow:
+    """The flow that a step sees."""
+    return sim.flow.draw(jr.fold_in(known(sim.key), DATA), step) if sim.flow.random else sim.flow
 
 
 def _further(end: Carry, fresh: Carry) -> Carry:
@@ -92,7 +102,7 @@ def one_step(sim: Simulation, carry: Carry, time: Array, dt: Array) -> tuple[Car
     """Try one step of size `dt` from `time`: (the carry if it is kept, its error, its status)."""
     key = None if sim.key is None else jr.fold_in(sim.key, carry.steps)
     state = carry.state.at_time(time)
-    step = sim.stepper.step(sim.flow, state, carry.evaluation, dt, key, carry.memory)
+    step = sim.stepper.step(drawn(sim, carry.steps), state, carry.evaluation, dt, key, carry.memory)
     if not isinstance(step, Step):
         raise ValueError(
             f"{type(sim.stepper).__name__}.step must return a steppers.Step, as steppers.settle makes it, "
@@ -104,6 +114,10 @@ def one_step(sim: Simulation, carry: Carry, time: Array, dt: Array) -> tuple[Car
             f"{name}.step returned another memory than {name}.init, which makes that of the first step: "
             f"{jax.tree.structure(step.memory)} for {jax.tree.structure(carry.memory)}"
         )
+    if sim.flow.random:
+        # The scheme has seen the batch of this step at its end: nobody asks, and the compiler leaves it out.
+        now = sim.stepper.evaluate(drawn(sim, carry.steps + 1), step.state)
+        step = eqx.tree_at(lambda s: s.evaluation, step, now)
     rates = carry.evaluation.dissipation + step.evaluation.dissipation
     kept = Carry(
         state=step.state.at_time(time + dt),

@@ -2,6 +2,7 @@
 
 - Networks: `ReducedRisk` (variable projection), `PopulationReducedRisk` (infinitely many data), `Risk` (all
   weights move); `compress` makes `Compressed` data; `Predictor` is a network without its data.
+- What a step sees of the data: `Batches`, `Stream`; to write one: `Sampling`.
 - Distances to a target: `MMD`, `Sobolev`, `PowerDivergence` (ultra-fast diffusion).
 - External and of pairs: `Potential`, `Interaction`.
 - Of the density: `Entropy` (noise), `PorousMedium`; on particles by an estimate: `Blob`, `Spacings`.
@@ -11,6 +12,7 @@
 """
 
 from mfjax.energies.base import Energy, Solution, Sum
+from mfjax.energies.batches import Batches, Sampling, Stream
 from mfjax.energies.blob import Blob
 from mfjax.energies.compression import Compressed, compress
 from mfjax.energies.data import Data
@@ -32,6 +34,7 @@ from mfjax.energies.spacings import Spacings
 
 __all__ = [
     "MMD",
+    "Batches",
     "Blob",
     "Compressed",
     "Data",
@@ -49,9 +52,11 @@ __all__ = [
     "Predictor",
     "ReducedRisk",
     "Risk",
+    "Sampling",
     "Sobolev",
     "Solution",
     "Spacings",
+    "Stream",
     "Sum",
     "compress",
 ]

@@ -7,8 +7,9 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from mfjax import status as codes
 from mfjax._numerics.arrays import is_traced, known, scalar
@@ -82,6 +83,19 @@ class Energy(eqx.Module):
     def temperature(self) -> Float[Array, ""] | float:
         """T such that, on particles, this energy acts as Brownian noise of variance 2 T per unit time."""
         return 0.0
+
+    @property
+    def random(self) -> bool:
+        """Whether each step of a run sees another energy, drawn by `draw`."""
+        return False
+
+    def draw(self, key: Key[Array, ""], step: Int[Array, ""]) -> "Energy":
+        """The energy that one step of a run sees: `key` is the same all along a run, `step` counts.
+
+        All have one structure, and solutions without a carry: nothing is handed from one to the next. What a
+        run records is this energy, not those that its steps have seen.
+        """
+        return self
 
     def parts(self) -> tuple[tuple[Any, "Energy"], ...]:
         """The terms (coefficient, energy) that this energy is a sum of."""
@@ -218,6 +232,15 @@ class Sum(Energy):
         # Terms without noise stay out: a coefficient times zero is an array, and looks like noise.
         noisy = [(c, term.temperature) for c, term in self.terms if not _is_zero(term.temperature)]
         return sum((c * temperature for c, temperature in noisy), 0.0)
+
+    @property
+    def random(self):
+        return any(term.random for _, term in self.terms)
+
+    def draw(self, key, step):
+        keys = [jr.fold_in(key, k) if term.random else key for k, (_, term) in enumerate(self.terms)]
+        drawn = [(c, term.draw(k, step)) for (c, term), k in zip(self.terms, keys, strict=True)]
+        return Sum(tuple(drawn))
 
     def init(self, mu):
         return tuple(term.init(mu) for _, term in self.terms)

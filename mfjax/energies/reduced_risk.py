@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, ScalarLike
 from mfjax._numerics.arrays import Prepared, along, inner, is_traced, kind, over_outputs, scalar
 from mfjax._numerics.compiled import compiled
 from mfjax.energies.base import Energy, Solution
+from mfjax.energies.batches import Sampling, checked_sampling
 from mfjax.energies.data import Data
 from mfjax.energies.field import Field
 from mfjax.energies.predictor import Predictor
@@ -38,6 +39,9 @@ class ReducedRisk(Energy):
     - `lam`: regularization strength, 1e-4 to 1e-1 for features of unit size; `lam=0.0` is the
       interpolant of least int f(u) dmu, an error where none exists.
     - `regularizer`: f, `Quadratic()` unless given.
+    - `batches`: what a step of a run sees of the data, such as `Batches(32)`; all of them unless given. The
+      outer weights of a step are then those of its batch (thesis III.46 without momentum), and its gradient
+      is not that of L in the mean: the smaller the batch, the less they regularize one another.
     - `outer`: an `mf.outer` solver. Unless given: `MinimumNorm` for lam = 0, `Newton` for an f that is not
       quadratic, else `Automatic`, which goes by the size (`solver(mu)` says what it takes).
 
@@ -59,6 +63,7 @@ class ReducedRisk(Energy):
     lam: Float[Array, ""]
     regularizer: Regularizer
     outer: OuterSolver
+    batches: Sampling | None
 
     def __init__(
         self,
@@ -70,6 +75,7 @@ class ReducedRisk(Energy):
         *,
         data_weights=None,
         outer: OuterSolver | None = None,
+        batches: Sampling | None = None,
     ):
         require_features(features)
         self.features = features
@@ -89,13 +95,23 @@ class ReducedRisk(Energy):
         if not isinstance(outer, OuterSolver):
             raise ValueError(f"outer must be a solver of mf.outer, such as Cholesky(), got {kind(outer)}")
         self.outer = outer
+        self.batches = checked_sampling(batches, self.data)
+
+    @property
+    def random(self):
+        return self.batches is not None
+
+    def draw(self, key, step):
+        if self.batches is None:
+            return self
+        return eqx.tree_at(lambda e: e.data, self, self.batches.draw(self.data, key, step))
 
     def validate(self, mu, domain=None):
         check_features(self.features, mu.points, self.data.x, domain)
 
     def init(self, mu):
         # One program: op by op, what a solver prepares would be compiled piece by piece.
-        return _initial(self, mu)
+        return None if self.random else _initial(self, mu)
 
     def prepare(self, mu) -> Any:
         """What the features know of the data before any solve, in the dtype of a run from `mu`."""
@@ -127,7 +143,7 @@ class ReducedRisk(Energy):
             outer_weights=problem.outer_weights(solved.alpha),
             residual=solved.residual,
             status=solved.status,
-            carry=Carried(Prepared(prepared), solved.carry),
+            carry=None if self.random else Carried(Prepared(prepared), solved.carry),
         )
 
     def dual(self, mu):

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, ScalarLike
 from mfjax._numerics.arrays import Prepared, along, inner, over_outputs, pairing, scalar
 from mfjax._numerics.operators import Dense, Operator
 from mfjax.energies.base import Energy, Solution
+from mfjax.energies.batches import Sampling, checked_sampling
 from mfjax.energies.data import Data
 from mfjax.energies.dual import Dual
 from mfjax.energies.field import Field
@@ -36,6 +37,9 @@ class Risk(Energy):
     - `loss`: l of prediction and target, one of `mf.losses` or a function of two numbers (or vectors),
       convex in the first; `Square()`, |f - y|^2 / 2, unless given.
 
+    - `batches`: what a step of a run sees of the data, `Batches(32)` for stochastic gradient descent, or
+      `Stream(sample)` for fresh data; all of them unless given.
+
     **Raises** `ValueError` for data that are empty, not finite or of mismatched shapes, lam < 0, labels that
     the loss does not take, and targets of another width than the network, which is known with a measure.
 
@@ -51,6 +55,7 @@ class Risk(Energy):
     data: Data
     lam: Float[Array, ""]
     loss: Loss
+    batches: Sampling | None
 
     def __init__(
         self,
@@ -61,6 +66,7 @@ class Risk(Energy):
         loss: Loss | Callable | None = None,
         *,
         data_weights=None,
+        batches: Sampling | None = None,
     ):
         require_features(features)
         self.features = features
@@ -68,6 +74,16 @@ class Risk(Energy):
         self.lam = scalar(lam, "lam", minimum=0.0)
         self.loss = as_loss(loss)
         self.loss.validate(self.data.y)
+        self.batches = checked_sampling(batches, self.data)
+
+    @property
+    def random(self):
+        return self.batches is not None
+
+    def draw(self, key, step):
+        if self.batches is None:
+            return self
+        return eqx.tree_at(lambda e: e.data, self, self.batches.draw(self.data, key, step))
 
     def validate(self, mu, domain=None):
         shape = check_features(self.features, mu.points, self.data.x, domain, several=True)
@@ -85,7 +101,7 @@ class Risk(Energy):
         return Predictor(self.features, mu.points, mu.weights)
 
     def init(self, mu):
-        return Prepared(self._unweighted().prepare(self.features, mu.points))
+        return None if self.random else Prepared(self._unweighted().prepare(self.features, mu.points))
 
     def _unweighted(self) -> Data:
         """The data with masses one: a prediction is asked for where the mass is zero, too."""

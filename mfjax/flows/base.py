@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, Key
 
-from mfjax._numerics.arrays import kind
+from mfjax._numerics.arrays import kind, known
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy
 from mfjax.grids.diffusion import Part
@@ -129,6 +129,17 @@ class Flow(eqx.Module):
         """Whether particles of this flow are driven by noise."""
         temperature = self.temperature
         return not (isinstance(temperature, (int, float)) and temperature == 0)
+
+    @property
+    def random(self) -> bool:
+        """Whether each step of a run sees another flow, drawn by `draw`."""
+        return self.energy is not None and self.energy.random
+
+    def draw(self, key: Key[Array, ""], step: Int[Array, ""]) -> "Flow":
+        """The flow that one step of a run sees, of an energy drawn for it."""
+        if not self.random:
+            return self
+        return eqx.tree_at(lambda flow: flow.energy, self, known(self.energy).draw(key, step))
 
     def move(self, state: State, tangent: Tangent, time: Any, noise: Any = None) -> State:
         """The state after `time` along `tangent`, retracted to the domain."""

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int, Key
 
 from mfjax._numerics.arrays import Prepared, shown
 from mfjax._numerics.compiled import reached
@@ -81,6 +82,9 @@ class Scheduled(Flow):
     def on(self, domain: Domain) -> "Scheduled":
         return Scheduled(_Elsewhere(self.make, domain))
 
+    def draw(self, key, step):
+        return Scheduled(_Drawn(self.make, key, step)) if self.random else self
+
     def validate(self, mu: Measure) -> None:
         self.at().validate(mu)
 
@@ -119,6 +123,17 @@ class Scheduled(Flow):
 
     def move(self, state: State, tangent: Tangent, time: Any, noise: Any = None) -> State:
         return self.at(state).move(state, tangent, time, noise)
+
+
+class _Drawn(eqx.Module):
+    """A schedule whose flows are drawn for one step."""
+
+    make: Callable[[Any], Flow]
+    key: Key[Array, ""]
+    step: Int[Array, ""]
+
+    def __call__(self, time: Any) -> Flow:
+        return self.make(time).draw(self.key, self.step)
 
 
 class _Elsewhere(eqx.Module):

@@ -65,7 +65,7 @@ class TwoTimescale(Flow):
 
     def init(self, mu: Measure) -> State:
         self.validate(mu)
-        prepared = Prepared(self.energy.prepare(mu))
+        prepared = Prepared(None if self.random else self.energy.prepare(mu))
         if "u" in mu.marks:
             return State(mu, FirstSolve(prepared, jnp.zeros((), mu.dtype), jnp.asarray(codes.OK, jnp.int32)))
         solution = self.energy.solve(mu)

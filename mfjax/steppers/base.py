@@ -80,6 +80,11 @@ class Stepper(eqx.Module):
 
     def validate(self, flow: Flow, mu: Measure) -> None:
         """**Raises** `ValueError` if this scheme cannot step `flow` on measures like `mu`."""
+        if flow.random and self.adaptive:
+            raise ValueError(
+                f"{type(self).__name__} finds its steps by differences that batches of data disturb: use a "
+                "stepper of a fixed step, such as steppers.Euler(dt), or all data"
+            )
         if flow.stochastic and not self.noisy and isinstance(mu, Particles):
             raise ValueError(
                 f"{type(self).__name__} is deterministic, and this flow has noise (temperature > 0): use "

@@ -1,0 +1,175 @@
+"""Random batches of the data of a risk, one for each step of a run."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, cast
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Int, Key, UInt
+
+from mfjax._numerics.arrays import as_floats, count, kind, shown
+from mfjax.energies.data import Data
+
+
+class Sampling(eqx.Module):
+    """What a step of a run sees of the data. A new one is a subclass with `draw`."""
+
+    @abstractmethod
+    def draw(self, data: Data, key: Key[Array, ""], step: Int[Array, ""] | int) -> Data:
+        """The data of one step: `key` is the same all along a run, `step` counts.
+
+        Of a fixed size, and with masses such that sums over them are those over `data` in the mean.
+        """
+
+    def validate(self, data: Data) -> None:
+        """**Raises** `ValueError` for data that this sampling does not take."""
+
+
+class Batches(Sampling):
+    """Mini-batches: each step of a run sees some of the data.
+
+    The rows j_1, ..., j_B of a step have the masses N p_j / B, so that the gradient of a `Risk` is that of
+    all data in the mean. Without replacement the data are gone through in a new random order each time
+    (epochs; where B does not divide N a batch takes from two of them), so that each datum counts alike; with
+    replacement rows are independent. They follow from the key of the run and the number of the step alone:
+    a run that goes on, and cells of all widths, see the same.
+
+    - `size` B: rows of a batch, at most N. **Good values**: 1 to N / 4.
+    - `replace`: whether rows are drawn independently.
+
+    **Raises** `ValueError` for sizes that are no whole number >= 1, and with a risk of fewer data.
+
+    >>> import mfjax as mf
+    >>> data = Data(jnp.arange(6.0)[:, None], jnp.zeros(6))
+    >>> rows = [Batches(3).draw(data, jr.key(0), step).x[:, 0] for step in (0, 1)]
+    >>> sorted(map(float, jnp.concatenate(rows)))
+    [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    """
+
+    size: int = eqx.field(static=True)
+    replace: bool = eqx.field(static=True)
+
+    def __init__(self, size: int, *, replace: bool = False):
+        self.size, self.replace = count(size, "size"), bool(replace)
+
+    def validate(self, data: Data) -> None:
+        if self.size > len(data.x):
+            raise ValueError(f"a batch has at most the N = {len(data.x)} rows of the data, got {self.size}")
+
+    def rows(self, n: int, key: Key[Array, ""], step: Int[Array, ""] | int) -> Int[Array, " B"]:
+        """The indices of the rows of one step, of N = `n`."""
+        if self.replace:
+            return jr.randint(jr.fold_in(key, step), (self.size,), 0, n)
+        # step * size + i in terms of N: the product may exceed 32 bits.
+        passes, rest = jnp.divmod(jnp.asarray(step, jnp.int32), n)
+        place = rest * self.size + jnp.arange(self.size, dtype=jnp.int32)
+        epoch, place = passes * self.size + place // n, place % n
+        # A batch lies in one epoch, or in two.
+        first = epoch[0]
+        secrets = [jr.bits(jr.fold_in(key, first + k), (ROUNDS, 1), jnp.uint32) for k in (0, 1)]
+        return shuffled(place, n, jnp.where(epoch == first, *secrets))
+
+    def draw(self, data, key, step):
+        rows, n = self.rows(len(data.x), key, step), len(data.x)
+        drawn = data.x[rows], data.y[rows], data.weights[rows] * (n / self.size)
+        return eqx.tree_at(lambda d: (d.x, d.y, d.weights), data, drawn)
+
+
+# Of the network that mixes the order of an epoch: with 8, orders of five to eight data are not uniform.
+ROUNDS = 24
+
+
+def shuffled(place: Int[Array, " B"], n: int, secrets: UInt[Array, "R #B"]) -> Int[Array, " B"]:
+    """What is at some places of a random order of 0, ..., n - 1, without making the rest of it.
+
+    A Feistel network permutes the numbers of as many bits as n - 1 has: each round changes one half of the
+    bits by a hash of the other half. Numbers from n on are sent on until they fall below (J. Black,
+    P. Rogaway, CT-RSA 2002). `secrets` choose the order, one for each round.
+
+    >>> sorted(map(int, shuffled(jnp.arange(6), 6, jnp.arange(8, dtype=jnp.uint32)[:, None])))
+    [0, 1, 2, 3, 4, 5]
+    """
+    bits = max(2, (n - 1).bit_length())
+    low = bits // 2
+    masks = jnp.uint32((1 << low) - 1), jnp.uint32((1 << (bits - low)) - 1)
+
+    def permuted(number):
+        halves = [number & masks[0], number >> jnp.uint32(low)]
+        for k in range(len(secrets)):
+            side, other = k % 2, 1 - k % 2
+            halves[side] = halves[side] ^ (mixed(halves[other] ^ secrets[k]) & masks[side])
+        return halves[0] | (halves[1] << jnp.uint32(low))
+
+    outside = lambda number: number >= jnp.uint32(n)
+    walk = lambda number: jnp.where(outside(number), permuted(number), number)
+    start = permuted(place.astype(jnp.uint32))
+    return jax.lax.while_loop(lambda x: jnp.any(outside(x)), walk, start).astype(jnp.int32)
+
+
+def mixed(x: UInt[Array, " B"]) -> UInt[Array, " B"]:
+    """A hash of 32 bits (the finalizer of MurmurHash3, A. Appleby)."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        x = (x ^ (x >> jnp.uint32(shift))) * jnp.uint32(factor)
+    return x ^ (x >> jnp.uint32(16))
+
+
+class Stream(Sampling):
+    """One-pass learning: each step of a run sees fresh data from a law, and none twice.
+
+    - `sample`: from a key to inputs (B, k) and targets (B,) or (B, c), of masses 1/B. It is traced.
+
+    The data of the risk are those on which it is recorded; the steps do not see them.
+
+    **Raises** `ValueError` for a `sample` that is no function, or whose data are not like those of the risk.
+
+    >>> import mfjax as mf
+    >>> law = lambda key: (jr.normal(key, (4, 2)), jnp.ones(4))
+    >>> Stream(law).draw(Data(jnp.ones((9, 2)), jnp.ones(9)), jr.key(0), 0).x.shape
+    (4, 2)
+    """
+
+    sample: Callable
+
+    def __init__(self, sample: Callable):
+        if not callable(sample):
+            raise ValueError(f"sample must be a function of a key, got {shown(sample)}")
+        module = isinstance(sample, (eqx.Module, jax.tree_util.Partial))
+        self.sample = cast(Callable, sample) if module else jax.tree_util.Partial(sample)
+
+    def validate(self, data: Data) -> None:
+        try:
+            found = jax.eval_shape(self.sample, jr.key(0))
+            x, y = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in found)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ValueError(
+                f"sample must return inputs (B, k) and targets for a key: {str(error).splitlines()[0]}"
+            ) from error
+        inputs, targets = data.x.shape[1:], data.y.shape[1:]
+        if len(x.shape) != 2 or x.shape[1:] != inputs or y.shape != (*x.shape[:1], *targets):
+            columns = f"(B, {targets[0]})" if targets else "(B,)"
+            raise ValueError(
+                f"sample must return inputs (B, {inputs[0]}) and targets {columns}, as the data of the risk "
+                f"are, got {x.shape} and {y.shape}"
+            )
+
+    def draw(self, data, key, step):
+        x, y = self.sample(jr.fold_in(key, step))
+        x, y = as_floats(x, "x").astype(data.x.dtype), as_floats(y, "y").astype(data.x.dtype)
+        weights = jnp.full((len(x),), 1 / len(x), data.x.dtype)
+        return eqx.tree_at(lambda d: (d.x, d.y, d.weights), data, (x, y, weights))
+
+
+def checked_sampling(batches: Any, data: Data) -> Sampling | None:
+    """`batches`, `None` for all data at every step.
+
+    **Raises** `ValueError` for what is no `Sampling`, or does not go with the data.
+    """
+    if batches is None:
+        return None
+    if not isinstance(batches, Sampling):
+        raise ValueError(f"batches must be energies.Batches(size) or another Sampling, got {kind(batches)}")
+    batches.validate(data)
+    return batches

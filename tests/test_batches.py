@@ -1,0 +1,285 @@
+"""Runs whose steps see batches of data: stochastic gradient descent, epochs, one-pass learning."""
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+
+import mfjax as mf
+from mfjax._engine.step import DATA
+from mfjax.energies import Batches, Entropy, ReducedRisk, Risk, Stream
+from mfjax.features import Ridge, Weighted
+from mfjax.measures import Grid, Particles
+from mfjax.steppers import RK4, Euler, EulerMaruyama, Heun, Optax
+
+CIRCLE, PLANE = mf.domains.Sphere(1), mf.domains.Euclidean(3)
+TANH = Ridge(jnp.tanh)
+X = jr.normal(jr.key(0), (13, 2))
+Y = jnp.sin(X @ jnp.array([1.0, 0.5])) + 0.2
+NEURONS = Particles(jr.normal(jr.key(1), (6, 3)))
+KEY = jr.key(5)
+HOW = {"epochs": Batches(4), "replacement": Batches(4, replace=True), "one": Batches(1), "all": Batches(13)}
+
+
+def risk(batches=None, lam=0.01, **options):
+    return Risk(Weighted(TANH), X, Y, lam, batches=batches, **options)
+
+
+def reduced(batches=None, lam=0.1):
+    return ReducedRisk(TANH, X, Y, lam, batches=batches)
+
+
+def start():
+    return Particles.sample(CIRCLE, jr.key(2), 6)
+
+
+def descend(batches, steps=12, **options):
+    flow = mf.flows.Wasserstein(risk(batches), PLANE)
+    given = {"measure": NEURONS, "stepper": Euler(0.1), "key": KEY} | options
+    return mf.simulate(flow, given.pop("measure"), steps=steps, **given)
+
+
+def seen(batches, step):
+    """The rows of one step of a run."""
+    return np.asarray(batches.rows(13, jr.fold_in(KEY, DATA), jnp.asarray(step)))
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("how", HOW)
+def test_stochastic_gradient_descent_is_twenty_lines_of_numpy(how):
+    run, points = descend(HOW[how], save_every=3), np.asarray(NEURONS.points)
+    x, y = np.asarray(X), np.asarray(Y)
+    for step in range(12):
+        rows = seen(HOW[how], step)
+        w, omega = points[:, :1], points[:, 1:]
+        phi = np.tanh(x[rows] @ omega.T)
+        error = phi @ w[:, 0] / 6 - y[rows]
+        by_weight = error @ phi / len(rows)
+        by_omega = (error[:, None] * (1 - phi**2) * w[:, 0]).T @ x[rows] / len(rows)
+        points = points - 0.1 * (np.column_stack([by_weight, by_omega]) + 0.01 * points)
+    np.testing.assert_allclose(run.final.points, points, rtol=1e-13, atol=1e-14)
+    # What is recorded is the energy of all data, its dissipation, and no balance.
+    whole = mf.flows.Wasserstein(risk(), PLANE)
+    now = whole.evaluate(whole.init(run.final))
+    np.testing.assert_allclose(run.observables["energy"][-1], now.energy, rtol=1e-13)
+    np.testing.assert_allclose(run.observables["dissipation"][-1], now.dissipation, rtol=1e-13)
+    assert np.all(np.isnan(run.observables["dissipated"]))
+
+
+def test_the_batch_of_all_data_is_the_flow():
+    """To rounding: the rows come in another order."""
+    flow = mf.flows.Wasserstein(risk(), PLANE)
+    plain = mf.simulate(flow, NEURONS, stepper=Euler(0.1), steps=12)
+    np.testing.assert_allclose(descend(HOW["all"]).final.points, plain.final.points, rtol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 13])
+def test_epochs_see_each_datum_once(size):
+    """Whatever divides what; each pass in an order of its own; steps far beyond 32 bits of rows."""
+    batches = Batches(size)
+    rows = np.concatenate([seen(batches, step) for step in range(39)])
+    passes = rows[: len(rows) // 13 * 13].reshape(-1, 13)
+    np.testing.assert_array_equal(np.sort(passes, axis=1), np.tile(np.arange(13), (len(passes), 1)))
+    assert len({tuple(order) for order in passes}) == len(passes)
+    late = 13 * (2**31 // 13 - 1)
+    many = np.concatenate([seen(batches, late + k) for k in range(13)])
+    counts = np.bincount(many, minlength=13)
+    assert counts.min() == counts.max() == size
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [2, 3, 5, 6, 7, 8, 13, 16])
+def test_orders_of_epochs_are_uniform(n):
+    """Which datum is at each place, and at each pair of neighboring places: 20,000 epochs, fixed key.
+
+    Chi-squares of f degrees of freedom within 4 standard deviations, sqrt(2 f), of f.
+    """
+    batches, epochs = Batches(n), 20_000
+    orders = np.asarray(jax.jit(jax.vmap(lambda k: batches.rows(n, KEY, k)))(jnp.arange(epochs)))
+    np.testing.assert_array_equal(np.sort(orders, axis=1), np.tile(np.arange(n), (epochs, 1)))
+    for place in range(n):
+        counts = np.bincount(orders[:, place], minlength=n)
+        chi = np.sum((counts - epochs / n) ** 2) * n / epochs
+        assert abs(chi - (n - 1)) < 4 * np.sqrt(2 * (n - 1)) + 1, (place, counts)
+    for place in range(n - 1):
+        pairs = np.bincount(orders[:, place] * n + orders[:, place + 1], minlength=n * n)
+        expected, freedom = epochs / (n * (n - 1)), n * (n - 1) - 1
+        chi = np.sum((pairs[pairs > 0] - expected) ** 2) / expected
+        assert np.count_nonzero(pairs) == n * (n - 1)
+        assert abs(chi - freedom) < 4 * np.sqrt(2 * freedom) + 1, (place, chi, freedom)
+
+
+LOSSES = {
+    "square": (mf.losses.Square(), Y),
+    "huber": (mf.losses.Huber(0.1), Y),
+    "logistic": (mf.losses.Logistic(), jnp.sign(Y)),
+    "softmax": (mf.losses.Softmax(), jnp.arange(13) % 3),
+    "function": (mf.losses.ConvexLoss(lambda f, y: jnp.cosh(f - y)), Y),
+}
+
+
+@pytest.mark.slow_cases(
+    *(f"{n}-{h}" for n in ("huber", "logistic", "function") for h in ("epochs", "replacement"))
+)
+@pytest.mark.parametrize("replace", [False, True], ids=["epochs", "replacement"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_gradient_of_a_batch_is_that_of_all_data_in_the_mean(name, replace):
+    """With unequal masses of data, over 10^4 draws: each entry within 4 standard errors. Fixed key."""
+    loss, y = LOSSES[name]
+    outputs = 3 if name == "softmax" else None
+    masses = jnp.linspace(0.5, 1.5, 13) / 13
+    mu = Particles(jr.normal(jr.key(3), (4, 2 + (outputs or 1))))
+    batches = Batches(4, replace=replace)
+    energy = Risk(Weighted(TANH, outputs=outputs), X, y, 0.1, loss, data_weights=masses, batches=batches)
+    gradient = lambda energy: energy.gradient_field(mu)
+    draws = jax.jit(jax.vmap(lambda k: gradient(energy.draw(jr.key(7), k))))(jnp.arange(10_000))
+    draws = np.asarray(draws).reshape(10_000, -1)
+    exact = np.asarray(gradient(energy)).ravel()
+    if not replace:
+        # 39 draws, three epochs of 13 batches each, hold every datum equally often: the mean of whole epochs
+        # is exact, of which a test of its scatter says nothing.
+        draws = draws[: 10_000 // 13 * 13].reshape(-1, 13, exact.size)
+        np.testing.assert_allclose(draws.mean(axis=(0, 1)), exact, rtol=1e-11, atol=1e-13)
+        draws = draws[:, 0]
+    z = (draws.mean(axis=0) - exact) / (draws.std(axis=0, ddof=1) / np.sqrt(len(draws)))
+    assert np.max(np.abs(z)) < 4, z
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["epochs", "replacement"])
+def test_the_error_of_the_mean_falls_with_the_step(how):
+    """E x_k - x(t) is of order eps, where x(t) is the flow of the same particles; 2048 runs, fixed key."""
+    flow = mf.flows.Wasserstein(risk(), PLANE)
+    exact = mf.simulate(flow, NEURONS, stepper=RK4(2**-6), steps=64).final.points
+    steps = (8, 16, 32)
+
+    def end(n, seed):
+        noisy = mf.flows.Wasserstein(risk(HOW[how]), PLANE)
+        run = mf.simulate(noisy, NEURONS, stepper=Euler(1 / n), steps=n, key=jr.key(seed))
+        return run.final.points
+
+    bias = []
+    for n in steps:
+        ends = jax.jit(jax.vmap(lambda seed, n=n: end(n, seed)))(jnp.arange(2048))
+        bias.append(float(jnp.linalg.norm(jnp.mean(ends, axis=0) - exact)))
+    slope = np.polyfit(np.log(1 / np.array(steps)), np.log(bias), 1)[0]
+    print(f"{how}: error of the mean {bias}, slope {slope:.2f} in eps")
+    np.testing.assert_allclose(slope, 1, atol=0.1)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("how", ["epochs", "replacement"])
+def test_a_run_goes_on_in_the_middle_of_an_epoch(how):
+    whole, half = descend(HOW[how]), descend(HOW[how], steps=7)
+    rest = descend(HOW[how], steps=5, start=half, measure=None)
+    np.testing.assert_array_equal(rest.final.points, whole.final.points)
+
+
+@pytest.mark.slow
+def test_a_stopped_run_on_disk_goes_on_in_the_middle_of_an_epoch(tmp_path):
+    whole = descend(Batches(4), save_every=1)
+    first = descend(Batches(4), steps=5, save_every=1, path=tmp_path / "run")
+    rest = descend(Batches(4), steps=12, save_every=1, path=tmp_path / "run", resume=True)
+    np.testing.assert_array_equal(rest.final.points, whole.final.points)
+    assert not np.array_equal(first.final.points, whole.final.points)
+
+
+@pytest.mark.parametrize("method", ["loop", "map", "vmap"])
+def test_cells_of_a_sweep_see_the_batches_of_their_solo_runs(method):
+    flow = lambda lam: mf.flows.Wasserstein(reduced(Batches(5), lam), CIRCLE)
+    settings = lambda seed: {"stepper": Euler(0.1), "steps": 4, "key": jr.key(seed)}
+    cell = lambda lam, seed: mf.Simulation(flow(lam), start(), **settings(seed))
+    table = mf.sweep(cell, method=method, lam=[0.1, 0.2], seed=[0, 1])
+    for i, lam in enumerate((0.1, 0.2)):
+        for seed in (0, 1):
+            run = mf.simulate(flow(lam), start(), **settings(seed))
+            np.testing.assert_allclose(table["energy"][i, seed], run.observables["energy"], rtol=1e-12)
+    assert len(np.unique(np.asarray(table["energy"])[..., -1])) == 4
+
+
+def test_variable_projection_of_a_batch_is_that_of_its_rows():
+    points = np.asarray(start().points)
+    run = mf.simulate(
+        mf.flows.Wasserstein(reduced(Batches(5)), CIRCLE), start(), stepper=Euler(0.1), steps=3, key=KEY
+    )
+    for step in range(3):
+        rows = seen(Batches(5), step)
+        alone = mf.flows.Wasserstein(ReducedRisk(TANH, X[rows], Y[rows], 0.1), CIRCLE)
+        points = mf.simulate(alone, Particles(points), stepper=Euler(0.1), steps=1).final.points
+    np.testing.assert_allclose(run.final.points, points, rtol=1e-11)
+
+
+FLOWS = {
+    "projection": lambda e: mf.flows.Wasserstein(e, CIRCLE),
+    "two timescales": lambda e: mf.flows.TwoTimescale(e, CIRCLE, rate=2.0),
+    "noise": lambda e: mf.flows.Wasserstein(e + 0.1 * Entropy(), CIRCLE),
+    "two terms": lambda e: mf.flows.Wasserstein(e + 0.5 * reduced(Batches(3)), CIRCLE),
+    "growth": lambda e: mf.flows.WassersteinFisherRao(e, CIRCLE, 1.0, 0.1),
+    "schedule": lambda e: mf.flows.Scheduled(lambda t: mf.flows.Wasserstein((1 + t) * e, CIRCLE)),
+}
+
+
+@pytest.mark.slow_cases("growth", "noise", "two terms")
+@pytest.mark.parametrize("name", FLOWS)
+def test_every_flow_takes_batches(name):
+    """In the mean over many runs close to the flow of all data, and each of them apart from it."""
+    flow, plain = FLOWS[name](reduced(Batches(9))), FLOWS[name](reduced())
+    stepper = EulerMaruyama(0.05) if flow.stochastic else Heun(0.05)
+    run = mf.simulate(flow, start(), stepper=stepper, steps=8, key=KEY)
+    other = mf.simulate(plain, start(), stepper=stepper, steps=8, key=KEY)
+    assert int(run.status) == 0 and flow.random
+    np.testing.assert_allclose(run.observables["energy"][0], other.observables["energy"][0], rtol=1e-12)
+    gap = np.max(np.abs(run.final.points - other.final.points))
+    assert 1e-4 < gap < 0.5
+
+
+def test_a_density_is_moved_by_batches():
+    flow = mf.flows.Wasserstein(reduced(Batches(5)), CIRCLE)
+    run = mf.simulate(flow, Grid.uniform(CIRCLE, 16), stepper=Euler(0.01), steps=5, key=KEY)
+    np.testing.assert_allclose(run.observables["mass"], 1, rtol=1e-13)
+    assert int(run.status) == 0
+
+
+def test_fresh_data_at_every_step():
+    law = lambda key: (jr.normal(key, (8, 2)), jnp.ones(8))
+    run, points = descend(Stream(law), steps=3), np.asarray(NEURONS.points)
+    for step in range(3):
+        x, y = law(jr.fold_in(jr.fold_in(KEY, DATA), step))
+        alone = mf.flows.Wasserstein(Risk(Weighted(TANH), x, y, 0.01), PLANE)
+        points = mf.simulate(alone, Particles(points), stepper=Euler(0.1), steps=1).final.points
+    np.testing.assert_allclose(run.final.points, points, rtol=1e-12)
+
+
+def test_optimizers_take_batches():
+    """Adam on the gradients of batches, beside optax alone."""
+    adam = optax.adam(0.05)
+    run = descend(Batches(4), steps=5, stepper=Optax(adam, 1.0))
+    points, memory = NEURONS.points, adam.init(NEURONS.points)
+    for step in range(5):
+        rows = seen(Batches(4), step)
+        energy = Risk(Weighted(TANH), X[rows], Y[rows], 0.01)
+        updates, memory = adam.update(energy.gradient_field(Particles(points)), memory)
+        points = points + updates
+    np.testing.assert_allclose(run.final.points, points, rtol=1e-11)
+
+
+def test_single_precision():
+    x, y = X.astype("float32"), Y.astype("float32")
+    mu = Particles(NEURONS.points.astype("float32"))
+    flow = mf.flows.Wasserstein(Risk(Weighted(TANH), x, y, 0.01, batches=Batches(4)), PLANE)
+    run = mf.simulate(flow, mu, stepper=Euler(0.1), steps=12, key=KEY)
+    assert run.final.points.dtype == run.observables["energy"].dtype == jnp.float32
+    np.testing.assert_allclose(run.final.points, descend(Batches(4)).final.points, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_derivatives_of_whole_runs():
+    def end(lam):
+        flow = mf.flows.Wasserstein(risk(Batches(4), lam), PLANE)
+        run = mf.simulate(flow, NEURONS, stepper=Euler(0.1), steps=6, key=KEY)
+        return run.observables["energy"][-1]
+
+    difference = (end(0.1 + 1e-6) - end(0.1 - 1e-6)) / 2e-6
+    np.testing.assert_allclose(jax.grad(end)(0.1), difference, rtol=1e-7)
