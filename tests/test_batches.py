@@ -186,6 +186,7 @@ def test_a_stopped_run_on_disk_goes_on_in_the_middle_of_an_epoch(tmp_path):
     assert not np.array_equal(first.final.points, whole.final.points)
 
 
+@pytest.mark.slow_cases("loop", "map")
 @pytest.mark.parametrize("method", ["loop", "map", "vmap"])
 def test_cells_of_a_sweep_see_the_batches_of_their_solo_runs(method):
     flow = lambda lam: mf.flows.Wasserstein(reduced(Batches(5), lam), CIRCLE)
@@ -221,7 +222,7 @@ FLOWS = {
 }
 
 
-@pytest.mark.slow_cases("growth", "noise", "two terms")
+@pytest.mark.slow_cases("growth", "noise", "two terms", "schedule")
 @pytest.mark.parametrize("name", FLOWS)
 def test_every_flow_takes_batches(name):
     """In the mean over many runs close to the flow of all data, and each of them apart from it."""

@@ -221,6 +221,10 @@ def test_points_are_targets_of_equal_masses():
 
 
 @pytest.mark.slow_cases(
+    "reduced risk, power, three outputs",
+    "reduced risk, iterations, three outputs",
+    "reduced risk, one column",
+    "population risk, outer weights of the teacher",
     "population risk, erf",
     "population risk, relu",
     "reduced risk, biased, M < N",

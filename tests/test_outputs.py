@@ -93,6 +93,7 @@ def test_multirate_is_the_flow(f):
     np.testing.assert_allclose(run.final.points, fine.final.points, atol=1e-5)
 
 
+@pytest.mark.slow_cases("map", "vmap")
 @pytest.mark.parametrize("method", ["loop", "map", "vmap"])
 def test_cells_of_a_sweep_are_their_solo_runs(method):
     settings = {"stepper": Euler(0.1), "steps": 4, "observables": {"F": mf.observables.Prediction(X[:2])}}

@@ -372,6 +372,11 @@ def check(name, side, dim, dtype):
 
 
 @pytest.mark.slow_cases(
+    "variable projection, three outputs, density",
+    "variable projection, batches, density",
+    "two timescales, batches, particles",
+    "classifier, density",
+    "noisy stochastic gradient descent, density",
     "spacings, particles",
     "annealed Langevin, density",
     "bilevel Langevin, density",
