@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import cast
 
 import equinox as eqx
 import jax
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._numerics.arrays import is_traced, scalar, shown
+from mfjax._numerics.arrays import as_part, is_traced, scalar, shown
 
 __all__ = ["ConvexLoss", "Huber", "Logistic", "Loss", "Softmax", "Square", "as_loss"]
 
@@ -235,8 +234,7 @@ class ConvexLoss(Loss):
     def __init__(self, function: Callable):
         if not callable(function):
             raise ValueError(f"a loss must be a function of prediction and target, got {shown(function)}")
-        module = isinstance(function, (eqx.Module, jax.tree_util.Partial))
-        self.function = cast(Callable, function) if module else jax.tree_util.Partial(function)
+        self.function = as_part(function)
         number = jax.ShapeDtypeStruct((), jnp.result_type(float))
         try:
             out = jax.eval_shape(function, number, number)

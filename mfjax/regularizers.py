@@ -7,7 +7,6 @@ f* is finite everywhere).
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import cast
 
 import equinox as eqx
 import jax
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._numerics.arrays import is_traced, scalar, shown
+from mfjax._numerics.arrays import as_part, is_traced, scalar, shown
 
 __all__ = ["ConvexRegularizer", "Power", "Quadratic", "Regularizer"]
 
@@ -232,9 +231,7 @@ class ConvexRegularizer(Regularizer):
     def __init__(self, function: Callable):
         if not callable(function):
             raise ValueError(f"function must be a convex function of one number, got {shown(function)}")
-        # A plain function is structure; a module brings its arrays as leaves.
-        module = isinstance(function, (eqx.Module, jax.tree_util.Partial))
-        self.function = cast(Callable, function) if module else jax.tree_util.Partial(function)
+        self.function = as_part(function)
         out = jax.eval_shape(function, jax.ShapeDtypeStruct((), jnp.result_type(float)))
         if getattr(out, "shape", None) != ():
             raise ValueError(f"function must return one number, got shape {getattr(out, 'shape', None)}")

@@ -138,8 +138,7 @@ def test_the_gradient_of_a_batch_is_that_of_all_data_in_the_mean(name, replace):
     draws = np.asarray(draws).reshape(10_000, -1)
     exact = np.asarray(gradient(energy)).ravel()
     if not replace:
-        # 39 draws, three epochs of 13 batches each, hold every datum equally often: the mean of whole epochs
-        # is exact, of which a test of its scatter says nothing.
+        # 13 batches of 4 are four epochs, whose mean is exact: the scatter of all draws says nothing of it.
         draws = draws[: 10_000 // 13 * 13].reshape(-1, 13, exact.size)
         np.testing.assert_allclose(draws.mean(axis=(0, 1)), exact, rtol=1e-11, atol=1e-13)
         draws = draws[:, 0]
@@ -225,7 +224,7 @@ FLOWS = {
 @pytest.mark.slow_cases("growth", "noise", "two terms", "schedule")
 @pytest.mark.parametrize("name", FLOWS)
 def test_every_flow_takes_batches(name):
-    """In the mean over many runs close to the flow of all data, and each of them apart from it."""
+    """From the energy of all data on, near their flow and apart from it."""
     flow, plain = FLOWS[name](reduced(Batches(9))), FLOWS[name](reduced())
     stepper = EulerMaruyama(0.05) if flow.stochastic else Heun(0.05)
     run = mf.simulate(flow, start(), stepper=stepper, steps=8, key=KEY)

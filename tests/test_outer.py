@@ -154,34 +154,20 @@ def relative_error(value, reference):
     return np.max(np.abs(np.asarray(value) - reference)) / np.max(np.abs(reference))
 
 
-def test_sixty_digits():
-    worst = {}
-    for name, shape, lam, solver in cases():
-        value, u, s = exact(name, *shape, lam)
-        solution, ours, weights, scores = solve(solver, problem(*shape, lam, REGULARIZERS[name]))
-        assert int(solution.status) == codes.OK
-        errors = [relative_error(ours, value), relative_error(weights, u), relative_error(scores, s)]
-        worst[lam] = np.maximum(worst.get(lam, 0), errors)
-        assert max(errors) <= (1e-8 if lam == 1e-4 else 1e-10), (name, shape, lam, solver, errors)
-    for lam, errors in worst.items():
-        print(f"lam = {lam:g}: relative error of value {errors[0]:.1e}, u {errors[1]:.1e}, s {errors[2]:.1e}")
-
-
 def exact_outputs(name, n, m, lam):
-    """The sum of the values of all outputs, their u and their s as columns."""
+    """The sum of the values of all outputs, each solved by itself, their u and their s as columns."""
     parts = [exact(name, n, m, lam, output) for output in range(OUTPUTS)]
     return sum(p[0] for p in parts), *(np.stack([p[i] for p in parts], axis=1) for i in (1, 2))
 
 
-@pytest.mark.slow
-def test_sixty_digits_of_three_outputs():
-    """The outputs share masses and features and nothing else: the problem of each, solved by itself."""
+@pytest.mark.slow_cases("three outputs")
+@pytest.mark.parametrize("outputs", [None, OUTPUTS], ids=["one output", "three outputs"])
+def test_sixty_digits(outputs):
+    """Several outputs share masses and features and nothing else."""
     worst = {}
     for name, shape, lam, solver in cases():
-        if lam not in (1.0, 1e-2, 1e-4, 0.0):
-            continue
-        value, u, s = exact_outputs(name, *shape, lam)
-        whole = problem(*shape, lam, REGULARIZERS[name], outputs=OUTPUTS)
+        value, u, s = (exact if outputs is None else exact_outputs)(name, *shape, lam)
+        whole = problem(*shape, lam, REGULARIZERS[name], outputs=outputs)
         solution, ours, weights, scores = solve(solver, whole)
         assert int(solution.status) == codes.OK
         errors = [relative_error(ours, value), relative_error(weights, u), relative_error(scores, s)]

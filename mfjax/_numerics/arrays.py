@@ -1,7 +1,7 @@
 """Small array helpers shared by every module: conversions, checks that respect tracing, and safe norms."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import equinox as eqx
 import jax
@@ -194,6 +194,12 @@ def safe_sqrt(value: Array) -> Array:
 def inner(a: Array, b: Array) -> Array:
     """Contraction in full precision: accelerators otherwise drop to 10-bit mantissas (TF32, bfloat16)."""
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def as_part(function: Callable) -> Callable:
+    """A function as a part of a pytree: a plain one is structure, a module brings its arrays as leaves."""
+    module = isinstance(function, (eqx.Module, jax.tree_util.Partial))
+    return cast(Callable, function) if module else jax.tree_util.Partial(function)
 
 
 def along(vector: Float[Array, " n"], block: Array) -> Array:

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Int, Key, UInt
 
-from mfjax._numerics.arrays import as_floats, count, kind, shown
+from mfjax._numerics.arrays import as_floats, as_part, count, kind, shown
+from mfjax.energies.base import Energy
 from mfjax.energies.data import Data
 
 
@@ -136,8 +137,7 @@ class Stream(Sampling):
     def __init__(self, sample: Callable):
         if not callable(sample):
             raise ValueError(f"sample must be a function of a key, got {shown(sample)}")
-        module = isinstance(sample, (eqx.Module, jax.tree_util.Partial))
-        self.sample = cast(Callable, sample) if module else jax.tree_util.Partial(sample)
+        self.sample = as_part(sample)
 
     def validate(self, data: Data) -> None:
         try:
@@ -160,6 +160,25 @@ class Stream(Sampling):
         x, y = as_floats(x, "x").astype(data.x.dtype), as_floats(y, "y").astype(data.x.dtype)
         weights = jnp.full((len(x),), 1 / len(x), data.x.dtype)
         return eqx.tree_at(lambda d: (d.x, d.y, d.weights), data, (x, y, weights))
+
+
+class DataEnergy(Energy):
+    """An energy of data, all of which it sees, or at each step of a run those that `batches` draw.
+
+    With batches nothing is carried from one solve to the next, whose data are others.
+    """
+
+    data: eqx.AbstractVar[Data]
+    batches: eqx.AbstractVar[Sampling | None]
+
+    @property
+    def random(self):
+        return self.batches is not None
+
+    def draw(self, key, step):
+        if self.batches is None:
+            return self
+        return eqx.tree_at(lambda e: e.data, self, self.batches.draw(self.data, key, step))
 
 
 def checked_sampling(batches: Any, data: Data) -> Sampling | None:

@@ -9,8 +9,8 @@ from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._numerics.arrays import Prepared, along, inner, is_traced, kind, over_outputs, scalar
 from mfjax._numerics.compiled import compiled
-from mfjax.energies.base import Energy, Solution
-from mfjax.energies.batches import Sampling, checked_sampling
+from mfjax.energies.base import Solution
+from mfjax.energies.batches import DataEnergy, Sampling, checked_sampling
 from mfjax.energies.data import Data
 from mfjax.energies.field import Field
 from mfjax.energies.predictor import Predictor
@@ -21,7 +21,7 @@ from mfjax.outer.base import OuterProblem
 from mfjax.regularizers import ConvexRegularizer, Power, Quadratic, Regularizer, require_unbounded
 
 
-class ReducedRisk(Energy):
+class ReducedRisk(DataEnergy):
     """The risk of a two-layer network whose outer weights are always optimal: variable projection.
 
     L(mu) = min over u of |F - y|^2 / (2 lam) + int f(u) dmu, with F(x) = int u phi(., x) dmu.
@@ -96,15 +96,6 @@ class ReducedRisk(Energy):
             raise ValueError(f"outer must be a solver of mf.outer, such as Cholesky(), got {kind(outer)}")
         self.outer = outer
         self.batches = checked_sampling(batches, self.data)
-
-    @property
-    def random(self):
-        return self.batches is not None
-
-    def draw(self, key, step):
-        if self.batches is None:
-            return self
-        return eqx.tree_at(lambda e: e.data, self, self.batches.draw(self.data, key, step))
 
     def validate(self, mu, domain=None):
         check_features(self.features, mu.points, self.data.x, domain)

@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._numerics.arrays import Prepared, along, inner, over_outputs, pairing, scalar
 from mfjax._numerics.operators import Dense, Operator
-from mfjax.energies.base import Energy, Solution
-from mfjax.energies.batches import Sampling, checked_sampling
+from mfjax.energies.base import Solution
+from mfjax.energies.batches import DataEnergy, Sampling, checked_sampling
 from mfjax.energies.data import Data
 from mfjax.energies.dual import Dual
 from mfjax.energies.field import Field
@@ -20,7 +20,7 @@ from mfjax.features import FeatureMap, Interpolated, check_features, require_fea
 from mfjax.losses import Loss, Square, as_loss
 
 
-class Risk(Energy):
+class Risk(DataEnergy):
     """The regularized risk of a mean-field network, all of whose weights move.
 
     F(mu) = sum_j p_j l(int Phi(xi, x_j) dmu, y_j) + lam/2 int |xi|^2 dmu.
@@ -75,15 +75,6 @@ class Risk(Energy):
         self.loss = as_loss(loss)
         self.loss.validate(self.data.y)
         self.batches = checked_sampling(batches, self.data)
-
-    @property
-    def random(self):
-        return self.batches is not None
-
-    def draw(self, key, step):
-        if self.batches is None:
-            return self
-        return eqx.tree_at(lambda e: e.data, self, self.batches.draw(self.data, key, step))
 
     def validate(self, mu, domain=None):
         shape = check_features(self.features, mu.points, self.data.x, domain, several=True)
