@@ -70,7 +70,7 @@ class Measure(eqx.Module):
         return eqx.tree_at(lambda mu: mu.marks, self, {**self.marks, **marks})
 
     @abstractmethod
-    def move(self, domain: Domain, tangent: Tangent, time: Any, noise: Any = None) -> "Measure":
+    def move(self, domain: Domain, tangent: Tangent, time: Any, noise: Tangent | None = None) -> "Measure":
         """The measure after `time` along `tangent`."""
 
     def _moved(self, tangent: Tangent, time) -> tuple[Array, Marks]:
@@ -177,14 +177,20 @@ class Particles(Measure):
         points = domain.sample(key, capacity, dtype)
         return Particles(points, padded_weights(width, capacity, dtype))
 
-    def move(self, domain: Domain, tangent: Tangent, time, noise=None) -> "Particles":
-        """The particles after `time` along `tangent`, retracted to the domain; `noise` is added to points."""
-        points, (weights, marks) = self.points, self._moved(tangent, time)
+    def move(self, domain: Domain, tangent: Tangent, time, noise: Tangent | None = None) -> "Particles":
+        """The particles after `time` along `tangent`, retracted to the domain.
+
+        `noise` is an increment of points and marks.
+        """
+        points, (weights, moved) = self.points, self._moved(tangent, time)
+        marks = dict(moved)
+        for name, increment in ({} if noise is None else noise.marks or {}).items():
+            marks[name] = marks[name] + increment
         if tangent.points is not None:
-            if noise is None:
+            if noise is None or noise.points is None:
                 points = jax.vmap(domain.retract)(points, time * tangent.points)
             else:
-                points = jax.vmap(domain.diffuse)(points, time * tangent.points + noise)
+                points = jax.vmap(domain.diffuse)(points, time * tangent.points + noise.points)
         where = lambda mu: (mu.points, mu.weights, mu.marks)
         return eqx.tree_at(where, self, (points, weights, marks))
 
@@ -299,6 +305,6 @@ class Grid(Measure):
         """The same cells carrying other masses."""
         return eqx.tree_at(lambda mu: mu.weights, self, weights)
 
-    def move(self, domain: Domain, tangent: Tangent, time, noise=None) -> "Grid":
+    def move(self, domain: Domain, tangent: Tangent, time, noise: Tangent | None = None) -> "Grid":
         """The masses and marks after `time` along `tangent`."""
         return eqx.tree_at(lambda mu: (mu.weights, mu.marks), self, self._moved(tangent, time))

@@ -412,11 +412,31 @@ CASES = {
     ),
     "two timescales of a potential": (
         lambda: mf.flows.TwoTimescale(E.Potential(well), CIRCLE, 1.0),
-        "needs a ReducedRisk, got Potential",
+        "needs a ReducedRisk or PopulationReducedRisk, one alone, got Potential",
     ),
-    "two timescales on a grid": (
-        lambda: mf.flows.TwoTimescale(risk(), CIRCLE, 1.0).init(G.uniform(CIRCLE, 8)),
-        "needs Particles, got Grid",
+    "two timescales of two risks": (
+        lambda: mf.flows.TwoTimescale(risk() + risk(), CIRCLE, 1.0),
+        "one alone, got ReducedRisk, ReducedRisk",
+    ),
+    "two timescales with noise on a grid": (
+        lambda: mf.flows.TwoTimescale(risk() + E.Entropy(), CIRCLE, 1.0).init(G.uniform(CIRCLE, 8)),
+        "one outer weight in each cell, and noise would spread them: use Particles",
+    ),
+    "noise of outer weights on a grid": (
+        lambda: mf.flows.TwoTimescale(risk(), CIRCLE, 1.0, outer_temperature=0.1).init(G.uniform(CIRCLE, 8)),
+        "noise would spread them: use Particles",
+    ),
+    "outer weights with negative noise": (
+        lambda: mf.flows.TwoTimescale(risk(), CIRCLE, 1.0, outer_temperature=-0.1),
+        "outer_temperature must be at least 0, got -0.1",
+    ),
+    "outer momentum of one": (
+        lambda: mf.flows.OuterMomentum(risk(), CIRCLE, 1.0, 0.1),
+        "momentum must be less than 1, got 1",
+    ),
+    "outer momentum without a step": (
+        lambda: mf.flows.OuterMomentum(risk(), CIRCLE, 0.5, 0.0),
+        "dt must be greater than 0, got 0",
     ),
     "a grid of another domain": (
         lambda: flow(E.Potential(well), D.Interval(0.0, 1.0)).init(G.uniform(TORUS, 8)),

@@ -11,8 +11,8 @@ import mfjax as mf
 from mfjax._engine.loop import trajectory
 from mfjax.energies import MMD, Entropy, Potential, PowerDivergence, ReducedRisk, Risk
 from mfjax.features import RBF, ReLU, Ridge, Weighted
-from mfjax.flows import PropagationOfChaos, SeparatedVariables, TwoTimescale, Wasserstein
-from mfjax.measures import Grid, Particles
+from mfjax.flows import OuterMomentum, PropagationOfChaos, SeparatedVariables, TwoTimescale, Wasserstein
+from mfjax.measures import Particles
 from mfjax.regularizers import Quadratic
 from mfjax.steppers import RK4, Euler
 from mfjax.testing import check_flow, check_traces
@@ -52,6 +52,7 @@ FLOWS = {
     "risk in a box": (Wasserstein(Risk(Weighted(Ridge(jnp.sin)), data()[0][:, :1], data()[1]), BOX), BOX),
     "two timescales": (TwoTimescale(reduced(), CIRCLE, rate=3.0), CIRCLE),
     "two timescales on the torus": (TwoTimescale(reduced(RBF(TORUS, scale=1.0)), TORUS, 3.0), TORUS),
+    "outer momentum": (OuterMomentum(reduced(), CIRCLE, 0.7, 0.1), CIRCLE),
     "propagation of chaos in a box": (PropagationOfChaos(Risk(Weighted(TANH), *data(), 0.1), BOX), BOX),
     "separated variables in a box": (
         SeparatedVariables(Risk(Weighted(TANH), *data(), 0.1), BOX, jnp.sum),
@@ -232,10 +233,15 @@ def test_swept_numbers_do_not_retrace():
             lambda: Wasserstein(PowerDivergence(lambda x: 1.0), CIRCLE).init(particles()),
             "run this flow on a Grid",
         ),
-        (lambda: TwoTimescale(Potential(jnp.sum), CIRCLE, 1.0), "needs a ReducedRisk"),
+        (
+            lambda: TwoTimescale(Potential(jnp.sum), CIRCLE, 1.0),
+            "needs a ReducedRisk or PopulationReducedRisk, one alone, got Potential",
+        ),
         (lambda: TwoTimescale(reduced(), CIRCLE, 0.0), "rate must be greater than 0"),
-        (lambda: TwoTimescale(reduced(lam=0.0), CIRCLE, 1.0), "lam of a two-timescale flow"),
-        (lambda: TwoTimescale(reduced(), CIRCLE, 1.0).init(Grid.uniform(CIRCLE, 8)), "needs Particles"),
+        (
+            lambda: TwoTimescale(reduced(lam=0.0), CIRCLE, 1.0),
+            "the lam of a TwoTimescale flow must be greater than 0",
+        ),
     ],
 )
 def test_bad_input(make, message):

@@ -12,7 +12,7 @@ from mfjax._engine.loop import trajectory
 from mfjax.energies import Entropy, Potential, Risk
 from mfjax.features import Function
 from mfjax.flows import Wasserstein
-from mfjax.measures import Particles
+from mfjax.measures import Particles, Tangent
 from mfjax.observables import FreeEnergy
 from mfjax.steppers import EulerMaruyama, Heun, StochasticHeun
 from mfjax.steppers.noise import brownian
@@ -39,7 +39,7 @@ def one_step(flow, stepper, mu, key):
 def increment(stepper, key):
     """sqrt(2 T dt) xi (N,) of a step."""
     state = FLOW.init(START)
-    return brownian(FLOW, state, FLOW.evaluate(state), stepper.dt, key)[:, 0]
+    return brownian(FLOW, state, FLOW.evaluate(state), stepper.dt, key).points[:, 0]
 
 
 def affine(stepper):
@@ -215,7 +215,7 @@ def ends_on_one_path(scheme, counts, increments):
             evaluation = BENT.evaluate(state)
             stepper = scheme(h)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(f"{scheme.__module__}.brownian", lambda *_: db[:, None])
+                patch.setattr(f"{scheme.__module__}.brownian", lambda *_: Tangent(points=db[:, None]))
                 moved = stepper.step(BENT, state, evaluation, stepper.dt, jr.key(0), None)
             return moved.state.measure, None
 

@@ -133,7 +133,7 @@ SYSTEMS = {
         ),
         RATES,
         Heun(END / 8),
-        "an outer weight with each particle",
+        Heun(END / 64),
     ),
     "noisy stochastic gradient descent": System(
         wasserstein(lambda a, m, d: network(m, d, batches=E.Batches(3, replace=True)) + a * HEAT()),
@@ -151,14 +151,30 @@ SYSTEMS = {
     "two timescales": System(
         lambda a, m, d: W.TwoTimescale(reduced(m, d), m, rate=a),
         RATES,
-        None,
-        "an outer weight with each particle",
     ),
     "two timescales, three outputs": System(
         lambda a, m, d: W.TwoTimescale(E.ReducedRisk(features(m), *several(m, d), 0.1), m, rate=a),
         RATES,
-        None,
-        "an outer weight with each particle",
+    ),
+    "two timescales, noise": System(
+        lambda a, m, d: W.TwoTimescale(reduced(m, d) + a * HEAT(), m, rate=1.0, outer_temperature=a),
+        LAMS,
+        StochasticHeun(END / 8),
+        "noise would spread them",
+    ),
+    "two timescales, infinitely many data": System(
+        lambda a, m, d: W.TwoTimescale(
+            E.PopulationReducedRisk(mf.kernels.Gaussian(0.3, m), atoms(m, d), 0.1), m, rate=a
+        ),
+        RATES,
+    ),
+    "outer momentum": System(
+        lambda a, m, d: W.OuterMomentum(
+            E.ReducedRisk(features(m), *several(m, d), 0.1, batches=E.Batches(3)), m, 1 - a / 4, END / 8
+        ),
+        RATES,
+        Euler(END / 8),
+        Euler(END / 64),
     ),
     "classifier": System(
         wasserstein(lambda a, m, d: classifier(m, d) + a * HEAT() + a * E.Potential(wave)),

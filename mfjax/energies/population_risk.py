@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax import status as codes
-from mfjax._numerics.arrays import along, inner, kind, over_outputs, pairing, safe_sqrt, scalar, shown
+from mfjax._numerics.arrays import along, inner, kind, pairing, safe_sqrt, scalar, shown
 from mfjax._numerics.linalg import shifted_solver
-from mfjax.energies.base import Energy, Solution
+from mfjax.energies.base import Solution
 from mfjax.energies.convolution import check_kernel
-from mfjax.energies.field import Field
+from mfjax.energies.reduced import Reduced, ReducedPotential, Score
 from mfjax.features import FeatureMap
 from mfjax.kernels import kernel_sums
 from mfjax.kernels.sums import row_sum
@@ -22,7 +22,7 @@ from mfjax.outer.base import graded, relative, tolerance
 from mfjax.regularizers import Quadratic
 
 
-class PopulationReducedRisk(Energy):
+class PopulationReducedRisk(Reduced):
     """The reduced risk of infinitely many data, from the kernel that the law of the inputs defines.
 
     L(mu) = min over u of E |F(z) - F*(z)|^2 / (2 lam) + int f(u) dmu, over the law of the inputs z itself.
@@ -104,16 +104,27 @@ class PopulationReducedRisk(Energy):
         right = signal - along(center * inner(gram, masses), signal)
         s = ridge(gram, masses, lam, right)
         u = f.conjugate_derivative(s)
-        fitted = along(masses, u) * u
-        error = self.square.astype(dtype) - 2 * pairing(signal, fitted) + pairing(fitted, inner(gram, fitted))
+        value, score = self._at(mu, u, signal, inner(gram, along(masses, u) * u))
         residual = relative(right - inner(gram, along(masses, s) * s) - lam * s, right)
         return Solution(
-            value=error / (2 * lam) + jnp.sum(mu.integrate(f(u))),
-            potential=PopulationPotential(self.kernel, mu.points, fitted, self.teacher, lam, f),
+            value=value,
+            potential=ReducedPotential(score, f),
             outer_weights=u,
             residual=residual,
             status=graded(residual, tolerance(dtype, None), codes.OUTER_SOLVE),
         )
+
+    def at_weights(self, mu, outer_weights, prepared=None):
+        sums = lambda nu, weights: kernel_sums(self.kernel, mu.points, nu.points, weights).astype(mu.dtype)
+        fitted = along(mu.weights, outer_weights) * outer_weights
+        return self._at(mu, outer_weights, sums(self.teacher, taught_weights(self.teacher)), sums(mu, fitted))
+
+    def _at(self, mu: Measure, u: Array, signal: Array, learned: Array) -> tuple[Float[Array, ""], Score]:
+        """E(mu, u) and s, from what the kernel makes of the teacher and of the network at the particles."""
+        lam, fitted = self.lam.astype(mu.dtype), along(mu.weights, u) * u
+        error = self.square.astype(mu.dtype) - 2 * pairing(signal, fitted) + pairing(learned, fitted)
+        value = error / (2 * lam) + jnp.sum(mu.integrate(self.regularizer(u)))
+        return value, PopulationScore(self.kernel, mu.points, fitted, self.teacher, lam)
 
 
 def taught_weights(teacher: Measure) -> Float[Array, "K *c"]:
@@ -148,23 +159,21 @@ def ridge(
     )
 
 
-class PopulationPotential(Field):
-    """x -> -f*(s(x)), lam s(x) = int k(x, .) dnu - sum_i weights_i k(x, points_i)."""
+class PopulationScore(Score):
+    """s(x), lam s(x) = int k(x, .) dnu - sum_i weights_i k(x, points_i)."""
 
     kernel: Callable
     points: Float[Array, "M d"]
     weights: Float[Array, "M *c"]
     teacher: Measure
     lam: Float[Array, ""]
-    regularizer: Quadratic
 
     def __call__(self, point):
         taught = row_sum(self.kernel, point, self.teacher.points, taught_weights(self.teacher))
         learned = row_sum(self.kernel, point, self.points, self.weights)
-        return -jnp.sum(self.regularizer.conjugate((taught - learned) / self.lam))
+        return (taught - learned) / self.lam
 
     def at(self, points):
         sums = lambda sources, weights: kernel_sums(self.kernel, points, sources, weights)
         taught = sums(self.teacher.points, taught_weights(self.teacher)).astype(points.dtype)
-        conjugate = self.regularizer.conjugate((taught - sums(self.points, self.weights)) / self.lam)
-        return -over_outputs(conjugate)
+        return (taught - sums(self.points, self.weights)) / self.lam

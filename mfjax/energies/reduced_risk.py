@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._numerics.arrays import Prepared, along, inner, is_traced, kind, over_outputs, scalar
+from mfjax._numerics.arrays import Prepared, along, inner, is_traced, kind, pairing, scalar
 from mfjax._numerics.compiled import compiled
 from mfjax.energies.base import Solution
 from mfjax.energies.batches import DataEnergy, Sampling, checked_sampling
 from mfjax.energies.data import Data
-from mfjax.energies.field import Field
 from mfjax.energies.predictor import Predictor
+from mfjax.energies.reduced import Reduced, ReducedPotential, Score
 from mfjax.energies.reduced_dual import ReducedDual
 from mfjax.features import FeatureMap, check_features, require_features
 from mfjax.outer import Automatic, MinimumNorm, Newton, OuterSolver
@@ -21,7 +21,7 @@ from mfjax.outer.base import OuterProblem
 from mfjax.regularizers import ConvexRegularizer, Power, Quadratic, Regularizer, require_unbounded
 
 
-class ReducedRisk(DataEnergy):
+class ReducedRisk(DataEnergy, Reduced):
     """The risk of a two-layer network whose outer weights are always optimal: variable projection.
 
     L(mu) = min over u of |F - y|^2 / (2 lam) + int f(u) dmu, with F(x) = int u phi(., x) dmu.
@@ -104,8 +104,7 @@ class ReducedRisk(DataEnergy):
         # One program: op by op, what a solver prepares would be compiled piece by piece.
         return None if self.random else _initial(self, mu)
 
-    def prepare(self, mu) -> Any:
-        """What the features know of the data before any solve, in the dtype of a run from `mu`."""
+    def prepare(self, mu):
         return self.data.prepare(self.features, mu.points)
 
     def problem(self, mu, prepared: Any = None) -> OuterProblem:
@@ -130,12 +129,22 @@ class ReducedRisk(DataEnergy):
         solved = self.outer.solve(problem, memory)
         return Solution(
             value=problem.value(solved.alpha),
-            potential=DualPotential(self.features, self.data, solved.alpha, self.regularizer, prepared),
+            potential=self.potential_of(solved.alpha, prepared),
             outer_weights=problem.outer_weights(solved.alpha),
             residual=solved.residual,
             status=solved.status,
             carry=None if self.random else Carried(Prepared(prepared), solved.carry),
         )
+
+    def potential_of(self, alpha: Float[Array, "N *c"], prepared: Any = None) -> ReducedPotential:
+        """The potential of a dual variable alpha of the outer problem."""
+        return ReducedPotential(DualScore(self.features, self.data, alpha, prepared), self.regularizer)
+
+    def at_weights(self, mu, outer_weights, prepared=None):
+        problem, u = self.problem(mu, prepared), outer_weights
+        error = problem.target - problem.operator.output(along(mu.weights, u) * u)
+        value = 0.5 * pairing(error, error) / problem.lam + jnp.sum(mu.integrate(self.regularizer(u)))
+        return value, DualScore(self.features, self.data, error / problem.lam, prepared)
 
     def dual(self, mu):
         problem = self.problem(mu)
@@ -177,8 +186,8 @@ def _initial(energy: ReducedRisk, mu) -> Carried:
     return Carried(Prepared(prepared), energy.outer.init(energy.problem(mu, prepared)))
 
 
-class DualPotential(Field):
-    """omega -> -f*(s(omega)), s(omega) = sum_j sqrt(p_j) alpha_j phi(omega, x_j), summed over outputs.
+class DualScore(Score):
+    """s(omega) = sum_j sqrt(p_j) alpha_j phi(omega, x_j), alpha = sqrt(p) (y - F) / lam.
 
     What the features have `prepared` from the data is used for many points at once.
     """
@@ -186,23 +195,17 @@ class DualPotential(Field):
     features: FeatureMap
     data: Data
     alpha: Float[Array, "N *c"]
-    regularizer: Regularizer
     prepared: Any = None
 
-    def score(self, point: Float[Array, " d"]) -> Float[Array, "*c"]:
-        """s at one point; (f*)'(s) is the outer weight a particle there would have."""
+    def __call__(self, point):
         row = jax.vmap(self.features, in_axes=(None, 0))(point, self.data.x.astype(point.dtype))
         return inner(
             row, along(jnp.sqrt(self.data.weights).astype(self.alpha.dtype), self.alpha) * self.alpha
         )
 
-    def __call__(self, point):
-        return -jnp.sum(self.regularizer.conjugate(self.score(point)))
-
     def at(self, points):
         # The products that the outer solve is made of: at its own particles they are computed once.
-        operator = self.data.operator(self.features, points, self.prepared)
-        return -over_outputs(self.regularizer.conjugate(operator.scores(self.alpha)))
+        return self.data.operator(self.features, points, self.prepared).scores(self.alpha)
 
 
 def default_outer(lam: Array, regularizer: Regularizer) -> OuterSolver:

@@ -1,14 +1,18 @@
 """Flows: an energy seen through a geometry. A flow knows its rate; it never loops over time.
 
-- `Wasserstein`, `WassersteinFisherRao` (masses grow too), `TwoTimescale` (outer weights move at a rate).
+- `Wasserstein`, `WassersteinFisherRao` (masses grow too).
+- Outer weights that move: `TwoTimescale` (at a rate), `OuterMomentum` (averages of projections).
 - Pairs (rho, H) of features and heights: `SeparatedVariables`, `Transported`, `PropagationOfChaos`.
 - `Scheduled`: numbers of any of them that depend on time.
-- To write one: `Flow`, or `HeightFlow` of pairs; the `State` it moves; `Evaluation`, made by `evaluation`.
+- To write one: `Flow`, `HeightFlow` of pairs, `OuterWeightFlow`; the `State` it moves; `Evaluation`, made by
+  `evaluation`.
 """
 
 from mfjax.flows.base import Evaluation, Flow, State, evaluation
 from mfjax.flows.fisher_rao import WassersteinFisherRao
 from mfjax.flows.heights import HeightFlow
+from mfjax.flows.outer_momentum import OuterMomentum
+from mfjax.flows.outer_weights import OuterWeightFlow
 from mfjax.flows.propagation_of_chaos import PropagationOfChaos
 from mfjax.flows.scheduled import Scheduled
 from mfjax.flows.separated_variables import SeparatedVariables
@@ -20,6 +24,8 @@ __all__ = [
     "Evaluation",
     "Flow",
     "HeightFlow",
+    "OuterMomentum",
+    "OuterWeightFlow",
     "PropagationOfChaos",
     "Scheduled",
     "SeparatedVariables",

@@ -125,10 +125,17 @@ class Flow(eqx.Module):
         return 0.0 if self.energy is None else self.energy.temperature
 
     @property
+    def mark_temperatures(self) -> Mapping[str, Any]:
+        """T of the noise sqrt(2 T) dB on marks of particles, by their names."""
+        return {}
+
+    @property
     def stochastic(self) -> bool:
-        """Whether particles of this flow are driven by noise."""
+        """Whether particles of this flow, or their marks, are driven by noise."""
         temperature = self.temperature
-        return not (isinstance(temperature, (int, float)) and temperature == 0)
+        return bool(self.mark_temperatures) or not (
+            isinstance(temperature, (int, float)) and temperature == 0
+        )
 
     @property
     def random(self) -> bool:
@@ -141,8 +148,8 @@ class Flow(eqx.Module):
             return self
         return eqx.tree_at(lambda flow: flow.energy, self, known(self.energy).draw(key, step))
 
-    def move(self, state: State, tangent: Tangent, time: Any, noise: Any = None) -> State:
-        """The state after `time` along `tangent`, retracted to the domain."""
+    def move(self, state: State, tangent: Tangent, time: Any, noise: Tangent | None = None) -> State:
+        """The state after `time` along `tangent`, and the increment `noise`, retracted to the domain."""
         measure, fields = state.measure.move(self.domain, tangent, time, noise), dict(state.fields)
         for name, rate in (tangent.fields or {}).items():
             fields[name] = fields[name] + time * rate

@@ -133,7 +133,7 @@ class WassersteinFisherRao(Flow):
         pairs = self.space.linearize(self.energy, cast(Grid, mu), now.potential)
         return jax.tree.map(lambda rates: self.transport.astype(mu.dtype) * rates, pairs)
 
-    def move(self, state: State, tangent: Tangent, time: Any, noise: Any = None) -> State:
+    def move(self, state: State, tangent: Tangent, time: Any, noise: Tangent | None = None) -> State:
         moved = super().move(state, tangent, time, noise)
         if not self.balanced:
             return moved

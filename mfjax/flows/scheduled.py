@@ -115,13 +115,17 @@ class Scheduled(Flow):
         numbers = lambda t: jax.tree.leaves(eqx.filter([without(n) for n in parts(t)], eqx.is_array))
         return any(reached(jax.make_jaxpr(numbers)(time).jaxpr))
 
+    @property
+    def mark_temperatures(self):
+        return self.at().mark_temperatures
+
     def lift(self, mu: Measure) -> Measure:
         return self.at().lift(mu)
 
     def outer_weights(self, mu: Measure):
         return self.at().outer_weights(mu)
 
-    def move(self, state: State, tangent: Tangent, time: Any, noise: Any = None) -> State:
+    def move(self, state: State, tangent: Tangent, time: Any, noise: Tangent | None = None) -> State:
         return self.at(state).move(state, tangent, time, noise)
 
 

@@ -123,7 +123,7 @@ class SeparatedVariables(HeightFlow):
         }
         return eqx.tree_at(lambda e: e.tangent.fields, now, rates, is_leaf=lambda leaf: leaf is None)
 
-    def move(self, state: State, tangent: Tangent, time: Any, noise: Any = None) -> State:
+    def move(self, state: State, tangent: Tangent, time: Any, noise: Tangent | None = None) -> State:
         moved = super().move(state, tangent, time, noise)
         if not isinstance(state.measure, Particles):
             return moved

@@ -6,7 +6,7 @@ kinds: those with a potential move mass by transport (`transport`), internal ene
 
 - `FiniteVolume`; `Spectral`, for smooth densities on periodic grids.
 - To write one: `Discretization`, `require_grid`; rates of masses `mass_rate`, `transport_rate`,
-  `diffusion_rate`, and of values that ride on a velocity, `riding_rate`; at faces `face_slopes`,
+  `diffusion_rate`, and of values that ride on a velocity, `riding_rate`; at faces (`Faces`) `face_slopes`,
   `face_velocities`, `partial_slopes`; the parts of an energy, `internal_parts`, `transport_part`,
   `internal_energy`, `first_variation`; for implicit steps `linearized` and `ShiftedFluxes`.
 """
@@ -20,7 +20,7 @@ from mfjax.grids.base import (
     transport_part,
 )
 from mfjax.grids.diffusion import diffusion_rate
-from mfjax.grids.faces import face_slopes
+from mfjax.grids.faces import Faces, face_slopes
 from mfjax.grids.finite_volume import FiniteVolume
 from mfjax.grids.linear import ShiftedFluxes
 from mfjax.grids.rates import linearized, mass_rate
@@ -30,6 +30,7 @@ from mfjax.grids.transport import transport_rate
 
 __all__ = [
     "Discretization",
+    "Faces",
     "FiniteVolume",
     "ShiftedFluxes",
     "Spectral",

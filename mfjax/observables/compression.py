@@ -57,7 +57,7 @@ class CompressionError(Observable):
         eps = energy.features.error if given is None else jnp.max(given.errors(mu.points))
         eps = eps.astype(mu.dtype)
         solved = energy.solve(mu)
-        alpha = solved.potential.alpha
+        alpha = solved.potential.score.alpha
         # Each a number, or one for each output.
         spent, sizes = mu.integrate(jnp.abs(known(solved.outer_weights))), jnp.sum(alpha * alpha, axis=0)
         first, squares = jnp.sum(jnp.sqrt(sizes) * spent), jnp.sum(spent**2)

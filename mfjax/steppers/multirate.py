@@ -13,7 +13,6 @@ from mfjax import status as codes
 from mfjax._numerics.arrays import count, frozen, is_traced, kind, known, safe_norm, scalar
 from mfjax.energies import ReducedRisk
 from mfjax.energies.base import Solution
-from mfjax.energies.reduced_risk import DualPotential
 from mfjax.flows.base import Evaluation, Flow, State, evaluation
 from mfjax.flows.wasserstein import Wasserstein, descent
 from mfjax.measures import Particles, Tangent
@@ -117,7 +116,7 @@ class Multirate(Stepper):
 
     def init(self, flow: Flow, state: State) -> Past:
         now, solution = descent(known(flow.energy), flow.domain, cast(Particles, state.measure), state.carry)
-        alpha = solution.potential.alpha
+        alpha = solution.potential.score.alpha
         stiffest, _ = Response.near(flow, state, alpha).stiffest(known(now.tangent.points), FIRST)
         points = state.measure.points
         gap = jnp.asarray(jnp.inf, points.dtype)
@@ -144,7 +143,7 @@ class Multirate(Stepper):
         along = traveled(jnp.zeros_like(memory.alpha))
         solved = flow.move(state, Tangent(points=along), 1.0).measure
         solution = known(flow.energy).solve(solved, state.carry)
-        alpha = solution.potential.alpha
+        alpha = solution.potential.score.alpha
         corrected = traveled(alpha - predicted(solved.points, dt, 0.0))
         moved = flow.move(state, Tangent(points=corrected), 1.0)
         arrived = cast(Particles, moved.measure)
@@ -216,7 +215,7 @@ class Response(eqx.Module):
     def velocity(self, points: Float[Array, "M d"], alpha: Float[Array, "N *c"]) -> Float[Array, "M d"]:
         """The velocity of particles at `points` under any dual variable."""
         energy = self.energy
-        potential = DualPotential(energy.features, energy.data, alpha, energy.regularizer, self.prepared)
+        potential = energy.potential_of(alpha, self.prepared)
         return jax.vmap(self.flow.domain.velocity)(points, -potential.slopes(points))
 
     def transported(self, alpha: Float[Array, "N *c"], points: Float[Array, "M d"], mu: Particles) -> Array:

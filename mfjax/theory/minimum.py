@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mfjax._numerics.arrays import is_traced
-from mfjax.energies.reduced_risk import DualPotential, ReducedRisk, require_reduced_risk
+from mfjax.energies.reduced import ReducedPotential
+from mfjax.energies.reduced_risk import ReducedRisk, require_reduced_risk
 from mfjax.measures import Grid
 from mfjax.regularizers import Power, Quadratic
 
@@ -32,7 +33,7 @@ class Minimum(eqx.Module):
     measure: Grid
     signed: Float[np.ndarray, " K"]
     weights: Float[np.ndarray, " K"]
-    potential: DualPotential
+    potential: ReducedPotential
 
     @property
     def atoms(self) -> Any:
@@ -111,7 +112,7 @@ def minimize_reduced_risk(
     dtype = grid.dtype
     measure = grid.with_weights(jnp.asarray(np.abs(signed) / variation, dtype))
     alpha = jnp.asarray(np.sqrt(np.asarray(energy.data.weights, float)) * alpha, dtype)
-    potential = DualPotential(energy.features, energy.data, alpha, energy.regularizer)
+    potential = energy.potential_of(alpha)
     value, gap, variation = (np.asarray(number, float) for number in (value, gap, variation))
     return Minimum(value, gap, variation, measure, signed, weights, potential)
 

@@ -1,0 +1,212 @@
+"""What the flows share whose outer weights move by themselves, a mark of each particle or cell."""
+
+from abc import abstractmethod
+from typing import Any, NamedTuple, cast
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from mfjax import grids
+from mfjax import status as codes
+from mfjax._numerics.arrays import Prepared, inner, known, over_outputs, scalar
+from mfjax.domains import Domain
+from mfjax.energies.base import Energy, Solution, Sum
+from mfjax.energies.reduced import Reduced, Score
+from mfjax.flows.base import Evaluation, Flow, State, evaluation, require_measure
+from mfjax.flows.wasserstein import smooth_part
+from mfjax.measures import Grid, Measure, Tangent
+
+
+class FirstSolve(eqx.Module):
+    """The residual and status of the solve for the first outer weights, and what the features `prepared`."""
+
+    prepared: Prepared
+    residual: Float[Array, ""]
+    status: Int[Array, ""]
+
+
+class Carried(eqx.Module):
+    """What an evaluation hands to the next: the first solve, that of the outer weights, the other terms."""
+
+    first: FirstSolve
+    outer: Any
+    rest: Any
+
+
+def prepared_in(carry: Carried | None) -> Any:
+    """What the features prepared, if that is known."""
+    return None if carry is None else carry.first.prepared.value
+
+
+class Drive(NamedTuple):
+    """What moves a network at one state: the outer weights `used` (K, *c) by the features, the `score` there.
+
+    `rising` (K, *c) is the rate of the mark "u"; `solution` that of an outer problem, if one was solved.
+    """
+
+    used: Float[Array, "K *c"]
+    score: Score
+    rising: Float[Array, "K *c"]
+    solution: Solution | None = None
+
+
+class OuterWeightFlow(Flow):
+    """A flow of features omega and of outer weights u, the mark "u", (K,) or (K, c) for c outputs.
+
+    omega' = u_used grad s(omega), u' = rising. A new flow is `drive`, which says which weights move the
+    features, and how the mark moves. The recorded energy is E(mu, u) of `energies.Reduced` at the mark.
+
+    - `energy`: one `ReducedRisk` or `PopulationReducedRisk` with lam > 0, scaled, and other terms that are
+      functions of the features alone. On `Particles` an `Entropy` is noise that moves features, and they
+      carry their outer weights along.
+
+    On a `Grid` each cell has one outer weight, which rides with the mass: trajectories of particles must not
+    cross. With noise u is no function of omega, and its density lives on pairs (u, omega): refused.
+
+    The mark starts at the exact minimizer for the initial features unless the measure brings one.
+    """
+
+    energy: Energy
+    domain: Domain
+
+    def __check_init__(self):
+        found = [term for _, term in self.energy.parts() if isinstance(term, Reduced)]
+        if len(found) != 1:
+            terms = ", ".join(type(term).__name__ for _, term in self.energy.parts())
+            raise ValueError(
+                f"{type(self).__name__} needs a ReducedRisk or PopulationReducedRisk, one alone, got {terms}"
+            )
+        scalar(found[0].lam, f"the lam of a {type(self).__name__} flow", above=0)
+
+    @abstractmethod
+    def drive(
+        self, risk: Reduced, mu: Measure, score: Score, outer_slope: Array, carry: Carried | None
+    ) -> Drive:
+        """What moves the network whose mark "u" has this `score`, and this slope of the energy in u."""
+
+    def _terms(self) -> tuple[Any, Reduced]:
+        """(coefficient, risk), the term whose outer weights move."""
+        return next((c, cast(Reduced, term)) for c, term in self.energy.parts() if isinstance(term, Reduced))
+
+    def _rest(self) -> Energy:
+        """The other terms that have a potential."""
+        smooth = smooth_part(self.energy)
+        return Sum(tuple(part for part in smooth.parts() if not isinstance(part[1], Reduced)))
+
+    def validate(self, mu: Measure) -> None:
+        require_measure(mu)
+        self.domain.validate(mu.points)
+        if isinstance(mu, Grid):
+            grids.require_grid(mu, self.domain)
+            if grids.internal_parts(self.energy) or self.mark_temperatures:
+                raise ValueError(
+                    f"{type(self).__name__} on a Grid has one outer weight in each cell, and noise would "
+                    "spread them: use Particles, which carry theirs along"
+                )
+        self._terms()[1].validate(mu, self.domain)
+        self._rest().validate(mu, self.domain)
+
+    def init(self, mu: Measure) -> State:
+        self.validate(mu)
+        risk = self._terms()[1]
+        prepared, rest = Prepared(None if self.random else risk.prepare(mu)), self._rest().init(mu)
+        zero, fine = jnp.zeros((), mu.dtype), jnp.asarray(codes.OK, jnp.int32)
+        if "u" in mu.marks:
+            return State(mu, Carried(FirstSolve(prepared, zero, fine), self._memory(mu), rest))
+        solution = risk.solve(mu)
+        first = FirstSolve(
+            prepared,
+            jnp.asarray(solution.residual, mu.dtype),
+            jnp.asarray(solution.status, jnp.int32),
+        )
+        start = mu.with_marks(u=known(solution.outer_weights).astype(mu.dtype))
+        return State(start, Carried(first, self._memory(mu), rest))
+
+    def _memory(self, mu: Measure) -> Any:
+        """What the first outer solve of a run starts from."""
+        return None
+
+    def outer_weights(self, mu):
+        """The mark "u". **Raises** `ValueError` for a measure without it."""
+        if "u" not in mu.marks:
+            raise ValueError(
+                f"a {type(self).__name__} network has its outer weights in the mark 'u': none is there"
+            )
+        return mu.marks["u"]
+
+    def evaluate(self, state: State) -> Evaluation:
+        mu, carry = state.measure, cast(Carried | None, state.carry)
+        u = self.outer_weights(mu)
+        factor, risk = self._terms()
+        factor, rest = jnp.asarray(factor).astype(mu.dtype), self._rest()
+        first, before = (None, None) if carry is None else (carry.first, carry.rest)
+        value, score = risk.at_weights(mu, u, prepared_in(carry))
+        at, pull = jax.vjp(score.at, mu.points)
+        other = rest.solve(mu, before)
+        energy = factor * value + known(other.value) if rest.parts() else factor * value
+        # dE/du over the mass of a particle.
+        outer_slope = factor * (risk.regularizer.derivative(u) - at).astype(mu.dtype)
+        drive = self.drive(risk, mu, score, outer_slope, carry)
+        rising, limit = drive.rising.astype(mu.dtype), jnp.inf
+        if isinstance(mu, Grid):
+            field = rest.first_variation(mu, other) if rest.parts() else jnp.zeros((mu.size,), mu.dtype)
+            drift = self._drift(mu, drive, at, factor, field)
+            rate, longest = grids.mass_rate(mu, drift)
+            riding, limit = self._riding(mu, u, tuple(-d for d in drift))
+            limit = jnp.minimum(longest, limit)
+            rising = rising + riding
+            variation = over_outputs(factor * (risk.regularizer(u) - u * at)) + field
+            moved, tangent = -inner(variation, rate), Tangent(weights=rate, marks={"u": rising})
+        else:
+            slope_of = lambda pull, u: -factor * pull(u.astype(at.dtype))[0]
+            slope, by_rest = slope_of(pull, u), rest.gradient_field(mu, other) if rest.parts() else 0.0
+            force = slope
+            if drive.score is not score or drive.used is not u:
+                force = slope_of(jax.vjp(drive.score.at, mu.points)[1], drive.used)
+            velocity = jax.vmap(self.domain.velocity)(mu.points, -(force + by_rest))
+            felt = jax.vmap(self.domain.project)(mu.points, slope + by_rest)
+            moved = mu.integrate(-jnp.sum(felt * velocity, axis=-1))
+            tangent = Tangent(points=velocity, marks={"u": rising})
+        dissipation = moved - jnp.sum(mu.integrate(outer_slope * rising))
+        residual, status = self._health(first, drive.solution)
+        if carry is not None:
+            outer = carry.outer if drive.solution is None else drive.solution.carry
+            carry = Carried(carry.first, outer, other.carry)
+        return evaluation(
+            tangent,
+            energy,
+            dissipation,
+            mu.dtype,
+            residual=residual,
+            status=codes.first(status, jnp.asarray(other.status, jnp.int32)),
+            max_step=limit,
+            carry=carry,
+        )
+
+    def _health(self, first: FirstSolve | None, solution: Solution | None) -> tuple[Any, Any]:
+        """Residual and status of the solve that the outer weights come from."""
+        solved = first if solution is None else solution
+        if solved is None:
+            return 0.0, jnp.asarray(codes.OK, jnp.int32)
+        return solved.residual, jnp.asarray(solved.status, jnp.int32)
+
+    def _drift(self, mu: Grid, drive: Drive, at: Array, factor: Array, field: Array) -> grids.Faces:
+        """-u_used grad s + grad of the other terms, at every face."""
+        score, used = drive.score.at(mu.points).astype(mu.dtype), drive.used.astype(mu.dtype)
+        drift = grids.face_slopes(field, mu)
+        for s, u in zip(_columns(score), _columns(used), strict=True):
+            held = grids.partial_slopes(-factor * u * s, -factor * s, u, mu)
+            drift = tuple(a + b for a, b in zip(drift, held, strict=True))
+        return drift
+
+    def _riding(self, mu: Grid, u: Array, velocities: grids.Faces) -> tuple[Array, Array]:
+        rates = [grids.riding_rate(column, velocities, mu) for column in _columns(u)]
+        riding = jnp.stack([rate for rate, _ in rates], axis=-1).reshape(u.shape)
+        return riding, rates[0][1]
+
+
+def _columns(values: Float[Array, "K *c"]) -> list[Float[Array, " K"]]:
+    """The values of each output."""
+    return [values] if values.ndim == 1 else list(values.T)
