@@ -35,7 +35,7 @@ class TwoTimescale(OuterWeightFlow):
 
     **Raises** `ValueError` for energies without one reduced risk, lam = 0, and noise on a `Grid`.
 
-    >>> import mfjax as mf
+    >>> import jax.numpy as jnp, mfjax as mf
     >>> x, y = jnp.array([[1.0, 1.0], [2.0, -1.0]]), jnp.array([1.0, 1.0])
     >>> energy = mf.energies.ReducedRisk(mf.features.ReLU(), x, y, lam=0.1)
     >>> flow = TwoTimescale(energy, mf.domains.Sphere(1), rate=10.0)
