@@ -430,6 +430,16 @@ CASES = {
         lambda: mf.flows.TwoTimescale(risk(), CIRCLE, 1.0, outer_temperature=-0.1),
         "outer_temperature must be at least 0, got -0.1",
     ),
+    "the expansion of a flow without batches": (
+        lambda: mf.flows.BatchExpansion(flow()),
+        r"needs the flow of one Risk\(..., batches=Batches\(B\)\), got",
+    ),
+    "the expansion on a circle": (
+        lambda: mf.flows.BatchExpansion(
+            mf.flows.Wasserstein(E.Risk(mf.features.ReLU(), X, Y, batches=E.Batches(2)), CIRCLE)
+        ),
+        "flat domains without walls, where steps add up, got Sphere",
+    ),
     "outer momentum of one": (
         lambda: mf.flows.OuterMomentum(risk(), CIRCLE, 1.0, 0.1),
         "momentum must be less than 1, got 1",

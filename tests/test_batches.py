@@ -146,26 +146,83 @@ def test_the_gradient_of_a_batch_is_that_of_all_data_in_the_mean(name, replace):
     assert np.max(np.abs(z)) < 4, z
 
 
+# Coarser than the data, so that batches disturb, and epochs end where the comparison does.
+EPS, RUNS = np.array([1 / 13, 1 / 26, 1 / 52]), 8192
+
+
+def linear_noise(batches, n):
+    """What noise adds to descent on all data to first order, mean of `RUNS` runs of n steps: zero in law."""
+    whole = mf.flows.Wasserstein(risk(), PLANE)
+    path = mf.simulate(whole, NEURONS, stepper=Euler(1 / n), steps=n, save_every=1).measures.points
+
+    def velocity(z, rows=None):
+        x, y = (X, Y) if rows is None else (X[rows], Y[rows])
+        flow = mf.flows.Wasserstein(Risk(Weighted(TANH), x, y, 0.01), PLANE)
+        return flow.rate(flow.init(Particles(z.reshape(6, 3)))).points.ravel()
+
+    at = lambda z: jax.vmap(lambda j: velocity(z, j[None]))(jnp.arange(13))
+    parts, slopes = (jax.jit(jax.vmap(f))(path.reshape(n + 1, -1)) for f in (at, jax.jacfwd(velocity)))
+    rows = jax.vmap(lambda seed: jax.vmap(
+        lambda step: batches.rows(13, jr.fold_in(jr.key(seed), DATA), step)
+    )(jnp.arange(n)))(jnp.arange(RUNS))  # fmt: skip
+    z = np.zeros((RUNS, 18))
+    for k in range(n):
+        apart = np.asarray(parts[k] - jnp.mean(parts[k], axis=0))[np.asarray(rows)[:, k]].mean(axis=1)
+        z = z + (z @ np.asarray(slopes[k]).T + apart) / n
+    return z.mean(axis=0).reshape(6, 3)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["epochs", "replacement"])
-def test_the_error_of_the_mean_falls_with_the_step(how):
-    """E x_k - x(t) is of order eps, where x(t) is the flow of the same particles; 2048 runs, fixed key."""
-    flow = mf.flows.Wasserstein(risk(), PLANE)
-    exact = mf.simulate(flow, NEURONS, stepper=RK4(2**-6), steps=64).final.points
-    steps = (8, 16, 32)
+@pytest.mark.parametrize("how", ["one", "epochs", "replacement"])
+def test_the_expansion_is_the_error_of_the_mean_to_first_order_in_the_step(how):
+    """E x_k - x(t) at t = 1, where x(t) is the flow of the same particles, over 8192 runs, fixed key.
+
+    Its slope in eps, the mean against `BatchExpansion` within 10 %, and with replacement the covariance.
+    What the noise adds to first order is subtracted: its mean is zero.
+    """
+    batches = {"one": Batches(1), "epochs": Batches(4), "replacement": Batches(1, replace=True)}[how]
+    noisy = mf.flows.Wasserstein(risk(batches), PLANE)
+    expected = mf.simulate(mf.flows.BatchExpansion(noisy), NEURONS, stepper=RK4(2**-5), steps=32).final
+    exact, first = np.asarray(expected.points), np.asarray(expected.marks["mean"])
 
     def end(n, seed):
-        noisy = mf.flows.Wasserstein(risk(HOW[how]), PLANE)
         run = mf.simulate(noisy, NEURONS, stepper=Euler(1 / n), steps=n, key=jr.key(seed))
         return run.final.points
 
-    bias = []
-    for n in steps:
-        ends = jax.jit(jax.vmap(lambda seed, n=n: end(n, seed)))(jnp.arange(2048))
-        bias.append(float(jnp.linalg.norm(jnp.mean(ends, axis=0) - exact)))
-    slope = np.polyfit(np.log(1 / np.array(steps)), np.log(bias), 1)[0]
-    print(f"{how}: error of the mean {bias}, slope {slope:.2f} in eps")
+    errors, spreads = [], []
+    for eps in EPS:
+        n = round(1 / eps)
+        ends = np.asarray(jax.jit(jax.vmap(lambda seed, n=n: end(n, seed)))(jnp.arange(RUNS)))
+        errors.append(ends.mean(axis=0) - exact - linear_noise(batches, n))
+        spreads.append(np.cov(ends.reshape(RUNS, -1).T))
+    sizes = [np.linalg.norm(error) for error in errors]
+    slope = np.polyfit(np.log(EPS), np.log(sizes), 1)[0]
+    # Without what is of second order.
+    found = 2 * errors[2] / EPS[2] - errors[1] / EPS[1]
+    gap = np.linalg.norm(found - first) / np.linalg.norm(first)
+    print(f"{how}: error of the mean {sizes}, slope {slope:.2f} in eps; expansion off by {gap:.3f}")
     np.testing.assert_allclose(slope, 1, atol=0.1)
+    assert gap < 0.1
+    covariance = np.asarray(expected.marks["covariance"]).reshape(spreads[0].shape)
+    if how == "replacement":
+        apart = np.linalg.norm(spreads[2] / EPS[2] - covariance) / np.linalg.norm(covariance)
+        print(f"covariance off by {apart:.3f}")
+        assert apart < 0.1
+    else:
+        assert np.all(covariance == 0)
+
+
+def test_the_expansion_of_all_data_is_the_error_of_euler_steps():
+    flow = mf.flows.Wasserstein(risk(HOW["all"]), PLANE)
+    expected = mf.simulate(mf.flows.BatchExpansion(flow), NEURONS, stepper=RK4(1 / 16), steps=16).final
+    ends = [
+        mf.simulate(flow, NEURONS, stepper=Euler(1 / n), steps=n, key=KEY).final.points for n in (64, 128)
+    ]
+    # Errors e eps + f eps^2 at 1/64 and 1/128.
+    errors = [np.asarray(points - expected.points) for points in ends]
+    np.testing.assert_allclose(
+        4 * 64 * errors[1] - 64 * errors[0], expected.marks["mean"], rtol=0.01, atol=1e-4
+    )
 
 
 @pytest.mark.core

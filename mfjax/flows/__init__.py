@@ -3,12 +3,14 @@
 - `Wasserstein`, `WassersteinFisherRao` (masses grow too).
 - Outer weights that move: `TwoTimescale` (at a rate), `OuterMomentum` (averages of projections).
 - Pairs (rho, H) of features and heights: `SeparatedVariables`, `Transported`, `PropagationOfChaos`.
+- `BatchExpansion`: what batches do to particles in the mean, to first order in the step.
 - `Scheduled`: numbers of any of them that depend on time.
 - To write one: `Flow`, `HeightFlow` of pairs, `OuterWeightFlow`; the `State` it moves; `Evaluation`, made by
   `evaluation`.
 """
 
 from mfjax.flows.base import Evaluation, Flow, State, evaluation
+from mfjax.flows.batch_expansion import BatchExpansion
 from mfjax.flows.fisher_rao import WassersteinFisherRao
 from mfjax.flows.heights import HeightFlow
 from mfjax.flows.outer_momentum import OuterMomentum
@@ -21,6 +23,7 @@ from mfjax.flows.two_timescale import TwoTimescale
 from mfjax.flows.wasserstein import Wasserstein
 
 __all__ = [
+    "BatchExpansion",
     "Evaluation",
     "Flow",
     "HeightFlow",

@@ -1,0 +1,145 @@
+"""What random batches do to particles in the mean, to first order in the step."""
+
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float
+
+from mfjax._numerics.arrays import inner, kind, known
+from mfjax.domains import Domain
+from mfjax.energies.base import Energy
+from mfjax.energies.batches import Batches, Sampling
+from mfjax.energies.risk import Risk
+from mfjax.flows.base import Evaluation, Flow, State
+from mfjax.flows.wasserstein import Wasserstein
+from mfjax.measures import Measure, Particles
+
+
+class BatchExpansion(Flow):
+    """The flow of a risk with the two terms that stochastic gradient descent of a small step adds to it.
+
+    Of `Euler(eps)` with batches: E x = X + eps "mean" + O(eps^2), Cov x = eps "covariance" + O(eps^2).
+
+    X is the flow X' = b(X) of all data, and b_j the part of datum j, b = mean_j b_j. With batches of B of N
+    data, D the derivative in all coordinates of all particles, C the covariance, and m the mean:
+
+        with replacement:  m' = Db m - Db b / 2 + D^2 b : C / 2,  C' = Db C + C Db^T + cov_j(b_j) / B
+        in epochs:         m' = Db m - Db b / 2 - (N - B) / (2 B (N - 1)) mean_j (Db_j - Db) (b_j - b),  C = 0
+
+    -Db b / 2 is the error of the Euler steps themselves. In epochs each datum counts alike, so that their
+    noise cancels; what is left is the order within an epoch. At times that end an epoch.
+
+    - `flow`: the `Wasserstein` flow of one `Risk(..., batches=Batches(B))`, with or without other terms, on a
+      flat domain; run it from `Particles`. Their marks "mean" (M, d) and "covariance" (M, d, M d) are the
+      result, zero at the start.
+
+    **Cost**: M d forward derivatives of the flow of N data, memory (M d)^2: for small networks.
+
+    **Raises** `ValueError` for other flows and domains.
+
+    Source: the modified equation of Q. Li, C. Tai, W. E (ICML 2017), and in epochs that of S. Smith,
+    B. Dherin, D. Barrett, S. De (ICLR 2021), both expanded about the flow.
+
+    >>> import mfjax as mf
+    >>> neuron, x = mf.features.Weighted(mf.features.Ridge(jnp.tanh)), jnp.array([[1.0], [-0.5], [2.0]])
+    >>> risk = mf.energies.Risk(neuron, x, jnp.ones(3), batches=mf.energies.Batches(1, replace=True))
+    >>> flow = BatchExpansion(mf.flows.Wasserstein(risk, mf.domains.Euclidean(2)))
+    >>> mu = mf.measures.Particles(jnp.array([[1.0, 0.5], [0.2, -1.0]]))
+    >>> marks = mf.simulate(flow, mu, stepper=mf.steppers.RK4(0.1), steps=5).final.marks
+    >>> marks["mean"].shape, marks["covariance"].shape
+    ((2, 2), (2, 2, 4))
+    """
+
+    energy: Energy
+    domain: Domain
+    batches: Batches
+    count: int = eqx.field(static=True)
+    monotone: ClassVar[bool] = False
+
+    def __init__(self, flow: Wasserstein):
+        if not isinstance(flow, Wasserstein):
+            raise ValueError(f"BatchExpansion is of a Wasserstein flow, got {kind(flow)}")
+        risks = [term for _, term in flow.energy.parts() if term.random]
+        if len(risks) != 1 or not isinstance(risks[0], Risk) or not isinstance(risks[0].batches, Batches):
+            found = ", ".join(type(term).__name__ for _, term in flow.energy.parts())
+            raise ValueError(
+                f"BatchExpansion needs the flow of one Risk(..., batches=Batches(B)), got {found}: the outer "
+                "weights of a ReducedRisk are no mean over data, and a Stream has no data to sum over"
+            )
+        if flow.stochastic:
+            raise ValueError("BatchExpansion is of batches alone: leave the Entropy of the energy out")
+        if any(flow.domain.walls) or not flow.domain.ambient == flow.domain.dim:
+            raise ValueError(
+                f"BatchExpansion is for flat domains without walls, where steps add up, got {flow.domain!r}"
+            )
+        self.batches, self.count = risks[0].batches, len(risks[0].data.x)
+        rows = lambda node: _Row() if isinstance(node, Sampling) else node
+        self.energy = jax.tree.map(rows, flow.energy, is_leaf=lambda node: isinstance(node, Sampling))
+        self.domain = flow.domain
+
+    @property
+    def random(self) -> bool:
+        """False: this is what the batches do in the mean."""
+        return False
+
+    def validate(self, mu: Measure) -> None:
+        if not isinstance(mu, Particles):
+            raise ValueError(f"BatchExpansion moves Particles, got {type(mu).__name__}")
+        super().validate(mu)
+
+    def init(self, mu: Measure) -> State:
+        self.validate(mu)
+        zeros = {
+            "mean": jnp.zeros_like(mu.points),
+            "covariance": jnp.zeros((*mu.points.shape, mu.points.size), mu.dtype),
+        }
+        return State(mu.with_marks(**{name: mu.marks.get(name, value) for name, value in zeros.items()}))
+
+    def evaluate(self, state: State) -> Evaluation:
+        mu, shape = state.measure, state.measure.points.shape
+        place = lambda z: eqx.tree_at(lambda m: m.points, mu, z.reshape(shape))
+        rows = Wasserstein(self.energy, self.domain)
+
+        def part(z, j):
+            drawn = rows.draw(jr.key(0), j)
+            return known(drawn.evaluate(State(place(z))).tangent.points).ravel()
+
+        data, z, batch = jnp.arange(self.count), mu.points.ravel(), self.batches.size
+        parts = lambda z: jax.vmap(lambda j: part(z, j))(data)
+        drift = lambda z: jnp.mean(parts(z), axis=0)
+        slope = lambda v: jax.jvp(drift, (z,), (v,))[1]
+        b, mean = drift(z), mu.marks["mean"].ravel()
+        bending = slope(b)
+        rising = slope(mean) - 0.5 * bending
+        covariance = mu.marks["covariance"].reshape(z.size, z.size)
+        spreading = jnp.zeros_like(covariance)
+        each = parts(z)
+        if self.batches.replace:
+            units = jnp.eye(z.size, dtype=z.dtype)
+            twice = lambda unit, column: jax.jvp(lambda y: jax.jvp(drift, (y,), (column,))[1], (z,), (unit,))[
+                1
+            ]
+            rising = rising + 0.5 * jnp.sum(jax.vmap(twice)(units, covariance), axis=0)
+            stretched = jax.vmap(slope, 1, 1)(covariance)
+            apart = each - b
+            spreading = stretched + stretched.T + inner(apart.T, apart) / (self.count * batch)
+        elif self.count > batch:
+            own = jax.vmap(lambda j, v: jax.jvp(lambda y: part(y, j), (z,), (v,))[1])(data, each)
+            order = (self.count - batch) / (2 * batch * (self.count - 1))
+            rising = rising - order * (jnp.mean(own, axis=0) - bending)
+        whole = Wasserstein(self.energy, self.domain).evaluate(State(mu))
+        rates = {"mean": rising.reshape(shape), "covariance": spreading.reshape(*shape, z.size)}
+        return eqx.tree_at(lambda e: e.tangent.marks, whole, rates, is_leaf=lambda leaf: leaf is None)
+
+
+class _Row(Sampling):
+    """One datum for each step, in the place of all."""
+
+    def draw(self, data, key, step):
+        row: Array = jnp.asarray(step)
+        n = len(data.x)
+        one: Float[Array, 1] = data.weights[row][None] * n
+        return eqx.tree_at(lambda d: (d.x, d.y, d.weights), data, (data.x[row][None], data.y[row][None], one))
