@@ -53,7 +53,7 @@ class PowerDivergence(InternalEnergy):
     def __init__(self, target: Any, order: ScalarLike = 2.0, scale: ScalarLike = 1.0):
         if not (callable(target) or isinstance(target, Grid)):
             raise ValueError(f"target must be a Grid or a density of one point, got {type(target).__name__}")
-        self.target = target if isinstance(target, Grid) else _Density(target)
+        self.target = target if isinstance(target, Grid) else DensityFunction(target)
         self.order = scalar(order, "order")
         if not is_traced(self.order) and float(self.order) <= 1:
             raise ValueError(f"order must be greater than 1, got {float(self.order):g}")
@@ -132,7 +132,7 @@ def _power_rule(primals, tangents):
 _power.defjvp(_power_rule, symbolic_zeros=True)
 
 
-class _Density(eqx.Module):
+class DensityFunction(eqx.Module):
     """A plain density function, kept static so that two energies with one density share a program."""
 
     function: Callable
