@@ -33,7 +33,8 @@ class PowerDivergence(InternalEnergy):
     Source: VarPro paper (31), (32); the prefactor of the divergence form is r / (r - 1), not r, and
     for f = t^2 / 2 there is a factor 1/2 that the thesis (III.35) lacks.
 
-    **Fails** on a target that vanishes on a cell, or on particles (no density): both raise `ValueError`. A
+    **Fails** on a target that vanishes on a cell, or on particles (no density): both raise `ValueError`. In
+    one dimension `Spacings(PowerDivergence(...), domain)` and `Quantization` are particles of this flow. A
     density that vanishes has infinite energy; start from a positive one. Good values: order 2, and implicit
     steps (the default on a grid), since diffusion is fast where mu is small.
 

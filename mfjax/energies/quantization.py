@@ -50,9 +50,8 @@ class Quantization(NeighborEstimate):
     `steppers.Proximal` or adaptive steps: explicit ones are limited by the square of the gaps times
     mu^(p + 2) / nu.
 
-    Source: E. Caglioti, F. Golse, M. Iacobelli, Math. Models Methods Appl. Sci. 25 (2015) 1845-1885, there
-    for nu of mass one on the interval; M. Iacobelli, F. Patacchini, F. Santambrogio, Arch. Rational Mech.
-    Anal. 232 (2019) 1165-1206, for the limit.
+    Source: E. Caglioti, F. Golse, M. Iacobelli, Math. Models Methods Appl. Sci. 25 (2015), for equal masses;
+    M. Iacobelli, F. Patacchini, F. Santambrogio, Arch. Rational Mech. Anal. 232 (2019), for the limit.
 
     >>> import mfjax as mf
     >>> nu = lambda x: jnp.ones((), x.dtype)
@@ -113,7 +112,7 @@ class Quantization(NeighborEstimate):
 
     def _weighted_means(self, q: Array, reaches: Array, p: Array) -> Float[Array, "2 K"]:
         """int_0^1 s^p nu(q + s r) ds for the `reaches` r, of either sign."""
-        places = q[:, None] + reaches[..., None] * jnp.asarray(NODES, q.dtype)
+        places = q[None, :, None] + reaches[..., None] * jnp.asarray(NODES, q.dtype)[None, None]
         at = jax.vmap(self.density)(self.at(places.ravel())).astype(q.dtype)
         return inner(at.reshape(places.shape), _nodal_weights(p))
 
