@@ -103,18 +103,24 @@ class Quantization(NeighborEstimate):
             lower, upper = (jnp.asarray(end, n.coordinates.dtype) for end in (axis.lower, axis.upper))
             behind = jnp.where(n.first, n.coordinates - lower, jnp.roll(rest, 1))
             ahead = jnp.where(n.last, upper - n.coordinates, ahead)
-        reaches = jnp.where(n.massive, jnp.stack([-behind, ahead]), 0)
-        lengths = jnp.where(n.massive, jnp.abs(reaches), 1)
-        means = self._weighted_means(n.coordinates, reaches, p)
-        values = jnp.sum(lengths * (lengths / n.masses) ** p * means, axis=0)
-        middles = n.coordinates + 0.5 * jnp.sum(reaches, axis=0)
-        return Pieces(n.massive, middles, jnp.sum(lengths, axis=0), values, -p * values / n.masses)
+        behind, ahead = (jnp.where(n.massive, reach, 0) for reach in (-behind, ahead))
 
-    def _weighted_means(self, q: Array, reaches: Array, p: Array) -> Float[Array, "2 K"]:
-        """int_0^1 s^p nu(q + s r) ds for the `reaches` r, of either sign."""
-        places = q[None, :, None] + reaches[..., None] * jnp.asarray(NODES, q.dtype)[None, None]
-        at = jax.vmap(self.density)(self.at(places.ravel())).astype(q.dtype)
-        return inner(at.reshape(places.shape), _nodal_weights(p))
+        def half(reach):
+            """The energy of the part of each cell within `reach`, of either sign, of its particle."""
+            length = jnp.where(n.massive, jnp.abs(reach), 1)
+            return length * (length / n.masses) ** p * self._weighted_mean(n.coordinates, reach, p)
+
+        values = half(behind) + half(ahead)
+        middles, lengths = n.coordinates + 0.5 * (ahead + behind), ahead - behind
+        return Pieces(n.massive, middles, lengths, values, -p * values / n.masses)
+
+    def _weighted_mean(
+        self, q: Float[Array, " K"], reach: Float[Array, " K"], p: Array
+    ) -> Float[Array, " K"]:
+        """int_0^1 s^p nu(q + s reach) ds."""
+        places = q[:, None] + reach[:, None] * jnp.asarray(NODES, q.dtype)[None]
+        values = jax.vmap(self.density)(self.at(places.ravel())).astype(q.dtype)
+        return inner(values.reshape(places.shape), _nodal_weights(p))
 
 
 class _Optimal(eqx.Module):
