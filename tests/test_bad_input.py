@@ -369,6 +369,42 @@ CASES = {
         lambda: flow(E.PowerDivergence(well)).init(P(UNIT)),
         "particles do not have: .*Grid",
     ),
+    "quantization of an array": (
+        lambda: E.Quantization(np.ones(3), CIRCLE),
+        r"density must be a function of one point, got array\(\[1., 1., 1.\]\)",
+    ),
+    "quantization of order 1/2": (
+        lambda: E.Quantization(well, CIRCLE, 0.5),
+        "order must be at least 1, got 0.5",
+    ),
+    "quantization on a line": (
+        lambda: E.Quantization(well, LINE),
+        r"the outer cells of Euclidean\(dim=1\) have no end: take an Interval",
+    ),
+    "quantization on a sphere": (
+        lambda: E.Quantization(well, D.Sphere(2)),
+        r"neighbors need one dimension, .*got Sphere\(dim=2\)",
+    ),
+    "quantization of a vector": (
+        lambda: E.Quantization(lambda x: x, CIRCLE)(P(UNIT)),
+        r"the density must return one number .*got shape \(2,\)",
+    ),
+    "quantization of a negative density": (
+        lambda: E.Quantization(lambda x: x[0] - 0.5, CIRCLE)(P(UNIT)),
+        "must not be negative, got -0.5 at particle 1",
+    ),
+    "quantization on a grid": (
+        lambda: flow(E.Quantization(well, CIRCLE)).init(G.uniform(CIRCLE, 8)),
+        "Quantization is for Particles, got Grid: there use PowerDivergence itself, its .energy",
+    ),
+    "quantization on another domain": (
+        lambda: flow(E.Quantization(well, TORUS), D.Torus(1, 2.0)).init(P(jnp.array([[0.1], [0.5]]))),
+        "this Quantization lives on Torus.* and the measure moves on",
+    ),
+    "spacings on a sphere": (
+        lambda: E.Spacings(E.Entropy(), D.Sphere(2)),
+        r"neighbors need one dimension, .*got Sphere\(dim=2\)",
+    ),
     "vanishing target": (
         lambda: flow(E.PowerDivergence(lambda x: jnp.maximum(x[0] - 0.5, 0)), TORUS).init(
             G.uniform(TORUS, 8)

@@ -440,6 +440,35 @@ def test_a_curve_has_wasserstein_distances_and_fourier_modes():
     np.testing.assert_allclose(modes[1], [0, 1], atol=1e-6)
 
 
+@pytest.mark.slow_cases("ellipse")
+@pytest.mark.parametrize("curve", [mf.domains.Sphere(1), ELLIPSE], ids=["circle", "ellipse"])
+def test_neighbors_on_a_curve_are_those_on_a_torus_of_its_length(curve):
+    """Values, forces along the curve and potentials of energies of neighbors, across the seam too."""
+    length = float(curve.axes[0].length)
+
+    @eqx.filter_jit
+    def found(domain, turns):
+        lower = domain.axes[0].lower
+        at = lambda turn: domain.point(lower + length * turn)
+        nu = lambda x: 1 + 0.4 * jnp.sin(2 * jnp.pi / length * (domain.coordinates(x)[0] - lower))
+        mu = mf.measures.Particles(jax.vmap(at)(turns), jnp.array([0.1, 0.2, 0.4, 0.3]))
+        along = jax.vmap(jax.jacfwd(at))(turns)[:, :, 0]
+        out = []
+        for energy in (
+            mf.energies.Quantization(nu, domain),
+            mf.energies.Spacings(mf.energies.PowerDivergence(nu), domain),
+        ):
+            solution = energy.solve(mu)
+            force = jnp.sum(energy.gradient_field(mu) * along, axis=1)
+            away = jax.vmap(solution.potential)(jax.vmap(at)(turns + 0.11))
+            out += [solution.value, force, energy.first_variation(mu), away]
+        return out
+
+    turns = jnp.array([[0.97], [0.1], [0.35], [0.62]])
+    for one, other in zip(found(curve, turns), found(mf.domains.Torus(1, length), turns), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.slow
 def test_proximal_steps_stop_at_the_walls_of_a_product():
     """A step on circle x interval: to the wall along the interval, on the sphere as without an interval."""

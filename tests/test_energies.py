@@ -18,8 +18,10 @@ from mfjax.energies import (
     PorousMedium,
     Potential,
     PowerDivergence,
+    Quantization,
     ReducedRisk,
     Risk,
+    Spacings,
 )
 from mfjax.features import RBF, ReLU, Ridge, Weighted
 from mfjax.measures import Grid, Particles
@@ -191,6 +193,12 @@ ENERGIES = {
     "mmd, torus": (lambda s, d: MMD(mf.kernels.Gaussian(s, TORUS), target(d)), (1.0, 0.5)),
     "blobs of slow diffusion": (lambda w, d: Blob(PorousMedium(2.5), w, mf.domains.Euclidean(2)), (0.7, 0.5)),
     "blobs of entropy": (lambda w, d: Blob(Entropy(), w, mf.domains.Euclidean(2)), (0.7, 0.5)),
+    "spacings of ultra-fast diffusion": (
+        lambda r, d: Spacings(PowerDivergence(density, order=r), CIRCLE),
+        (2.0, 1.5),
+    ),
+    "quantization": (lambda p, d: Quantization(density, CIRCLE, p), (2.0, 1.5)),
+    "quantization in a sum": (lambda a, d: a * Quantization(density, CIRCLE) + well(), (0.5, 1.0)),
     "potential": (lambda a, d: well(a), (1.0, 2.0)),
     "sum": (
         lambda a, d: reduced(dtype=d) + a * well() + MMD(mf.kernels.Distance(), target(d)) * 0.5,
@@ -221,6 +229,7 @@ def test_points_are_targets_of_equal_masses():
 
 
 @pytest.mark.slow_cases(
+    "quantization in a sum",
     "reduced risk, power, three outputs",
     "reduced risk, iterations, three outputs",
     "reduced risk, one column",

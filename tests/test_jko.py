@@ -120,6 +120,22 @@ def test_heat_on_the_torus_is_second_order_in_the_number_of_particles():
 
 
 @pytest.mark.slow
+def test_heat_between_walls_is_second_order_too():
+    """Half of the mass of the outer particle lies before its wall: 1 + a e^{-pi^2 t} cos(pi x) on [0, 1]."""
+    unit, errors = mf.domains.Interval(0.0, 1.0), []
+    half_wave = lambda n, a: 2 * cosine_quantiles(2 * n, a)[:n]
+    for n in (16, 32, 64):
+        flow = mf.flows.Wasserstein(Spacings(Entropy(), unit), unit)
+        sim = mf.Simulation(flow, Particles(half_wave(n, 0.5)), t1=0.05, stepper=Adaptive(1e-8, 1e-10))
+        carry, _ = run(sim)
+        assert int(carry.status) == 0
+        exact = half_wave(n, 0.5 * np.exp(-(np.pi**2) * 0.05))
+        errors.append(np.max(np.abs(np.asarray(carry.state.measure.points) - exact)))
+    orders = np.log2(np.divide(errors[:-1], errors[1:]))
+    assert np.all(np.abs(orders - 2) < 0.1), (orders, errors)
+
+
+@pytest.mark.slow
 def test_barenblatt_by_quantiles():
     """Free ends: order 1 at least; and minimizing movements with dt tend to the same particles at order 1."""
     errors = []

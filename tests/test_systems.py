@@ -148,6 +148,20 @@ SYSTEMS = {
     "ultra-fast diffusion": System(
         wasserstein(lambda a, m, d: E.PowerDivergence(density, scale=a)), LAMS, "which particles do not have"
     ),
+    "ultra-fast diffusion, spacings": System(
+        wasserstein(lambda a, m, d: E.Spacings(E.PowerDivergence(density, scale=a), m)),
+        LAMS,
+        None,
+        "there use PowerDivergence itself",
+        plane="neighbors need",
+    ),
+    "ultra-fast diffusion, quantization": System(
+        wasserstein(lambda a, m, d: E.Quantization(density, m, order=1 + 2 * a)),
+        (0.25, 0.5, 1.0),
+        RK4(END / 40),
+        "there use PowerDivergence itself",
+        plane="neighbors need",
+    ),
     "two timescales": System(
         lambda a, m, d: W.TwoTimescale(reduced(m, d), m, rate=a),
         RATES,
@@ -394,6 +408,7 @@ def check(name, side, dim, dtype):
     "classifier, density",
     "noisy stochastic gradient descent, density",
     "spacings, particles",
+    "ultra-fast diffusion, spacings, particles",
     "annealed Langevin, density",
     "bilevel Langevin, density",
     "signed measures, density",

@@ -6,6 +6,7 @@
 - Distances to a target: `MMD`, `Sobolev`, `PowerDivergence` (ultra-fast diffusion).
 - External and of pairs: `Potential`, `Interaction`.
 - Of the density: `Entropy` (noise), `PorousMedium`; on particles by an estimate: `Blob`, `Spacings`.
+- Of points that stand for a density: `Quantization`, whose limit is a `PowerDivergence`.
 - Added and scaled: `Sum`, as `F + 0.1 * G` makes it.
 - To write one: `Energy` and the `Solution` it returns, `Field` (a potential that knows many points at once),
   `InternalEnergy` and `DensityEstimate`, `Dual` (for Gibbs measures), `Data`.
@@ -27,6 +28,7 @@ from mfjax.energies.porous_medium import PorousMedium
 from mfjax.energies.potential import Potential
 from mfjax.energies.power_divergence import PowerDivergence
 from mfjax.energies.predictor import Predictor
+from mfjax.energies.quantization import Quantization
 from mfjax.energies.reduced_risk import ReducedRisk
 from mfjax.energies.risk import Risk
 from mfjax.energies.sobolev import Sobolev
@@ -50,6 +52,7 @@ __all__ = [
     "Potential",
     "PowerDivergence",
     "Predictor",
+    "Quantization",
     "ReducedRisk",
     "Risk",
     "Sampling",

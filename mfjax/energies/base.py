@@ -89,6 +89,11 @@ class Energy(eqx.Module):
         """Whether each step of a run sees another energy, drawn by `draw`."""
         return False
 
+    @property
+    def divisible(self) -> bool:
+        """Whether a particle may be split into two at its place: not where the energy counts neighbors."""
+        return True
+
     def draw(self, key: Key[Array, ""], step: Int[Array, ""]) -> "Energy":
         """The energy that one step of a run sees: `key` is the same all along a run, `step` counts.
 
@@ -236,6 +241,10 @@ class Sum(Energy):
     @property
     def random(self):
         return any(term.random for _, term in self.terms)
+
+    @property
+    def divisible(self):
+        return all(term.divisible for _, term in self.terms)
 
     def draw(self, key, step):
         keys = [jr.fold_in(key, k) if term.random else key for k, (_, term) in enumerate(self.terms)]

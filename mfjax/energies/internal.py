@@ -81,7 +81,9 @@ class DensityEstimate(Energy):
         name = type(self).__name__
         if not isinstance(mu, Particles):
             own = type(self.energy).__name__
-            raise ValueError(f"{name} is for Particles, got {type(mu).__name__}: there use {own} itself")
+            raise ValueError(
+                f"{name} is for Particles, got {type(mu).__name__}: there use {own} itself, its .energy"
+            )
         if mu.points.shape[-1] != self.domain.ambient:
             raise ValueError(f"points must have {self.domain.ambient} coordinates, got {mu.points.shape[-1]}")
         if domain is not None and not self.domain.agrees(domain):

@@ -33,7 +33,8 @@ class PowerDivergence(InternalEnergy):
     Source: VarPro paper (31), (32); the prefactor of the divergence form is r / (r - 1), not r, and
     for f = t^2 / 2 there is a factor 1/2 that the thesis (III.35) lacks.
 
-    **Fails** on a target that vanishes on a cell, or on particles (no density): both raise `ValueError`. A
+    **Fails** on a target that vanishes on a cell, or on particles (no density): both raise `ValueError`. In
+    one dimension `Spacings(PowerDivergence(...), domain)` and `Quantization` are particles of this flow. A
     density that vanishes has infinite energy; start from a positive one. Good values: order 2, and implicit
     steps (the default on a grid), since diffusion is fast where mu is small.
 
@@ -53,7 +54,7 @@ class PowerDivergence(InternalEnergy):
     def __init__(self, target: Any, order: ScalarLike = 2.0, scale: ScalarLike = 1.0):
         if not (callable(target) or isinstance(target, Grid)):
             raise ValueError(f"target must be a Grid or a density of one point, got {type(target).__name__}")
-        self.target = target if isinstance(target, Grid) else _Density(target)
+        self.target = target if isinstance(target, Grid) else DensityFunction(target)
         self.order = scalar(order, "order")
         if not is_traced(self.order) and float(self.order) <= 1:
             raise ValueError(f"order must be greater than 1, got {float(self.order):g}")
@@ -132,7 +133,7 @@ def _power_rule(primals, tangents):
 _power.defjvp(_power_rule, symbolic_zeros=True)
 
 
-class _Density(eqx.Module):
+class DensityFunction(eqx.Module):
     """A plain density function, kept static so that two energies with one density share a program."""
 
     function: Callable

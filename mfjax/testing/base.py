@@ -111,18 +111,23 @@ def follow(values: Any, index: Any) -> Any:
     return jax.tree.map(lambda v: v if v.ndim == 0 else v[index], values)
 
 
-def relabeled(mu: Particles) -> dict[str, Particles]:
+def relabeled(mu: Particles, divisible: bool) -> dict[str, Particles]:
     """`mu`, which ends with a particle of zero mass, in another order, and with its first particle split."""
     order = jr.permutation(jr.key(1), mu.size)
+    permuted = {"permuted": take(mu, order, mu.weights[order])}
+    if not divisible:
+        return permuted
     index = jnp.arange(mu.size).at[-1].set(0)
     halved = mu.weights[index].at[jnp.array([0, mu.size - 1])].multiply(0.5)
-    return {"permuted": take(mu, order, mu.weights[order]), "split": take(mu, index, halved)}
+    return permuted | {"split": take(mu, index, halved)}
 
 
-def check_relabeled(errors: Errors, at: Callable[[str], Any], size: int, bar: float) -> None:
+def check_relabeled(errors: Errors, at: Callable[[str], Any], size: int, divisible: bool, bar: float) -> None:
     """Arrays of the measures of `relabeled` follow the particles of the base measure."""
     order = jr.permutation(jr.key(1), size)
     errors.same("permutation", at("permuted"), follow(at("base"), order), bar)
+    if not divisible:
+        return
     index = jnp.arange(size).at[-1].set(0)
     errors.same("splitting", at("split"), follow(at("base"), index), bar)
 

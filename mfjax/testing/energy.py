@@ -73,9 +73,9 @@ def check_energy(
 
     dF/dw_i = V(x_i) up to one constant and dF/dx_i = w_i grad V(x_i), against `jax.grad` and against
     central differences along a random direction; grad V has the derivative in the points that its differences
-    show, which an inner solve behind a `stop_gradient` has not; F does not see the order of particles, the
-    splitting of one into two of half its mass, nor a particle of mass zero; dtype in is dtype out; jit =
-    eager; vmap = loop. Internal energies on a `Grid` have the first identity only.
+    show, which an inner solve behind a `stop_gradient` has not; F does not see the order of particles, a
+    particle of mass zero, nor, if it is `divisible`, the splitting of one into two of half its mass; dtype in
+    is dtype out; jit = eager; vmap = loop. Internal energies on a `Grid` have the first identity only.
 
     - `variants`: the same energy with other parameters, which must share its compiled program.
 
@@ -106,7 +106,7 @@ def check_energy(
     measures |= {s: replaced(mu, weights=mu.weights + s * step * exchange) for s in (1, -1)}
     measures |= {2 * s: replaced(mu, mu.points + s * step * motion) for s in (1, -1)}
     if isinstance(mu, Particles):
-        measures |= relabeled(mu)
+        measures |= relabeled(mu, energy.divisible)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *measures.values())
     values, slopes = compiled(energy, stacked)
     chex.assert_tree_all_finite((values, slopes))
@@ -139,7 +139,7 @@ def check_energy(
         gap = jnp.abs(jnp.sum(motion * (stiffness - seen)))
         errors.require("d grad V/dx, difference", float(gap / jnp.maximum(scale, 1e-12)), 30 * rough)
     if isinstance(mu, Particles):
-        check_relabeled(errors, at, mu.size, bar)
+        check_relabeled(errors, at, mu.size, energy.divisible, bar)
     for variant in variants:
         compiled(variant, stacked)
     ensure(compiled.traces == 1, f"{1 + len(variants)} parameter values took {compiled.traces} traces")

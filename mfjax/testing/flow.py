@@ -63,8 +63,9 @@ def check_flow(flow: Flow, mu: Measure, *, rtol: float | None = None) -> dict[st
         scale = max(abs(dissipation), 1e-6 * abs(float(now["energy"])), 1e-12)
         errors.require("dissipation", abs(slope + dissipation) / scale, rough)
     if isinstance(mu, Particles):
-        measures = {"base": mu, **relabeled(mu)}
-        check_relabeled(errors, lambda name: evaluate(measures[name]), mu.size, bar)
+        divisible = flow.energy is None or flow.energy.divisible
+        measures = {"base": mu, **relabeled(mu, divisible)}
+        check_relabeled(errors, lambda name: evaluate(measures[name]), mu.size, divisible, bar)
     return errors
 
 
