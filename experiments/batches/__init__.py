@@ -1,0 +1,1 @@
+"""Random batches of the data, beside the flow of all of them."""

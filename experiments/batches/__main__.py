@@ -1,0 +1,66 @@
+"""What do random batches of the data change: in the mean of particles, in their limit, in outer weights?
+
+Stochastic gradient descent of a few neurons beside the expansion of its mean in the step; of many, beside
+the partial differential equation, with steps eps = eps_0 N^(beta - 1); and variable projection whose outer
+weights are those of a batch, or averaged over batches (thesis III.46), over batch size and momentum.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from _lab.cli import Count, Positive
+from _lab.program import run
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Sizes of the experiment; each is an option of the command line."""
+
+    steps: tuple[Count, ...] = (16, 32, 64)  # steps to t = 1 of the mean of few neurons
+    seeds: Count = 1024  # repetitions of theirs
+    widths: tuple[Count, ...] = (16, 64, 256, 1024)  # particles beside the partial differential equation
+    betas: tuple[float, ...] = (0.0, 0.5, 1.0)  # powers of the width in the step
+    first_step: Positive = 0.5  # eps_0, the step of one particle
+    repeats: Count = 24  # repetitions of each width
+    cells: Count = 256  # cells of the partial differential equation
+    inputs: Count = 1024  # data of variable projection
+    projected: Count = 48  # its particles
+    batches: tuple[Count, ...] = (16, 64, 256, 1024)  # its batch sizes
+    momenta: tuple[float, ...] = (0.0, 0.5, 0.9, 0.99)  # its momenta
+    lam: Positive = 1e-2  # its regularization strength
+    iterations: Count = 1024  # its steps
+    tau: Positive = 2**-7  # flow time of each
+    starts: Count = 4  # repetitions of each
+
+
+PAPER = Preset(
+    steps=(16, 32, 64, 128),
+    seeds=8192,
+    widths=(16, 64, 256, 1024, 4096),
+    repeats=48,
+    inputs=4096,
+    projected=128,
+    batches=(16, 64, 256, 1024, 4096),
+    iterations=4096,
+    starts=6,
+)
+TINY = Preset(
+    steps=(8, 16),
+    seeds=4,
+    widths=(4, 16),
+    repeats=2,
+    cells=16,
+    inputs=32,
+    projected=6,
+    batches=(8, 32),
+    momenta=(0.0, 0.9),
+    iterations=8,
+    starts=2,
+)
+FIGURES = ("mean", "limit", "projection")
+
+if __name__ == "__main__":
+    run(__file__, __doc__, {"small": Preset(), "paper": PAPER, "tiny": TINY}, figures=FIGURES)

@@ -1,0 +1,151 @@
+"""The sweeps behind the figures."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+
+import mfjax as mf
+from _lab.records import Runs
+from mfjax.energies import Batches
+from mfjax.measures import Grid, Particles
+
+# Few neurons w tanh(theta . x) and their data.
+PLANE, NEURON = mf.domains.Euclidean(3), mf.features.Weighted(mf.features.Ridge(jnp.tanh))
+DATA = 16
+SAMPLINGS = {
+    "epochs of single data": Batches(1),
+    "four at a time, with replacement": Batches(4, replace=True),
+}
+
+# Many bumps on a circle of length one, whose outer weights are one.
+LOOP = mf.domains.Torus(1)
+BUMP = mf.features.Function(lambda omega, x: jnp.exp(jnp.cos(2 * jnp.pi * (omega[0] - x[0]))))
+LIMIT_TIME = 0.5
+
+
+class Coordinates(mf.observables.Observable):
+    """All coordinates of all particles."""
+
+    def __call__(self, mu, flow=None):
+        return mu.points.ravel()
+
+
+def start(x):
+    """The density that particles of the limit are drawn from."""
+    return 1 + 0.8 * jnp.cos(2 * jnp.pi * x[0])
+
+
+class BatchRuns(Runs):
+    """The series, each computed once."""
+
+    def few(self, batches: Any) -> mf.flows.Wasserstein:
+        """Descent of the risk of a few neurons."""
+        x = jr.normal(jr.key(0), (DATA, 2), self.dtype)
+        y = jnp.sin(2 * x[:, 0]) + x[:, 1]
+        return mf.flows.Wasserstein(mf.energies.Risk(NEURON, x, y, 0.01, batches=batches), PLANE)
+
+    def neurons(self) -> Particles:
+        return Particles(jr.normal(jr.key(1), (4, 3), self.dtype))
+
+    def expansion(self, name: str) -> Particles:
+        """The flow at t = 1 with the mean and covariance of what batches add, per unit of the step."""
+        flow = mf.flows.BatchExpansion(self.few(SAMPLINGS[name]))
+        return mf.simulate(flow, self.neurons(), stepper=mf.steppers.RK4(1 / 32), steps=32).final
+
+    def mean(self, name: str) -> Any:
+        """Ends at t = 1 of stochastic gradient descent over the number of steps and seeds."""
+        flow, mu = self.few(SAMPLINGS[name]), self.neurons()
+
+        def cell(eps, seed):
+            at = {"coordinates": Coordinates()}
+            return mf.Simulation(
+                flow, mu, stepper=mf.steppers.Euler(eps), t1=1.0, key=jr.key(seed), observables=at,
+                save_measures=False,
+            )  # fmt: skip
+
+        axes = {"eps": [1 / number for number in self.preset.steps], "seed": range(self.preset.seeds)}
+        return self.records.sweep(f"mean-{list(SAMPLINGS).index(name)}", cell, axes)
+
+    def many(self, batches: Any) -> mf.flows.Wasserstein:
+        """Descent of the risk of many bumps."""
+        x = jr.uniform(jr.key(3), (64, 1), self.dtype)
+        y = 1.2 + jnp.cos(2 * jnp.pi * (x[:, 0] - 0.3)) + 0.4 * jnp.sin(4 * jnp.pi * x[:, 0])
+        return mf.flows.Wasserstein(mf.energies.Risk(BUMP, x, y, batches=batches), LOOP)
+
+    def density(self) -> Grid:
+        """The solution of the partial differential equation at `LIMIT_TIME`."""
+        mu = Grid.from_density(LOOP, self.preset.cells, start, dtype=self.dtype)
+        return mf.simulate(self.many(None), mu, stepper=mf.steppers.RK4(LIMIT_TIME / 512), steps=512).final
+
+    def widths(self) -> Any:
+        """Squared distance of particles to the density over width, beta and seed, one datum a step."""
+        preset, flow = self.preset, self.many(Batches(1, replace=True))
+        distance = {"mmd_squared": mf.observables.EnergyDistance(self.density(), LOOP)}
+        place = np.linspace(0, 1, 4097)
+        mass = jnp.asarray(place + 0.8 * np.sin(2 * np.pi * place) / (2 * np.pi), self.dtype)
+
+        def cell(width, beta, seed):
+            for_start, key = jr.split(jr.key(seed))
+            keys = jax.vmap(lambda i: jr.fold_in(for_start, i))(jnp.arange(width))
+            u = jax.vmap(lambda k: jr.uniform(k, (), self.dtype))(keys)
+            mu = Particles(jnp.interp(u, mass, jnp.asarray(place, self.dtype))[:, None])
+            dt = LIMIT_TIME / jnp.round(LIMIT_TIME * width ** (1 - beta) / preset.first_step)
+            return mf.Simulation(
+                flow, mu, stepper=mf.steppers.Euler(dt), t1=LIMIT_TIME, key=key, observables=distance,
+                save_measures=False,
+            )  # fmt: skip
+
+        axes = {"width": preset.widths, "beta": preset.betas, "seed": range(preset.repeats)}
+        return self.records.sweep("widths", cell, axes, static=("width",))
+
+    def _projected(self, seed: Any, batches: Any) -> tuple[Any, Any, dict[str, Any]]:
+        """(energy, start, settings of the run) of variable projection on the circle."""
+        preset = self.preset
+        problem = mf.problems.circle(
+            jr.key(7), gamma=10.0, inputs=preset.inputs, width=1024, stratified=True, dtype=self.dtype
+        )
+        energy = mf.energies.ReducedRisk(
+            problem.features,
+            problem.x,
+            problem.y,
+            preset.lam,
+            mf.regularizers.Quadratic(1.0),
+            batches=batches,
+        )
+        mu = Particles.sample(problem.domain, jr.key(seed), preset.projected, dtype=self.dtype)
+        distance = mf.observables.EnergyDistance(problem.neurons, problem.domain)
+        options = {
+            "stepper": mf.steppers.Euler(preset.tau),
+            "steps": preset.iterations,
+            "save_every": preset.iterations // 8,
+            "observables": {"mmd_squared": distance},
+            "save_measures": False,
+        }
+        return (energy, problem.domain), mu, options
+
+    def exact(self) -> Any:
+        """Variable projection of all data."""
+
+        def cell(seed):
+            (energy, domain), mu, options = self._projected(seed, None)
+            return mf.Simulation(mf.flows.Wasserstein(energy, domain), mu, **options)
+
+        return self.records.sweep("all-data", cell, {"seed": range(self.preset.starts)})
+
+    def projections(self) -> Any:
+        """Variable projection of batches over their size, the momentum and the seed."""
+
+        def cell(batch, momentum, seed):
+            (energy, domain), mu, options = self._projected(seed, Batches(batch))
+            flow = mf.flows.OuterMomentum(energy, domain, momentum, self.preset.tau)
+            return mf.Simulation(flow, mu, key=jr.fold_in(jr.key(seed), 1), **options)
+
+        axes = {
+            "batch": self.preset.batches,
+            "momentum": self.preset.momenta,
+            "seed": range(self.preset.starts),
+        }
+        return self.records.sweep("projections", cell, axes, static=("batch",))
