@@ -52,20 +52,16 @@ class Figures(Gallery):
         shown = [name for name in losses if any(self.loss(m) == name for m in training.methods)]
         fig, axes = plot.figure(2, len(shown), height=4.6, sharex="col", sharey="row")
         for index, (name, method) in enumerate(training.methods.items()):
-            trained, column, times = (
-                training.train(name),
-                shown.index(self.loss(name)),
-                training.times(method),
-            )
+            trained, times = training.train(name), training.times(method)
+            column = shown.index(self.loss(name))
             for part, dash in (("test", "-"), ("train", "--")):
                 risk, error = trained.curves[f"{part}_risk"], 1 - trained.curves[f"{part}_score"]
                 label = method.title if part == "test" else None
                 style = {"color": plot.color(index), "linestyle": dash, "label": label}
                 for ax, values in zip(axes[:, column], (risk, error), strict=True):
-                    plot.band(ax, times, np.where(values > 0, values, np.nan), **style)
-            error = 1 - trained.score
+                    plot.band(ax, times, values, **style)
             stop = {"color": plot.color(index), "marker": "o", "ms": 2.5, "linestyle": ""}
-            axes[1, column].plot(times[trained.save], np.where(error > 0, error, np.nan), **stop)
+            axes[1, column].plot(times[trained.save], 1 - trained.score, **stop)
         for ax, name in zip(axes[0], shown, strict=True):
             plot.title(ax, losses[name])
             plot.legend(ax, loc="upper right")
@@ -112,7 +108,7 @@ class Figures(Gallery):
         for ax in (left, right):
             ax.grid(axis="y", color="0.92")
             ax.set_axisbelow(True)
-        return fig, "the networks between the linear model and the kernel machines"
+        return fig, "which networks are above the linear model, and how near to the kernel machines"
 
     def features(self):
         """Inner weights of the neurons of largest outer weight, at the start and as they were learned."""
@@ -143,16 +139,17 @@ class Figures(Gallery):
         return method.neurons(sim.measure, sim.flow, outputs)
 
     def columns(self, networks):
-        """Of a table: the inner weights by the names of its columns."""
-        names = [*self.training.table.columns, "bias"]
-        fig, axes = plot.figure(1, len(networks), height=3.0, sharey=True)
-        for ax, (title, network) in zip(axes[0], networks.items(), strict=True):
-            shown = np.stack(strongest(network, NEURONS), axis=1)[-NAMED:]
-            top = np.max(np.abs(shown))
-            image = ax.imshow(shown, cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto")
+        """Of a table: the inner weights by the names of its columns, of those that have the largest."""
+        names = np.array([*self.training.table.columns, "bias"])
+        shown = {title: np.stack(strongest(network, NEURONS), axis=1) for title, network in networks.items()}
+        size = np.max([np.abs(weights).max(axis=1) for weights in shown.values()], axis=0)
+        rows = np.sort(np.argsort(-size)[:NAMED])
+        fig, axes = plot.figure(1, len(shown), height=3.0, sharey=True)
+        for ax, (title, weights) in zip(axes[0], shown.items(), strict=True):
+            image = ax.imshow(weights[rows], cmap="RdBu_r", vmin=-size.max(), vmax=size.max(), aspect="auto")
             ax.set_xlabel("neuron")
-            plot.title(ax, title)
-        axes[0, 0].set_yticks(range(len(shown)), names[-NAMED:])
+            plot.title(ax, title.replace(" ", "\n", 1))
+        axes[0, 0].set_yticks(range(len(rows)), names[rows])
         colorbar(axes[0, -1], image, "inner weight")
         return fig, "which columns the neurons of largest outer weight look at"
 
@@ -169,7 +166,7 @@ class Figures(Gallery):
             truth = [self.truth(index) for index in range(self.preset.seeds)]
             draw = self.confusion if training.table.classes else self.scatter
             draw(ax, np.concatenate(truth), np.concatenate(found))
-        return fig, "which classes are confused, by a network and by a kernel machine"
+        return fig, "what is taken for what, by the best network and the best estimator of scikit-learn"
 
     def predicted(self, name: str, index: int) -> np.ndarray:
         """What the chosen network of a method says of the test data of a split."""
