@@ -195,14 +195,15 @@ def test_a_share_that_leaves_no_part_is_refused(splits, tables):
 
 def test_conditioned_tables_have_the_same_inputs(splits, tables):
     """A year or a time in seconds keeps its digits in single precision."""
-    table = tables.load("", "")
-    far = table._replace(x=1e9 + table.x)
+    table = tables.load("", "")._replace(classes=(), y=np.arange(1797.0))
+    far = table._replace(x=1e9 + table.x, y=1e9 + table.y)
     rows = splits.split(table, range(1), 0.25, 0.2, 1).final.at(0).fit
     inputs = []
     for each in (table, far):
         each = splits.conditioned(each)
         part = splits.standardized(each.x, rows, rows)
         inputs.append(part.inputs(jnp.asarray(each.x, "float32"), rows))
+        np.testing.assert_allclose([each.y.mean(), each.y.std()], [0, 1], atol=1e-6)
     np.testing.assert_allclose(*inputs, atol=2e-6)
 
 

@@ -32,6 +32,16 @@ class Trained(NamedTuple):
     networks: list[Network]
 
 
+class Explained(mf.observables.Observable):
+    """R²: the share of the variance of targets that a network explains, of its squared `risk` on them."""
+
+    risk: mf.observables.HeldOutRisk
+    variance: jax.Array
+
+    def __call__(self, mu, flow=None):
+        return 1 - 2 * self.risk(mu, flow) / self.variance
+
+
 class Training(Runs):
     """One table, its splits, and the dynamics that learn it, each run once."""
 
@@ -88,8 +98,7 @@ class Training(Runs):
         risk = mf.observables.HeldOutRisk(data.x, data.targets(method.loss), loss=method.loss)
         if self.table.classes:
             return {"risk": risk, "score": mf.observables.Accuracy(data.x, data.labels)}
-        # The share of the variance that is explained.
-        return {"risk": risk, "score": lambda mu, flow: 1 - 2 * risk(mu, flow) / jnp.var(data.rows)}
+        return {"risk": risk, "score": Explained(risk, jnp.var(data.rows))}
 
     def search(self, name: str) -> Any:
         """Runs (lam, holdout, seed) on the hold-outs of the training parts; test data are not seen."""

@@ -66,7 +66,8 @@ def split(table: Table, seeds: Sequence[int], test: float, held_out: float, hold
 
 def conditioned(table: Table) -> Table:
     """The same table in units in which single precision has digits; parts are standardized after it."""
-    return table._replace(x=(table.x - table.x.mean(axis=0)) / spreads(table.x))
+    near = lambda values: (values - values.mean(axis=0)) / spreads(values)
+    return table._replace(x=near(table.x), y=table.y if table.classes else near(table.y))
 
 
 def standardized(x: np.ndarray, fit: np.ndarray, seen: np.ndarray) -> Part:
