@@ -47,6 +47,13 @@ class Loss(eqx.Module):
         """dl/df of N data, (N,) or (N, c)."""
         return jax.vmap(self.derivative)(predictions, targets)
 
+    def probabilities(self, predictions: Float[Array, "N *c"]) -> Float[Array, "N *c"]:
+        """What predictions say of the classes, of the losses that are minus the logarithm of a probability.
+
+        **Raises** `ValueError` for other losses.
+        """
+        raise ValueError(f"{type(self).__name__} is no loss of probabilities: Softmax and Logistic are")
+
     def validate(self, targets: Float[Array, "N *c"], shape: tuple[int, ...] | None = None) -> None:
         """Check targets, and predictions of `shape` () or (c,) where that is known.
 
@@ -123,6 +130,10 @@ class Logistic(Loss):
     def derivative(self, prediction, target):
         return -target * jax.nn.sigmoid(-target * prediction)
 
+    def probabilities(self, predictions):
+        """Those of the label +1, output by output."""
+        return jax.nn.sigmoid(predictions)
+
     def validate(self, targets, shape=None):
         _refuse(targets, lambda y: np.abs(y) != 1, "labels of the logistic loss are -1 and +1")
         super().validate(targets, shape)
@@ -146,6 +157,8 @@ class Softmax(Loss):
     [0.0, 10000.0]
     >>> Softmax().derivative(outputs, jnp.array([0.0, 0.0, 1.0])).tolist()
     [1.0, 0.0, -1.0]
+    >>> Softmax().probabilities(outputs[None]).tolist()
+    [[1.0, 0.0, 0.0]]
     """
 
     def __call__(self, prediction, target):
@@ -154,6 +167,12 @@ class Softmax(Loss):
     def derivative(self, prediction, target):
         row = self._row(prediction, target)
         return jnp.sum(row) * jax.nn.softmax(prediction) - row
+
+    def probabilities(self, predictions):
+        """Those of the c classes (N, c). **Raises** `ValueError` for predictions of one output."""
+        if predictions.ndim != 2:
+            raise ValueError(f"Softmax has probabilities of rows (N, c), got shape {predictions.shape}")
+        return jax.nn.softmax(predictions)
 
     def _row(self, prediction, target):
         if target.ndim == 1:

@@ -254,6 +254,14 @@ CASES = {
         lambda: mf.observables.Accuracy(X, [0, 1, 1])(P(UNIT), flow()),
         r"labels of the logistic loss are -1 and \+1, got y\[0\] = 0.0",
     ),
+    "probabilities of a squared loss": (
+        lambda: mf.losses.Square().probabilities(jnp.ones((2, 3))),
+        "Square is no loss of probabilities: Softmax and Logistic are",
+    ),
+    "probabilities of the classes of one output": (
+        lambda: mf.losses.Softmax().probabilities(jnp.ones(2)),
+        r"probabilities of rows \(N, c\), got shape \(2,\)",
+    ),
     "weights of other particles": (
         lambda: E.Predictor(F.ReLU(), UNIT, jnp.ones((3, 2))),
         r"\(K, d\) and \(K,\) or \(K, c\), got \(2, 2\) and \(3, 2\)",

@@ -27,6 +27,8 @@ def test_the_code_of_a_page_runs(page, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     if page.name == "README.md":
-        assert {"circle.png", "circle.pdf", "density.nc"} <= {path.name for path in tmp_path.iterdir()}
+        assert {"circle.png", "circle.pdf", "density.nc", "digits.npz"} <= {
+            path.name for path in tmp_path.iterdir()
+        }
     if page.name == "own_stepper.md":
         assert abs(float(done.stdout) - 2) < 0.1

@@ -185,6 +185,8 @@ def other(value):
         return tuple(map(other, value))
     if isinstance(value, bool):
         return not value
+    if value == "":
+        return "other"
     if isinstance(value, str):
         choices = (("float32", "float64"), ("separated", "transported", "chaos"))
         (names,) = (names for names in choices if value in names)
@@ -717,3 +719,70 @@ def test_work_precision(environment, tmp_path):
             assert (end.evaluations == 1 + stages * (end.steps + end.rejected)).all(), name
     assert len(re.findall(r"Multirate, rtol \S+: \d+ solves, relative error", printed)) == 2
     assert re.search(r"Multirate: solves .* over lam, exponent", printed)
+
+
+DIGITS = ("projection", "timescales", "sgd-square", "sgd-softmax", "langevin")
+
+
+@pytest.mark.slow
+def test_digits(environment, tmp_path):
+    """Every dynamics learns, and the table of scores has all of them and the estimators of scikit-learn."""
+    import csv
+
+    import xarray as xr
+
+    out = tmp_path / "run"
+    status, printed, err = call(environment, "digits", "--preset", "tiny", "--out", out)
+    assert status == 0, err
+    for figure in ("curves", "accuracy", "features", "predictions"):
+        assert (out / "figures" / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
+    with (out / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(DIGITS) + 3
+    for name, row in zip(DIGITS, rows, strict=False):
+        with xr.open_dataset(out / "results" / f"{name}.nc") as data:
+            assert (data.status == 0).all() and data.risk.dims == ("lam", "holdout", "seed", "save")
+            assert (data.risk[..., -1] < data.risk[..., 0]).all(), name
+        assert 0.1 < float(row["seed 0"]) < 1 and row["seed 0"] != row["seed 1"]
+    linear = [float(rows[len(DIGITS)][f"seed {seed}"]) for seed in (0, 1)]
+    assert rows[len(DIGITS)]["method"] == "logistic regression" and min(linear) > 0.94
+    assert re.search(r"^logistic regression +0\.9\d+ ± 0\.0\d+", printed, re.MULTILINE)
+
+
+TABLES = {
+    "numbers": ("sepal,petal,color,length", "{0:.3f},{1:.3f},{2},{3:.4f}"),
+    "words": ("kind,petal,color", "{4},{1:.3f},{2}"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", TABLES)
+def test_a_table_of_a_user(environment, kind, tmp_path):
+    """A target of numbers, or classes by their names, which is the first column here."""
+    header, line = TABLES[kind]
+    rng = np.random.default_rng(0)
+    rows = []
+    for a, b in rng.normal(size=(80, 2)):
+        rows.append(line.format(a, b, int(a > 0.5), np.tanh(a - b), "iris" if a > b else "rose"))
+    (tmp_path / "data.csv").write_text("\n".join([header, *rows]) + "\n")
+    named = ("--target", "kind") if kind == "words" else ()
+    out, sizes = tmp_path / "run", ("--preset", "tiny", "--seeds", "1")
+    status, printed, err = call(
+        environment, "digits", "--table", tmp_path / "data.csv", *named, *sizes, "--out", out
+    )
+    assert status == 0, err
+    for figure in ("curves", "accuracy", "features", "predictions"):
+        assert (out / "figures" / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
+    what = "R²" if kind == "numbers" else "accuracy"
+    assert f"test {what}" in printed
+    found = re.search(r"^variable projection +(\S+) ±", printed, re.MULTILINE)
+    assert float(found.group(1)) > 0.6
+
+
+def test_a_table_that_cannot_be_used_is_one_line(environment, tmp_path):
+    """Status 2, and no folder is made."""
+    (tmp_path / "data.csv").write_text("a,b\n1,x\n,y\n")
+    arguments = ("--table", tmp_path / "data.csv", "--out", tmp_path / "run")
+    err = one_line(call(environment, "digits", *arguments))
+    assert "argument --table: line 3 of" in err and "has no value of 'a'" in err
+    assert not (tmp_path / "run").exists()

@@ -144,6 +144,32 @@ def test_a_predictor_is_stored_with_its_outputs(tmp_path):
         assert made(X).shape == (11, 3)
 
 
+@pytest.mark.core
+def test_a_stored_classifier_gives_labels_and_probabilities(tmp_path):
+    """Those of the accuracy that the run records, and of exponentials by hand."""
+    classes = Risk(Weighted(TANH, outputs=3), X, LABELS, 1e-4, Softmax())
+    run = mf.simulate(
+        mf.flows.Wasserstein(classes, mf.domains.Euclidean(5)),
+        five(),
+        stepper=Euler(1.0),
+        steps=5,
+        observables={"accuracy": mf.observables.Accuracy(X, LABELS)},
+    )
+    net = classes.predictor(run.final)
+    back = mf.energies.Predictor.load(net.save(tmp_path / "network.npz"), net.features)
+    mass = np.exp(np.asarray(back(X)))
+    shares = classes.loss.probabilities(back(X))
+    np.testing.assert_allclose(shares, mass / mass.sum(axis=1, keepdims=True), rtol=1e-12)
+    np.testing.assert_array_equal(back.labels(X), mass.argmax(axis=1))
+    right = np.mean(np.asarray(back.labels(X)) == np.asarray(LABELS))
+    assert 0 < right < 1 and right == pytest.approx(float(run.observables["accuracy"][-1]))
+    one = Risk(Weighted(TANH), X, jnp.where(Y[:, 0] > 0, 1.0, -1.0), loss=Logistic())
+    net = one.predictor(Particles(jr.normal(jr.key(4), (6, 3))))
+    np.testing.assert_array_equal(net.labels(X), np.where(np.asarray(net(X)) > 0, 1, -1))
+    shares = one.loss.probabilities(net(X))
+    np.testing.assert_allclose(shares, 1 / (1 + np.exp(-np.asarray(net(X)))), rtol=1e-12)
+
+
 def five():
     """Neurons (w, omega) of the plane with three outer weights."""
     return Particles(jr.normal(jr.key(4), (6, 5)))

@@ -31,6 +31,10 @@ Finite = Annotated[float, Check("must be finite", math.isfinite)]
 Precision = Literal["float32", "float64"]
 
 
+class Refused(ValueError):
+    """What a user gave, or has, cannot be used: one line that says so, exit status 2."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """The checked options of one call."""

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from _lab.cli import Settings, parse, refuse
+from _lab.cli import Refused, Settings, parse, refuse
 from _lab.jax_settings import prepare_jax
 
 
@@ -30,8 +30,12 @@ def run(main: str, question: str, presets: Mapping[str, Any], figures: Collectio
     from mfjax._engine.directory import RunDirectoryError
 
     try:
+        # What it reads is checked before there is a directory.
+        gallery = import_module(f"{experiment}.figures").Figures(settings)
         with claim(settings):
-            import_module(f"{experiment}.figures").Figures(settings).draw(methods(figures))
+            gallery.draw(methods(figures))
+    except Refused as error:
+        refuse(program, error)
     except RunDirectoryError as error:
         refuse(program, str(error).replace("pass resume=True", "add --resume"))
     except BrokenPipeError:

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from mfjax._numerics.arrays import as_floats, finite
 from mfjax.features import FeatureMap, check_features, require_features
@@ -21,6 +21,9 @@ class Predictor(eqx.Module):
     F(x) = sum_i weights_i phi(points_i, x), where weights (K,) or (K, c) are masses times outer weights, for
     c outputs. It holds no data.
 
+    `labels(x)` are the classes it puts inputs into, and `loss.probabilities(net(x))`, of `losses.Softmax` or
+    `Logistic`, those of the classes.
+
     `ReducedRisk.predictor(mu)` and `Risk.predictor(mu)` make one. Another map on the same particles, that of
     all data after `mf.compress` say, is `Predictor(phi, net.points, net.weights)`.
 
@@ -31,6 +34,9 @@ class Predictor(eqx.Module):
     >>> net = Predictor(mf.features.ReLU(), [[1.0, 0.0], [0.0, 1.0]], [0.5, 2.0])
     >>> net([[1.0, 1.0], [-1.0, 1.0]]).tolist()
     [2.5, 2.0]
+    >>> two = Predictor(net.features, net.points, [[0.5, 0.0], [0.0, 2.0]])
+    >>> two.labels([[5.0, 1.0], [1.0, 1.0]]).tolist()
+    [0, 1]
     """
 
     features: FeatureMap
@@ -61,6 +67,10 @@ class Predictor(eqx.Module):
         ones = jnp.ones(len(x), jnp.result_type(self.points, x))
         operator = self.features.operator(self.points.astype(ones.dtype), x.astype(ones.dtype), ones)
         return operator.output(self.weights)
+
+    def labels(self, x: Any) -> Int[Array, " B"]:
+        """The class of each input: that of the largest of c outputs, 0 to c - 1; the sign of one output."""
+        return labels_of(self(x))
 
     def save(self, path: str | Path) -> Path:
         """Write points, weights and the numbers of the features as one .npz file, which NumPy reads.
@@ -98,6 +108,11 @@ class Predictor(eqx.Module):
                     f"{there} there and {given} here"
                 )
         return Predictor(features, stored["points"], stored["weights"])
+
+
+def labels_of(outputs: Float[Array, "B *c"]) -> Int[Array, " B"]:
+    """The classes of inputs from the outputs of a network: the largest of c, the sign of one."""
+    return jnp.argmax(outputs, axis=1) if outputs.ndim == 2 else jnp.sign(outputs).astype(int)
 
 
 def _numbers(features: FeatureMap) -> dict[str, Array]:

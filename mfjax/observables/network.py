@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from mfjax._numerics.arrays import as_floats, count, finite, inner, known, safe_sqrt
 from mfjax.energies.base import Energy
 from mfjax.energies.data import Data
+from mfjax.energies.predictor import labels_of
 from mfjax.energies.reduced_risk import ReducedRisk
 from mfjax.energies.risk import Risk
 from mfjax.flows.base import Flow
@@ -146,11 +147,11 @@ class Accuracy(Observable):
         prediction, y = Prediction(self.data.x)(mu, flow), self.data.y
         if prediction.ndim == 1:
             Logistic().validate(y, ())
-            right = prediction * y.astype(prediction.dtype) > 0
+            label = y
         else:
             Softmax().validate(y, prediction.shape[1:])
             label = y if y.ndim == 1 else jnp.argmax(y, axis=1)
-            right = jnp.argmax(prediction, axis=1) == label.astype(jnp.int32)
+        right = labels_of(prediction) == label.astype(int)
         return inner(self.data.weights.astype(prediction.dtype), right.astype(prediction.dtype))
 
 

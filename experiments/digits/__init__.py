@@ -1,0 +1,1 @@
+"""Training dynamics on real data: handwritten digits, or a table of the user."""
