@@ -93,10 +93,16 @@ def _solution(priced: bool, cost: Array, source: Array, target: Array) -> tuple[
 
 def _solution_rule(priced, primals, tangents):
     plan, u, v = _solution(priced, *primals)
-    moved, given, taken = (not isinstance(t, SymbolicZero) for t in tangents)
+    moved, *given = tangents
     # A vertex of the plans follows the masses, and prices the costs: neither is known here.
-    slope = lambda value, unknown: jnp.full_like(value, jnp.nan if unknown else 0)
-    return (plan, u, v), (slope(plan, given or taken), slope(u, moved), slope(v, moved))
+    lost = lambda value, tangents: jnp.broadcast_to(sum(map(_unknown, tangents), 0.0), value.shape)
+    rates = lost(plan, given), lost(u, [moved]), lost(v, [moved])
+    return (plan, u, v), tuple(rate.astype(plan.dtype) for rate in rates)
+
+
+def _unknown(tangent) -> Array | float:
+    """NaN, in reverse mode as well, where the tangent is not known to be zero."""
+    return 0.0 if isinstance(tangent, SymbolicZero) else jnp.nan * jnp.sum(tangent)
 
 
 _solution.defjvp(_solution_rule, symbolic_zeros=True)
