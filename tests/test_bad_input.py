@@ -736,6 +736,39 @@ CASES = {
         lambda: mf.theory.optimal_coupling(jnp.ones((2, 2)), jnp.ones(2), 0.5 * jnp.ones(2)),
         "masses of sum 2 and 1 have no coupling: rescale one",
     ),
+    "a Wasserstein distance of order 3": (
+        lambda: OBS.WassersteinDistance(UNIT, 3),
+        "order must be 1 or 2, got 3",
+    ),
+    "a Wasserstein distance to points elsewhere": (
+        lambda: OBS.WassersteinDistance(2 * UNIT, 2, CIRCLE),
+        r"target\[0\] = \[2.0, 0.0\] does not lie on",
+    ),
+    "a Wasserstein distance on a torus without it": (
+        lambda: OBS.WassersteinDistance(UNIT)(P(UNIT), flow(E.Potential(well), D.Torus(2))),
+        "moves on a Torus, whose shortest paths are no straight lines: pass domain=",
+    ),
+    "no blur": (lambda: OBS.SinkhornDivergence(UNIT, 0.0), "blur must be greater than 0, got 0"),
+    "a Sobolev distance between species": (
+        lambda: OBS.SobolevDistance(G.uniform(D.Signed(TORUS), 8))(G.uniform(D.Signed(TORUS), 8)),
+        "no mass can move from one species to another",
+    ),
+    "contraction of a density": (
+        lambda: mf.bounds.contraction_rate(langevin(), G.uniform(TORUS, 8)),
+        "synchronous copies are those of particles under a Wasserstein flow, got Grid",
+    ),
+    "contraction on a circle": (
+        lambda: mf.bounds.contraction_rate(flow(E.Potential(well)), P(UNIT)),
+        r"compared on flat domains, got Sphere\(dim=1\)",
+    ),
+    "a threshold outside its bracket": (
+        lambda: mf.bounds.contraction_threshold(lambda sigma: langevin(), P(UNIT), 0.1, 1.0),
+        "the rate must change its sign between 0.1 and 1, where it is 1 and 1: take other ends",
+    ),
+    "a recorded bound of two lengths": (
+        lambda: mf.bounds.Recorded([0.0, 1.0], [1.0], "H"),
+        r"times and values must be \(S,\) alike, got \(2,\) and \(1,\)",
+    ),
     "an observable of nothing": (
         lambda: euler(steps=1, observables={"n": lambda mu, flow: None}),
         "the observable 'n' returned None: return an array",

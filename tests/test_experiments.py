@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = sorted(path.parent.name for path in ROOT.glob("experiments/*/__main__.py"))
 SPHERE = ("III.1", "III.2", "III.3", "III.4", "III.5", "III.6", "III.7", "identifiability", "overview")
-TORUS = ("III.10", "III.11", "III.12", "III.13", "III.14")
+TORUS = ("III.10", "III.11", "III.12", "III.13", "III.14", "diffusion")
 # The others need programs that take half a minute to compile; `test_all_figures` draws them.
 LANGEVIN = ("densities", "chaos")
 # A run of one figure, and what it is made of.
@@ -356,7 +356,17 @@ def test_the_template(environment, tmp_path):
         pytest.param("sphere", SPHERE, SERIES, marks=pytest.mark.slow),
         ("risks", ("III.3",), SHARED),
         pytest.param(
-            *("torus", TORUS, ("biased-widths", "unbiased-widths", "biased-lams", "unbiased-lams", "atoms")),
+            "torus",
+            TORUS,
+            (
+                "biased-widths",
+                "unbiased-widths",
+                "biased-lams",
+                "unbiased-lams",
+                "atoms",
+                "diffusion",
+                "limit",
+            ),
             marks=pytest.mark.slow,
         ),
         pytest.param(

@@ -295,6 +295,41 @@ def test_dtype_follows_the_measure(dtype):
     assert float(spectrum.gap()) == pytest.approx(GAPS[10.0], rel=5e-3)
 
 
+def cross(d):
+    """The sphere S^d, a spherical design of degree three, and a kernel of degree one with k(x, x) = 2."""
+    points = jnp.concatenate([jnp.eye(d + 1), -jnp.eye(d + 1)])
+    return mf.domains.Sphere(d), points, lambda x, y: 1 + jnp.sum(x * y), float(d), 1 / (d + 1)
+
+
+def cubes(d):
+    """The torus T^d, a lattice, and a kernel of the lowest waves with k(x, x) = 2."""
+    torus = mf.domains.Torus(d)
+    points = mf.measures.Grid.uniform(torus, 4).points
+    return (
+        torus,
+        points,
+        lambda x, y: 1 + jnp.mean(jnp.cos(2 * jnp.pi * (x - y))),
+        (2 * np.pi) ** 2,
+        1 / (2 * d),
+    )
+
+
+@pytest.mark.slow_cases("1-cross", "3-cross", "1-cubes", "2-cubes", "3-cubes")
+@pytest.mark.parametrize("place", [cross, cubes], ids=["cross", "cubes"])
+@pytest.mark.parametrize("d", [1, 2, 3])
+def test_the_rate_depends_on_the_dimension_as_the_spectral_gap_does(d, place):
+    """Remark 4.2: as lam -> 0 the rate is the gap, (2 pi)^2 on every T^d and d on S^d; at a fixed lam it is
+    gap c / (c + lam), with c the eigenvalue of the kernel, which falls with d."""
+    domain, points, kernel, gap, c = place(d)
+    mu = Particles(points)
+    for lam in (0.5, 1e-8):
+        energy = mf.energies.PopulationReducedRisk(kernel, mu, lam, Quadratic(1.0))
+        found = float(linearize(mf.flows.Wasserstein(energy, domain), mu).gap(1e-3))
+        print(f"{place.__name__}, d = {d}, lam = {lam:g}: rate {found:.4f}, gap {gap:.4f}")
+        assert found == pytest.approx(gap * c / (c + lam), rel=1e-6)
+    assert found == pytest.approx(gap, rel=1e-6)
+
+
 def test_faults_are_named():
     flow, _ = varpro(0.1, 1.0, DEGREE)
     clustered = Particles(on_circle(jnp.linspace(0, 1, M)))

@@ -208,6 +208,10 @@ OBSERVABLES = {
     "w2-line": lambda nu: obs.Wasserstein1D(nu, 2, LINE),
     "w1-circle": lambda nu: obs.Wasserstein1D(nu, 1, CIRCLE),
     "w2-ring": lambda nu: obs.Wasserstein1D(nu, 2, RING),
+    "w1-sphere": lambda nu: obs.WassersteinDistance(nu, 1, DISTANCES["sphere"][0]),
+    "w2-torus": lambda nu: obs.WassersteinDistance(nu, 2, DISTANCES["torus"][0]),
+    "w2-plane": lambda nu: obs.WassersteinDistance(nu, 2),
+    "sk-torus": lambda nu: obs.SinkhornDivergence(nu, 0.6, DISTANCES["torus"][0]),
 }
 
 
@@ -217,6 +221,7 @@ def home(name):
     )[0]
 
 
+@pytest.mark.slow_cases("w2-plane", "sk-torus")
 @pytest.mark.parametrize("name", OBSERVABLES)
 def test_distances_do_not_depend_on_the_representation(name):
     domain = home(name)
@@ -238,7 +243,7 @@ def test_distances_do_not_depend_on_the_representation(name):
         assert other == pytest.approx(value, rel=1e-12), form
 
 
-@pytest.mark.slow_cases("w2-line", "w2-ring")
+@pytest.mark.slow_cases("w2-line", "w2-ring", "w2-torus", "w2-plane", "sk-torus")
 @pytest.mark.parametrize("name", OBSERVABLES)
 def test_distances_under_jit_vmap_and_grad(name):
     domain = home(name)
@@ -260,7 +265,7 @@ def test_distances_under_jit_vmap_and_grad(name):
     gradient, slope = jax.jit(jax.grad(function, argnums=(0, 1)))(p, masses)
     rng = np.random.default_rng(0)
     v = jnp.asarray(rng.normal(size=p.shape))
-    if domain is CIRCLE:
+    if domain.dim < domain.ambient:
         v = jax.vmap(domain.project)(p, v)
     w = jnp.asarray(rng.normal(size=8))
     w = w - jnp.mean(w)
@@ -272,6 +277,7 @@ def test_distances_under_jit_vmap_and_grad(name):
         assert float(along) == pytest.approx(float(difference) / (2 * h), rel=1e-6, abs=1e-8)
 
 
+@pytest.mark.slow_cases("w1-sphere", "w2-plane", "sk-torus")
 @pytest.mark.parametrize("name", OBSERVABLES)
 def test_no_nan_gradient_at_coincident_points(name):
     x, a = draw(home(name), 6, 0)
@@ -835,6 +841,15 @@ BAD = [
     (lambda: obs.Wasserstein1D(POINTS, domain=mf.domains.Euclidean(2)), "needs a line or a circle"),
     (lambda: obs.Wasserstein1D(2 * POINTS), "neither on a line nor on the unit circle"),
     (lambda: obs.Wasserstein1D(POINTS)(measure([[1.0]])), "target has points of dimension 2"),
+    (lambda: obs.WassersteinDistance(POINTS, order=3), "order must be 1 or 2, got 3"),
+    (lambda: obs.WassersteinDistance(POINTS)(measure([[1.0]])), "target has points of dimension 2"),
+    (
+        lambda: obs.WassersteinDistance(POINTS)(measure(POINTS), TORUS_FLOW),
+        "Torus, whose shortest paths .* pass domain=",
+    ),
+    (lambda: obs.SinkhornDivergence(POINTS, 0.0), "blur must be greater than 0, got 0"),
+    (lambda: obs.SinkhornDivergence(POINTS, 0.1, rtol=0.0), "rtol must be greater than 0, got 0"),
+    (lambda: obs.SinkhornDivergence(POINTS, 0.1)(measure(POINTS), TORUS_FLOW), "pass domain="),
     (lambda: obs.ChiSquare(POINTS), "target must be a Grid or a density"),
     (lambda: obs.KL(measure(POINTS)), "got Particles: KL compares densities"),
     (lambda: obs.ChiSquare(lambda p: 1.0)(measure(POINTS)), "has no value on Particles"),

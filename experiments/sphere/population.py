@@ -8,10 +8,9 @@ import numpy as np
 import mfjax as mf
 from _lab.jax_settings import double_precision
 from _lab.records import Records
+from _lab.teachers.diffusion import diffusion
 from mfjax import problems
 from mfjax.observables import FourierModes
-
-from .diffusion import diffusion
 
 # MMD^2 to the diffusion by bias and lam, biased f, at this gamma and time (computed independently).
 GAMMA, TIME = 10.0, 0.5
@@ -41,7 +40,7 @@ def population(records: Records) -> Any:
 
         def limit(gamma):
             grid, stepper = mf.measures.Grid.uniform(domain, 2048), mf.steppers.Rosenbrock(1e-7, 1e-10)
-            return diffusion(gamma, grid, stepper, times, {"modes": modes})
+            return diffusion(problems.CircleTeacher(gamma), grid, stepper, times, {"modes": modes})
 
         reference = records.sweep("population-diffusion", limit, {"gamma": (GAMMA,)})
 

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import mfjax as mf
 from _lab.identifiability import relu_on_circle
 from _lab.records import Records
+from _lab.teachers.diffusion import diffusion
 from _lab.teachers.laboratory import Laboratory
 from _lab.teachers.series import GAMMA
 from mfjax import problems
 from mfjax.features import ReLU
 
-from .diffusion import diffusion
 from .population import KNOWN
 
 
@@ -56,7 +56,7 @@ class Circle(Laboratory):
 
         def cell(gamma):
             masses = {"masses": lambda mu, flow: mu.weights}
-            return diffusion(gamma, grid, stepper, self.preset.times, masses)
+            return diffusion(problems.CircleTeacher(gamma), grid, stepper, self.preset.times, masses)
 
         return self.records.sweep("diffusion", cell, {"gamma": self.gammas})
 

@@ -1,10 +1,16 @@
 """Figures III.10 to III.14 of the thesis."""
 
-from _lab.teachers.figures import TeacherFigures
+import numpy as np
+
+import mfjax as mf
+from _lab.teachers.figures import TeacherFigures, lam_is
 from _lab.teachers.series import GAMMA, LAM
 from mfjax import plot
 
-from .runs import FlatTorus
+from .runs import SMOOTH, TIMES, FlatTorus
+
+# The times at which densities are drawn.
+SHOWN = (0.1, 0.5, 1.0)
 
 
 class Figures(TeacherFigures):
@@ -47,3 +53,27 @@ class Figures(TeacherFigures):
         fig, axes = plot.figure(1, 2, height=2.6)
         self.draw_gammas(axes[0], LAM, self.preset.step)
         return fig, "the two-atom teacher is learned more slowly and not at a linear rate"
+
+    def diffusions(self):
+        """The diffusion with the particles on it, and the distance between the two."""
+        lab, masses = self.laboratory, self.laboratory.diffusion().masses.values[0]
+        data, times = lab.limit(), [0.0, *TIMES]
+        fig, axes = plot.figure(2, 2, height=5.4)
+        half, least = float(lab.domain.period) / 2, float(data.lam.min())
+        positions = data.position.sel(lam=least).isel(seed=0).values
+        for ax, t in zip(axes.ravel(), SHOWN, strict=False):
+            i = times.index(t)
+            square = {"extent": 2 * [(-half, half)], "symbol": "ω"}
+            plot.density(ax, lab.grid.with_weights(masses[i]), lab.domain, **square)
+            plot.particles(ax, mf.measures.Particles(positions[i]), lab.domain, **square)
+            plot.title(ax, f"t = {t:g}")
+        ax, curves, colors = axes[1, 1], {}, {}
+        for i, lam in enumerate(data.lam.values):
+            label = lam_is(float(lam))
+            values = data.mmd_squared_diffusion.sel(lam=lam).transpose("seed", "save").values[:, 1:]
+            curves[label], colors[label] = values, plot.color(i)
+        plot.distances(
+            ax, np.array(TIMES), curves, ylabel="MMD² to the diffusion", log_time=False, colors=colors
+        )
+        plot.title(ax, f"γ = {SMOOTH:g}, M = {self.preset.lattice**2}")
+        return fig, "the particles (dots, least λ) gather where the diffusion does; the distance falls with λ"

@@ -1,13 +1,23 @@
 """Radial basis functions on the 2-torus: particles and their distance to the teacher."""
 
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 
 import mfjax as mf
 from _lab.jax_settings import double_precision
 from _lab.records import Records
+from _lab.teachers.diffusion import diffusion
 from _lab.teachers.laboratory import Laboratory
-from _lab.teachers.series import GAMMA
+from _lab.teachers.series import GAMMA, UNBIASED
 from mfjax import problems
+
+# The concentration of the teacher whose diffusion is computed, and the flow times that are compared.
+SMOOTH, TIMES = 10.0, (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 class FlatTorus(Laboratory):
@@ -26,6 +36,58 @@ class FlatTorus(Laboratory):
         preset = self.preset
         sizes = {"inputs": preset.inputs, "width": preset.teacher_width}
         return problems.torus(key, gamma=gamma, **self.kernel, **sizes, dtype=self.dtype)
+
+    @cached_property
+    def grid(self) -> mf.measures.Grid:
+        """The cells of the diffusion."""
+        return mf.measures.Grid.uniform(self.domain, self.preset.cells, dtype=self.dtype)
+
+    def diffusion(self) -> Any:
+        """The dataset of the diffusion from the uniform law: masses (gamma, save, cell)."""
+        tolerances = (1e-6, 1e-9) if self.preset.precision == "float64" else (1e-4, 1e-6)
+        grid, stepper = self.grid, mf.steppers.Rosenbrock(*tolerances)
+
+        def cell(gamma):
+            masses = {"masses": lambda mu, flow: mu.weights}
+            return diffusion(problems.TorusTeacher(gamma), grid, stepper, TIMES, masses)
+
+        return self.records.sweep("diffusion", cell, {"gamma": (SMOOTH,)})
+
+    def limit(self) -> Any:
+        """The dataset of VarPro from a lattice: positions and MMD^2 to the diffusion, by lam and seed."""
+        preset = self.preset
+        masses = jnp.asarray(self.diffusion().masses.values[0], self.dtype)
+        lattice = mf.measures.Grid.uniform(self.domain, preset.lattice, dtype=self.dtype).points
+        sizes = {"inputs": preset.limit_inputs, "width": preset.teacher_width}
+
+        def cell(lam, seed):
+            problem = problems.torus(jr.key(seed), gamma=SMOOTH, **self.kernel, **sizes, dtype=self.dtype)
+            regularizer = mf.regularizers.Quadratic(UNBIASED)
+            energy = mf.energies.ReducedRisk(self.features, problem.x, problem.y, lam, regularizer)
+            return mf.Simulation(
+                mf.flows.Wasserstein(energy, self.domain),
+                mf.measures.Particles(lattice),
+                stepper=mf.steppers.Euler(preset.limit_step),
+                save_at=TIMES,
+                observables={"position": lambda mu, flow: mu.points},
+                save_measures=False,
+            )
+
+        @jax.jit
+        def distances(positions):
+            one = lambda pair: mf.observables.EnergyDistance(self.grid.with_weights(pair[1]), self.domain)(
+                mf.measures.Particles(pair[0])
+            )
+            return jax.lax.map(one, (positions, masses))
+
+        def add_distance(data):
+            values = np.full(data.energy.shape, np.nan)
+            for index in np.ndindex(*values.shape[:-1]):
+                values[index] = distances(jnp.asarray(data.position.values[index]))
+            return data.assign(mmd_squared_diffusion=(data.energy.dims, values))
+
+        axes = {"lam": preset.lams, "seed": self.settings.seeds}
+        return self.records.sweep("limit", cell, axes, derive=add_distance)
 
     @staticmethod
     def coordinates(points):

@@ -11,7 +11,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Key, Shaped
 
-from mfjax._numerics.arrays import count, finite, is_traced
+from mfjax._numerics.arrays import count, finite, is_traced, safe_norm
 from mfjax.domains.gaussians import gaussian, wrapped
 
 Point = Float[Array, " ambient"]
@@ -90,6 +90,22 @@ class Domain(eqx.Module):
     def displacement(self, x: Point, y: Point) -> Point:
         """The shortest vector from `y` to `x` (on a sphere: the chord)."""
         return x - y
+
+    def distance(self, x: Point, y: Point) -> Float[Array, ""]:
+        """The length of the shortest path from `x` to `y`: of a great circle, the shorter way around a torus.
+
+        **Raises** `NotImplementedError` where a domain in a space of more dimensions does not say.
+        """
+        if self.ambient == self.dim:
+            return safe_norm(self.displacement(x, y))
+        if not self.isometric:
+            raise NotImplementedError(
+                f"{type(self).__name__} has no lengths of paths: a domain whose coordinates measure none "
+                "overrides `distance`"
+            )
+        gap, lengths = self.coordinates(x) - self.coordinates(y), self.lengths.astype(x.dtype)
+        around = gap - lengths * jnp.round(gap / lengths)
+        return safe_norm(jnp.where(jnp.array(self.closed), around, gap))
 
     def project(self, x: Point, v: Point) -> Point:
         """Orthogonal projection of `v` onto the tangent space at `x`."""

@@ -81,6 +81,10 @@ class Sphere(Domain):
     def contains(self, x):
         return jnp.abs(jnp.sum(x * x) - 1) <= tolerance(x)
 
+    def distance(self, x, y):
+        # Exact for near points and for opposite ones, where an arc cosine loses half the digits.
+        return 2 * jnp.arctan2(safe_norm(x - y), safe_norm(x + y))
+
     def project(self, x, v):
         return v - jnp.sum(x * v) * x
 

@@ -1,7 +1,7 @@
 """Observables: what a run records of its measure. Each is called as `obs(mu, flow)`.
 
-- Distances to a target: `EnergyDistance`, `SlicedEnergyDistance`, `Wasserstein1D`, `SobolevDistance`; of
-  networks with heights, `HeightDistance`.
+- Distances to a target: `EnergyDistance`, `SlicedEnergyDistance`, `WassersteinDistance` (in one dimension
+  `Wasserstein1D`), `SinkhornDivergence`, `SobolevDistance`; of networks with heights, `HeightDistance`.
 - Divergences on a grid: `KL`, `ChiSquare`, `MaxRatio`, `FisherInformation`; `FreeEnergy`, also of particles.
 - Of the measure: `Moments`, `FourierModes`, `KernelDensity`, `KernelSpectrum`.
 - Of the network: `Prediction`, `HeldOutRisk`, `Accuracy`, `CompressionError`.
@@ -17,8 +17,10 @@ from mfjax.observables.information import FisherInformation, FreeEnergy
 from mfjax.observables.kernel_density import KernelDensity
 from mfjax.observables.moments import FourierModes, Moments
 from mfjax.observables.network import Accuracy, HeldOutRisk, KernelSpectrum, Prediction
+from mfjax.observables.sinkhorn import SinkhornDivergence
 from mfjax.observables.sliced_energy import SlicedEnergyDistance
 from mfjax.observables.sobolev import SobolevDistance
+from mfjax.observables.transport import WassersteinDistance
 from mfjax.observables.wasserstein import Wasserstein1D
 
 __all__ = [
@@ -38,7 +40,9 @@ __all__ = [
     "Moments",
     "Observable",
     "Prediction",
+    "SinkhornDivergence",
     "SlicedEnergyDistance",
     "SobolevDistance",
     "Wasserstein1D",
+    "WassersteinDistance",
 ]

@@ -76,8 +76,7 @@ class Wasserstein1D(Observable):
         cells: int | None = None,
         spread: bool = False,
     ):
-        if isinstance(order, bool) or order not in (1, 2):
-            raise ValueError(f"order must be 1 or 2, got {order!r}")
+        self.order, self.spread = check_order(order), bool(spread)
         measure = as_measure(target, domain, cells)
         if domain is not None and not one_dimensional(domain):
             raise ValueError(f"Wasserstein1D needs a line or a circle, got {domain!r}")
@@ -94,7 +93,6 @@ class Wasserstein1D(Observable):
         self.place = domain
         coordinates = arc_length(domain, measure.points)
         self.coordinates, self.masses = jax.lax.sort((coordinates, measure.weights), num_keys=1)
-        self.order, self.spread = int(order), bool(spread)
         if self.spread and domain.closed[0]:
             raise ValueError(f"spread is for a line, got {domain!r}: there cells are atoms at their centers")
         self.half = _half_cell(measure)
@@ -133,6 +131,13 @@ class Wasserstein1D(Observable):
         size = jnp.abs(u) + jnp.abs(v)
         mean = jnp.where(same, 0.5 * size, 0.5 * (u * u + v * v) / jnp.where(same, 1, size))
         return jnp.sum(pieces * mean)
+
+
+def check_order(order: Any) -> int:
+    """`order`, which must be 1 or 2."""
+    if isinstance(order, bool) or order not in (1, 2):
+        raise ValueError(f"order must be 1 or 2, got {order!r}")
+    return int(order)
 
 
 def _half_cell(mu: Measure) -> Array:

@@ -27,7 +27,8 @@ def check_domain(
 
     retract(x, 0) = x, and retract(x, displacement(y, x)) = y for any two samples; `project` is linear,
     idempotent and self-adjoint; displacement(retract(x, h v), x) = h v + O(h^2) for admissible v; derivatives
-    are finite at coincident points. `tangent_basis` is orthonormal and tangent; a `chord` is as long as the
+    are finite at coincident points. A `distance`, where there is one, is symmetric and that of such a
+    retraction to first order. `tangent_basis` is orthonormal and tangent; a `chord` is as long as the
     difference of `embed`. Coordinates, if there are any, lie between the ends of `axes`, are undone by
     `point`, and measure lengths on an `isometric` domain; two points beside the seam of a closed axis are
     near to each other for `displacement`, `chord` and `embed`. With `cells` per axis,
@@ -45,6 +46,8 @@ def check_domain(
     ensure(bool(jnp.all(domain.sample(jr.key(0), 5, dtype) == points[:5])), "a sample depends on its size")
     # Rounding and curvature both enter at the square root of the machine precision.
     step = float(jnp.finfo(dtype).eps) ** 0.5
+
+    measured = has_distance(domain, points[0])
 
     @eqx.filter_jit
     def compiled(domain, points, a, b):
@@ -77,6 +80,12 @@ def check_domain(
             ),
             "first order": (jnp.where(clear[:, None], speed, tangent), tangent),
         }
+        if measured:
+            distance = jax.vmap(domain.distance)
+            lengths = jnp.linalg.norm(jnp.where(clear[:, None], tangent, 0), axis=-1)
+            near = distance(jnp.where(clear[:, None], retract(points, step * tangent), points), points) / step
+            pairs["distance to first order"] = (near, lengths)
+            pairs["distance both ways"] = (distance(points, swapped), distance(swapped, points))
         moved = {
             f"{name} by displacements of size {size:g}": jax.vmap(move)(points, size * project(points, a))
             for name, move in (("retract", domain.retract), ("diffuse", domain.diffuse))
@@ -95,7 +104,7 @@ def check_domain(
         ensure(bool(inside), f"{name}: outside the domain")
         ensure(ends.dtype == dtype, f"{name}: dtype {ends.dtype} from {dtype}")
     for name, (left, right) in pairs.items():
-        errors.same(name, left, right, 40 * step if name == "first order" else bar)
+        errors.same(name, left, right, 40 * step if "first order" in name else bar)
     chex.assert_tree_all_finite(slopes)
     ensure(len(domain.axes) == domain.dim, f"{len(domain.axes)} axes in dimension {domain.dim}")
     known = has_coordinates(domain, points[0])
@@ -128,6 +137,15 @@ def has_coordinates(domain: Domain, x: Array) -> bool:
     """Whether a domain says what the coordinates of its point `x` are, and the point of coordinates."""
     try:
         domain.point(domain.coordinates(x))
+    except NotImplementedError:
+        return False
+    return True
+
+
+def has_distance(domain: Domain, x: Array) -> bool:
+    """Whether a domain says how long paths are."""
+    try:
+        domain.distance(x, x)
     except NotImplementedError:
         return False
     return True

@@ -179,3 +179,34 @@ class Integrated(Bound):
         exponents = jnp.append(0, jnp.cumsum(jnp.diff(self.times) * smaller[:-1]))
         before = jnp.clip(jnp.searchsorted(self.times, times, side="right") - 1, 0, self.times.size - 1)
         return self.initial * jnp.exp(-exponents[before] - smaller[before] * (times - self.times[before]))
+
+
+class Recorded(Bound):
+    """A bound that is known at the saved times of a run alone.
+
+    B(t) = the value of the same place at each of `times`, NaN at any other time.
+
+    - `times` (S,), `values` (S,): as a run has them.
+
+    **Raises** `ValueError` for shapes that differ.
+
+    >>> Recorded([0.0, 1.0], [3.0, 2.0], "H")(jnp.array([1.0, 0.5])).tolist()
+    [2.0, nan]
+    """
+
+    times: Float[Array, " S"]
+    values: Float[Array, " S"]
+    name: str = eqx.field(static=True)
+
+    def __init__(self, times: Any, values: Any, name: str):
+        self.times, self.values = as_floats(times, "times"), as_floats(values, "values")
+        if self.times.ndim != 1 or self.values.shape != self.times.shape:
+            raise ValueError(
+                f"times and values must be (S,) alike, got {self.times.shape} and {self.values.shape}"
+            )
+        self.name = name
+
+    def curve(self, times):
+        same = times[..., None] == self.times
+        found = jnp.sum(jnp.where(same, self.values, 0), axis=-1)
+        return jnp.where(jnp.any(same, axis=-1), found, jnp.nan)

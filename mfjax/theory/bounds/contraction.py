@@ -9,7 +9,7 @@ from mfjax._numerics.compiled import compiled
 from mfjax.domains import Domain
 from mfjax.energies.reduced_risk import ReducedRisk, require_reduced_risk
 from mfjax.measures import Measure
-from mfjax.observables.wasserstein import Wasserstein1D
+from mfjax.observables.transport import WassersteinDistance
 from mfjax.regularizers import Quadratic
 from mfjax.theory.bounds.base import Exponential, check_probability
 
@@ -17,23 +17,25 @@ from mfjax.theory.bounds.base import Exponential, check_probability
 def stability(
     energy: ReducedRisk, domain: Domain, mu: Measure, nu: Measure, *, n: int | None = None
 ) -> Exponential:
-    """How far two solutions of one flow can drift apart, on a line or a circle.
+    """How far two solutions of one flow can drift apart.
 
-    W_2(mu_t, nu_t) <= e^{Ct} W_2(mu, nu) for two flows of `energy` on a line or a circle.
+    W_2(mu_t, nu_t) <= e^{Ct} W_2(mu, nu) for two flows of `energy`, d the length of paths on the domain.
 
     C is `semiconvexity` at the greater of the two initial values of the energy, which only fall. The masses
-    of mu and nu are one.
+    of mu and nu are one. With N particles drawn from mu for nu, this is how the error of particles can
+    grow; it begins with W_1 of order N^{-1/d} in dimension d >= 3 (Corollary 4.1, which has W_1 on both
+    sides; what Theorem 4.1 gives is W_1 <= W_2 at t below e^{Ct} W_2 at 0).
 
     **Raises** `ValueError` for other masses, and as `semiconvexity` does.
 
-    Source: VarPro paper, Theorem 4.1, whose constant is not given.
+    Source: VarPro paper, Theorem 4.1, whose constant is not given, and Corollary 4.1.
     """
     require_reduced_risk(energy, "bounds.stability")
     check_probability(mu, "mu")
     check_probability(nu, "nu")
     level = jnp.maximum(energy(mu), energy(nu))
     constant = semiconvexity(energy, domain, level, n=n)
-    return Exponential(Wasserstein1D(nu, order=2, domain=domain)(mu), -constant, "Theorem 4.1")
+    return Exponential(WassersteinDistance(nu, order=2, domain=domain)(mu), -constant, "Theorem 4.1")
 
 
 # Cells per axis on which the features are surveyed, by dimension of the domain.

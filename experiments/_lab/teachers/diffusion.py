@@ -1,20 +1,21 @@
 """The limit of variable projection as the regularization vanishes."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import mfjax as mf
+from mfjax.problems import CircleTeacher, TorusTeacher
+
+Teacher = CircleTeacher | TorusTeacher
 
 
 def diffusion(
-    gamma: Any,
+    teacher: Teacher,
     grid: mf.measures.Grid,
     stepper: mf.steppers.Stepper,
     times: Sequence[float],
     observables: dict[str, Callable],
 ) -> mf.Simulation:
-    """Weighted ultra-fast diffusion from the uniform law to the teacher of `gamma`, unevaluated."""
-    teacher = mf.problems.CircleTeacher(gamma)
+    """Weighted ultra-fast diffusion to a teacher, from the masses of `grid`, unevaluated."""
     energy = mf.energies.PowerDivergence(teacher, order=2, scale=0.5)
     return mf.Simulation(
         mf.flows.Wasserstein(energy, teacher.domain),
