@@ -293,6 +293,9 @@ def test_what_is_chosen():
         energy.solver(at(512)).rank
         < mf.energies.ReducedRisk(Ridge(jnp.tanh), x, y, 1e-3).solver(at(512)).rank
     )
+    # Of many variables no few functions span the features.
+    many = mf.energies.ReducedRisk(Ridge(jnp.tanh), jnp.ones((4096, 8)), y, 1e-3)
+    assert isinstance(many.solver(mf.measures.Particles(jnp.ones((512, 8)))), Cholesky)
     explicit = mf.energies.ReducedRisk(ReLU(), x, y, 1e-3, outer=Cholesky())
     assert explicit.solver(at(512)) is explicit.outer
 

@@ -51,7 +51,7 @@ class FeatureMap(eqx.Module):
         """The map A_ji = root_j phi(omega_i, x_j) of an outer problem: a matrix while that is small."""
         size = len(x) * points.dtype.itemsize * math.prod(jax.eval_shape(self, points[0], x[0]).shape)
         if len(points) * size <= LARGEST:
-            return Dense(self.matrix(points, x), root)
+            return Dense(self.matrix(points, x), root, variables=max(points.shape[1], x.shape[1]))
         return Tiled(self, points, x, root, block=max(1, TILE // size))
 
     def validate(self, points: Array, domain: Any = None) -> None:

@@ -12,12 +12,13 @@ from mfjax.outer.conjugate_gradient import ConjugateGradient
 # Smaller side up to which a factorization beats the products of an iteration, by measurement on two cores;
 # and where the Gram matrix needs no product of matrices.
 FACTORED, FACTORED_QUICKLY = 64, 192
-# The same for one solve alone, which has no previous solution and no basis.
-FACTORED_ALONE = 2048
+# The same for one solve alone, which has no previous solution and no basis, and for features of more
+# variables than `FEW`, which no few functions span: iterations are many.
+FACTORED_ALONE, FEW = 2048, 2
 
 
 class Automatic(OuterSolver):
-    """`Cholesky` for narrow networks (or few data) and for a single solve, else `ConjugateGradient`.
+    """`Cholesky` for narrow networks, few data, many variables, a single solve; else `ConjugateGradient`.
 
     `choose(problem)` says which. `tolerance` is handed to either: the residual at which conjugate gradients
     stop, and above which a factorization is reported as failed.
@@ -29,7 +30,8 @@ class Automatic(OuterSolver):
         operator = problem.operator
         smaller = min(operator.shape)
         in_a_run = FACTORED_QUICKLY if operator.quick_gram else FACTORED
-        if smaller <= (FACTORED_ALONE if alone and operator.fits else in_a_run):
+        slowly = alone or operator.variables > FEW
+        if smaller <= (FACTORED_ALONE if slowly and operator.fits else in_a_run):
             return Cholesky(tolerance=self.tolerance)
         return ConjugateGradient(tolerance=self.tolerance, rank=operator.span)
 

@@ -38,6 +38,11 @@ class Operator(eqx.Module):
         return True
 
     @property
+    def variables(self) -> int:
+        """How many numbers a feature is a function of, of a datum or a particle: no few span those of many."""
+        return 1
+
+    @property
     def span(self) -> int:
         """How many functions of the data nearly span the columns."""
         return 128

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -21,6 +22,7 @@ class Dense(Operator):
 
     array: Float[Array, "N M *c"]
     root: Float[Array, " N"] | None = None
+    variables: int = eqx.field(static=True, default=1)
 
     @property
     def shape(self):

@@ -30,6 +30,10 @@ class Scaled(Operator):
         return self.operator.fits
 
     @property
+    def variables(self):
+        return self.operator.variables
+
+    @property
     def span(self):
         return self.operator.span
 

@@ -31,6 +31,10 @@ class Tiled(Operator):
         return len(self.x), len(self.points)
 
     @property
+    def variables(self):
+        return max(self.x.shape[1], self.points.shape[1])
+
+    @property
     def fits(self):
         return False
 
