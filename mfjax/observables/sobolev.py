@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from mfjax._numerics.arrays import safe_sqrt
 from mfjax.flows.base import Flow
+from mfjax.grids.faces import above, shares, without_wall
 from mfjax.measures import Grid, Measure
 from mfjax.observables.divergences import _Divergence
 
@@ -19,7 +20,8 @@ class SobolevDistance(_Divergence):
     In one dimension, with G the cumulative function of target - mu, its square is
 
     - int G^2 / mu dx on an interval, where G vanishes at both ends;
-    - int (G - c)^2 / mu dx on a circle, c = (int G / mu) / (int 1 / mu), so that int (G - c) / mu = 0.
+    - int (G - c)^2 / mu dx on a circle, c = (int G / mu) / (int 1 / mu), so that int (G - c) / mu = 0;
+    - int G^2 / (a mu) dx where a section at x has the area a(x), as on `domains.Zonal`.
 
     The constant of Theorem 5.1 of the VarPro paper, which assumes it bounded along the flow (`bounds`).
     `target` is a `Grid` on the cells of `mu`, or a density of one point, taken at cell centers; both are
@@ -48,7 +50,10 @@ class SobolevDistance(_Divergence):
         density = jnp.where(full, m, 1) / mu.spacing[0]
         # Entry i belongs to the face between cells i and i + 1, the last one to the end or the closing face.
         cumulative = jnp.cumsum(t - m)
-        lightness = 0.5 * (1 / density + jnp.roll(1 / density, -1))
+        # Per length on both sides of a face, whose area is zero at a pole, where nothing passes.
+        sizes = [jnp.where(share > 0, share, 1) for share in shares(mu, 0)]
+        lightness = 0.5 * (1 / (sizes[0] * density) + 1 / (sizes[1] * above(density, 0)))
+        lightness = without_wall(lightness, mu, 0)
         if mu.periodic[0]:
             cumulative = cumulative - jnp.sum(lightness * cumulative) / jnp.sum(lightness)
         else:
