@@ -38,6 +38,8 @@ DOMAINS = {
     "interval": (mf.domains.Interval(-1.0, 2.0), 24),
     "torus": (mf.domains.Torus(2, 2.0), (6, 8)),
     "box": (mf.domains.Box([0.0, 0.0], [1.0, 2.0]), (6, 5)),
+    "sphere": (mf.domains.Sphere(2), (7, 5)),
+    "zones": (mf.domains.Zonal(3), 24),
 }
 
 
@@ -78,7 +80,8 @@ ENERGIES = ["entropy", "power", "potential", "mmd", "porous", "joint", "mixed"]
 @pytest.mark.slow_cases("box-mixed")
 @pytest.mark.parametrize(
     "where, name",
-    [("circle", "mixed"), ("box", "mixed")] + [(w, e) for w in ("interval", "torus") for e in ENERGIES],
+    [(w, "mixed") for w in ("circle", "box", "sphere", "zones")]
+    + [(w, e) for w in ("interval", "torus") for e in ENERGIES],
 )
 def test_mass_and_dissipation_are_exact(where, name):
     """Rates sum to zero, and the recorded dissipation is minus the derivative of the recorded energy."""
@@ -233,7 +236,8 @@ def test_linear_solve_against_dense(where, tau):
     terms = [(0.7, mf.energies.PowerDivergence(smooth_density)), (0.2, mf.energies.Entropy())]
     drift = grids.face_slopes(jnp.asarray(generator.normal(size=mu.size)), mu)
     for parts, faces in ((terms[:1], None), (terms, None), (terms, drift)):
-        matrix = grids.ShiftedFluxes(linearized(mu, faces, tuple(parts)), jnp.asarray(tau), mu.periodic)
+        pairs, curvilinear = linearized(mu, faces, tuple(parts)), mu.metric is not None
+        matrix = grids.ShiftedFluxes(pairs, jnp.asarray(tau), mu.periodic, curvilinear)
         dense, x = dense_and_solve(matrix, b)
         dense = np.asarray(dense)
         np.testing.assert_allclose(dense.sum(0), 1, rtol=1e-9, atol=1e-16 * tau * np.abs(dense).max())
