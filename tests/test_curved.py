@@ -298,6 +298,30 @@ def test_ultrafast_diffusion_reaches_its_target(name):
     np.testing.assert_allclose(np.log(distances[True][0] / distances[True][1]), 1, rtol=1e-2)
 
 
+@pytest.mark.slow
+def test_derivatives_of_implicit_runs_on_the_sphere():
+    """d(final energy)/d(scale, temperature, one target mass), by both modes, against differences."""
+    mu = Grid.from_density(SPHERE, 8, lambda x: jnp.exp(-well(x)))
+
+    @jax.jit
+    def final_energy(parameters):
+        scale, temperature, tilt = parameters
+        target = mu.with_weights(mu.weights.at[3].multiply(tilt))
+        energy = mf.energies.PowerDivergence(target, 2.0, scale) + temperature * mf.energies.Entropy()
+        flow = mf.flows.Wasserstein(energy, SPHERE)
+        start = Grid.uniform(SPHERE, 8)
+        run = mf.simulate(flow, start, stepper=mf.steppers.ImplicitEuler(0.05), steps=3)
+        return run.observables["energy"][-1]
+
+    at = jnp.array([0.6, 0.2, 1.1])
+    slopes = jax.jit(jax.grad(final_energy))(at), jax.jit(jax.jacfwd(final_energy))(at)
+    for i in range(3):
+        step = jnp.zeros(3).at[i].set(1e-5)
+        difference = (final_energy(at + step) - final_energy(at - step)) / 2e-5
+        for slope in slopes:
+            np.testing.assert_allclose(slope[i], difference, rtol=1e-5)
+
+
 # --- particles against densities --------------------------------------------------------------------------
 
 

@@ -46,7 +46,7 @@ DOMAINS = {
 def random_measure(domain, n, seed, dtype=np.float64, zeros=False):
     generator = np.random.default_rng(seed)
     grid = mf.measures.Grid.uniform(domain, n, dtype=dtype)
-    weights = generator.exponential(size=grid.size) ** 3
+    weights = generator.exponential(size=grid.size) ** 3 * np.asarray(grid.relative_volume)
     if zeros:
         weights *= generator.random(grid.size) < 0.6
         weights[0] += 1e-3
@@ -230,7 +230,7 @@ def test_linear_solve_against_dense(where, tau):
     domain, n = DOMAINS[where]
     mu = random_measure(domain, n, 1)
     # Slopes of pressures within a factor of ten: the error of a solve grows with their ratio.
-    mu = mu.with_weights(0.5 / mu.size + 0.5 * mu.weights)
+    mu = mu.with_weights(0.5 / mu.size * mu.relative_volume + 0.5 * mu.weights)
     generator = np.random.default_rng(2)
     b = jnp.asarray(generator.normal(size=mu.size))
     terms = [(0.7, mf.energies.PowerDivergence(smooth_density)), (0.2, mf.energies.Entropy())]
@@ -245,6 +245,10 @@ def test_linear_solve_against_dense(where, tau):
         scale = float(jnp.max(jnp.abs(b)))
         # Several axes are solved to a relative residual of 1e-10.
         bar = 1e-8 if matrix.banded and tau > 1e3 else 1e-11 if matrix.banded else 1e-9
+        if where == "zones" and tau > 1e3:
+            # The volume of S^3 makes densities low, pressures of the power divergence steep: tau times
+            # rates come to 1e10, of which the 1 keeps 1e-6.
+            bar = 1e-6
         np.testing.assert_allclose(x, np.linalg.solve(dense, b), atol=bar * scale)
         np.testing.assert_allclose(jnp.sum(x), jnp.sum(b), atol=1e-12 * scale * mu.size)
 
