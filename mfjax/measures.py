@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Array, Float, Inexact, Key
 
 from mfjax._numerics.arrays import as_floats, count, finite, inner, is_traced, kind
-from mfjax.domains import Domain
+from mfjax.domains import Domain, Metric
+from mfjax.domains.base import volume_of
 
 __all__ = ["Grid", "Marks", "Measure", "Particles", "Tangent", "padded_weights"]
 
@@ -207,20 +208,22 @@ def padded_weights(width, capacity: int, dtype=None) -> Float[Array, " capacity"
 
 
 class Grid(Measure):
-    """Masses `weights` (K,) in the cells of a uniform grid with centers `points` (K, d).
+    """Masses `weights` (K,) in the cells of a tensor grid with centers `points` (K, d).
 
     The axes of a grid in several dimensions are flattened in C order; `shape` holds the cells per
     axis, `spacing` (dim,) their side lengths (arc length on the circle), `periodic` the topology. Nothing
-    flows along the first `frozen` axes, which number species (`domains.Signed`).
-    `marks` are further values of each cell (a height `H`), a mapping from names to arrays (K, ...).
+    flows along the first `frozen` axes, which number species (`domains.Signed`). On curvilinear coordinates
+    (`Sphere(2)`, `Zonal`) cells differ: `spacing` holds the steps of the coordinates, `metric` the volumes,
+    faces and distances. `marks` are further values of each cell (a height `H`), a mapping from names to
+    arrays (K, ...).
 
-    `Grid(domain, n, weights)`: `n` >= 4 cells per axis, one number or one for each, of `Sphere(1)`, a
-    torus, an interval or a box; K is the product of n. `weights` are masses, not densities, uniform of total
-    mass one unless given; from a density by `Grid.from_density`. Good values: 8 cells or more across the
-    finest feature; memory is O(n^dim), which is for dim <= 3.
+    `Grid(domain, n, weights)`: `n` >= 4 cells per axis, one number or one for each, of a sphere, a
+    torus, an interval or a box; K is the product of n. `weights` are masses, not densities, in proportion to
+    volume and of total mass one unless given; from a density by `Grid.from_density`. Good values: 8 cells or
+    more across the finest feature; memory is O(n^dim), which is for dim <= 3.
 
-    **Raises** `ValueError` for domains without a uniform grid, n < 4, wrong shapes, and negative or
-    non-finite weights.
+    **Raises** `ValueError` for domains without a grid, n < 4, wrong shapes, negative or non-finite weights,
+    and cells whose volumes `dtype` cannot hold.
 
     >>> from mfjax.domains import Interval
     >>> grid = Grid(Interval(0.0, 2.0), 4, [0.1, 0.4, 0.4, 0.1])
@@ -232,6 +235,7 @@ class Grid(Measure):
     weights: Float[Array, " K"]
     marks: Marks
     spacing: Float[Array, " dim"]
+    metric: Metric | None
     shape: tuple[int, ...] = eqx.field(static=True)
     periodic: tuple[bool, ...] = eqx.field(static=True)
     frozen: int = eqx.field(static=True)
@@ -241,16 +245,24 @@ class Grid(Measure):
         dtype = jnp.result_type(float) if dtype is None else _precision(dtype)
         self.points = cells.points.astype(dtype)
         self.spacing = cells.spacing.astype(dtype)
+        self.metric = jax.tree.map(lambda sizes: sizes.astype(dtype), cells.metric)
         self.shape, self.periodic, self.frozen = cells.shape, cells.periodic, cells.frozen
         size = int(np.prod(cells.shape))
+        if self.metric is not None and not is_traced(self.metric):
+            least = float(np.min(np.asarray(self.metric.volume)))
+            if not least > float(jnp.finfo(dtype).tiny):
+                raise ValueError(
+                    f"{jnp.dtype(dtype)} cannot hold the volume {float(jnp.min(cells.volume)):.1e} of a cell "
+                    f"of {domain!r} at n = {n}: take fewer cells, or float64"
+                )
         if weights is None:
-            weights = jnp.full((size,), 1 / size, dtype)
+            weights = jnp.full((size,), 1 / size, dtype) * self.relative_volume
         self.weights = _checked_weights(weights, size, dtype)
         self.marks = _checked_marks(marks, size, self.points.dtype)
 
     @staticmethod
     def uniform(domain: Domain, n, *, dtype=None) -> "Grid":
-        """The uniform probability measure on `n` cells per axis.
+        """The uniform probability measure on `n` cells per axis: masses in proportion to volumes.
 
         >>> from mfjax.domains import Torus
         >>> Grid.uniform(Torus(1), 4).weights.tolist()
@@ -292,9 +304,20 @@ class Grid(Measure):
         return grid.with_weights(weights)
 
     @property
-    def volume(self) -> Float[Array, ""]:
-        """Volume of one cell."""
-        return jnp.prod(self.spacing)
+    def volume(self) -> Float[Array, "*K"]:
+        """The volume of a cell, one number where all have the same, else (K,)."""
+        return volume_of(self.spacing, self.metric, self.shape)
+
+    @property
+    def relative_volume(self) -> Float[Array, "*K"]:
+        """The volume of each cell over that of the mean one; the number one where all have the same."""
+        if self.metric is None:
+            return jnp.ones((), self.dtype)
+        return self.volume / jnp.mean(self.volume)
+
+    def integral(self, values: Float[Array, " K"]) -> Float[Array, ""]:
+        """The integral over volume of a function given in the cells."""
+        return self.volume * jnp.sum(values) if self.metric is None else inner(self.volume, values)
 
     @property
     def density(self) -> Float[Array, " K"]:

@@ -79,11 +79,40 @@ CASES = {
     "interval upside down": (lambda: D.Interval(1.0, 0.0), "lower must lie below upper .*got .*1.* and .*0"),
     "box of one side": (lambda: D.Box([0.0, 0.0], [1.0]), r"vectors of one length, got \(2,\) and \(1,\)"),
     "box with a NaN side": (lambda: D.Box([0.0], [np.nan]), "upper must be finite, got nan at index"),
-    "grid on a 2-sphere": (
-        lambda: D.Sphere(2).cells(8),
-        r"only Sphere\(1\) has a uniform grid, got Sphere\(2\)",
+    "grid on a 2-sphere of one number too few": (lambda: D.Sphere(2).cells((8,)), r"2 numbers, got \(8,\)"),
+    "orbits of a sphere of dimension 0": (lambda: D.Zonal(0), "sphere_dim must be at least 1, got 0"),
+    "cells too small for single precision": (
+        lambda: G.uniform(D.Zonal(40), 64, dtype="float32"),
+        r"float32 cannot hold the volume .* of a cell of Zonal\(sphere_dim=40\) at n = 64: take fewer",
     ),
-    "grid on the plane": (lambda: G.uniform(D.Euclidean(2), 8), "Euclidean has no uniform grid; use .*Box"),
+    "heat kernel of orbits": (
+        lambda: mf.observables.KernelDensity(16, 0.1, D.Zonal(2)),
+        r"no Gaussian is known on Zonal\(sphere_dim=2\): estimate the density of angles",
+    ),
+    "spectral derivatives on a sphere": (
+        lambda: mf.flows.Wasserstein(E.Entropy(), D.Sphere(2), mf.grids.Spectral()).init(
+            G.uniform(D.Sphere(2), 8)
+        ),
+        r"Spectral needs cells of one size, and those of Sphere\(dim=2\) differ: use grids.FiniteVolume",
+    ),
+    "Sinkhorn steps on a sphere": (
+        lambda: mf.Simulation(
+            flow(E.Entropy(), D.Zonal(2)),
+            G.uniform(D.Zonal(2), 8),
+            stepper=S.EntropicProximal(0.1, blur=0.2),
+            steps=1,
+        ),
+        r"blurs along axes of boxes, and the cells of Zonal\(sphere_dim=2\) are none: use steppers.Implicit",
+    ),
+    "zones of another sphere": (
+        lambda: flow(E.Entropy(), D.Zonal(2)).init(G.uniform(D.Zonal(3), 8)),
+        "the measure lives on another grid than Zonal",
+    ),
+    "Fourier modes of zones": (
+        lambda: E.Sobolev("uniform", domain=D.Zonal(1)),
+        "a Sobolev discrepancy lives on a Torus",
+    ),
+    "grid on the plane": (lambda: G.uniform(D.Euclidean(2), 8), "Euclidean has no grid of cells; use .*Box"),
     "grid of three cells": (lambda: G.uniform(TORUS, 3), "n must be at least 4, got 3"),
     "grid of one n for two axes": (
         lambda: G.uniform(D.Torus(2), (8,)),

@@ -291,7 +291,7 @@ def test_stability_is_refused_where_its_assumption_fails():
     with pytest.raises(ValueError, match="known for regularizers"):
         problem = problems.circle_population(teacher=TEACHER, degree=4)
         bounds.semiconvexity(problem.risk(0.1, Power(3.0)), CIRCLE, 1.0)
-    with pytest.raises(ValueError, match="no uniform grid"):
+    with pytest.raises(ValueError, match="no grid of cells"):
         bounds.semiconvexity(kinks, mf.domains.Euclidean(2), 1.0)
 
 

@@ -17,7 +17,12 @@ DOMAINS = {
     "line": (mf.domains.Euclidean(1), None, None),
     "space": (mf.domains.Euclidean(3), None, None),
     "circle": (mf.domains.Sphere(1), 12, 2 * np.pi),
-    "sphere": (mf.domains.Sphere(2), None, None),
+    "sphere": (mf.domains.Sphere(2), (16, 7), 4 * np.pi),
+    "sphere3": (mf.domains.Sphere(3), 9, 2 * np.pi**2),
+    "zonal1": (mf.domains.Zonal(1), 12, 2 * np.pi),
+    "zonal2": (mf.domains.Zonal(2), 9, 4 * np.pi),
+    "zonal10": (mf.domains.Zonal(10), 16, 64 * np.pi**5 / 945),
+    "signed zonal": (mf.domains.Signed(mf.domains.Zonal(3)), 8, 4 * np.pi**2),
     "torus": (mf.domains.Torus(1, 0.3), 8, 0.3),
     "torus2": (mf.domains.Torus(2, 4.0), 5, 16.0),
     "interval": (mf.domains.Interval(0.1, 0.7), 9, 0.6),
@@ -248,7 +253,7 @@ WRITTEN = {
 DOMAINS |= WRITTEN
 
 
-@pytest.mark.slow_cases("ellipse", "ellipse x line", "torus2", "cylinder")
+@pytest.mark.slow_cases("ellipse", "ellipse x line", "torus2", "cylinder", "sphere3", "zonal2")
 @pytest.mark.parametrize("name", DOMAINS)
 def test_generic(name):
     domain, cells, volume = DOMAINS[name]
@@ -521,8 +526,10 @@ def test_a_domain_without_coordinates_says_so():
         (lambda: mf.domains.Torus(1, np.nan), "period must be finite"),
         (lambda: mf.domains.Interval(1.0, 0.0), "lower must lie below upper"),
         (lambda: mf.domains.Box([0.0], [1.0, 2.0]), "vectors of one length"),
-        (lambda: mf.domains.Sphere(2).cells(8), "only Sphere\\(1\\)"),
-        (lambda: mf.domains.Euclidean(1).cells(8), "no uniform grid"),
+        (lambda: mf.domains.Sphere(2).cells((8, 3)), "n must be at least 4, got 3"),
+        (lambda: mf.domains.Zonal(0), "sphere_dim must be at least 1"),
+        (lambda: mf.domains.Zonal(2).gaussian(*jnp.ones((2, 1)), jnp.ones(())), "no Gaussian is known"),
+        (lambda: mf.domains.Euclidean(1).cells(8), "has no grid of cells"),
         (lambda: mf.domains.Torus(2).cells((8,)), "one number or 2 numbers"),
         (lambda: mf.domains.Torus(1).cells(2), "n must be at least 4"),
         (lambda: mf.domains.Torus(1).sample(jr.key(0), 0), "n must be at least 1"),

@@ -428,6 +428,9 @@ PLACES = {
     "interval": (mf.domains.Interval(-1, np.float32(2.5)), 4),
     "signed": (mf.domains.Signed(mf.domains.Torus(1)), 4),
     "sphere": (mf.domains.Sphere(2), None),
+    "sphere of cells": (mf.domains.Sphere(2), (6, 5)),
+    "two spheres of cells": (mf.domains.Signed(mf.domains.Sphere(2)), 8),
+    "zones": (mf.domains.Zonal(3), 6),
     "space": (mf.domains.Euclidean(4), None),
 }
 

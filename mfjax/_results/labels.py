@@ -24,10 +24,10 @@ class GridAxis(NamedTuple):
 
 
 class GridLabels(NamedTuple):
-    """The axes of a grid, the volume of a cell, and the unit of a density."""
+    """The axes of a grid, the volume of a cell, or those of all, in its shape, and the unit of a density."""
 
     axes: tuple[GridAxis, ...]
-    volume: float
+    volume: float | np.ndarray
     unit: str
 
     def laid_out(self, dims: tuple[str, ...], value: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
@@ -76,7 +76,12 @@ def grid_labels(grid: Grid, domain: Domain | None, taken: Collection[str]) -> Gr
         places = None if values is None else tuple(values.tolist())
         name = free_name(name, {*taken, *(axis.name for axis in found)})
         found.append(GridAxis(name, size, places, unit))
-    return GridLabels(tuple(found), float(grid.volume), f"mass / {_product(units)}")
+    if domain is not None:
+        # Of an orbit one coordinate is stored, and its volume is that of the whole.
+        units = units * (domain.volume_dim // domain.dim)
+    volume = np.asarray(grid.volume)
+    volume = float(volume) if volume.ndim == 0 else volume.reshape(grid.shape)
+    return GridLabels(tuple(found), volume, f"mass / {_product(units)}")
 
 
 def coordinate_names(domain: Domain | None, number: int) -> list[str]:

@@ -14,7 +14,7 @@ from mfjax._results.labels import GridAxis, GridLabels
 from mfjax._results.origin import Origin
 from mfjax._results.run import Run, measure_at
 from mfjax._results.table import Table
-from mfjax.domains import Domain
+from mfjax.domains import Domain, Metric
 from mfjax.domains.description import rebuilt
 from mfjax.measures import Grid, Measure, Particles
 
@@ -113,7 +113,8 @@ def _labels(data: Any, grid: dict | None) -> GridLabels | None:
         place = data.coords.get(name)
         values = None if place is None else tuple(place.values.tolist())
         axes.append(GridAxis(name, size, values, grid["units"][len(axes)]))
-    return GridLabels(tuple(axes), grid["volume"], grid["unit"])
+    volume = grid["volume"] if isinstance(grid["volume"], float) else np.asarray(grid["volume"])
+    return GridLabels(tuple(axes), volume, grid["unit"])
 
 
 def _measure(data: Any, prefix: str, grid: dict | None, leading: tuple[int, ...]) -> Measure:
@@ -133,10 +134,19 @@ def _measure(data: Any, prefix: str, grid: dict | None, leading: tuple[int, ...]
         weights=flat(weights, leading),
         marks={name: flat(mark, leading) for name, mark in marks.items()},
         spacing=jnp.asarray(grid["spacing"], points.dtype),
+        metric=_metric(grid.get("metric"), points.dtype),
         shape=tuple(grid["shape"]),
         periodic=tuple(grid["periodic"]),
         frozen=grid["frozen"],
     )
+
+
+def _metric(sizes: dict | None, dtype: Any) -> Metric | None:
+    if sizes is None:
+        return None
+    array = lambda numbers: jnp.asarray(numbers, dtype)
+    each = (tuple(map(array, sizes[name])) for name in ("areas", "distances"))
+    return Metric(array(sizes["volume"]), *each)
 
 
 def _made(kind: type[T], **fields: Any) -> T:

@@ -216,9 +216,12 @@ def described_grid(mu: Measure, labels: GridLabels | None) -> dict[str, Any]:
     if labels is None or not isinstance(mu, Grid):
         return {}
     found: dict[str, Any] = {"axes": [axis.name for axis in labels.axes], "shape": list(mu.shape)}
-    found |= {"units": [axis.unit for axis in labels.axes], "unit": labels.unit, "volume": labels.volume}
+    found |= {"units": [axis.unit for axis in labels.axes], "unit": labels.unit}
+    found |= {"volume": np.asarray(labels.volume).tolist()}
     found |= {"periodic": list(mu.periodic), "frozen": mu.frozen}
-    return {"grid": found | {"spacing": np.asarray(mu.spacing).tolist()}}
+    listed = lambda tree: jax.tree.map(lambda a: np.asarray(a).tolist(), tree)
+    metric = None if mu.metric is None else listed(mu.metric._asdict())
+    return {"grid": found | {"spacing": listed(mu.spacing), "metric": metric}}
 
 
 def as_attributes(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,16 +4,18 @@ Every domain is written for one point `x` of shape `(ambient,)`; callers batch w
 stored in ambient coordinates: unit vectors on a sphere, coordinates in one period on a torus. Intrinsic
 coordinates, lengths, walls and closed axes are asked of the domain, never of its class.
 
-- `Euclidean`, `Interval`, `Box`, `Torus`, `Sphere`; `Signed` copies of any of them for a signed measure.
-- To write one: `Domain`, its coordinates `Axis` and the `Cells` of a grid; `torus_period`.
+- `Euclidean`, `Interval`, `Box`, `Torus`, `Sphere`; `Zonal`, the orbits of a sphere of any dimension about an
+  axis; `Signed` copies of any of them for a signed measure.
+- To write one: `Domain`, its coordinates `Axis`, the `Cells` of a grid and their `Metric`; `torus_period`.
 """
 
-from mfjax.domains.base import Axis, Cells, Domain, torus_period
+from mfjax.domains.base import Axis, Cells, Domain, Metric, torus_period
 from mfjax.domains.box import Box, Interval
 from mfjax.domains.euclidean import Euclidean
 from mfjax.domains.signed import Signed
 from mfjax.domains.sphere import Sphere
 from mfjax.domains.torus import Torus
+from mfjax.domains.zonal import Zonal
 
 __all__ = [
     "Axis",
@@ -22,8 +24,10 @@ __all__ = [
     "Domain",
     "Euclidean",
     "Interval",
+    "Metric",
     "Signed",
     "Sphere",
     "Torus",
+    "Zonal",
     "torus_period",
 ]

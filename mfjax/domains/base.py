@@ -19,9 +19,24 @@ Point = Float[Array, " ambient"]
 Number = int | float | np.integer | np.floating | Shaped[Array | np.ndarray, ""]
 
 
-class Cells(NamedTuple):
-    """A uniform tensor grid: cell centers `points` (K, ambient), `spacing` (dim,), cells per axis `shape`.
+class Metric(NamedTuple):
+    """The sizes of cells between lines of orthogonal curvilinear coordinates.
 
+    `volume` of every cell; for each axis `areas` of the faces, entry i between the cells i and i + 1, and
+    `distances` between the centers of those two. Arrays that broadcast to the shape of the grid: one that
+    does not depend on a coordinate has length one along it.
+    """
+
+    volume: Float[Array, "..."]
+    areas: tuple[Float[Array, "..."], ...]
+    distances: tuple[Float[Array, "..."], ...]
+
+
+class Cells(NamedTuple):
+    """A tensor grid: cell centers `points` (K, ambient), steps `spacing` (dim,), cells per axis `shape`.
+
+    The cells are boxes of sides `spacing`, in arc length. Where there is a `metric` they are not: `spacing`
+    holds the steps of orthogonal coordinates, and the metric what volumes, faces and distances these make.
     Nothing flows along the first `frozen` axes.
     """
 
@@ -30,6 +45,19 @@ class Cells(NamedTuple):
     shape: tuple[int, ...]
     periodic: tuple[bool, ...]
     frozen: int = 0
+    metric: Metric | None = None
+
+    @property
+    def volume(self) -> Float[Array, "*K"]:
+        """The volume of a cell, one number where all have the same, else (K,)."""
+        return volume_of(self.spacing, self.metric, self.shape)
+
+
+def volume_of(
+    spacing: Float[Array, " dim"], metric: Metric | None, shape: tuple[int, ...]
+) -> Float[Array, "*K"]:
+    """The volume of the cells of a grid, one number for boxes, else (K,)."""
+    return jnp.prod(spacing) if metric is None else jnp.broadcast_to(metric.volume, shape).ravel()
 
 
 class Axis(NamedTuple):
@@ -198,6 +226,11 @@ class Domain(eqx.Module):
         return self.dim == 1
 
     @property
+    def volume_dim(self) -> int:
+        """The power of a length that a volume is; greater than `dim` where points stand for orbits."""
+        return self.dim
+
+    @property
     def product_of_circles(self) -> bool:
         """Whether `embed` maps to a product of round circles about the origin, as long as `lengths`."""
         return False
@@ -262,11 +295,13 @@ class Domain(eqx.Module):
         return all(np.allclose(a, b, rtol=1e-6) for a, b in leaves)
 
     def cells(self, n: int | tuple[int, ...]) -> Cells:
-        """`n` uniform cells per axis (arc length or volume), as cell centers.
+        """A tensor grid of `n` cells per axis, equal steps of each coordinate.
 
-        **Raises** `ValueError` where the domain has no uniform tensor grid.
+        **Raises** `ValueError` where the domain has no grid.
         """
-        raise ValueError(f"{type(self).__name__} has no uniform grid; use Sphere(1), Torus, Interval or Box")
+        raise ValueError(
+            f"{type(self).__name__} has no grid of cells; use Sphere, Zonal, Torus, Interval or Box"
+        )
 
     def sample(self, key: Key[Array, ""], n: int, dtype: Any = float) -> Float[Array, "n ambient"]:
         """`n` independent points. Point `i` depends on `(key, i)` only, never on `n`."""

@@ -1,11 +1,12 @@
 """Two copies of a domain, one for each sign of mass."""
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array
 
 from mfjax._numerics.arrays import kind
-from mfjax.domains.base import Axis, Cells, Domain
+from mfjax.domains.base import Axis, Cells, Domain, Metric
 
 
 class Signed(Domain):
@@ -75,6 +76,10 @@ class Signed(Domain):
     def isometric(self) -> bool:
         return False
 
+    @property
+    def volume_dim(self) -> int:
+        return self.domain.volume_dim
+
     def coordinates(self, x):
         """The coordinates of `x` on its copy; those of two copies are the same."""
         return self.domain.coordinates(x[1:])
@@ -102,7 +107,13 @@ class Signed(Domain):
         signs = jnp.repeat(jnp.array([-1.0, 1.0], one.points.dtype), len(one.points))
         points = jnp.concatenate([signs[:, None], jnp.tile(one.points, (2, 1))], axis=1)
         spacing = jnp.concatenate([jnp.ones_like(one.spacing[:1]), one.spacing])
-        return Cells(points, spacing, (2, *one.shape), (False, *one.periodic), one.frozen + 1)
+        metric = one.metric
+        if metric is not None:
+            # Nothing flows between the copies: the sizes of faces between them do not matter.
+            twice = jax.tree.map(lambda sizes: sizes[None] if sizes.ndim else sizes, metric)
+            between = jnp.ones((), one.spacing.dtype)
+            metric = Metric(twice.volume, (between, *twice.areas), (between, *twice.distances))
+        return Cells(points, spacing, (2, *one.shape), (False, *one.periodic), one.frozen + 1, metric)
 
 
 def _joined(sign: Array, x: Array) -> Array:

@@ -1,12 +1,16 @@
 """The unit sphere."""
 
+from math import prod
+
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
 from mfjax._numerics.arrays import count, safe_norm
-from mfjax.domains.base import Axis, Cells, Domain, axes_of, tolerance
+from mfjax.domains.base import Axis, Cells, Domain, Metric, axes_of, tensor_centers, tolerance
+from mfjax.domains.polar import sine_integrals, sines_of_centers, sines_of_faces
 
 
 class Sphere(Domain):
@@ -16,6 +20,11 @@ class Sphere(Domain):
 
     Coordinates are the angle in (-pi, pi], in more dimensions the longitude followed by latitudes: on S^2
     x = (cos b cos a, cos b sin a, sin b). Figures of S^2 are equal-area maps (Hammer's).
+
+    Cells lie between lines of longitude and latitude, `cells((n_longitude, n_latitude))` on S^2; of one
+    number n, n around and n / 2 along each latitude. Volumes and areas of faces are exact; at the poles, ends
+    of an axis, faces have no area. Cells there are narrow, about 2 pi^2 / n^2: explicit transport has short
+    steps, implicit diffusion has not.
 
     >>> import jax.numpy as jnp
     >>> Sphere(1).retract(jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])).round(3).tolist()
@@ -93,10 +102,41 @@ class Sphere(Domain):
         return moved / safe_norm(moved)
 
     def cells(self, n):
-        if self.dim != 1:
-            raise ValueError(f"only Sphere(1) has a uniform grid, got Sphere({self.dim})")
-        (k,) = axes_of(n, 1)
         dtype = jnp.result_type(float)
-        angle = 2 * jnp.pi * (jnp.arange(k, dtype=dtype) + 0.5) / k
-        points = jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=-1)
-        return Cells(points, jnp.full((1,), 2 * jnp.pi / k, dtype), (k,), (True,))
+        if self.dim == 1:
+            (k,) = axes_of(n, 1)
+            angle = 2 * jnp.pi * (jnp.arange(k, dtype=dtype) + 0.5) / k
+            points = jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+            return Cells(points, jnp.full((1,), 2 * jnp.pi / k, dtype), (k,), (True,))
+        if not isinstance(n, (tuple, list)):
+            around = count(n, "n", minimum=4)
+            n = (around,) + (max(4, (around + 1) // 2),) * (self.dim - 1)
+        shape = axes_of(n, self.dim)
+        ends = [(float(np.asarray(axis.lower)), float(np.asarray(axis.upper))) for axis in self.axes]
+        lower, upper = (jnp.asarray(side, dtype) for side in zip(*ends, strict=True))
+        places, spacing = tensor_centers(lower, upper, shape)
+        metric = self._metric(shape, dtype)
+        periodic = (True,) + (False,) * (self.dim - 1)
+        return Cells(jax.vmap(self.point)(places), spacing, shape, periodic, metric=metric)
+
+    def _metric(self, shape, dtype) -> Metric:
+        """Volumes and areas of the cells, exact integrals, and distances along the lines of coordinates.
+
+        A length along axis j is the product of the cosines of the latitudes above it times its step.
+        """
+        dim, steps = self.dim, [2 * np.pi / shape[0], *(np.pi / n for n in shape[1:])]
+        # At latitude b the angle from the pole is pi / 2 - b: cos b is its sine, and the cells are the same.
+        placed = lambda values, axis: np.reshape(values, [-1 if i == axis else 1 for i in range(dim)])
+        # int cos^power over the cells of an axis; longitudes have no weight.
+        over = lambda axis, power: placed(sine_integrals(shape[axis], power), axis) if axis else steps[0]
+        volume = prod(over(i, i) for i in range(dim))
+        areas, distances = [], []
+        for j in range(dim):
+            at_face = placed(sines_of_faces(shape[j]) ** j, j) if j else 1.0
+            above = range(j + 1, dim)
+            areas.append(
+                prod((over(i, i) for i in range(j)), start=at_face) * prod(over(i, i - 1) for i in above)
+            )
+            distances.append(steps[j] * prod(placed(sines_of_centers(shape[i]), i) for i in above))
+        as_arrays = lambda values: tuple(jnp.asarray(value, dtype) for value in values)
+        return Metric(jnp.asarray(volume, dtype), as_arrays(areas), as_arrays(distances))

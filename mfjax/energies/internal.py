@@ -67,7 +67,7 @@ class InternalEnergy(Energy):
     def solve(self, mu, carry=None):
         self.validate(mu)
         mu = cast(Grid, mu)
-        value = mu.volume * jnp.sum(self.integrand(mu.density, mu.points))
+        value = mu.integral(self.integrand(mu.density, mu.points))
         return Solution(value, jax.tree_util.Partial(_nearest_cell, self, mu))
 
 

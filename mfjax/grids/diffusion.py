@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mfjax.energies.internal import InternalEnergy
-from mfjax.grids.faces import above, cells, outflow, without_wall
+from mfjax.grids.faces import above, cells, content, distance, outflow, without_wall
 from mfjax.measures import Grid
 
 Part = tuple[Any, InternalEnergy]
@@ -16,15 +16,15 @@ Conductance = tuple[Array, ...]
 def conductance(part: Part, mu: Grid) -> Conductance:
     """Mass per time and unit of pressure difference through each face, one array per axis.
 
-    coefficient * a * volume / spacing^2, the mobility a averaged over the two cells of the face.
+    coefficient * a * area / distance, the mobility a averaged over the two cells of the face.
     """
     coefficient, energy = part
     mobility = cells(energy.mobility(mu.points), mu)
-    scale = jnp.asarray(coefficient).astype(mu.dtype) * mu.volume
-    return tuple(
-        without_wall(0.5 * (mobility + above(mobility, axis)), mu, axis) * (scale / mu.spacing[axis] ** 2)
-        for axis in range(len(mu.shape))
-    )
+    coefficient, found = jnp.asarray(coefficient).astype(mu.dtype), []
+    for axis in range(len(mu.shape)):
+        scale = coefficient * content(mu, axis) / (mu.spacing[axis] * distance(mu, axis))
+        found.append(without_wall(0.5 * (mobility + above(mobility, axis)), mu, axis) * scale)
+    return tuple(found)
 
 
 def stiffness(conductances: Conductance, values: Float[Array, " K"]) -> Float[Array, " K"]:

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfjax.grids.faces import Faces, without_wall
+from mfjax.grids.faces import Faces, distance, shares, without_wall
 from mfjax.measures import Grid
 
 
@@ -12,16 +12,18 @@ def fitted(mu: Grid, drift: Faces | None, temperature: Float[Array, ""]) -> tupl
 
     The flux through the face between cells i and i + 1 is T / h (B(z) rho_i - B(-z) rho_{i+1}),
     z = h drift / T and B(z) = z / (e^z - 1): the exact one for constant drift and constant flux
-    between the two centers, h apart. It vanishes where rho_{i+1} / rho_i = e^{-z}.
+    between the two centers, h apart. It vanishes where rho_{i+1} / rho_i = e^{-z}. Rates are fluxes times the
+    area of the face over the volume of the cell that they leave.
 
     Source: D. Scharfetter, H. Gummel, IEEE Trans. Electron Devices 16 (1969) 64-77.
     """
     pairs = []
     for axis in range(len(mu.shape)):
-        spacing = mu.spacing[axis]
-        rise = jnp.zeros(mu.shape, mu.dtype) if drift is None else spacing * drift[axis]
+        apart = distance(mu, axis)
+        rise = jnp.zeros(mu.shape, mu.dtype) if drift is None else apart * drift[axis]
         pair = (_bernoulli(rise, temperature), _bernoulli(-rise, temperature))
-        pairs.append(tuple(without_wall(rate / spacing**2, mu, axis) for rate in pair))
+        scaled = (share * rate for share, rate in zip(shares(mu, axis), pair, strict=True))
+        pairs.append(tuple(without_wall(rate / (mu.spacing[axis] * apart), mu, axis) for rate in scaled))
     return tuple(pairs)
 
 

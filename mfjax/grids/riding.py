@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from mfjax._numerics.arrays import known
 from mfjax.grids.diffusion import Part, conductance
-from mfjax.grids.faces import Faces, above, below, cells, face_slopes, jump
+from mfjax.grids.faces import Faces, above, below, cells, face_slopes, jump, shares
 from mfjax.grids.fitting import fitted
 from mfjax.grids.rates import sorted_parts, with_upwinded
 from mfjax.grids.transport import slope
@@ -34,7 +34,9 @@ def face_velocities(mu: Grid, drift: Faces, parts: tuple[Part, ...] = ()) -> Fac
             flux = forward * masses - backward * above(masses, axis)
         for through, values in diffusive:
             flux = flux - through[axis] * jump(values, mu, axis)
-        mean = 0.5 * (masses + above(masses, axis))
+        own, other = shares(mu, axis)
+        # The mass that a box of the mean density would have at this face.
+        mean = 0.5 * (own * masses + other * above(masses, axis))
         moved = jnp.where(mean > 0, flux * mu.spacing[axis] / jnp.where(mean > 0, mean, 1), 0)
         velocities.append(moved if pairs is not None else moved - drift[axis])
     return tuple(velocities)
@@ -61,12 +63,14 @@ def riding_rate(
         share = lambda carried, density=density: jnp.where(
             density > 0, jnp.minimum(carried / jnp.where(density > 0, density, 1), 2), 1
         )
+        own, other = shares(mu, axis)
+        out, back = own * v, below(other * v, axis)
         change = (
-            share(carrying) * v * (arriving - values),
-            share(below(carrying, axis)) * below(v, axis) * (below(arriving, axis) - values),
+            share(carrying) * out * (arriving - values),
+            share(below(carrying, axis)) * back * (below(arriving, axis) - values),
         )
         rate = rate + (change[1] - change[0]) / mu.spacing[axis]
-        turnover = turnover + (jnp.abs(v) + jnp.abs(below(v, axis))) / mu.spacing[axis]
+        turnover = turnover + (jnp.abs(out) + jnp.abs(back)) / mu.spacing[axis]
     fastest = jnp.max(turnover)
     longest = jnp.where(fastest > 0, 0.5 / jnp.where(fastest > 0, fastest, 1), jnp.inf)
     return rate.ravel(), longest

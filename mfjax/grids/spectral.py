@@ -35,7 +35,8 @@ class Spectral(Discretization):
     **Fails** by oscillation at fronts and kinks, where masses turn negative and the step is rejected: use
     `FiniteVolume`, which is positive always. There are no implicit steps with it.
 
-    **Raises** `ValueError` for axes with walls, and for internal energies other than the entropy.
+    **Raises** `ValueError` for axes with walls, curvilinear cells, and internal energies other than the
+    entropy.
 
     Source: S. Orszag, J. Atmos. Sci. 28 (1971), 1074; C. Canuto et al., Spectral Methods (2006), 3.4.
 
@@ -56,6 +57,10 @@ class Spectral(Discretization):
     def validate(self, energy, mu, domain):
         super().validate(energy, mu, domain)
         mu = cast(Grid, mu)
+        if mu.metric is not None:
+            raise ValueError(
+                f"Spectral needs cells of one size, and those of {domain!r} differ: use grids.FiniteVolume()"
+            )
         if not all(mu.periodic):
             why = "is of two species" if mu.frozen else "has walls"
             raise ValueError(

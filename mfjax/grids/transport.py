@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfjax.grids.faces import Faces, above, below, cells, jump, outflow, without_wall
+from mfjax.grids.faces import Faces, above, below, cells, content, jump, outflow, shares, without_wall
 from mfjax.measures import Grid
 
 
@@ -27,8 +27,8 @@ def transport_rate(mu: Grid, drift: Faces) -> tuple[Float[Array, " K"], Float[Ar
     (mass rates, longest positive step) of d_t rho = div(rho drift), given at the faces of each axis.
 
     Each face carries the upwind one of the two densities reconstructed at it. Explicit Euler keeps every
-    mass non-negative for dt <= 1 / (2 sum_axes max|v| / spacing), the second value returned; so do
-    strong-stability-preserving Runge-Kutta schemes.
+    mass non-negative for dt <= 1 / (2 sum_axes max|v| area / volume), area / volume = 1 / spacing for boxes:
+    the second value returned; so do strong-stability-preserving Runge-Kutta schemes.
 
     Second order in space for smooth densities (in the mean; first order at the very point of an
     extremum, where the limiter acts). A discontinuity is spread over a few cells.
@@ -40,9 +40,10 @@ def transport_rate(mu: Grid, drift: Faces) -> tuple[Float[Array, " K"], Float[Ar
         half = 0.5 * slope(density, mu, axis)
         velocity = -drift[axis]
         upwind = jnp.where(velocity > 0, density + half, above(density - half, axis))
-        flux = without_wall(velocity * upwind, mu, axis) * mu.volume / mu.spacing[axis]
+        flux = without_wall(velocity * upwind, mu, axis) * content(mu, axis) / mu.spacing[axis]
         rate = rate - outflow(flux, axis)
-        fastest = jnp.maximum(velocity, -below(velocity, axis))
+        own, other = shares(mu, axis)
+        fastest = jnp.maximum(own * velocity, -below(other * velocity, axis))
         turnover = turnover + jnp.maximum(fastest, 0) / mu.spacing[axis]
     turnover = jnp.max(turnover)
     moving = turnover > 0

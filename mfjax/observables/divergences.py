@@ -41,8 +41,8 @@ class _Divergence(Observable):
         values = jax.vmap(self.target)(mu.points)
         if values.shape != (mu.size,):
             raise ValueError(f"target must return one number per point, got shape {values.shape[1:]}")
-        values = values.astype(mu.dtype)
-        return mu.weights, values / jnp.sum(values)
+        masses = values.astype(mu.dtype) * mu.relative_volume
+        return mu.weights, masses / jnp.sum(masses)
 
     @abstractmethod
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:

@@ -54,7 +54,7 @@ class FisherInformation(_Divergence):
         log = lambda values, seen: jnp.log(jnp.where(seen, values, 1))
         ratio = jnp.where(there, m / jnp.where(there, t, 1), 0)
         heights = cells(log(ratio, full), mu)
-        forward = fitted(mu, face_slopes(-log(t, there), mu), jnp.ones((), mu.dtype))
+        forward = fitted(mu, face_slopes(-log(t / mu.relative_volume, there), mu), jnp.ones((), mu.dtype))
         total = jnp.where(jnp.any((m > 0) & ~there), jnp.inf, 0)
         ratio, full, t = cells(ratio, mu), cells(full, mu), cells(t, mu)
         for axis, (theta, _) in enumerate(forward):

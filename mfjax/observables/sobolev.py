@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from mfjax._numerics.arrays import inner, safe_sqrt
 from mfjax.flows.base import Flow
 from mfjax.grids.diffusion import Conductance, stiffness
-from mfjax.grids.faces import above, below, cells, without_wall
+from mfjax.grids.faces import above, below, cells, content, distance, shares, without_wall
 from mfjax.measures import Grid, Measure
 from mfjax.observables.divergences import _Divergence
 
@@ -26,7 +26,8 @@ class SobolevDistance(_Divergence):
     walls. In one dimension, with G the cumulative function of target - mu, that is
 
     - int G^2 / mu dx on an interval, where G vanishes at both ends;
-    - int (G - c)^2 / mu dx on a circle, c = (int G / mu) / (int 1 / mu), so that int (G - c) / mu = 0.
+    - int (G - c)^2 / mu dx on a circle, c = (int G / mu) / (int 1 / mu), so that int (G - c) / mu = 0;
+    - int G^2 / (a mu) dx where a section at x has the area a(x), as on `domains.Zonal`.
 
     On grids of several axes finite volumes and conjugate gradients, some multiple of the cells of an axis
     in number; derivatives are those of the equation.
@@ -58,15 +59,20 @@ class SobolevDistance(_Divergence):
             raise ValueError("no mass can move from one species to another: take those of one sign")
         m, t = m / jnp.sum(m), t / jnp.sum(t)
         full = jnp.all(m > 0)
-        density = jnp.where(full, m, 1) / mu.volume
-        square = _along_a_line if len(mu.shape) == 1 else _by_elliptic_solve
+        # On a line by length, elsewhere by volume.
+        line = len(mu.shape) == 1
+        density = jnp.where(full, m, 1) / (mu.spacing[0] if line else mu.volume)
+        square = _along_a_line if line else _by_elliptic_solve
         return jnp.where(full, safe_sqrt(square(mu, t - m, density)), jnp.inf)
 
 
 def _along_a_line(mu: Grid, change: Array, density: Array) -> Array:
     # Entry i belongs to the face between cells i and i + 1, the last one to the end or the closing face.
     cumulative = jnp.cumsum(change)
-    lightness = 0.5 * (1 / density + jnp.roll(1 / density, -1))
+    # Per length on both sides of a face, whose area is zero at a pole, where nothing passes.
+    sizes = [jnp.where(share > 0, share, 1) for share in shares(mu, 0)]
+    lightness = 0.5 * (1 / (sizes[0] * density) + 1 / (sizes[1] * above(density, 0)))
+    lightness = without_wall(lightness, mu, 0)
     if mu.periodic[0]:
         cumulative = cumulative - jnp.sum(lightness * cumulative) / jnp.sum(lightness)
     else:
@@ -89,6 +95,7 @@ def _conductance(mu: Grid, density: Array) -> Conductance:
     """Of each face, for the harmonic mean of the densities of its cells."""
     lightness = cells(1 / density, mu)
     return tuple(
-        without_wall(2 / (lightness + above(lightness, axis)), mu, axis) * (mu.volume / mu.spacing[axis] ** 2)
+        without_wall(2 / (lightness + above(lightness, axis)), mu, axis)
+        * (content(mu, axis) / (mu.spacing[axis] * distance(mu, axis)))
         for axis in range(len(mu.shape))
     )

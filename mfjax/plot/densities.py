@@ -151,7 +151,7 @@ def _on_axis(source: Drawn, domain: Domain, extent: Extent, cells: int | None):
     """(coordinates (B,) ascending, values (R, B))."""
     if isinstance(source, Grid):
         # Of one time or of several, as a run has them.
-        points, values = source.points, np.asarray(source.weights) / float(source.volume)
+        points, values = source.points, np.asarray(source.weights) / np.asarray(source.volume)
     elif isinstance(source, tuple):
         points, values = source
     else:

@@ -36,10 +36,16 @@ def density_label(domain: Domain, symbol: str = "x") -> str:
     >>> import mfjax as mf
     >>> density_label(mf.domains.Sphere(2)), density_label(mf.domains.Torus(2), "z [mm]")
     ('density [1/sr]', 'density [1/mm²]')
+    >>> density_label(mf.domains.Zonal(2)), density_label(mf.domains.Zonal(10))
+    ('density [1/sr]', 'density [1/rad$^{10}$]')
     """
     units = [unit_of(name) for name in names(domain, symbol)]
-    if not domain.isometric:
-        return "density [1/sr]" if units == ["rad", "rad"] else "density"
+    # Of an orbit one coordinate is stored, and its volume is that of the whole.
+    power = domain.volume_dim // domain.dim
+    if not domain.isometric or power > 1:
+        if units * power == ["rad", "rad"]:
+            return "density [1/sr]"
+        return f"density [1/{units[0]}$^{{{power}}}$]" if domain.isometric and units[0] else "density"
     units = [unit for unit in units if unit]
     if not units:
         return "density"

@@ -12,7 +12,7 @@ from jaxtyping import Array, Complex, Float, Key, ScalarLike
 
 from mfjax._numerics.arrays import as_floats, count, inner, is_traced, scalar
 from mfjax.domains import Domain, Sphere, Torus
-from mfjax.measures import Particles
+from mfjax.measures import Grid, Particles
 
 
 def concentration(gamma: Any) -> Array:
@@ -107,8 +107,8 @@ class Teacher(eqx.Module):
     def variation(self, n: int | None = None) -> Float[Array, ""]:
         """|nu|_TV = int |density|, midpoint rule on `n` cells per axis (4096, or 512 in two dimensions)."""
         n = (4096 if self.domain.dim == 1 else 512) if n is None else n
-        cells = self.domain.cells(n)
-        return jnp.prod(cells.spacing) * jnp.sum(jnp.abs(jax.vmap(self)(cells.points)))
+        grid = Grid.uniform(self.domain, n)
+        return grid.integral(jnp.abs(jax.vmap(self)(grid.points)))
 
     def absolute(self, n: int | None = None) -> "AbsoluteDensity":
         """|nu| / |nu|_TV: what the features of a signed teacher converge to at lam = 0."""

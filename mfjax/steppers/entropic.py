@@ -45,8 +45,9 @@ class EntropicProximal(Stepper):
       (dt |v| / b)^2 iterations.
     - `rtol`: change of masses, in total variation, at which the iteration stops: 1e-8, in float32 1e-5.
 
-    **Raises** `ValueError` for flows other than `Wasserstein` and for particles, which take `Proximal`: in
-    one dimension, while they keep their order, that is the scheme by quantiles, without blur.
+    **Raises** `ValueError` for flows other than `Wasserstein`, for curvilinear cells, and for particles,
+    which take `Proximal`: in one dimension, while they keep their order, that is the scheme by quantiles,
+    without blur.
     **Fails** (NOT_CONVERGED) beyond `max_iterations`. Derivatives are not supported.
 
     Source: G. Peyre, SIAM J. Imaging Sci. 8 (2015) 2323-2351; the correction of the entropy is ours.
@@ -77,6 +78,11 @@ class EntropicProximal(Stepper):
         if not isinstance(mu, Grid):
             raise ValueError(
                 f"EntropicProximal moves the masses of a Grid, got {type(mu).__name__}: use steppers.Proximal"
+            )
+        if mu.metric is not None:
+            raise ValueError(
+                f"EntropicProximal blurs along axes of boxes, and the cells of {flow.domain!r} are none: use "
+                "steppers.ImplicitEuler, or particles and steppers.Proximal"
             )
         require_wasserstein(self, flow, "stepper=None")
 

@@ -5,7 +5,7 @@ retraction followed by the velocity extends the flow smoothly off the domain, th
 hold on curved domains too.
 """
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import equinox as eqx
 import jax
@@ -67,15 +67,15 @@ def runge_kutta(tableau: Tableau, flow, state: State, evaluation, dt) -> tuple[S
         carry = at_stage.carry
     moved = flow.move(state, combine(tableau.b, tangents), dt)
     if isinstance(moved.measure, Grid):
-        weights = _without_rounding(moved.measure.weights)
-        moved = eqx.tree_at(lambda state: state.measure, moved, moved.measure.with_weights(weights))
+        moved = eqx.tree_at(lambda state: state.measure, moved, _without_rounding(moved.measure))
     return moved.with_carry(carry), tangents
 
 
-def _without_rounding(weights: Float[Array, " K"]) -> Float[Array, " K"]:
-    """The values, with zero for those that are negative by rounding alone, as ahead of a front."""
-    rounding = jnp.finfo(weights.dtype).eps * jnp.mean(weights)
-    return jnp.where((weights < 0) & (weights > -rounding), 0, weights)
+def _without_rounding(mu: Grid) -> Grid:
+    """The measure, with zero for masses that are negative by rounding alone, as ahead of a front."""
+    weights = mu.weights
+    rounding = jnp.finfo(weights.dtype).eps * jnp.mean(weights) * mu.relative_volume
+    return mu.with_weights(jnp.where((weights < 0) & (weights > -rounding), 0, weights))
 
 
 class _Fixed(Stepper):
@@ -191,7 +191,9 @@ def scaled_error(
         squares.append(_ratio(safe_sqrt(_mean(new.measure.weights, defect.points)), atol + rtol * size) ** 2)
     if defect.weights is not None:
         before, after = old.measure.weights, new.measure.weights
-        scale = atol * jnp.mean(before) + rtol * jnp.maximum(jnp.abs(before), jnp.abs(after))
+        # Of the mean density: cells may be small.
+        least = atol * jnp.mean(before) * cast(Grid, old.measure).relative_volume
+        scale = least + rtol * jnp.maximum(jnp.abs(before), jnp.abs(after))
         squares.append(jnp.mean(_ratio(defect.weights, scale) ** 2))
     for name, rate in (defect.marks or {}).items():
         size = safe_sqrt(_mean(new.measure.weights, new.measure.marks[name]))

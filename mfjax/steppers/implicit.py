@@ -156,7 +156,8 @@ def _newton(parts, mu: Grid, dt, linear, weights, *, bounded: bool) -> tuple[Arr
         pressure = part[1].pressure(current.density, mu.points)
         residual = residual + dt * stiffness(conductance(part, mu), pressure)
         pairs.append(pressure_pairs(part, current))
-    change = -ShiftedFluxes(reduce(added, pairs), dt, mu.periodic).solve(residual)
+    matrix = ShiftedFluxes(reduce(added, pairs), dt, mu.periodic, mu.metric is not None)
+    change = -matrix.solve(residual)
     if linear is None and len(parts) == 1 and parts[0][1].concave_pressure:
         energy = parts[0][1]
         pressure, slope = pressure_and_slope(energy, current)
@@ -167,5 +168,5 @@ def _newton(parts, mu: Grid, dt, linear, weights, *, bounded: bool) -> tuple[Arr
         new = energy.density_from_pressure(pressure, mu.points) * mu.volume
     else:
         new = jnp.maximum(weights + change, 0)
-    tiny = jnp.finfo(mu.dtype).eps * jnp.mean(jnp.abs(mu.weights))
+    tiny = jnp.finfo(mu.dtype).eps * jnp.mean(jnp.abs(mu.weights)) * mu.relative_volume
     return new, jnp.max(jnp.abs(new - weights) / (jnp.abs(new) + tiny))

@@ -120,7 +120,8 @@ class _LinearlyImplicit(Stepper):
 
     def _stages(self, flow, state, evaluation, dt):
         mu, table = state.measure, self.coefficients
-        matrix = ShiftedFluxes(flow.at(state).linearize(state, evaluation), table.gamma * dt, mu.periodic)
+        pairs, curvilinear = flow.at(state).linearize(state, evaluation), mu.metric is not None
+        matrix = ShiftedFluxes(pairs, table.gamma * dt, mu.periodic, curvilinear)
         # Where no mass grows, `step` mends the sum of the increment.
         inverse = matrix.inverse if evaluation.tangent.growth is None else matrix.solve
 

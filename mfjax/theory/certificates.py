@@ -240,7 +240,10 @@ def identifiability(
     check_features(features, grid.points, x)
     matrix = np.asarray(jax.jit(lambda f, points, x: f.matrix(points, x))(features, grid.points, x), float)
     # Only the triangular factor matters: the data may be many more than the cells.
-    factor = cast(np.ndarray, np.linalg.qr(np.sqrt(p)[:, None] * matrix / np.sqrt(grid.size), mode="r"))
+    # Functions are seen through the roots of volumes, in which products are those of L^2.
+    roots = np.sqrt(np.asarray(grid.relative_volume, float))
+    scaled = np.sqrt(p)[:, None] * matrix * roots / np.sqrt(grid.size)
+    factor = cast(np.ndarray, np.linalg.qr(scaled, mode="r"))
     _, singular, directions = np.linalg.svd(factor, full_matrices=True)
     singular = np.concatenate([singular, np.zeros(grid.size - singular.size)])
     if tolerance is None:
@@ -252,10 +255,12 @@ def identifiability(
         invisible = tuple(int(k) for k in np.flatnonzero(modes <= (tolerance * singular[0]) ** 2))
     hidden_mass = floor = None
     if teacher is not None:
-        density = np.asarray(jax.vmap(teacher)(grid.points), float)
+        density = roots * np.asarray(jax.vmap(teacher)(grid.points), float)
         hidden = directions[null].T @ (directions[null] @ density)
         hidden_mass = float(np.sum(hidden**2) / np.sum(density**2))
-        floor = _energy_distance(domain, grid, (hidden - np.mean(hidden)) * float(grid.volume))
+        hidden = hidden / roots
+        centered = hidden - np.mean(roots**2 * hidden)
+        floor = _energy_distance(domain, grid, centered * np.asarray(grid.volume, float))
     return Identifiability(
         singular**2, int(null.sum()), modes, invisible, symmetry(features, grid, domain), hidden_mass, floor
     )

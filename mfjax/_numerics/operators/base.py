@@ -39,7 +39,7 @@ class Operator(eqx.Module):
 
     @property
     def variables(self) -> int:
-        """How many numbers a feature is a function of, of a datum or a particle: no few span those of many."""
+        """How many numbers a feature depends on, of a datum or of a particle: no few span those of many."""
         return 1
 
     @property

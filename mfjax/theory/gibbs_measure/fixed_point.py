@@ -42,7 +42,7 @@ def fixed_point(problem: EntropicProblem, tolerance: Array, iterations: int) -> 
         theta = jnp.where(good, jnp.minimum(GROW * theta, 1.0), SHRINK * theta)
         return pick(proposal, height), pick(new, now), theta, count + 1
 
-    start = jnp.log(jnp.maximum(grid.weights, jnp.finfo(grid.dtype).tiny))
+    start = jnp.log(jnp.maximum(grid.weights / grid.relative_volume, jnp.finfo(grid.dtype).tiny))
     loop = (start, seen(start), jnp.ones((), grid.dtype), jnp.zeros((), jnp.int32))
     height, _, _, count = jax.lax.while_loop(running, iterate, loop)
     return problem.masses(temperature * -height), count

@@ -20,12 +20,15 @@ class EntropicProblem(eqx.Module):
     grid: Grid
 
     def masses(self, potential: Float[Array, " K"]) -> Float[Array, " K"]:
-        """e^{-V/T} / Z, scaled to the mass of the grid."""
-        return self.grid.mass * jax.nn.softmax(-potential / self.temperature)
+        """e^{-V/T} / Z in the volumes of the cells, scaled to the mass of the grid."""
+        return self.grid.mass * jax.nn.softmax(self._logarithm(potential))
+
+    def _logarithm(self, potential: Float[Array, " K"]) -> Float[Array, " K"]:
+        return jnp.log(self.grid.relative_volume) - potential / self.temperature
 
     def log_partition(self, potential: Float[Array, " K"]) -> Float[Array, ""]:
-        """T M log sum_i e^{-V_i / T}, M the mass."""
-        scaled = -potential / self.temperature
+        """T M log sum_i e^{-V_i / T} volume_i, to a constant, M the mass."""
+        scaled = self._logarithm(potential)
         return self.grid.mass * self.temperature * jax.nn.logsumexp(scaled)
 
     def potential(self, weights: Float[Array, " K"]) -> Float[Array, " K"]:
@@ -45,7 +48,7 @@ class EntropicProblem(eqx.Module):
         return self.value(weights) + self.temperature * known(Entropy().solve(mu).value)
 
     def residual(self, weights: Float[Array, " K"]) -> Float[Array, ""]:
-        """sum_i |m_i - e^{-V_m(x_i)/T} / Z|, relative to the mass."""
+        """sum_i |m_i - e^{-V_m(x_i)/T} volume_i / Z|, relative to the mass."""
         return jnp.sum(jnp.abs(weights - self.masses(self.potential(weights)))) / self.grid.mass
 
     def gap(self, weights: Float[Array, " K"]) -> Float[Array, ""]:
