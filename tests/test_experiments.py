@@ -715,6 +715,27 @@ def test_learning(environment, figures, tmp_path):
 
 
 @pytest.mark.slow
+def test_batches(environment, tmp_path):
+    """Every series ends well; the batch of all data without momentum is variable projection of all data."""
+    import xarray as xr
+
+    out = tmp_path / "run"
+    status, printed, err = call(environment, "batches", "--preset", "tiny", "--out", out)
+    assert status == 0, err
+    assert "certificates" in printed
+    for figure in ("mean", "limit", "projection"):
+        assert (out / "figures" / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("mean-0", "mean-1", "widths", "all-data", "projections"):
+        with xr.open_dataset(out / "results" / f"{name}.nc") as data:
+            assert (data.status == 0).all() and np.isfinite(data.energy).all()
+            if name == "all-data":
+                exact = data.mmd_squared.values
+            elif name == "projections":
+                whole = data.mmd_squared.sel(batch=32, momentum=0.0).values
+                np.testing.assert_allclose(whole, exact, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
 def test_work_precision(environment, tmp_path):
     """Every scheme is on the diagram with the solves that its runs took."""
     import xarray as xr

@@ -19,7 +19,7 @@ from _lab.program import run
 class Preset:
     """Sizes of the experiment; each is an option of the command line."""
 
-    steps: tuple[Count, ...] = (16, 32, 64)  # steps to t = 1 of the mean of few neurons
+    steps: tuple[Count, ...] = (16, 32, 64, 128)  # steps to t = 1 of the mean of few neurons
     seeds: Count = 1024  # repetitions of theirs
     widths: tuple[Count, ...] = (16, 64, 256, 1024)  # particles beside the partial differential equation
     betas: tuple[float, ...] = (0.0, 0.5, 1.0)  # powers of the width in the step
@@ -29,15 +29,15 @@ class Preset:
     inputs: Count = 1024  # data of variable projection
     projected: Count = 48  # its particles
     batches: tuple[Count, ...] = (16, 64, 256, 1024)  # its batch sizes
-    momenta: tuple[float, ...] = (0.0, 0.5, 0.9, 0.99)  # its momenta
+    momenta: tuple[float, ...] = (0.0, 0.5, 0.9, 0.98)  # its momenta
     lam: Positive = 1e-2  # its regularization strength
+    noise: Positive = 0.2  # deviation of the noise of its targets
     iterations: Count = 1024  # its steps
     tau: Positive = 2**-7  # flow time of each
     starts: Count = 4  # repetitions of each
 
 
 PAPER = Preset(
-    steps=(16, 32, 64, 128),
     seeds=8192,
     widths=(16, 64, 256, 1024, 4096),
     repeats=48,

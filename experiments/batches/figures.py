@@ -23,21 +23,23 @@ class Figures(Gallery):
             expected, data = self.runs.expansion(name), self.runs.mean(name)
             eps = data["eps"].values
             first = np.asarray(expected.marks["mean"], float).ravel()
+            size = np.linalg.norm(first)
             ends = data.coordinates.transpose("eps", "seed", ...).values[..., -1, :]
-            error = ends.mean(axis=1) - np.asarray(expected.points, float).ravel()
-            spread = np.sqrt(np.sum(ends.var(axis=1, ddof=1), axis=-1) / ends.shape[1])
-            size = np.linalg.norm(error, axis=-1)
-            ax.errorbar(
-                eps, size, 2 * spread, color=plot.color(i), marker="o", linestyle="", capsize=2, label="runs"
-            )
-            ax.plot(eps, eps * np.linalg.norm(first), color=plot.color(i), linestyle="--", label="expansion")
-            ax.set_xscale("log")
+            along = (ends - np.asarray(expected.points, float).ravel()) @ first / size
+            mean, error = along.mean(axis=1), 2 * along.std(axis=1, ddof=1) / np.sqrt(along.shape[1])
+            style = {"color": plot.color(i), "marker": "o", "linestyle": "", "capsize": 2}
+            ax.errorbar(eps, mean, error, label="runs", **style)
+            ax.plot(eps, eps * size, color=plot.color(i), linestyle="--", label="expansion")
+            ax.set_xscale("log", base=2)
             ax.set_yscale("log")
             ax.set_xlabel("step ε [flow time]")
-            ax.set_ylabel("‖mean of runs − flow‖")
+            ax.set_ylabel("shift of the mean")
             plot.title(ax, name)
             plot.legend(ax)
-        return fig, "points within their bars (two standard errors) of the line, whose slope is one"
+        return (
+            fig,
+            "points within their bars (two standard errors) of the line, the closer the smaller the step",
+        )
 
     def limit(self):
         """Distance of particles to their density, for steps of several powers of the width."""
@@ -48,7 +50,7 @@ class Figures(Gallery):
             values = data.mmd_squared.sel(beta=beta).transpose("width", "seed", "save").values[..., -1]
             mean, error = values.mean(axis=1), 2 * values.std(axis=1, ddof=1) / np.sqrt(values.shape[1])
             slope = np.polyfit(np.log(widths), np.log(mean), 1)[0]
-            label = f"ε = {self.preset.first_step:g} N^{beta - 1:g}, slope {slope:.2f}"
+            label = f"ε = {self.preset.first_step:g} $N^{{{beta - 1:g}}}$, slope {slope:.2f}"
             ax.errorbar(widths, mean, error, color=plot.color(i), marker="o", capsize=2, label=label)
         ax.plot(widths, mean[0] * widths[0] / widths, color="0.5", linestyle=":", label="∝ 1/N")
         ax.set_xscale("log")
@@ -74,8 +76,7 @@ class Figures(Gallery):
                 plot.band(ax, data.batch.values, values.T, color=plot.color(i), label=f"m = {momentum:g}")
             ax.axhline(float(exact[name].values[..., -1].mean()), color="k", linestyle="--", label="all data")
             ax.set_xscale("log", base=2)
-            ax.set_yscale("log")
             ax.set_xlabel("batch size")
             ax.set_ylabel(label)
         plot.legend(axes[0, 0])
-        return fig, "the smaller the batch the larger the bias; momentum takes most of it away"
+        return fig, "small batches are biased, and momentum averages them; it lags where it is long"

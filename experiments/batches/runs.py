@@ -44,7 +44,7 @@ class BatchRuns(Runs):
     def few(self, batches: Any) -> mf.flows.Wasserstein:
         """Descent of the risk of a few neurons."""
         x = jr.normal(jr.key(0), (DATA, 2), self.dtype)
-        y = jnp.sin(2 * x[:, 0]) + x[:, 1]
+        y = 0.5 * (jnp.sin(2 * x[:, 0]) + x[:, 1])
         return mf.flows.Wasserstein(mf.energies.Risk(NEURON, x, y, 0.01, batches=batches), PLANE)
 
     def neurons(self) -> Particles:
@@ -107,10 +107,12 @@ class BatchRuns(Runs):
         problem = mf.problems.circle(
             jr.key(7), gamma=10.0, inputs=preset.inputs, width=1024, stratified=True, dtype=self.dtype
         )
+        # What the teacher alone does not explain is what a batch fits too well.
+        y = problem.y + preset.noise * jr.normal(jr.key(8), problem.y.shape, self.dtype)
         energy = mf.energies.ReducedRisk(
             problem.features,
             problem.x,
-            problem.y,
+            y,
             preset.lam,
             mf.regularizers.Quadratic(1.0),
             batches=batches,
