@@ -249,10 +249,10 @@ class Grid(Measure):
         self.shape, self.periodic, self.frozen = cells.shape, cells.periodic, cells.frozen
         size = int(np.prod(cells.shape))
         if self.metric is not None and not is_traced(self.metric):
-            least = float(np.min(np.asarray(self.metric.volume)))
+            least = float(np.min(np.asarray(cells.metric.volume)))
             if not least > float(jnp.finfo(dtype).tiny):
                 raise ValueError(
-                    f"{jnp.dtype(dtype)} cannot hold the volume {float(jnp.min(cells.volume)):.1e} of a cell "
+                    f"{jnp.dtype(dtype)} cannot hold the volume {least:.1e} of a cell "
                     f"of {domain!r} at n = {n}: take fewer cells, or float64"
                 )
         if weights is None:

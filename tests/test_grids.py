@@ -312,6 +312,19 @@ def test_grid_of_another_domain_is_refused():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("domain", [mf.domains.Torus(1), mf.domains.Zonal(3)], ids=["boxes", "zones"])
+def test_a_grid_that_a_compiled_function_keeps_is_checked(domain):
+    """Its numbers are constants there, also those that are made from them."""
+    mu, energy = mf.measures.Grid.uniform(domain, 8), mf.energies.Entropy()
+    flow = mf.flows.Wasserstein(energy, domain)
+    start = lambda t1: mf.Simulation(flow, mu, stepper=mf.steppers.Euler(1e-4), t1=t1).measure.weights
+    np.testing.assert_array_equal(jax.jit(start)(1.0), mu.weights)
+    other = mf.measures.Grid.uniform(mf.domains.Zonal(2), 8)
+    with pytest.raises(ValueError, match="the measure lives on another grid than|does not lie on Torus"):
+        jax.jit(lambda t1: mf.Simulation(flow, other, t1=t1).measure.weights)(1.0)
+
+
+@pytest.mark.slow
 def test_gradients_are_finite_and_right():
     """d/d(weights) of a rate functional, limiter included, against finite differences; no NaN at rest."""
     domain, n = DOMAINS["circle"]

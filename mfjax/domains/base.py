@@ -319,7 +319,7 @@ class Domain(eqx.Module):
             with jax.ensure_compile_time_eval():
                 bad = np.flatnonzero(~np.asarray(jax.vmap(self.contains)(points)))
             if len(bad):
-                where = np.asarray(points[bad[0]]).tolist()
+                where = np.asarray(points)[bad[0]].tolist()
                 raise ValueError(
                     f"{name}[{bad[0]}] = {where} does not lie on {self!r}: jax.vmap(domain.retract)"
                     "(points, jnp.zeros_like(points)) is what lies there"
