@@ -225,6 +225,35 @@ def test_the_expansion_of_all_data_is_the_error_of_euler_steps():
     )
 
 
+@pytest.mark.slow
+def test_particles_with_steps_like_one_over_their_number_converge_to_the_density():
+    """Squared distance to the density of all data, one datum a step: slope -1 in N, 128 runs each."""
+    loop, t1 = mf.domains.Torus(1), 0.5
+    bump = mf.features.Function(lambda omega, x: jnp.exp(jnp.cos(2 * jnp.pi * (omega[0] - x[0]))))
+    x = jr.uniform(jr.key(3), (64, 1))
+    y = 1.2 + jnp.cos(2 * jnp.pi * (x[:, 0] - 0.3)) + 0.4 * jnp.sin(4 * jnp.pi * x[:, 0])
+    flow = lambda batches: mf.flows.Wasserstein(Risk(bump, x, y, batches=batches), loop)
+    begin = Grid.from_density(loop, 128, lambda x: 1 + 0.8 * jnp.cos(2 * jnp.pi * x[0]))
+    density = mf.simulate(flow(None), begin, stepper=RK4(t1 / 256), steps=256).final
+    distance = mf.observables.EnergyDistance(density, loop)
+    place = jnp.linspace(0, 1, 4097)
+    mass = place + 0.8 * jnp.sin(2 * jnp.pi * place) / (2 * jnp.pi)
+
+    def squared(width, seed):
+        for_start, key = jr.split(jr.key(seed))
+        mu = Particles(jnp.interp(jr.uniform(for_start, (width,)), mass, place)[:, None])
+        stepper = Euler(t1 / width)
+        run = mf.simulate(flow(Batches(1, replace=True)), mu, stepper=stepper, steps=width, key=key)
+        return distance(run.final)
+
+    widths = np.array([32, 128, 512])
+    ends = lambda n: jax.jit(jax.vmap(lambda seed: squared(n, seed)))(jnp.arange(128))
+    means = [float(jnp.mean(ends(int(n)))) for n in widths]
+    slope = np.polyfit(np.log(widths), np.log(means), 1)[0]
+    print(f"squared distance to the density {means}, slope {slope:.2f} in N")
+    np.testing.assert_allclose(slope, -1, atol=0.15)
+
+
 @pytest.mark.core
 @pytest.mark.parametrize("how", ["epochs", "replacement"])
 def test_a_run_goes_on_in_the_middle_of_an_epoch(how):

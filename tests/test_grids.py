@@ -320,7 +320,7 @@ def test_a_grid_that_a_compiled_function_keeps_is_checked(domain):
     start = lambda t1: mf.Simulation(flow, mu, stepper=mf.steppers.Euler(1e-4), t1=t1).measure.weights
     np.testing.assert_array_equal(jax.jit(start)(1.0), mu.weights)
     other = mf.measures.Grid.uniform(mf.domains.Zonal(2), 8)
-    with pytest.raises(ValueError, match="the measure lives on another grid than|does not lie on Torus"):
+    with pytest.raises(ValueError, match=r"the measure lives on another grid than|does not lie on Torus"):
         jax.jit(lambda t1: mf.Simulation(flow, other, t1=t1).measure.weights)(1.0)
 
 
