@@ -248,7 +248,7 @@ class Grid(Measure):
         self.metric = jax.tree.map(lambda sizes: sizes.astype(dtype), cells.metric)
         self.shape, self.periodic, self.frozen = cells.shape, cells.periodic, cells.frozen
         size = int(np.prod(cells.shape))
-        if self.metric is not None and not is_traced(self.metric):
+        if cells.metric is not None and not is_traced(cells.metric):
             least = float(np.min(np.asarray(cells.metric.volume)))
             if not least > float(jnp.finfo(dtype).tiny):
                 raise ValueError(

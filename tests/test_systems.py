@@ -218,6 +218,12 @@ SYSTEMS = {
         LAMS,
         "a particle that noise moves would take its H elsewhere",
     ),
+    "propagation of chaos, noise": System(
+        lambda a, m, d: W.PropagationOfChaos(pairs(m, d, 0.1), m, noise=a),
+        LAMS,
+        StochasticHeun(END / 8),
+        "noise takes the height of each particle elsewhere",
+    ),
     "propagation of chaos, spacings": System(
         lambda a, m, d: W.PropagationOfChaos(pairs(m, d, 0.1) + a * E.Spacings(HEAT(), m), m),
         LAMS,
@@ -285,6 +291,11 @@ SYSTEMS = {
         lambda a, m, d: W.WassersteinFisherRao(network(m, d) + a * HEAT(), m, 1.0, 0.5),
         LAMS,
         "makes masses grow by a function of the density",
+    ),
+    "Wasserstein-Fisher-Rao, noise": System(
+        lambda a, m, d: W.WassersteinFisherRao(network(m, d) + a * HEAT(), m, 1.0, 0.5, blur=0.2),
+        LAMS,
+        EulerMaruyama(END / 8),
     ),
     "birth and death": System(
         lambda a, m, d: W.WassersteinFisherRao(network(m, d), m, 0.1, 10 * a),

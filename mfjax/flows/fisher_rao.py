@@ -11,8 +11,10 @@ from mfjax import grids
 from mfjax._numerics.arrays import known, scalar
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy
+from mfjax.energies.blob import Blob
+from mfjax.energies.entropy import Entropy
 from mfjax.flows.base import Evaluation, Flow, State, require_measure
-from mfjax.flows.wasserstein import check_space, descent
+from mfjax.flows.wasserstein import check_space, descent, smooth_part
 from mfjax.grids.diffusion import Part
 from mfjax.grids.rates import Pairs
 from mfjax.measures import Grid, Measure, Particles, Tangent
@@ -29,6 +31,9 @@ class WassersteinFisherRao(Flow):
 
     - `transport` alpha >= 0, `reaction` beta >= 0, per unit of flow time; array leaves. alpha = 0 is the
       Fisher-Rao flow (mirror descent), beta = 0 the Wasserstein flow.
+    - `blur`: on particles an entropy in the energy is noise sqrt(2 alpha T) dW, and masses grow by -beta T
+      times the potential of `energies.Blob(Entropy(), blur, domain)`, the density blurred by this length:
+      an error O(blur^2), and of the scatter of particles within it. The recorded energy is the smooth part.
     - `balanced=True` subtracts the mean of V: the total mass, which is free otherwise, stays exactly. The
       constant in V matters only without it: V_i = dF/dm_i must hold as it stands, as it does for the
       energies of mfjax. Discrepancies of conditionally positive definite kernels (`Distance`, `Riesz`) have
@@ -44,8 +49,8 @@ class WassersteinFisherRao(Flow):
     **Fails** to reach a teacher where there is no mass at all when alpha = 0, and where the energy
     does not see (`mf.certificates.identifiability`).
 
-    **Raises** `ValueError` for negative rates, for internal energies (the entropy, too: its potential is
-    log of a density) on particles, and for points outside the domain.
+    **Raises** `ValueError` for negative rates, for internal energies on particles (the entropy, too, without
+    `blur`: its potential is the logarithm of a density), and for points outside the domain.
 
     Source: arXiv 2603.01977; Rotskoff, Jelassi, Bruna, Vanden-Eijnden, arXiv 1902.01843 (birth-death);
     Chizat, arXiv 1907.10300.
@@ -63,6 +68,7 @@ class WassersteinFisherRao(Flow):
     transport: Float[Array, ""]
     reaction: Float[Array, ""]
     space: grids.Discretization
+    estimate: Blob | None
     balanced: bool = eqx.field(static=True)
 
     def __init__(
@@ -73,6 +79,7 @@ class WassersteinFisherRao(Flow):
         reaction: ScalarLike = 1.0,
         *,
         balanced: bool = False,
+        blur: ScalarLike | None = None,
         space: grids.Discretization | None = None,
     ):
         self.space = grids.FiniteVolume() if space is None else space
@@ -80,21 +87,40 @@ class WassersteinFisherRao(Flow):
         self.energy, self.domain, self.balanced = energy, domain, bool(balanced)
         self.transport = scalar(transport, "transport", minimum=0)
         self.reaction = scalar(reaction, "reaction", minimum=0)
+        self.estimate = None if blur is None else Blob(Entropy(), scalar(blur, "blur", above=0), domain)
+
+    @property
+    def temperature(self):
+        temperature = super().temperature
+        still = isinstance(temperature, (int, float)) and temperature == 0
+        return temperature if still else self.transport * temperature
 
     def validate(self, mu: Measure) -> None:
         require_measure(mu)
         if isinstance(mu, Grid):
             self.space.validate(self.energy, mu, self.domain)
-        elif internal := grids.internal_parts(self.energy):
+        else:
+            self._smooth().validate(mu, self.domain)
+            if self.estimate is not None:
+                self.estimate.validate(mu, self.domain)
+        self.domain.validate(mu.points)
+
+    def _smooth(self) -> Energy:
+        """The energy that particles have a value of: without entropies, which are noise if they are estimated."""
+        internal = grids.internal_parts(self.energy)
+        if internal and self.estimate is None:
             raise ValueError(
                 f"{type(internal[0][1]).__name__} makes masses grow by a function of the density, which "
-                "particles do not have: run this flow on a Grid"
+                "particles do not have: run this flow on a Grid, or give blur=, the width of an estimate for "
+                "the entropy"
             )
-        super().validate(mu)
+        return smooth_part(self.energy)
 
     def init(self, mu: Measure) -> State:
         self.validate(mu)
-        return State(mu, self.space.init(self.energy, mu) if isinstance(mu, Grid) else self.energy.init(mu))
+        return State(
+            mu, self.space.init(self.energy, mu) if isinstance(mu, Grid) else self._smooth().init(mu)
+        )
 
     def evaluate(self, state: State) -> Evaluation:
         mu = state.measure
@@ -112,8 +138,13 @@ class WassersteinFisherRao(Flow):
 
     def _on_particles(self, mu: Particles, carry: Any) -> tuple[Evaluation, Array]:
         """The transport, and V at the particles."""
-        now, solution = descent(self.energy, self.domain, mu, carry, self.transport.astype(mu.dtype))
-        return now, self.energy.first_variation(mu, solution)
+        energy = self._smooth()
+        now, solution = descent(energy, self.domain, mu, carry, self.transport.astype(mu.dtype))
+        potential = energy.first_variation(mu, solution)
+        if self.estimate is None or not grids.internal_parts(self.energy):
+            return now, potential
+        temperature = jnp.asarray(self.energy.temperature).astype(mu.dtype)
+        return now, potential + temperature * self.estimate.first_variation(mu)
 
     def _on_grid(self, mu: Grid, carry: Any) -> tuple[Evaluation, Array]:
         """The transport, and V in the cells."""

@@ -12,6 +12,7 @@ from mfjax import grids
 from mfjax._numerics.arrays import inner, known
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy, Sum
+from mfjax.energies.entropy import Entropy
 from mfjax.energies.internal import DensityEstimate
 from mfjax.features import Weighted
 from mfjax.flows.base import Evaluation, Flow, State, evaluation, require_measure
@@ -40,7 +41,7 @@ class HeightFlow(Flow):
     rides it goes with the whole velocity. This is the gradient flow of the regularized G and keeps its
     balance; the survey adds the diffusion of rho alone and leaves the equation of H. On `Particles`, too,
     `Spacings` and `Blob` act on rho. An entropy is noise in theta where H is a field; where H rides, noise
-    would be another system, and is refused.
+    would be another system, and is refused (`PropagationOfChaos(..., noise=T)` is that other system).
     """
 
     energy: Energy
@@ -79,11 +80,12 @@ class HeightFlow(Flow):
         self.domain.validate(mu.points)
         if isinstance(mu, Grid):
             grids.require_grid(mu, self.domain)
-        elif self.rides and self.stochastic:
+        elif self.rides and any(isinstance(term, Entropy) for _, term in self.energy.parts()):
             raise ValueError(
                 f"{type(self).__name__} + Entropy carries H along with the whole velocity of rho, diffusion "
                 "included, and a particle that noise moves would take its H elsewhere: use a Grid, or "
-                "take energies.Spacings(Entropy(), domain) or energies.Blob(Entropy(), width, domain)"
+                "take energies.Spacings(Entropy(), domain) or energies.Blob(Entropy(), width, domain); noise "
+                "that does so is PropagationOfChaos(..., noise=T)"
             )
         of_pairs, of_rho = self._parts(mu)
         of_pairs.validate(self.lift(mu))

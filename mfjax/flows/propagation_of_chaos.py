@@ -2,7 +2,14 @@
 
 from typing import ClassVar
 
+import equinox as eqx
+from jaxtyping import Array, Float
+
+from mfjax._numerics.arrays import scalar
+from mfjax.domains import Domain
+from mfjax.energies.base import Energy
 from mfjax.flows.heights import HeightFlow
+from mfjax.measures import Grid
 
 
 class PropagationOfChaos(HeightFlow):
@@ -25,7 +32,12 @@ class PropagationOfChaos(HeightFlow):
     the mesh for smooth rho and H. `tau * Entropy()` and `tau * PorousMedium()` regularize rho (Remark 4.1,
     see `HeightFlow`).
 
-    **Raises** `ValueError` for a measure without the mark "H".
+    - `noise` T >= 0: on `Particles`, noise sqrt(2 T) dW of theta that carries H along, none unless given.
+      The law of (H, theta) then follows a Fokker-Planck equation with diffusion in theta alone, another
+      system than `T * Entropy()` on a `Grid`, which takes H along with the mean velocity of rho: after noise
+      H is no function of theta, and there is no grid of it.
+
+    **Raises** `ValueError` for a measure without the mark "H", and for `noise` on a `Grid`.
 
     >>> import jax.numpy as jnp, mfjax as mf
     >>> neuron = mf.features.Weighted(mf.features.Ridge(jnp.tanh))
@@ -37,8 +49,25 @@ class PropagationOfChaos(HeightFlow):
     [1.003, 0.5422]
     """
 
+    energy: Energy
+    domain: Domain
+    noise: Float[Array, ""] | None = eqx.field(
+        default=None, converter=lambda t: None if t is None else scalar(t, "noise", minimum=0)
+    )
     held: ClassVar[bool] = True
     rides: ClassVar[bool] = True
+
+    @property
+    def temperature(self):
+        return super().temperature if self.noise is None else self.noise
+
+    def validate(self, mu):
+        if self.noise is not None and isinstance(mu, Grid):
+            raise ValueError(
+                "noise takes the height of each particle elsewhere, and H is then no function of theta: use "
+                "Particles, or T * Entropy() in the energy, which moves H with the mean velocity of rho"
+            )
+        super().validate(mu)
 
     def slope_of_height(self, state):
         return None
