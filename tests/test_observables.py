@@ -486,6 +486,7 @@ def test_divergences_are_the_textbook_sums(dtype):
         obs.ChiSquare: np.sum(t**2 / m) - 1,
         obs.KL: np.sum(m * np.log(m / t)),
         obs.MaxRatio: np.max(t / m),
+        obs.MaxLogRatio: np.max(np.abs(np.log(t / m))),
     }
     rel = {"float32": 2e-6, "float64": 1e-13}[dtype]
     for kind, value in expected.items():
@@ -529,10 +530,11 @@ def test_divergences_with_empty_cells():
     uniform = Grid.uniform(mf.domains.Torus(1), 4)
     half = uniform.with_weights(jnp.array([0.5, 0.5, 0.0, 0.0]))
     assert np.isinf(obs.ChiSquare(uniform)(half)) and np.isinf(obs.MaxRatio(uniform)(half))
+    assert np.isinf(obs.MaxLogRatio(uniform)(half)) and np.isinf(obs.MaxLogRatio(half)(uniform))
     assert np.isinf(obs.KL(half)(uniform)) and np.isinf(obs.KL(uniform, reverse=True)(half))
     assert float(obs.ChiSquare(half)(uniform)) == 1.0
     assert float(obs.KL(uniform)(half)) == pytest.approx(np.log(2))
-    for kind in (obs.ChiSquare, obs.KL, obs.MaxRatio):
+    for kind in (obs.ChiSquare, obs.KL, obs.MaxRatio, obs.MaxLogRatio):
         assert float(kind(half)(half)) == {obs.MaxRatio: 1.0}.get(kind, 0.0)
         gradient = jax.grad(lambda w, k=kind: k(half)(uniform.with_weights(w)))(half.weights)
         assert np.all(np.isfinite(gradient))
@@ -541,7 +543,8 @@ def test_divergences_with_empty_cells():
 def test_divergence_gradients():
     mu, nu, _ = pair(16)
     w = jnp.asarray(np.random.default_rng(0).normal(size=16)) / 16
-    for observe in (obs.ChiSquare(nu), obs.KL(nu), obs.KL(nu, reverse=True), obs.MaxRatio(nu)):
+    of_target = (obs.ChiSquare, obs.KL, obs.MaxRatio, obs.MaxLogRatio)
+    for observe in (obs.KL(nu, reverse=True), *(kind(nu) for kind in of_target)):
         value = jax.jit(lambda h, o=observe: o(mu.with_weights(mu.weights + h * w)))
         assert float(jax.jit(jax.grad(value))(0.0)) == pytest.approx(
             float(value(1e-6) - value(-1e-6)) / 2e-6, rel=1e-7
@@ -787,6 +790,82 @@ def test_kernel_spectrum(network, width):
     assert float(jnp.sum(gradient * v)) == pytest.approx(float(difference), rel=1e-6)
 
 
+def population(lam, size=0.5, k=2, center=0.0):
+    """The teacher (1 + size cos k theta) / (2 pi), its risk, exact, and c_0, ..., c_8 of the kernel."""
+    with jax.ensure_compile_time_eval():
+        c = mf.problems.relu_coefficients(0.5, 8)
+        features = mf.features.CircleModes(c)
+        y = features.image(jnp.zeros(9, complex).at[0].set(1).at[k].set(size / 2))
+    teacher = lambda p: (1 + size * jnp.cos(k * jnp.arctan2(p[1], p[0]))) / (2 * jnp.pi)
+    f = mf.regularizers.Quadratic(center)
+    return teacher, mf.energies.ReducedRisk(features, features.inputs(), y, lam, f), np.asarray(c)
+
+
+def test_the_dual_variable_is_bounded_by_its_source_condition(dtype):
+    """At the uniform measure: h_k = c_k nu_k / (c_k + lam), |h|^2 = sum |h_k|^2 / c_k over k in Z."""
+    size, k, grid = 0.5, 2, Grid.uniform(CIRCLE, 32, dtype=dtype)
+    rtol = {"float32": 1e-4, "float64": 1e-11}[dtype]
+
+    @jax.jit
+    def norms(lam, center):
+        teacher, energy, _ = population(lam, size, k, center)
+        flow = mf.flows.Wasserstein(energy, CIRCLE)
+        return obs.DualNorm()(grid, flow), obs.SourceNorm(teacher)(grid, flow)
+
+    c = population(1.0)[2]
+    for center in (0.0, 1.0):
+        limit = np.sqrt((1 - center) ** 2 / c[0] + size**2 / (2 * c[k]))
+        for lam in (1e-1, 1e-3, *([1e-9] if dtype == "float64" else [])):
+            dual, source = norms(lam, center)
+            modes = c[0] * (1 - center) ** 2 / (c[0] + lam) ** 2 + size**2 / 2 * c[k] / (c[k] + lam) ** 2
+            assert float(dual) == pytest.approx(np.sqrt(modes), rel=rtol)
+            assert float(source) == pytest.approx(limit, rel=rtol)
+            assert dual.dtype == source.dtype == dtype and dual < source
+    # As lam falls, the one becomes the other.
+    if dtype == "float64":
+        assert float(dual) == pytest.approx(limit, rel=1e-6)
+
+
+def test_the_dual_norm_on_data(network):
+    """(17): L = lam |alpha|^2 / 2 + int f(u) dmu; order and splitting of particles change nothing."""
+    energy, mu, _ = network
+    flow = mf.flows.Wasserstein(energy + 0.1 * mf.energies.Entropy(), CIRCLE)
+    value, u = call(obs.DualNorm(), mu, flow), energy.outer_weights(mu)
+    risk = energy.lam / 2 * value**2 + mu.integrate(energy.regularizer(u))
+    assert float(risk) == pytest.approx(float(energy(mu)), rel=1e-11)
+    parts = np.array([0, 0, 2, 3, 6, 6, 5])
+    split = measure(np.asarray(mu.points)[parts], np.asarray(mu.weights)[parts] / np.bincount(parts)[parts])
+    assert float(call(obs.DualNorm(), split, flow)) == pytest.approx(float(value), rel=1e-10)
+    slope = jax.grad(lambda p: obs.DualNorm()(Particles(p, mu.weights), flow))(mu.points)
+    v = jnp.asarray(np.random.default_rng(1).normal(size=mu.points.shape))
+    moved = lambda h: float(call(obs.DualNorm(), Particles(mu.points + h * v, mu.weights), flow))
+    assert float(jnp.sum(slope * v)) == pytest.approx((moved(1e-6) - moved(-1e-6)) / 2e-6, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_the_source_norm_against_the_bound_of_lemma_5_1():
+    """For f = |t|^3 / 2: |alpha^lam| rises with 1 / lam to the norm, and stays below it."""
+    problem = mf.problems.circle_population(3.0, bias=0.5, degree=8)
+    grid = Grid.from_density(CIRCLE, 24, lambda p: 1 + 0.3 * p[0] + 0.2 * p[0] * p[1])
+    matrix = np.asarray(problem.features.matrix(grid.points, problem.x)) / np.sqrt(17)
+    # A signal that f'(u) = 3/2 u^2 in the span of the features stands for: u = dnu/dmu on the grid.
+    alpha = np.random.default_rng(0).normal(size=17) * 0.02
+    alpha[0] = 3.0
+    u = np.sqrt(alpha @ matrix / 1.5)
+    taught = grid.with_weights(grid.weights * u)
+    y = matrix @ np.asarray(taught.weights) * np.sqrt(17)
+    norms = []
+    for lam in (1e-2, 1e-4, 1e-6):
+        energy = mf.energies.ReducedRisk(problem.features, problem.x, y, lam, mf.regularizers.Power(3.0))
+        flow = mf.flows.Wasserstein(energy, CIRCLE)
+        norms.append(float(call(obs.DualNorm(), grid, flow)))
+    source = float(call(obs.SourceNorm(taught), grid, flow))
+    assert source == pytest.approx(np.linalg.norm(alpha), rel=1e-9)
+    assert norms == sorted(norms) and norms[-1] < source and norms[-1] == pytest.approx(source, rel=1e-3)
+    empty = grid.with_weights(grid.weights.at[0].set(0))
+    assert float(obs.SourceNorm(taught)(empty, flow)) == np.inf
+
+
 @pytest.mark.slow
 def test_observables_inside_a_run(network):
     energy, mu, inputs = network
@@ -797,6 +876,7 @@ def test_observables_inside_a_run(network):
         "modes": obs.FourierModes(3),
         "output": obs.Prediction(inputs),
         "spectrum": obs.KernelSpectrum(3),
+        "dual": obs.DualNorm(),
         "density": obs.KernelDensity(16, 0.3, CIRCLE),
         "mean": obs.Moments(1),
     }
@@ -818,6 +898,7 @@ PLANE_FLOW = mf.flows.Wasserstein(mf.energies.Potential(lambda p: p[0]), mf.doma
 CLASSIFIER = mf.flows.Wasserstein(
     mf.energies.Risk(mf.features.ReLU(), POINTS, jnp.ones(2), loss=mf.losses.Logistic()), PLANE_FLOW.domain
 )
+REDUCED = mf.flows.Wasserstein(mf.energies.ReducedRisk(mf.features.ReLU(), POINTS, jnp.ones(2), 1.0), CIRCLE)
 TORUS_FLOW = mf.flows.Wasserstein(mf.energies.Potential(lambda p: p[0]), mf.domains.Torus(2))
 BAD = [
     (lambda: obs.EnergyDistance(lambda p: 1.0), "needs domain="),
@@ -864,6 +945,16 @@ BAD = [
     (lambda: obs.HeldOutRisk(POINTS, jnp.ones(2), loss=mf.losses.Square), r"call Square\(\)"),
     (lambda: obs.KernelSpectrum(0), "n must be at least 1"),
     (lambda: obs.KernelSpectrum(2)(measure(POINTS), PLANE_FLOW), "holds one ReducedRisk"),
+    (lambda: obs.DualNorm()(measure(POINTS), PLANE_FLOW), "holds one ReducedRisk"),
+    (lambda: obs.SourceNorm(POINTS), "teacher must be a Grid or a density"),
+    (lambda: obs.SourceNorm(lambda p: 1.0, rank_tolerance=-1.0), "rank_tolerance must be at least 0"),
+    (
+        lambda: obs.SourceNorm(lambda p: 1.0)(measure(POINTS), REDUCED),
+        "of a density, and Particles have none",
+    ),
+    (lambda: obs.SourceNorm(Grid.uniform(CIRCLE, 8))(Grid.uniform(CIRCLE, 16), REDUCED), r"\(8,\) cells"),
+    (lambda: obs.SourceNorm(lambda p: p)(Grid.uniform(CIRCLE, 8), REDUCED), "one number per point"),
+    (lambda: obs.MaxLogRatio(lambda p: 1.0)(measure(POINTS)), "has no value on Particles"),
 ]
 
 

@@ -2,15 +2,18 @@
 
 - Distances to a target: `EnergyDistance`, `SlicedEnergyDistance`, `Wasserstein1D`, `SobolevDistance`; of
   networks with heights, `HeightDistance`.
-- Divergences on a grid: `KL`, `ChiSquare`, `MaxRatio`, `FisherInformation`; `FreeEnergy`, also of particles.
+- Divergences on a grid: `KL`, `ChiSquare`, `MaxRatio`, `MaxLogRatio`, `FisherInformation`; `FreeEnergy`,
+  also of particles.
 - Of the measure: `Moments`, `FourierModes`, `KernelDensity`, `KernelSpectrum`.
-- Of the network: `Prediction`, `HeldOutRisk`, `Accuracy`, `CompressionError`.
+- Of the network: `Prediction`, `HeldOutRisk`, `Accuracy`, `CompressionError`; of its dual variable,
+  `DualNorm`, `SourceNorm`.
 - To write one: `Observable`, or any function of a measure and a flow.
 """
 
 from mfjax.observables.base import Observable
 from mfjax.observables.compression import CompressionError
-from mfjax.observables.divergences import KL, ChiSquare, MaxRatio
+from mfjax.observables.divergences import KL, ChiSquare, MaxLogRatio, MaxRatio
+from mfjax.observables.dual import DualNorm, SourceNorm
 from mfjax.observables.energy_distance import EnergyDistance
 from mfjax.observables.heights import HeightDistance
 from mfjax.observables.information import FisherInformation, FreeEnergy
@@ -26,6 +29,7 @@ __all__ = [
     "Accuracy",
     "ChiSquare",
     "CompressionError",
+    "DualNorm",
     "EnergyDistance",
     "FisherInformation",
     "FourierModes",
@@ -34,11 +38,13 @@ __all__ = [
     "HeldOutRisk",
     "KernelDensity",
     "KernelSpectrum",
+    "MaxLogRatio",
     "MaxRatio",
     "Moments",
     "Observable",
     "Prediction",
     "SlicedEnergyDistance",
     "SobolevDistance",
+    "SourceNorm",
     "Wasserstein1D",
 ]
