@@ -86,8 +86,8 @@ def test_distance_to_the_diffusion_as_lam_vanishes(diffusion, bias):
 
 
 # The order r of f, the teacher, the common time, and values of MMD^2 for lam = 1e-2, ..., 1e-5: those of the
-# specification, found again with gamma = 3 at these times. The last one of the signed teacher, there 7.5e-7, is
-# 3.9e-7 with 256, 512 and 1024 cells and with 256 particles, too.
+# specification, found again with gamma = 3 at these times. The last one of the signed teacher, there 7.5e-7,
+# is 3.9e-7 with 256, 512 and 1024 cells and with 256 particles, too.
 ORDERS = {
     "r = 3": (3.0, (2 / 3, 1 / 3), 1 / 8, (1.3e-4, 1.0e-5, 4.1e-7, 8.2e-9)),
     "r = 1.5": (1.5, (2 / 3, 1 / 3), 1 / 4, (3.7e-5, 1.2e-6, 4.2e-8, 5.6e-10)),
