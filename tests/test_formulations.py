@@ -525,6 +525,41 @@ def test_height_distance():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["network", "crossing"])
+def test_minimizing_movements_for_the_distance(name):
+    """Remark 3.4 as a scheme: argmin of G + D^2 / (2 dt) tends to (3.23) at order one, past crossings too.
+
+    D is the Wasserstein distance of the laws of (H, theta), so a step is `Proximal` on pairs. Each obeys
+    G(k + 1) + D^2 / (2 dt) <= G(k), D by the optimal coupling of the two measures.
+    """
+    line, mu, t1 = mf.domains.Euclidean(1), on_labels(12), 0.8
+    energy = risk()
+    if name == "crossing":
+        # theta' = H, H' = theta: labels fold where tanh t = 1 / pi.
+        energy = Potential(lambda xi: -xi[0] * xi[1])
+        mu = carrying(mu, lambda theta: -jnp.sin(jnp.pi * theta[0]))
+    exact = end(PropagationOfChaos(energy, line), mu, 0.02, t1)[0]
+    assert bool(jnp.all(jnp.diff(exact.points[:, 0]) > 0)) == (name == "network")
+    pairs = Particles(jnp.stack([mu.marks["H"], mu.points[:, 0]], axis=1), mu.weights)
+    flow, errors = Wasserstein(energy, PLANE), []
+    for steps in (8, 16, 32):
+        stepper = mf.steppers.Proximal(t1 / steps)
+        run = mf.simulate(flow, pairs, stepper=stepper, steps=steps, save_every=1)
+        last = Particles(run.final.points[:, 1:], mu.weights, marks={"H": run.final.points[:, 0]})
+        errors.append(float(HeightDistance(exact, line)(last)))
+        if steps == 8:
+            at = lambda k, run=run: Particles(
+                run.measures.points[k][:, 1:], mu.weights, marks={"H": run.measures.points[k][:, 0]}
+            )
+            moved = [float(HeightDistance(at(k), line)(at(k + 1))) for k in range(steps)]
+            value = np.asarray(run.observables["energy"])
+            assert np.all(value[1:] + np.square(moved) / (2 * t1 / steps) <= value[:-1] + 1e-12)
+    orders = np.log2(np.array(errors[:-1]) / errors[1:])
+    print(f"{name}: D to the flow {errors}, orders {orders}")
+    assert abs(orders[-1] - 1) < 0.1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("domain", [INTERVAL, CIRCLE, TORUS], ids=["interval", "circle", "torus"])
 def test_a_penalty_of_heights_may_be_a_potential(domain):
     """Without a network to learn H' = -lam H, in place: |theta|^2, no potential on a torus, is not needed."""

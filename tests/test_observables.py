@@ -891,6 +891,83 @@ def test_observables_inside_a_run(network):
             np.testing.assert_allclose(values[name][i], call(observe, then, flow), rtol=1e-9, atol=1e-12)
 
 
+# ---------------------------------------------------------------- sheets of heights
+
+
+def tent(n, dtype=None):
+    """w = a over theta = |2 a - 1|, a even in [0, 1]: two sheets (1 +- theta) / 2, each of density 1/2."""
+    label = jnp.linspace(0, 1, n, dtype=dtype)
+    mass = jnp.full(n, 1 / (n - 1), dtype).at[jnp.array([0, -1])].multiply(0.5)
+    return Particles(jnp.abs(2 * label - 1)[:, None], mass, marks={"H": label})
+
+
+def test_the_closure_defect_of_a_tent(dtype):
+    """Var(w | theta) = theta^2 / 4, and moments of the two sheets over quarters, in closed form."""
+    line, tol = mf.domains.Interval(0.0, 1.0), {"float32": 1e-6, "float64": 1e-14}[dtype]
+    mu = tent(9, dtype)
+    defect, moments = obs.ClosureDefect(line)(mu), obs.HeightMoments(3, 4, line)(mu)
+    assert defect.dtype == moments.dtype == dtype
+    assert float(defect) == pytest.approx(1 / 12, rel=tol)
+    edges = np.linspace(0, 1, 5)
+    for i in range(4):
+        # int over theta of (((1 + theta) / 2)^i + ((1 - theta) / 2)^i) / 2.
+        power = lambda x, i=i: (((1 + x) / 2) ** (i + 1) - ((1 - x) / 2) ** (i + 1)) / (i + 1)
+        np.testing.assert_allclose(moments[i], np.diff(power(edges)), rtol=10 * tol)
+    # In the coordinates of the mu-formulation, in the other direction, with a vertical step, and translated.
+    points = jnp.stack([mu.marks["H"], mu.points[:, 0]], axis=1)
+    assert float(obs.ClosureDefect(line)(measure(points, mu.weights))) == pytest.approx(1 / 12, rel=tol)
+    turned = measure(points[::-1], mu.weights[::-1])
+    assert float(obs.ClosureDefect(line)(turned)) == pytest.approx(1 / 12, rel=tol)
+    np.testing.assert_allclose(obs.HeightMoments(3, 4, line)(turned), moments, rtol=10 * tol)
+
+
+def test_the_closure_defect_on_a_circle():
+    """A map that winds once is one sheet; twice, two whose heights differ by pi: defect pi^2 / 4."""
+    label = 2 * jnp.pi * jnp.arange(65) / 64 + 0.1
+    mass = jnp.full(65, 1 / 64).at[jnp.array([0, -1])].multiply(0.5)
+    for turns, expected in ((1, 0.0), (-1, 0.0), (2, np.pi**2 / 4), (3, 2 * (2 * np.pi / 3) ** 2 / 3)):
+        points = jnp.stack([jnp.cos(turns * label), jnp.sin(turns * label)], axis=1)
+        mu = Particles(points, mass, marks={"H": label})
+        assert float(obs.ClosureDefect(CIRCLE)(mu)) == pytest.approx(expected, rel=1e-12, abs=1e-25)
+        moments = obs.HeightMoments(1, 8, CIRCLE)(mu)
+        np.testing.assert_allclose(moments[0], 1 / 8, rtol=1e-12)
+        assert float(jnp.sum(moments[1])) == pytest.approx(np.pi + 0.1, rel=1e-12)
+
+
+@pytest.mark.slow
+def test_the_closure_defect_appears_where_labels_fold():
+    """theta' = H, H' = theta from H = -sin(pi theta): one sheet until tanh t = 1 / pi, then three."""
+    energy = mf.energies.Potential(lambda xi: -xi[0] * xi[1])
+    flow = mf.flows.PropagationOfChaos(energy, LINE)
+
+    def at(times, n):
+        label = (jnp.arange(n) + 0.5) / n * 2 - 1
+        mu = Particles(label[:, None], marks={"H": -jnp.sin(jnp.pi * label)})
+        run = mf.simulate(
+            flow, mu, stepper=mf.steppers.RK4(0.01), save_at=jnp.asarray(times),
+            observables={"defect": obs.ClosureDefect(LINE)}, save_measures=False,
+        )  # fmt: skip
+        return np.asarray(run.observables["defect"])
+
+    times = np.array([0.1, 0.2, 0.32, 0.4, 0.5, 0.6])
+    assert 0.32 < np.arctanh(1 / np.pi) < 0.4
+    coarse, fine = at(times, 400), at(times, 800)
+    print(f"closure defect at t = {times}: {fine[1:]}, half the labels {coarse[1:]}")
+    assert np.all(fine[:4] < 1e-28) and np.all(np.diff(fine[4:]) > 0) and fine[4] > 1e-6
+    # By bins of a million labels of the exact map: means of variances within narrow bins.
+    label = (np.arange(10**6) + 0.5) / 10**6 * 2 - 1
+    for t, value, rough in zip(times[3:], fine[4:], coarse[4:], strict=True):
+        start = -np.sin(np.pi * label)
+        place = label * np.cosh(t) + start * np.sinh(t)
+        height = start * np.cosh(t) + label * np.sinh(t)
+        _, bins = np.unique(np.floor(place / 1e-4), return_inverse=True)
+        count = np.bincount(bins)
+        mean = np.bincount(bins, height) / count
+        expected = np.mean((height - mean[bins]) ** 2)
+        assert value == pytest.approx(expected, rel=5e-3)
+        assert value == pytest.approx(rough, rel=5e-4)
+
+
 # ---------------------------------------------------------------- bad input
 
 POINTS = jnp.array([[1.0, 0.0], [0.0, 1.0]])
@@ -955,6 +1032,12 @@ BAD = [
     (lambda: obs.SourceNorm(Grid.uniform(CIRCLE, 8))(Grid.uniform(CIRCLE, 16), REDUCED), r"\(8,\) cells"),
     (lambda: obs.SourceNorm(lambda p: p)(Grid.uniform(CIRCLE, 8), REDUCED), "one number per point"),
     (lambda: obs.MaxLogRatio(lambda p: 1.0)(measure(POINTS)), "has no value on Particles"),
+    (lambda: obs.ClosureDefect(mf.domains.Torus(2)), "a line or a closed curve"),
+    (lambda: obs.ClosureDefect(Grid.uniform(CIRCLE, 8)), "domain must be a Domain, got Grid"),
+    (lambda: obs.ClosureDefect(CIRCLE)(Grid.uniform(CIRCLE, 8)), "in the order of their labels, got Grid"),
+    (lambda: obs.ClosureDefect(CIRCLE)(measure(POINTS)), "have 2 coordinates, got 1"),
+    (lambda: obs.HeightMoments(0, 8, CIRCLE), "order must be at least 1"),
+    (lambda: obs.HeightMoments(1, 8, LINE), "has no uniform grid"),
 ]
 
 

@@ -115,7 +115,7 @@ class Figures(Gallery):
         runs = self.vanishing_
         for i, (name, (lams, gaps)) in enumerate(runs.distances().items()):
             _points(axes[0, 0], lams, gaps, name, i)
-        plot.title(axes[0, 0], f"variable projection to its diffusion, t = {PROGRESS:g} / r")
+        plot.title(axes[0, 0], f"VarPro to its diffusion, t = {PROGRESS:g} / r")
         for i, (name, (lams, gaps)) in enumerate(runs.minimizers().items()):
             _points(axes[0, 1], lams, gaps, name, i)
             # The last point of a rate is the least lam, which comes first.
@@ -146,11 +146,13 @@ class Figures(Gallery):
         for ax in axes:
             ax.set_xscale("symlog", linthresh=float(times[1]))
             ax.set_xlabel("flow time t")
-        axes[0].set_yscale("log")
         axes[0].set_ylabel("norm")
+        # Room for the legend.
+        low, high = axes[0].get_ylim()
+        axes[0].set_ylim(top=high + 0.6 * (high - low))
         entries = [("|α|", {}), ("of f'(ν/μ): its bound", {"linestyle": "--"})]
         entries += [(_lam_is(lam), {"color": plot.shade(i, count)}) for i, lam in enumerate(data.lam.values)]
-        plot.legend(axes[0], entries)
+        plot.legend(axes[0], entries, ncols=2, columnspacing=1.0)
         plot.title(axes[0], "source condition (Theorem 5.2)")
         axes[1].set_ylabel("sup |log density|")
         plot.legend(axes[1])

@@ -1,7 +1,7 @@
 """Observables: what a run records of its measure. Each is called as `obs(mu, flow)`.
 
 - Distances to a target: `EnergyDistance`, `SlicedEnergyDistance`, `Wasserstein1D`, `SobolevDistance`; of
-  networks with heights, `HeightDistance`.
+  networks with heights, `HeightDistance`; their `ClosureDefect` and `HeightMoments`.
 - Divergences on a grid: `KL`, `ChiSquare`, `MaxRatio`, `MaxLogRatio`, `FisherInformation`; `FreeEnergy`,
   also of particles.
 - Of the measure: `Moments`, `FourierModes`, `KernelDensity`, `KernelSpectrum`.
@@ -20,6 +20,7 @@ from mfjax.observables.information import FisherInformation, FreeEnergy
 from mfjax.observables.kernel_density import KernelDensity
 from mfjax.observables.moments import FourierModes, Moments
 from mfjax.observables.network import Accuracy, HeldOutRisk, KernelSpectrum, Prediction
+from mfjax.observables.sheets import ClosureDefect, HeightMoments
 from mfjax.observables.sliced_energy import SlicedEnergyDistance
 from mfjax.observables.sobolev import SobolevDistance
 from mfjax.observables.wasserstein import Wasserstein1D
@@ -28,6 +29,7 @@ __all__ = [
     "KL",
     "Accuracy",
     "ChiSquare",
+    "ClosureDefect",
     "CompressionError",
     "DualNorm",
     "EnergyDistance",
@@ -35,6 +37,7 @@ __all__ = [
     "FourierModes",
     "FreeEnergy",
     "HeightDistance",
+    "HeightMoments",
     "HeldOutRisk",
     "KernelDensity",
     "KernelSpectrum",
