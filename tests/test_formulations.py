@@ -525,6 +525,32 @@ def test_height_distance():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("domain", [INTERVAL, mf.domains.Torus(1, 4.0)], ids=["interval", "torus"])
+def test_geodesics_of_the_height_distance(domain):
+    """D(mu, mu_s) = s D and D(mu_s, nu) = (1 - s) D; ends; a midpoint with two heights over one place."""
+    mu, nu = on_labels(9), carrying(on_labels(7), lambda theta: 2 - theta[0])
+    mu, nu = (
+        Particles(m.points % 4.0 if domain.closed[0] else m.points, m.weights, m.marks) for m in (mu, nu)
+    )
+    toward, whole = HeightDistance(nu, domain), float(HeightDistance(nu, domain)(mu))
+    for share in (0.0, 0.3, 1.0):
+        part = toward.geodesic(mu, share)
+        assert float(part.mass) == pytest.approx(1, rel=1e-12)
+        assert float(HeightDistance(mu, domain)(part)) == pytest.approx(share * whole, rel=1e-9, abs=1e-9)
+        assert float(toward(part)) == pytest.approx((1 - share) * whole, rel=1e-9, abs=1e-9)
+    left, right = (
+        Particles(jnp.array([[x], [1 - x]]), marks={"H": jnp.array([0.0, 9.0])}) for x in (0.0, 1.0)
+    )
+    middle = HeightDistance(right, domain).geodesic(left, 0.5)
+    held = np.asarray(middle.weights) > 0
+    np.testing.assert_allclose(middle.points[held], 0.5)
+    np.testing.assert_allclose(np.sort(middle.marks["H"][held]), [0, 9])
+    with pytest.raises(ValueError, match="are chords"):
+        circle = Particles(jnp.array([[1.0, 0.0]]), marks={"H": jnp.zeros(1)})
+        HeightDistance(circle, CIRCLE).geodesic(circle, 0.5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["network", "crossing"])
 def test_minimizing_movements_for_the_distance(name):
     """Remark 3.4 as a scheme: argmin of G + D^2 / (2 dt) tends to (3.23) at order one, past crossings too.
