@@ -28,7 +28,7 @@ class DualNorm(Observable):
     |h| is smaller: of alpha the part that no feature sees does not count. For c outputs |.| sums their
     squares; at lam = 0 alpha is that of the interpolant. One outer solve.
 
-    As lam falls it rises to `SourceNorm(nu)`, finite or not (Lemma 5.1).
+    At one measure it rises, as lam falls, to `SourceNorm(nu)`, finite or not (Lemma 5.1).
 
     **Raises** `ValueError` for a flow without a `ReducedRisk`.
 
