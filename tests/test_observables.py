@@ -496,6 +496,7 @@ def test_divergences_are_the_textbook_sums(dtype):
             assert float(result) == pytest.approx(value, rel=rel)
     reverse = np.sum(t * np.log(t / m))
     assert float(obs.KL(nu, reverse=True)(mu)) == pytest.approx(reverse, rel=rel)
+    assert float(obs.MaxLogRatio(mu)(nu)) == pytest.approx(expected[obs.MaxLogRatio], rel=rel)
     # chi^2 is the power divergence of order 2 up to its minimum.
     energy = mf.energies.PowerDivergence(nu, order=2)
     assert float(energy(mu)) - 1 == pytest.approx(expected[obs.ChiSquare], rel=100 * rel)
