@@ -613,6 +613,7 @@ def test_discrepancy(environment, figures, tmp_path):
 
 REGIMES = {
     "rates": ("rates", "timescales"),
+    "vanishing": ("vanishing", "vanishing-limit", "vanishing-signed", "vanishing-signed-limit", "hypotheses"),
     "regimes,limits,bounds,minimum": (
         *("diffusion", "widths", "discrepancy", "large-lam", "fast-outer", "algebraic"),
         *("implicit-steps", "stability", "langevin", "signed-teacher", "spikes"),
@@ -622,7 +623,11 @@ REGIMES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "figures", ["rates", pytest.param("regimes,limits,bounds,minimum", marks=pytest.mark.slow)]
+    "figures",
+    [
+        "rates",
+        *(pytest.param(f, marks=pytest.mark.slow) for f in ("vanishing", "regimes,limits,bounds,minimum")),
+    ],
 )
 def test_regimes(environment, figures, tmp_path):
     """Measured rates beside the formula, and every curve below its bound."""

@@ -525,6 +525,67 @@ def test_height_distance():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("domain", [INTERVAL, mf.domains.Torus(1, 4.0)], ids=["interval", "torus"])
+def test_geodesics_of_the_height_distance(domain):
+    """D(mu, mu_s) = s D and D(mu_s, nu) = (1 - s) D; ends; a midpoint with two heights over one place."""
+    mu, nu = on_labels(9), carrying(on_labels(7), lambda theta: 2 - theta[0])
+    mu, nu = (
+        Particles(m.points % 4.0 if domain.closed[0] else m.points, m.weights, m.marks) for m in (mu, nu)
+    )
+    toward, whole = HeightDistance(nu, domain), float(HeightDistance(nu, domain)(mu))
+    for share in (0.0, 0.3, 1.0):
+        part = toward.geodesic(mu, share)
+        assert float(part.mass) == pytest.approx(1, rel=1e-12)
+        assert float(HeightDistance(mu, domain)(part)) == pytest.approx(share * whole, rel=1e-9, abs=1e-9)
+        assert float(toward(part)) == pytest.approx((1 - share) * whole, rel=1e-9, abs=1e-9)
+    left, right = (
+        Particles(jnp.array([[x], [1 - x]]), marks={"H": jnp.array([0.0, 9.0])}) for x in (0.0, 1.0)
+    )
+    middle = HeightDistance(right, domain).geodesic(left, 0.5)
+    held = np.asarray(middle.weights) > 0
+    np.testing.assert_allclose(middle.points[held], 0.5)
+    np.testing.assert_allclose(np.sort(middle.marks["H"][held]), [0, 9])
+    with pytest.raises(ValueError, match="are chords"):
+        circle = Particles(jnp.array([[1.0, 0.0]]), marks={"H": jnp.zeros(1)})
+        HeightDistance(circle, CIRCLE).geodesic(circle, 0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["network", "crossing"])
+def test_minimizing_movements_for_the_distance(name):
+    """Remark 3.4 as a scheme: argmin of G + D^2 / (2 dt) tends to (3.23) at order one, past crossings too.
+
+    D is the Wasserstein distance of the laws of (H, theta), so a step is `Proximal` on pairs. Each obeys
+    G(k + 1) + D^2 / (2 dt) <= G(k), D by the optimal coupling of the two measures.
+    """
+    line, mu, t1 = mf.domains.Euclidean(1), on_labels(12), 0.8
+    energy = risk()
+    if name == "crossing":
+        # theta' = H, H' = theta: labels fold where tanh t = 1 / pi.
+        energy = Potential(lambda xi: -xi[0] * xi[1])
+        mu = carrying(mu, lambda theta: -jnp.sin(jnp.pi * theta[0]))
+    exact = end(PropagationOfChaos(energy, line), mu, 0.02, t1)[0]
+    assert bool(jnp.all(jnp.diff(exact.points[:, 0]) > 0)) == (name == "network")
+    pairs = Particles(jnp.stack([mu.marks["H"], mu.points[:, 0]], axis=1), mu.weights)
+    flow, errors = Wasserstein(energy, PLANE), []
+    for steps in (8, 16, 32):
+        stepper = mf.steppers.Proximal(t1 / steps)
+        run = mf.simulate(flow, pairs, stepper=stepper, steps=steps, save_every=1)
+        last = Particles(run.final.points[:, 1:], mu.weights, marks={"H": run.final.points[:, 0]})
+        errors.append(float(HeightDistance(exact, line)(last)))
+        if steps == 8:
+            at = lambda k, run=run: Particles(
+                run.measures.points[k][:, 1:], mu.weights, marks={"H": run.measures.points[k][:, 0]}
+            )
+            moved = [float(HeightDistance(at(k), line)(at(k + 1))) for k in range(steps)]
+            value = np.asarray(run.observables["energy"])
+            assert np.all(value[1:] + np.square(moved) / (2 * t1 / steps) <= value[:-1] + 1e-12)
+    orders = np.log2(np.array(errors[:-1]) / errors[1:])
+    print(f"{name}: D to the flow {errors}, orders {orders}")
+    assert abs(orders[-1] - 1) < 0.1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("domain", [INTERVAL, CIRCLE, TORUS], ids=["interval", "circle", "torus"])
 def test_a_penalty_of_heights_may_be_a_potential(domain):
     """Without a network to learn H' = -lam H, in place: |theta|^2, no potential on a torus, is not needed."""

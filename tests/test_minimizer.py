@@ -19,6 +19,7 @@ from mfjax.theory.minimum import minimize_reduced_risk
 CIRCLE = mf.domains.Sphere(1)
 TEACHER = problems.CircleTeacher(1.0)
 GRID = Grid.uniform(CIRCLE, 64)
+ANGLES = jnp.arctan2(GRID.points[:, 1], GRID.points[:, 0])
 DEGREE = 10
 # For problems on data.
 INPUTS = problems.gaussian_inputs(jax.random.key(0), 40)
@@ -144,6 +145,95 @@ def test_metamorphic_relations():
     b = minimize_reduced_risk(make(INPUTS[repeated], SIGNAL[repeated]), GRID)
     assert a.value == pytest.approx(b.value, rel=1e-10)
     check(a, make(INPUTS, SIGNAL, data_weights=weights))
+
+
+@pytest.mark.slow_cases("1.5", "3.0")
+@pytest.mark.parametrize("order", [1.5, 2.0, 3.0])
+def test_minimizers_are_not_unique_where_the_features_are_not_injective(order):
+    """Lemma 3.2 fails for bias-free ReLU: a uniform teacher, and one with the invisible mode 3, for every r.
+
+    Any measure of the visible modes of the uniform one has constant outer weights t, and L is the least of
+    f(t) + c_0 (1 - t)^2 / (2 lam). V is constant on the circle: as L is convex, each is a minimizer.
+    """
+    lam, c0 = 0.05, 2 / np.pi**2
+    energy = problems.circle_population(teacher=problems.CircleTeacher(0.0), degree=DEGREE).risk(
+        lam, Power(order)
+    )
+    least = scipy.optimize.minimize_scalar(
+        lambda t: t**order / (order - 1) + c0 * (1 - t) ** 2 / (2 * lam),
+        bounds=(0, 1),
+        options={"xatol": 1e-9},
+    ).fun
+    wave = lambda k: GRID.with_weights(GRID.weights * (1 + 0.9 * jnp.cos(k * ANGLES)))
+    for mu in (GRID, wave(3)):
+        assert float(energy(mu)) == pytest.approx(least, abs=1e-12)
+        potential = energy.first_variation(mu)
+        np.testing.assert_allclose(potential, potential[0], atol=1e-12)
+    assert minimize_reduced_risk(energy, GRID).value == pytest.approx(least, abs=1e-9)
+    # An even mode is seen.
+    assert float(energy(wave(2))) > least + 1e-3
+    if order == 2:
+        assert least == pytest.approx(0.669576996448959, abs=1e-12)
+
+
+@pytest.mark.slow
+def test_minimizers_are_not_unique_on_data():
+    """The same with neurons on equispaced data, where f is t^2 / 2, and in the closed form of the kernel."""
+    angle = 2 * jnp.pi * (jnp.arange(GRID.size) + 0.5) / GRID.size
+    x = jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+    features, wave = mf.features.ReLU(), GRID.with_weights(GRID.weights * (1 + 0.9 * jnp.cos(3 * ANGLES)))
+    y = features.matrix(GRID.points, x) @ GRID.weights
+    energy = mf.energies.ReducedRisk(features, x, y, 0.05)
+    assert float(energy(wave)) == pytest.approx(float(energy(GRID)), abs=1e-14)
+    np.testing.assert_allclose(energy.outer_weights(wave), energy.outer_weights(GRID)[0], atol=1e-12)
+    population = mf.energies.PopulationReducedRisk(mf.kernels.ArcCosine(), GRID, 0.05)
+    assert float(population(wave)) == pytest.approx(float(population(GRID)), abs=1e-12)
+    exact = problems.circle_population(teacher=problems.CircleTeacher(0.0), degree=DEGREE).risk(0.05)
+    for mu in (GRID, wave):
+        assert float(exact(mu)) == pytest.approx(0.401045892386568, abs=1e-12)
+
+
+@pytest.mark.slow_cases("1.5", "3.0")
+@pytest.mark.parametrize("order", [1.5, 2.0, 3.0])
+def test_minimizers_tend_to_a_positive_teacher_at_the_rate_lam(order):
+    """Proposition 3.1 with its rate. Phi^T alpha = f'(V) is constant, V = |nu|_TV, so nu is the teacher minus
+    lam f'(V) / c_0: V = 1 - lam f'(V) / c_0, and modes k >= 1 of the minimizer are 1 / V times the teacher's.
+    """
+    c0, f = float(problems.relu_coefficients(0.5, 4)[0]), Power(order)
+    modes = FourierModes(DEGREE, CIRCLE)
+    teacher, gaps = modes(Grid.from_density(CIRCLE, 64, TEACHER)), []
+    for lam in (1e-2, 1e-3, 1e-4):
+        found = minimize_reduced_risk(population(lam, f), GRID)
+        balance = lambda v, lam=lam: v - 1 + lam * float(f.derivative(jnp.asarray(v))) / c0
+        exact = scipy.optimize.brentq(balance, 0, 1, xtol=1e-15)
+        assert found.variation == pytest.approx(exact, rel=1e-7)
+        np.testing.assert_allclose(modes(found.measure)[1:], teacher[1:] / exact, atol=1e-8)
+        gaps.append(float(jnp.max(jnp.abs(modes(found.measure) - teacher))))
+    assert np.log10(gaps[0] / gaps[1]) == pytest.approx(1, abs=0.05)
+    assert np.log10(gaps[1] / gaps[2]) == pytest.approx(1, abs=0.005)
+
+
+@pytest.mark.slow
+def test_minimizers_tend_to_a_signed_teacher_more_slowly():
+    """MMD^2 between |nu| and |teacher| falls like lam^(4/5) for ReLU on the circle.
+
+    h = Phi^T alpha is V where nu > 0 and -V where nu < 0, and takes a gap of width w to go from one to the
+    other; lam h = K (teacher - nu), K^-1 like d^4 (c_k like k^-4), so lam V / w^4 is the teacher there, like
+    w: w^5 is of the order lam. Masses moved are of the order w^2, and a mass in dot-H^-1 counts squared.
+    """
+    teacher, degree, n = problems.CircleTeacher(3.0, masses=(1.0, -0.5)), 48, 512
+    problem = problems.circle_population(teacher=teacher, bias=0.5, degree=degree)
+    modes, cells = FourierModes(degree, CIRCLE), Grid.uniform(CIRCLE, n)
+    exact = modes(Grid.from_density(CIRCLE, 4096, lambda p: jnp.abs(teacher(p))))
+    k = np.arange(1, degree + 1)
+    squares = []
+    for lam in (1e-4, 1e-5, 1e-6):
+        found = minimize_reduced_risk(problem.risk(lam), cells)
+        gap = np.sum((np.asarray(modes(found.measure)) - np.asarray(exact))[1:] ** 2, axis=1)
+        squares.append(8 / np.pi * np.sum(gap / (4.0 * k**2 - 1)))
+    rates = -np.diff(np.log10(squares))
+    print(f"MMD^2 of the minimizer to |teacher| at lam = 1e-4, 1e-5, 1e-6: {squares}, rates {rates}")
+    np.testing.assert_allclose(rates, 0.8, atol=0.03)
 
 
 @pytest.mark.slow

@@ -492,6 +492,7 @@ def test_divergences_are_the_textbook_sums(dtype):
         obs.ChiSquare: np.sum(t**2 / m) - 1,
         obs.KL: np.sum(m * np.log(m / t)),
         obs.MaxRatio: np.max(t / m),
+        obs.MaxLogRatio: np.max(np.abs(np.log(t / m))),
     }
     rel = {"float32": 2e-6, "float64": 1e-13}[dtype]
     for kind, value in expected.items():
@@ -501,6 +502,7 @@ def test_divergences_are_the_textbook_sums(dtype):
             assert float(result) == pytest.approx(value, rel=rel)
     reverse = np.sum(t * np.log(t / m))
     assert float(obs.KL(nu, reverse=True)(mu)) == pytest.approx(reverse, rel=rel)
+    assert float(obs.MaxLogRatio(mu)(nu)) == pytest.approx(expected[obs.MaxLogRatio], rel=rel)
     # chi^2 is the power divergence of order 2 up to its minimum.
     energy = mf.energies.PowerDivergence(nu, order=2)
     assert float(energy(mu)) - 1 == pytest.approx(expected[obs.ChiSquare], rel=100 * rel)
@@ -535,10 +537,11 @@ def test_divergences_with_empty_cells():
     uniform = Grid.uniform(mf.domains.Torus(1), 4)
     half = uniform.with_weights(jnp.array([0.5, 0.5, 0.0, 0.0]))
     assert np.isinf(obs.ChiSquare(uniform)(half)) and np.isinf(obs.MaxRatio(uniform)(half))
+    assert np.isinf(obs.MaxLogRatio(uniform)(half)) and np.isinf(obs.MaxLogRatio(half)(uniform))
     assert np.isinf(obs.KL(half)(uniform)) and np.isinf(obs.KL(uniform, reverse=True)(half))
     assert float(obs.ChiSquare(half)(uniform)) == 1.0
     assert float(obs.KL(uniform)(half)) == pytest.approx(np.log(2))
-    for kind in (obs.ChiSquare, obs.KL, obs.MaxRatio):
+    for kind in (obs.ChiSquare, obs.KL, obs.MaxRatio, obs.MaxLogRatio):
         assert float(kind(half)(half)) == {obs.MaxRatio: 1.0}.get(kind, 0.0)
         gradient = jax.grad(lambda w, k=kind: k(half)(uniform.with_weights(w)))(half.weights)
         assert np.all(np.isfinite(gradient))
@@ -547,7 +550,8 @@ def test_divergences_with_empty_cells():
 def test_divergence_gradients():
     mu, nu, _ = pair(16)
     w = jnp.asarray(np.random.default_rng(0).normal(size=16)) / 16
-    for observe in (obs.ChiSquare(nu), obs.KL(nu), obs.KL(nu, reverse=True), obs.MaxRatio(nu)):
+    of_target = (obs.ChiSquare, obs.KL, obs.MaxRatio, obs.MaxLogRatio)
+    for observe in (obs.KL(nu, reverse=True), *(kind(nu) for kind in of_target)):
         value = jax.jit(lambda h, o=observe: o(mu.with_weights(mu.weights + h * w)))
         assert float(jax.jit(jax.grad(value))(0.0)) == pytest.approx(
             float(value(1e-6) - value(-1e-6)) / 2e-6, rel=1e-7
@@ -793,6 +797,82 @@ def test_kernel_spectrum(network, width):
     assert float(jnp.sum(gradient * v)) == pytest.approx(float(difference), rel=1e-6)
 
 
+def population(lam, size=0.5, k=2, center=0.0):
+    """The teacher (1 + size cos k theta) / (2 pi), its risk, exact, and c_0, ..., c_8 of the kernel."""
+    with jax.ensure_compile_time_eval():
+        c = mf.problems.relu_coefficients(0.5, 8)
+        features = mf.features.CircleModes(c)
+        y = features.image(jnp.zeros(9, complex).at[0].set(1).at[k].set(size / 2))
+    teacher = lambda p: (1 + size * jnp.cos(k * jnp.arctan2(p[1], p[0]))) / (2 * jnp.pi)
+    f = mf.regularizers.Quadratic(center)
+    return teacher, mf.energies.ReducedRisk(features, features.inputs(), y, lam, f), np.asarray(c)
+
+
+def test_the_dual_variable_is_bounded_by_its_source_condition(dtype):
+    """At the uniform measure: h_k = c_k nu_k / (c_k + lam), |h|^2 = sum |h_k|^2 / c_k over k in Z."""
+    size, k, grid = 0.5, 2, Grid.uniform(CIRCLE, 32, dtype=dtype)
+    rtol = {"float32": 1e-4, "float64": 1e-11}[dtype]
+
+    @jax.jit
+    def norms(lam, center):
+        teacher, energy, _ = population(lam, size, k, center)
+        flow = mf.flows.Wasserstein(energy, CIRCLE)
+        return obs.DualNorm()(grid, flow), obs.SourceNorm(teacher)(grid, flow)
+
+    c = population(1.0)[2]
+    for center in (0.0, 1.0):
+        limit = np.sqrt((1 - center) ** 2 / c[0] + size**2 / (2 * c[k]))
+        for lam in (1e-1, 1e-3, *([1e-9] if dtype == "float64" else [])):
+            dual, source = norms(lam, center)
+            modes = c[0] * (1 - center) ** 2 / (c[0] + lam) ** 2 + size**2 / 2 * c[k] / (c[k] + lam) ** 2
+            assert float(dual) == pytest.approx(np.sqrt(modes), rel=rtol)
+            assert float(source) == pytest.approx(limit, rel=rtol)
+            assert dual.dtype == source.dtype == dtype and dual < source
+    # As lam falls, the one becomes the other.
+    if dtype == "float64":
+        assert float(dual) == pytest.approx(limit, rel=1e-6)
+
+
+def test_the_dual_norm_on_data(network):
+    """(17): L = lam |alpha|^2 / 2 + int f(u) dmu; order and splitting of particles change nothing."""
+    energy, mu, _ = network
+    flow = mf.flows.Wasserstein(energy + 0.1 * mf.energies.Entropy(), CIRCLE)
+    value, u = call(obs.DualNorm(), mu, flow), energy.outer_weights(mu)
+    risk = energy.lam / 2 * value**2 + mu.integrate(energy.regularizer(u))
+    assert float(risk) == pytest.approx(float(energy(mu)), rel=1e-11)
+    parts = np.array([0, 0, 2, 3, 6, 6, 5])
+    split = measure(np.asarray(mu.points)[parts], np.asarray(mu.weights)[parts] / np.bincount(parts)[parts])
+    assert float(call(obs.DualNorm(), split, flow)) == pytest.approx(float(value), rel=1e-10)
+    slope = jax.grad(lambda p: obs.DualNorm()(Particles(p, mu.weights), flow))(mu.points)
+    v = jnp.asarray(np.random.default_rng(1).normal(size=mu.points.shape))
+    moved = lambda h: float(call(obs.DualNorm(), Particles(mu.points + h * v, mu.weights), flow))
+    assert float(jnp.sum(slope * v)) == pytest.approx((moved(1e-6) - moved(-1e-6)) / 2e-6, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_the_source_norm_against_the_bound_of_lemma_5_1():
+    """For f = |t|^3 / 2: |alpha^lam| rises with 1 / lam to the norm, and stays below it."""
+    problem = mf.problems.circle_population(3.0, bias=0.5, degree=8)
+    grid = Grid.from_density(CIRCLE, 24, lambda p: 1 + 0.3 * p[0] + 0.2 * p[0] * p[1])
+    matrix = np.asarray(problem.features.matrix(grid.points, problem.x)) / np.sqrt(17)
+    # A signal that f'(u) = 3/2 u^2 in the span of the features stands for: u = dnu/dmu on the grid.
+    alpha = np.random.default_rng(0).normal(size=17) * 0.02
+    alpha[0] = 3.0
+    u = np.sqrt(alpha @ matrix / 1.5)
+    taught = grid.with_weights(grid.weights * u)
+    y = matrix @ np.asarray(taught.weights) * np.sqrt(17)
+    norms = []
+    for lam in (1e-2, 1e-4, 1e-6):
+        energy = mf.energies.ReducedRisk(problem.features, problem.x, y, lam, mf.regularizers.Power(3.0))
+        flow = mf.flows.Wasserstein(energy, CIRCLE)
+        norms.append(float(call(obs.DualNorm(), grid, flow)))
+    source = float(call(obs.SourceNorm(taught), grid, flow))
+    assert source == pytest.approx(np.linalg.norm(alpha), rel=1e-9)
+    assert norms == sorted(norms) and norms[-1] < source and norms[-1] == pytest.approx(source, rel=1e-3)
+    empty = grid.with_weights(grid.weights.at[0].set(0))
+    assert float(obs.SourceNorm(taught)(empty, flow)) == np.inf
+
+
 @pytest.mark.slow
 def test_observables_inside_a_run(network):
     energy, mu, inputs = network
@@ -803,6 +883,7 @@ def test_observables_inside_a_run(network):
         "modes": obs.FourierModes(3),
         "output": obs.Prediction(inputs),
         "spectrum": obs.KernelSpectrum(3),
+        "dual": obs.DualNorm(),
         "density": obs.KernelDensity(16, 0.3, CIRCLE),
         "mean": obs.Moments(1),
     }
@@ -817,6 +898,83 @@ def test_observables_inside_a_run(network):
             np.testing.assert_allclose(values[name][i], call(observe, then, flow), rtol=1e-9, atol=1e-12)
 
 
+# ---------------------------------------------------------------- sheets of heights
+
+
+def tent(n, dtype=None):
+    """w = a over theta = |2 a - 1|, a even in [0, 1]: two sheets (1 +- theta) / 2, each of density 1/2."""
+    label = jnp.linspace(0, 1, n, dtype=dtype)
+    mass = jnp.full(n, 1 / (n - 1), dtype).at[jnp.array([0, -1])].multiply(0.5)
+    return Particles(jnp.abs(2 * label - 1)[:, None], mass, marks={"H": label})
+
+
+def test_the_closure_defect_of_a_tent(dtype):
+    """Var(w | theta) = theta^2 / 4, and moments of the two sheets over quarters, in closed form."""
+    line, tol = mf.domains.Interval(0.0, 1.0), {"float32": 1e-6, "float64": 1e-14}[dtype]
+    mu = tent(9, dtype)
+    defect, moments = obs.ClosureDefect(line)(mu), obs.HeightMoments(3, 4, line)(mu)
+    assert defect.dtype == moments.dtype == dtype
+    assert float(defect) == pytest.approx(1 / 12, rel=tol)
+    edges = np.linspace(0, 1, 5)
+    for i in range(4):
+        # int over theta of (((1 + theta) / 2)^i + ((1 - theta) / 2)^i) / 2.
+        power = lambda x, i=i: (((1 + x) / 2) ** (i + 1) - ((1 - x) / 2) ** (i + 1)) / (i + 1)
+        np.testing.assert_allclose(moments[i], np.diff(power(edges)), rtol=10 * tol)
+    # In the coordinates of the mu-formulation, in the other direction, with a vertical step, and translated.
+    points = jnp.stack([mu.marks["H"], mu.points[:, 0]], axis=1)
+    assert float(obs.ClosureDefect(line)(measure(points, mu.weights))) == pytest.approx(1 / 12, rel=tol)
+    turned = measure(points[::-1], mu.weights[::-1])
+    assert float(obs.ClosureDefect(line)(turned)) == pytest.approx(1 / 12, rel=tol)
+    np.testing.assert_allclose(obs.HeightMoments(3, 4, line)(turned), moments, rtol=10 * tol)
+
+
+def test_the_closure_defect_on_a_circle():
+    """A map that winds once is one sheet; twice, two whose heights differ by pi: defect pi^2 / 4."""
+    label = 2 * jnp.pi * jnp.arange(65) / 64 + 0.1
+    mass = jnp.full(65, 1 / 64).at[jnp.array([0, -1])].multiply(0.5)
+    for turns, expected in ((1, 0.0), (-1, 0.0), (2, np.pi**2 / 4), (3, 2 * (2 * np.pi / 3) ** 2 / 3)):
+        points = jnp.stack([jnp.cos(turns * label), jnp.sin(turns * label)], axis=1)
+        mu = Particles(points, mass, marks={"H": label})
+        assert float(obs.ClosureDefect(CIRCLE)(mu)) == pytest.approx(expected, rel=1e-12, abs=1e-25)
+        moments = obs.HeightMoments(1, 8, CIRCLE)(mu)
+        np.testing.assert_allclose(moments[0], 1 / 8, rtol=1e-12)
+        assert float(jnp.sum(moments[1])) == pytest.approx(np.pi + 0.1, rel=1e-12)
+
+
+@pytest.mark.slow
+def test_the_closure_defect_appears_where_labels_fold():
+    """theta' = H, H' = theta from H = -sin(pi theta): one sheet until tanh t = 1 / pi, then three."""
+    energy = mf.energies.Potential(lambda xi: -xi[0] * xi[1])
+    flow = mf.flows.PropagationOfChaos(energy, LINE)
+
+    def at(times, n):
+        label = (jnp.arange(n) + 0.5) / n * 2 - 1
+        mu = Particles(label[:, None], marks={"H": -jnp.sin(jnp.pi * label)})
+        run = mf.simulate(
+            flow, mu, stepper=mf.steppers.RK4(0.01), save_at=jnp.asarray(times),
+            observables={"defect": obs.ClosureDefect(LINE)}, save_measures=False,
+        )  # fmt: skip
+        return np.asarray(run.observables["defect"])
+
+    times = np.array([0.1, 0.2, 0.32, 0.4, 0.5, 0.6])
+    assert 0.32 < np.arctanh(1 / np.pi) < 0.4
+    coarse, fine = at(times, 400), at(times, 800)
+    print(f"closure defect at t = {times}: {fine[1:]}, half the labels {coarse[1:]}")
+    assert np.all(fine[:4] < 1e-28) and np.all(np.diff(fine[4:]) > 0) and fine[4] > 1e-6
+    # By bins of a million labels of the exact map: means of variances within narrow bins.
+    label = (np.arange(10**6) + 0.5) / 10**6 * 2 - 1
+    for t, value, rough in zip(times[3:], fine[4:], coarse[4:], strict=True):
+        start = -np.sin(np.pi * label)
+        place = label * np.cosh(t) + start * np.sinh(t)
+        height = start * np.cosh(t) + label * np.sinh(t)
+        _, bins = np.unique(np.floor(place / 1e-4), return_inverse=True)
+        count = np.bincount(bins)
+        mean = np.bincount(bins, height) / count
+        expected = np.mean((height - mean[bins]) ** 2)
+        assert value == pytest.approx(expected, rel=5e-3)
+        assert value == pytest.approx(rough, rel=5e-4)
+
+
 # ---------------------------------------------------------------- bad input
 
 POINTS = jnp.array([[1.0, 0.0], [0.0, 1.0]])
@@ -824,6 +982,7 @@ PLANE_FLOW = mf.flows.Wasserstein(mf.energies.Potential(lambda p: p[0]), mf.doma
 CLASSIFIER = mf.flows.Wasserstein(
     mf.energies.Risk(mf.features.ReLU(), POINTS, jnp.ones(2), loss=mf.losses.Logistic()), PLANE_FLOW.domain
 )
+REDUCED = mf.flows.Wasserstein(mf.energies.ReducedRisk(mf.features.ReLU(), POINTS, jnp.ones(2), 1.0), CIRCLE)
 TORUS_FLOW = mf.flows.Wasserstein(mf.energies.Potential(lambda p: p[0]), mf.domains.Torus(2))
 BAD = [
     (lambda: obs.EnergyDistance(lambda p: 1.0), "needs domain="),
@@ -879,6 +1038,22 @@ BAD = [
     (lambda: obs.HeldOutRisk(POINTS, jnp.ones(2), loss=mf.losses.Square), r"call Square\(\)"),
     (lambda: obs.KernelSpectrum(0), "n must be at least 1"),
     (lambda: obs.KernelSpectrum(2)(measure(POINTS), PLANE_FLOW), "holds one ReducedRisk"),
+    (lambda: obs.DualNorm()(measure(POINTS), PLANE_FLOW), "holds one ReducedRisk"),
+    (lambda: obs.SourceNorm(POINTS), "teacher must be a Grid or a density"),
+    (lambda: obs.SourceNorm(lambda p: 1.0, rank_tolerance=-1.0), "rank_tolerance must be at least 0"),
+    (
+        lambda: obs.SourceNorm(lambda p: 1.0)(measure(POINTS), REDUCED),
+        "of a density, and Particles have none",
+    ),
+    (lambda: obs.SourceNorm(Grid.uniform(CIRCLE, 8))(Grid.uniform(CIRCLE, 16), REDUCED), r"\(8,\) cells"),
+    (lambda: obs.SourceNorm(lambda p: p)(Grid.uniform(CIRCLE, 8), REDUCED), "one number per point"),
+    (lambda: obs.MaxLogRatio(lambda p: 1.0)(measure(POINTS)), "has no value on Particles"),
+    (lambda: obs.ClosureDefect(mf.domains.Torus(2)), "a line or a closed curve"),
+    (lambda: obs.ClosureDefect(Grid.uniform(CIRCLE, 8)), "domain must be a Domain, got Grid"),
+    (lambda: obs.ClosureDefect(CIRCLE)(Grid.uniform(CIRCLE, 8)), "in the order of their labels, got Grid"),
+    (lambda: obs.ClosureDefect(CIRCLE)(measure(POINTS)), "have 2 coordinates, got 1"),
+    (lambda: obs.HeightMoments(0, 8, CIRCLE), "order must be at least 1"),
+    (lambda: obs.HeightMoments(1, 8, LINE), "has no uniform grid"),
 ]
 
 

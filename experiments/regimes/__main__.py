@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _lab.cli import Count, Positive, Precision
 from _lab.program import run
 
-FIGURES = ("regimes", "rates", "limits", "bounds", "minimum")
+FIGURES = ("regimes", "rates", "limits", "bounds", "minimum", "vanishing")
 Decades = tuple[int, int, Count]
 
 
@@ -34,6 +34,7 @@ class Preset:
     seeds: Count  # repetitions of theirs
     cells: Count  # cells of the circle
     bound_lams: tuple[Positive, ...]  # lams of the bounds
+    vanishing_lams: Decades  # lams of the limit lam -> 0, for other orders of f and a signed teacher
     minimum_widths: tuple[Count, ...]  # particles of the runs to the minimum
     minimum_time: Positive  # their end
     spikes_width: Count  # particles of the deconvolution on the 2-torus
@@ -55,6 +56,7 @@ SMALL = Preset(
     seeds=6,
     cells=128,
     bound_lams=(1e-3, 1e-2, 1e-1),
+    vanishing_lams=(-5, -2, 4),
     minimum_widths=(4, 16, 64),
     minimum_time=200.0,
     spikes_width=32,
@@ -75,6 +77,7 @@ PAPER = replace(
     widths=(8, 16, 32, 64, 128),
     seeds=8,
     cells=512,
+    vanishing_lams=(-6, -2, 9),
     minimum_widths=(4, 16, 64, 256),
     minimum_time=1000.0,
     spikes_width=128,
@@ -95,6 +98,7 @@ TINY = replace(
     seeds=2,
     cells=32,
     bound_lams=(1e-2, 1e-1),
+    vanishing_lams=(-3, -2, 2),
     minimum_widths=(4, 8),
     minimum_time=1.0,
     spikes_width=8,

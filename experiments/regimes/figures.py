@@ -21,6 +21,7 @@ from .limits import TIMESCALE_LAM, Limits
 from .minimum import GAUSSIAN, LAM, SPIKES, SPIKES_LAM, TORUS, Minima, spike_inputs
 from .model import BIASES, GAMMA
 from .rates import DEGREE, MODES, coefficients, predicted, timescale_rates, varpro_rates
+from .vanishing import PROGRESS, Vanishing
 
 NAMES = {0.0: "no bias", 0.5: "bias 1/2"}
 # Squared distance of a sample of n to its law, times n: the mean chord of the circle.
@@ -33,7 +34,7 @@ class Figures(Gallery):
     def __init__(self, settings: Settings):
         super().__init__(settings)
         self.limits_, self.minima = Limits(self.records), Minima(self.records)
-        self.certified = CertifiedRuns(self.records)
+        self.certified, self.vanishing_ = CertifiedRuns(self.records), Vanishing(self.records)
 
     def draw(self, methods) -> None:
         with double_precision():
@@ -107,6 +108,55 @@ class Figures(Gallery):
             fig,
             "risks fall to the floor, or to that of their clusters' masses; atoms at certificate ±1",
         )
+
+    def vanishing(self):
+        """lam -> 0 for orders of f and a signed teacher; minimizers; the hypotheses of the limit."""
+        fig, axes = plot.figure(2, 2, height=4.8)
+        runs = self.vanishing_
+        for i, (name, (lams, gaps)) in enumerate(runs.distances().items()):
+            _points(axes[0, 0], lams, gaps, name, i)
+        plot.title(axes[0, 0], f"VarPro to its diffusion, t = {PROGRESS:g} / r")
+        for i, (name, (lams, gaps)) in enumerate(runs.minimizers().items()):
+            _points(axes[0, 1], lams, gaps, name, i)
+            # The last point of a rate is the least lam, which comes first.
+            power, label = ((2, "∝ λ²"), (0.8, "∝ λ^(4/5)"))[i]
+            axes[0, 1].plot(
+                lams, gaps[0] * (lams / lams[0]) ** power, color="0.4", linestyle=("--", ":")[i], label=label,
+                zorder=0,
+            )  # fmt: skip
+        plot.title(axes[0, 1], "minimizer of L to the teacher")
+        for ax in axes[0]:
+            ax.set_xlabel("regularization λ")
+            ax.set_ylabel("MMD²")
+            plot.legend(ax)
+        self._draw_hypotheses(axes[1])
+        return (
+            fig,
+            "distances fall with lam for every f; |alpha| stays below its bound, log-densities stay bounded",
+        )
+
+    def _draw_hypotheses(self, axes) -> None:
+        data = self.vanishing_.hypotheses()
+        times, count = times_of(data), data.sizes["lam"]
+        for i, lam in enumerate(data.lam.values):
+            color = plot.shade(i, count)
+            axes[0].plot(times, data["alpha"].values[i], color=color)
+            axes[0].plot(times, data["source"].values[i], color=color, linestyle="--")
+            axes[1].plot(times, data["log"].values[i], color=color, label=_lam_is(lam))
+        for ax in axes:
+            ax.set_xscale("symlog", linthresh=float(times[1]))
+            ax.set_xlabel("flow time t")
+        axes[0].set_ylabel("norm")
+        # Room for the legend.
+        low, high = axes[0].get_ylim()
+        axes[0].set_ylim(top=high + 0.6 * (high - low))
+        entries = [("|α|", {}), ("of f'(ν/μ): its bound", {"linestyle": "--"})]
+        entries += [(_lam_is(lam), {"color": plot.shade(i, count)}) for i, lam in enumerate(data.lam.values)]
+        plot.legend(axes[0], entries, ncols=2, columnspacing=1.0)
+        plot.title(axes[0], "source condition (Theorem 5.2)")
+        axes[1].set_ylabel("sup |log density|")
+        plot.legend(axes[1])
+        plot.title(axes[1], "log-densities (Theorem 5.1)")
 
     def _draw_rates(self, ax, bias) -> None:
         data, c = varpro_rates(self.records), coefficients(DEGREE)[bias]

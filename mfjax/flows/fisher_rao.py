@@ -106,7 +106,7 @@ class WassersteinFisherRao(Flow):
         self.domain.validate(mu.points)
 
     def _smooth(self) -> Energy:
-        """The energy that particles have a value of: without entropies, which are noise if they are estimated."""
+        """The energy that particles have a value of: without entropies, noise where there is an estimate."""
         internal = grids.internal_parts(self.energy)
         if internal and self.estimate is None:
             raise ValueError(

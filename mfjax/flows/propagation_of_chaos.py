@@ -24,13 +24,15 @@ class PropagationOfChaos(HeightFlow):
     On `Particles` with the mark "H" this is gradient descent on all (H_i, theta_i), the plain gradient
     divided by the mass of the particle: no height need be a function of place. On a `Grid` with the mark "H"
     one height stands in each cell: trajectories of particles must not cross. Where they do, the density
-    becomes concentrated and the grid describes it no longer. Balance (survey, Proposition 3.3):
+    becomes concentrated and the grid describes it no longer: `observables.ClosureDefect` says when and how
+    far. Balance (survey, Proposition 3.3):
 
         dG/dt = -int |grad_theta V|^2 drho - int (d_H V)^2 drho.
 
-    It is the gradient flow of G for the distance `observables.HeightDistance` (Remark 3.4). Second order in
-    the mesh for smooth rho and H. `tau * Entropy()` and `tau * PorousMedium()` regularize rho (Remark 4.1,
-    see `HeightFlow`).
+    It is the gradient flow of G for the distance `observables.HeightDistance` (Remark 3.4), whose minimizing
+    movements are `steppers.Proximal` of `Wasserstein` on points (H, theta). Second order in the mesh for
+    smooth rho and H. `tau * Entropy()` and `tau * PorousMedium()` regularize rho (Remark 4.1, see
+    `HeightFlow`).
 
     - `noise` T >= 0: on `Particles`, noise sqrt(2 T) dW of theta that carries H along, none unless given.
       The law of (H, theta) then follows a Fokker-Planck equation with diffusion in theta alone, another

@@ -1,22 +1,27 @@
 """Observables: what a run records of its measure. Each is called as `obs(mu, flow)`.
 
 - Distances to a target: `EnergyDistance`, `SlicedEnergyDistance`, `WassersteinDistance` (in one dimension
-  `Wasserstein1D`), `SinkhornDivergence`, `SobolevDistance`; of networks with heights, `HeightDistance`.
-- Divergences on a grid: `KL`, `ChiSquare`, `MaxRatio`, `FisherInformation`; `FreeEnergy`, also of particles.
+  `Wasserstein1D`), `SinkhornDivergence`, `SobolevDistance`; of networks with heights, `HeightDistance`; their
+  `ClosureDefect` and `HeightMoments`.
+- Divergences on a grid: `KL`, `ChiSquare`, `MaxRatio`, `MaxLogRatio`, `FisherInformation`; `FreeEnergy`,
+  also of particles.
 - Of the measure: `Moments`, `FourierModes`, `KernelDensity`, `KernelSpectrum`.
-- Of the network: `Prediction`, `HeldOutRisk`, `Accuracy`, `CompressionError`.
+- Of the network: `Prediction`, `HeldOutRisk`, `Accuracy`, `CompressionError`; of its dual variable,
+  `DualNorm`, `SourceNorm`.
 - To write one: `Observable`, or any function of a measure and a flow.
 """
 
 from mfjax.observables.base import Observable
 from mfjax.observables.compression import CompressionError
-from mfjax.observables.divergences import KL, ChiSquare, MaxRatio
+from mfjax.observables.divergences import KL, ChiSquare, MaxLogRatio, MaxRatio
+from mfjax.observables.dual import DualNorm, SourceNorm
 from mfjax.observables.energy_distance import EnergyDistance
 from mfjax.observables.heights import HeightDistance
 from mfjax.observables.information import FisherInformation, FreeEnergy
 from mfjax.observables.kernel_density import KernelDensity
 from mfjax.observables.moments import FourierModes, Moments
 from mfjax.observables.network import Accuracy, HeldOutRisk, KernelSpectrum, Prediction
+from mfjax.observables.sheets import ClosureDefect, HeightMoments
 from mfjax.observables.sinkhorn import SinkhornDivergence
 from mfjax.observables.sliced_energy import SlicedEnergyDistance
 from mfjax.observables.sobolev import SobolevDistance
@@ -27,15 +32,19 @@ __all__ = [
     "KL",
     "Accuracy",
     "ChiSquare",
+    "ClosureDefect",
     "CompressionError",
+    "DualNorm",
     "EnergyDistance",
     "FisherInformation",
     "FourierModes",
     "FreeEnergy",
     "HeightDistance",
+    "HeightMoments",
     "HeldOutRisk",
     "KernelDensity",
     "KernelSpectrum",
+    "MaxLogRatio",
     "MaxRatio",
     "Moments",
     "Observable",
@@ -43,6 +52,7 @@ __all__ = [
     "SinkhornDivergence",
     "SlicedEnergyDistance",
     "SobolevDistance",
+    "SourceNorm",
     "Wasserstein1D",
     "WassersteinDistance",
 ]

@@ -4,14 +4,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._numerics.arrays import kind, safe_sqrt
+from mfjax._numerics.arrays import kind, safe_sqrt, scalar
 from mfjax.domains import Domain
 from mfjax.flows.base import Flow
-from mfjax.measures import Measure
+from mfjax.measures import Measure, Particles
 from mfjax.observables.base import Observable, check_dimension
-from mfjax.observables.coupling import transport_cost
+from mfjax.observables.coupling import optimal_coupling, transport_cost
 
 
 class HeightDistance(Observable):
@@ -27,7 +27,9 @@ class HeightDistance(Observable):
     - `domain`: where theta lives (on a torus distances wrap; on a sphere they are chords).
 
     Exact up to rounding, by an `optimal_coupling` found on the host. **Good values** M, K <= 1000.
-    Differentiable where the best coupling is unique, with derivative zero at distance zero.
+    Differentiable where the best coupling is unique, with derivative zero at distance zero. `geodesic` is the
+    way from one to the other. (The dynamic form of the survey has |v|^2 (1 + |H'|^2), which is no squared
+    speed; it is |v|^2 + |H'|^2, H' along v.)
 
     **Raises** `ValueError` for measures without the mark "H" or of another dimension.
 
@@ -52,13 +54,35 @@ class HeightDistance(Observable):
         self.target, self.domain = target, domain
 
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
+        return safe_sqrt(transport_cost(*self._problem(mu)[-1]))
+
+    def geodesic(self, mu: Measure, share: ScalarLike) -> Particles:
+        """The pair at the share s of the way from `mu` to the target, along a shortest path of D.
+
+        The mass P_ij that the best coupling sends from i to j is at theta_i + s (theta_j - theta_i), with the
+        height H_i + s (H_j - H_i): M K particles of total mass one, most of them padding. D to `mu` is s D,
+        and to the target (1 - s) D. Paths may cross: on the way there can be several heights over one place,
+        and pairs with one height over each are not geodesically convex.
+
+        **Raises** `ValueError` on a sphere, where distances are chords.
+        """
+        if self.domain.ambient != self.domain.dim:
+            raise ValueError(f"distances on {self.domain!r} are chords, along which nothing can move")
+        gap, rise, problem = self._problem(mu)
+        plan = optimal_coupling(*problem)
+        s = scalar(share, "share").astype(mu.dtype)
+        move = jax.vmap(jax.vmap(self.domain.retract, in_axes=(None, 0)))
+        points, height = move(mu.points, -s * gap), _height(mu)[:, None] - s * rise
+        return Particles(points.reshape(plan.size, -1), plan.ravel(), marks={"H": height.ravel()})
+
+    def _problem(self, mu: Measure) -> tuple[Array, Array, tuple[Array, Array, Array]]:
+        """How far each pair is apart, mu minus target, places and heights; the costs (M, K) and masses."""
         check_dimension(mu, self.domain.ambient)
         points, height = self.target.points.astype(mu.dtype), _height(self.target).astype(mu.dtype)
         over = lambda f: jax.vmap(jax.vmap(f, in_axes=(None, 0)), in_axes=(0, None))
-        gap = over(self.domain.displacement)(mu.points, points)
-        cost = jnp.sum(gap * gap, axis=-1) + (_height(mu)[:, None] - height) ** 2
+        gap, rise = over(self.domain.displacement)(mu.points, points), _height(mu)[:, None] - height
         source, target = mu.weights / mu.mass, (self.target.weights / self.target.mass).astype(mu.dtype)
-        return safe_sqrt(transport_cost(cost, source, target))
+        return gap, rise, (jnp.sum(gap * gap, axis=-1) + rise**2, source, target)
 
 
 def _height(mu: Measure) -> Float[Array, " K"]:

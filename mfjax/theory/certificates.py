@@ -210,6 +210,10 @@ def identifiability(
     scaled so that their squares approximate the eigenvalues of kappa(omega, omega') = sum_j p_j phi phi'
     with respect to the uniform law. With fewer than n data points a null space is certain.
 
+    On that part the minimizer of L is not unique: Lemma 3.2 of the VarPro paper (III.3.2 of the thesis)
+    needs injective features. For bias-free ReLU on the circle and a uniform teacher the uniform law and
+    (1 + 0.9 cos 3 theta) / (2 pi) both attain the minimum, for every f = |t|^r.
+
     - `x` (N, k), masses `data_weights` (N,), 1/N unless given: `mf.problems.gaussian_quadrature()` is the
       Gaussian law itself.
     - `teacher`: a density of one point, positive or signed, for `hidden_mass` and `floor`.
