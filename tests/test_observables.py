@@ -1053,7 +1053,7 @@ BAD = [
     (lambda: obs.ClosureDefect(CIRCLE)(Grid.uniform(CIRCLE, 8)), "in the order of their labels, got Grid"),
     (lambda: obs.ClosureDefect(CIRCLE)(measure(POINTS)), "have 2 coordinates, got 1"),
     (lambda: obs.HeightMoments(0, 8, CIRCLE), "order must be at least 1"),
-    (lambda: obs.HeightMoments(1, 8, LINE), "has no uniform grid"),
+    (lambda: obs.HeightMoments(1, 8, LINE), "has no grid of cells"),
 ]
 
 
