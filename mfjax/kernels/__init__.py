@@ -3,7 +3,8 @@
 - Smooth: `Gaussian`, `Matern`; with a kink: `Laplace`, `Distance` (that of the energy distance), `Riesz`,
   `NegativeSobolev`.
 - Of layers of neurons: `ArcCosine` (ReLU), `ArcSine` (erf), `SmoothedGaussian`.
-- For signed measures: `SignedKernel`; of a sphere, for its zones: `ZonalKernel`. To write one: `Kernel`; `kernel_sums` and `kernel_slopes` add it up.
+- For signed measures: `SignedKernel`; of a sphere, between its zones: `ZonalKernel`.
+- To write one: `Kernel`; `kernel_sums` and `kernel_slopes` add it up.
 """
 
 from mfjax.kernels.arc_cosine import ArcCosine

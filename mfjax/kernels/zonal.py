@@ -27,9 +27,9 @@ class ZonalKernel(Kernel):
     - `dim` >= 1: the dimension d of the sphere.
     - `nodes` Q: points of an orbit, those of Gauss-Gegenbauer quadrature, exact in c to degree 2 Q - 1.
       Where k is smooth the error falls faster than any power: 16 leave rounding for `Gaussian(0.3)`, 32 for
-      `Gaussian(0.2)`. A kink |x - y|^p leaves an error of order Q^{-(p + d - 1)}, greatest at theta = phi: for
-      32 nodes on S^2, S^3, S^10 of 2e-8, 2e-9, 6e-15 for `ArcCosine` (p = 3), and of 1e-4, 6e-6, 5e-12 for
-      `Distance` (p = 1). None on S^1.
+      `Gaussian(0.2)`. A kink |x - y|^p leaves an error of order Q^{-(p + d - 1)}, greatest at theta = phi:
+      of 32 nodes on S^2, S^3, S^10 that is 2e-8, 2e-9, 6e-15 for `ArcCosine` (p = 3), and 1e-4, 6e-6, 5e-12
+      for `Distance` (p = 1). None on S^1.
 
     **Cost**: that of Q sources on the sphere for each point of a measure.
 
@@ -83,8 +83,8 @@ class ZonalKernel(Kernel):
     def _lifted(self, x: Float[Array, " d"]) -> Float[Array, " ambient"]:
         if x.shape != (1,):
             raise ValueError(
-                f"points of {self.domain!r} are angles (theta,), got a point of shape {x.shape}: points of the "
-                "sphere itself have the angles jnp.arccos(points[:, -1:])"
+                f"points of {self.domain!r} are angles (theta,), got a point of shape {x.shape}: points of "
+                "the sphere itself have the angles jnp.arccos(points[:, -1:])"
             )
         return self.domain.lift(x)
 

@@ -29,9 +29,9 @@ def relu_coefficients(
     sum_k a_k(r) e^{ikt} has closed form on its support |t| < arccos(-bias / r); the mean is taken by Gauss
     quadrature in v = arcosh(r / |bias|), in which the integrand is analytic, to about 1e-14.
 
-    On S^d, d = `dim` > 1, they are the eigenvalues of kappa(x . y) under the uniform law, one for all harmonics
-    of a degree l; by the Funk-Hecke formula c_l = (d + 1) a_l^2, a_l that of max(x . y, 0). They are zero at
-    odd l >= 3 and fall like l^-(d + 3), as those of the dot-H^-s norm, s = (d + 3) / 2.
+    On S^d, d = `dim` > 1, they are the eigenvalues of kappa(x . y) under the uniform law, one for all
+    harmonics of a degree l; by the Funk-Hecke formula c_l = (d + 1) a_l^2, a_l that of max(x . y, 0). They
+    are zero at odd l >= 3 and fall like l^-(d + 3), as those of the dot-H^-s norm, s = (d + 3) / 2.
 
     **Raises** `ValueError` for a bias on S^d, d > 1.
 
