@@ -93,7 +93,7 @@ class Zonal(Domain):
         # From the difference of angles, which is exactly zero for equal points.
         return 2 * jnp.sin(0.5 * (x - y))
 
-    def lift(self, x: Point) -> Float[Array, " ambient"]:
+    def lift(self, x: Point) -> Float[Array, " lifted"]:
         """A point of the orbit on the sphere, in R^(sphere_dim + 1), the axis being the last coordinate."""
         rest = jnp.zeros((self.sphere_dim - 1,), x.dtype)
         return jnp.concatenate([jnp.sin(x), rest, jnp.cos(x)])

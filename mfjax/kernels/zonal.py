@@ -80,7 +80,7 @@ class ZonalKernel(Kernel):
         masses = jnp.outer(self.shares.astype(points.dtype), weights).ravel()
         return kernel_sums(self.kernel, jax.vmap(self._lifted)(points), orbits, masses)
 
-    def _lifted(self, x: Float[Array, " d"]) -> Float[Array, " ambient"]:
+    def _lifted(self, x: Float[Array, " d"]) -> Float[Array, " lifted"]:
         if x.shape != (1,):
             raise ValueError(
                 f"points of {self.domain!r} are angles (theta,), got a point of shape {x.shape}: points of "
@@ -88,7 +88,7 @@ class ZonalKernel(Kernel):
             )
         return self.domain.lift(x)
 
-    def _orbit(self, y: Float[Array, " d"]) -> Float[Array, "Q ambient"]:
+    def _orbit(self, y: Float[Array, " d"]) -> Float[Array, "Q lifted"]:
         lifted, around = self._lifted(y), self.around.astype(y.dtype)
         # The first coordinate of a lifted point is its distance from the axis.
         height = jnp.broadcast_to(lifted[-1:], (len(around), 1))
