@@ -1,6 +1,6 @@
 """Wasserstein-Fisher-Rao flows of ReLU networks: neurons as a measure on the sphere, mode by mode.
 
-Small by default (all figures within two minutes on two cores); `--preset paper` is larger.
+Small by default (all figures within three minutes on two cores); `--preset paper` is larger.
 """
 
 import sys
@@ -63,10 +63,10 @@ SMALL = Preset(
     birth_time=8.0,
     birth_step=0.1,
     seeds=12,
-    zones=256,
-    zone_degree=96,
+    zones=96,
+    zone_degree=48,
     zone_time=3000.0,
-    zone_step=2.0,
+    zone_step=1.0,
     precision="float64",
 )
 PAPER = replace(
@@ -80,9 +80,9 @@ PAPER = replace(
     students=32,
     widths=(25, 100, 400, 1600),
     seeds=32,
-    zones=512,
-    zone_degree=192,
-    zone_time=30000.0,
+    zones=256,
+    zone_degree=96,
+    zone_time=10000.0,
 )
 TINY = replace(
     SMALL,

@@ -287,9 +287,9 @@ class Figures(Gallery):
                 linear = self.runs.zones(kind, dim).linear_energy(times)
                 style = {"color": plot.color(i)}
                 energy.plot(times, values, label=f"d = {dim}", **style)
-                energy.plot(times, linear, linestyle=":", color="0", linewidth=0.9, zorder=3)
+                energy.plot(times, linear, linestyle=":", **style)
                 slope.plot(*local_slopes(times, values), **style)
-                slope.plot(*local_slopes(times, linear), linestyle=":", color="0", linewidth=0.9, zorder=3)
+                slope.plot(*local_slopes(times, linear), linestyle=":", **style)
                 slope.axhline(exponent(kind, dim), linestyle="--", linewidth=0.8, zorder=0, **style)
             energy.set_yscale("log")
             energy.set_ylabel(f"population risk, {kind}")
@@ -298,14 +298,10 @@ class Figures(Gallery):
             for ax in (energy, slope):
                 ax.set_xscale("log")
                 ax.set_xlabel("flow time t")
-        plot.legend(axes[0, 0], loc="lower left")
-        kinds = [
-            ("particles", {"color": plot.color(0)}),
-            ("linearized", {"linestyle": ":", "color": "0"}),
-            ("(r + s)/(s − 1)", {"linestyle": "--", "color": plot.color(0), "linewidth": 0.8}),
-        ]
-        plot.legend(axes[0, 2], kinds, loc="lower left")
-        return fig, "energies fall algebraically, with the exponents that the smoothness of the teacher gives"
+        plot.legend(axes[0, 0], loc="upper right")
+        kinds = [("flow", {"color": "0.3"}), ("linear", {"linestyle": ":", "color": "0.3"})]
+        plot.legend(axes[0, 2], [*kinds, ("limit", {"linestyle": "--", "color": "0.3"})], loc="upper right")
+        return fig, "exponents tend to those of the smoothness of the teacher, later in higher dimensions"
 
     def _print_exponents(self):
         for kind in ROUGH:
