@@ -421,6 +421,10 @@ CASES = {
         lambda: flow(zonal_risk(3), D.Zonal(2)).init(G.uniform(D.Zonal(2), 8)),
         r"features on Zonal\(sphere_dim=3\) and the measure moves on Zonal\(sphere_dim=2\)",
     ),
+    "harmonics of the line": (
+        lambda: OBS.SobolevNorm(jnp.ones((2, 1)), -1.0, LINE),
+        r"no harmonics are known on Euclidean\(dim=1\): a domain that has them overrides `harmonics`",
+    ),
     "harmonics of no kernel": (lambda: F.ZonalModes([1.0, -1.0], 2), "coefficients must be non-negative"),
     "harmonics of one degree": (lambda: F.ZonalModes([1.0], 2), "coefficients must be a vector"),
     "spectrum of biased ReLU on a sphere": (

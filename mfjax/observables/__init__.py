@@ -1,7 +1,8 @@
 """Observables: what a run records of its measure. Each is called as `obs(mu, flow)`.
 
 - Distances to a target: `EnergyDistance`, `SlicedEnergyDistance`, `WassersteinDistance` (in one dimension
-  `Wasserstein1D`), `SinkhornDivergence`, `SobolevDistance`; of networks with heights, `HeightDistance`.
+  `Wasserstein1D`), `SinkhornDivergence`, `SobolevDistance`, `SobolevNorm` of any order; of networks with
+  heights, `HeightDistance`.
 - Divergences on a grid: `KL`, `ChiSquare`, `MaxRatio`, `FisherInformation`; `FreeEnergy`, also of particles.
 - Of the measure: `Moments`, `FourierModes`, `KernelDensity`, `KernelSpectrum`.
 - Of the network: `Prediction`, `HeldOutRisk`, `Accuracy`, `CompressionError`.
@@ -20,6 +21,7 @@ from mfjax.observables.network import Accuracy, HeldOutRisk, KernelSpectrum, Pre
 from mfjax.observables.sinkhorn import SinkhornDivergence
 from mfjax.observables.sliced_energy import SlicedEnergyDistance
 from mfjax.observables.sobolev import SobolevDistance
+from mfjax.observables.sobolev_norm import SobolevNorm
 from mfjax.observables.transport import WassersteinDistance
 from mfjax.observables.wasserstein import Wasserstein1D
 
@@ -43,6 +45,7 @@ __all__ = [
     "SinkhornDivergence",
     "SlicedEnergyDistance",
     "SobolevDistance",
+    "SobolevNorm",
     "Wasserstein1D",
     "WassersteinDistance",
 ]
