@@ -158,7 +158,7 @@ def drawn(grid, dim, key, n):
     return jnp.concatenate([jnp.sin(theta)[:, None] * around, jnp.cos(theta)[:, None]], axis=1)
 
 
-@pytest.mark.slow_cases("relu-2", "relu-3", "gaussian-2", "gaussian-3")
+@pytest.mark.slow_cases("relu-2", "relu-3", "gaussian-3", "gaussian-10")
 @pytest.mark.parametrize("dim", [2, 3, 10])
 @pytest.mark.parametrize("kernel", [ArcCosine(), Gaussian(0.8)], ids=["relu", "gaussian"])
 def test_a_zonal_grid_against_particles_of_the_sphere(kernel, dim):
@@ -329,7 +329,7 @@ EXPONENTS = [(kind, dim) for kind in ("jump", "kink") for dim in (1, 2, 3)]
 def test_rough_teachers_are_learnt_at_the_rate_of_their_smoothness(kind, dim):
     """E ~ t^-(r + s)/(s - 1), s = (d + 3)/2, of the ReLU risk: r = 1/2 for a jump, 3/2 for a kink.
 
-    Over the decade up to t = 10^4: the exponent of the linearized flow to 0.03, that of the limit to 0.15. In
+    Over the decade up to t = 10^4: the exponent of the linearized flow to 0.02, that of the limit to 0.15. In
     the norm of dot-H^-1 in place of dot-H^-s, that is (r + 1)/(s - 1).
     """
     domain, degree, beta = mf.domains.Zonal(dim), 64, 2.0
@@ -365,7 +365,7 @@ def test_rough_teachers_are_learnt_at_the_rate_of_their_smoothness(kind, dim):
     exponent, of_linear = (np.log10(e[-2] / e[-1]) for e in (run.observables["energy"], linear))
     s, r = (dim + 3) / 2, {"jump": 0.5, "kink": 1.5}[kind]
     print(f"S^{dim}, {kind}: {exponent:.3f}, linearized {of_linear:.3f}, limit {(r + s) / (s - 1):.3f}")
-    assert abs(exponent - of_linear) < 0.03 and abs(exponent - (r + s) / (s - 1)) < 0.15
+    assert abs(exponent - of_linear) < 0.02 and abs(exponent - (r + s) / (s - 1)) < 0.15
     if kind == "kink" and dim > 1:
         # All of its harmonics are seen, and by far not all of those up to `degree` are learnt.
         in_norm = 2 * np.log10(run.observables["norm"][-2] / run.observables["norm"][-1])
