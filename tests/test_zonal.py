@@ -57,7 +57,7 @@ def test_zones_of_the_circle_are_symmetric_measures_on_it(name, kernel):
     found = []
     for domain, k, start, teacher in (sides, (mf.domains.Sphere(1), kernel, of_circle(mu), of_circle(nu))):
         flow = mf.flows.WassersteinFisherRao(ENERGIES[name](k, teacher), domain, 1.0, 2.0)
-        run = mf.simulate(flow, start, stepper=RK4(0.02), steps=2, save_every=1)
+        run = mf.simulate(flow, start, stepper=RK4(0.005), steps=2, save_every=1)
         height = jnp.cos(run.final.points[:, 0]) if domain.ambient == 1 else run.final.points[:, 1]
         moments = [float(run.final.integrate(height**p)) for p in range(4)]
         found.append([*run.observables["energy"], *run.observables["dissipation"], *moments])
@@ -128,7 +128,7 @@ def harmonic_risk(dim, degree, dtype="float64"):
     return Risk(features, features.inputs(), jnp.ones(degree + 1, dtype))
 
 
-@pytest.mark.slow_cases("mmd", "population risk", "interaction")
+@pytest.mark.slow_cases("mmd", "mmd, relu", "population risk")
 @pytest.mark.parametrize("name", CHECKED)
 def test_generic(name):
     mu = Particles(ANGLES[1:5] + 0.1, MASSES[1:5])
@@ -158,7 +158,7 @@ def drawn(grid, dim, key, n):
     return jnp.concatenate([jnp.sin(theta)[:, None] * around, jnp.cos(theta)[:, None]], axis=1)
 
 
-@pytest.mark.slow_cases("relu-2", "relu-3", "gaussian-3", "gaussian-10")
+@pytest.mark.slow_cases("relu-2", "relu-3", "relu-10", "gaussian-3", "gaussian-10")
 @pytest.mark.parametrize("dim", [2, 3, 10])
 @pytest.mark.parametrize("kernel", [ArcCosine(), Gaussian(0.8)], ids=["relu", "gaussian"])
 def test_a_zonal_grid_against_particles_of_the_sphere(kernel, dim):
@@ -205,13 +205,13 @@ def test_harmonics_and_the_spectrum_of_relu(dim):
 @pytest.mark.parametrize("dim", [1, 3, 10])
 def test_modes_make_the_averaged_kernel(dim):
     """The addition theorem: the mean of phi phi' is the orbit average, to the tail of the series."""
-    features = ZonalModes(relu_coefficients(0.0, 64, dim), dim)
+    features = ZonalModes(relu_coefficients(0.0, 32, dim), dim)
     matrix = np.asarray(features.matrix(ANGLES, features.inputs()))
-    expected = gram(ZonalKernel(ArcCosine(), dim, 64), ANGLES, ANGLES)
+    expected = gram(ZonalKernel(ArcCosine(), dim), ANGLES, ANGLES)
     tail = 0.5 - float(features.coefficients @ features.multiplicities)
-    np.testing.assert_allclose(matrix.T @ matrix / 65, expected, atol=1.01 * tail)
+    np.testing.assert_allclose(matrix.T @ matrix / 33, expected, atol=1.01 * tail)
     nu = Particles(ANGLES, MASSES)
-    moments = zonal_harmonics(64, dim) @ np.cos(np.outer(np.arange(65), ANGLES)) @ np.asarray(MASSES)
+    moments = zonal_harmonics(32, dim) @ np.cos(np.outer(np.arange(33), ANGLES)) @ np.asarray(MASSES)
     np.testing.assert_allclose(
         features.image(jnp.asarray(moments)), matrix @ np.asarray(nu.weights), atol=1e-11
     )
@@ -247,14 +247,12 @@ def test_sobolev_norms():
     """Of order -s twice the Sobolev energy; a mirror image on the circle; closed forms; a swept order."""
     line, norm = mf.domains.Torus(1, 1.7), mf.observables.SobolevNorm
     mu, nu = (Particles(line.sample(jr.key(i), 5)) for i in (0, 1))
-    for s in (1.0, 2.0):
-        energy = mf.energies.Sobolev(nu, s, line, modes=16)(mu)
-        np.testing.assert_allclose(0.5 * norm(nu, -s, line, 16)(mu) ** 2, energy, rtol=1e-11)
+    energy = mf.energies.Sobolev(nu, 2.0, line, modes=16)(mu)
+    np.testing.assert_allclose(0.5 * norm(nu, -2.0, line, 16)(mu) ** 2, energy, rtol=1e-11)
     zones, circle = Particles(ANGLES, MASSES), mf.domains.Sphere(1)
     flat = lambda x: jnp.ones(())
-    for r in (-1.5, 0.5):
-        here, there = norm(flat, r, mf.domains.Zonal(1)), norm(flat, r, circle)
-        np.testing.assert_allclose(here(zones), there(of_circle(zones)), rtol=1e-10)
+    here, there = norm(flat, 0.5, mf.domains.Zonal(1)), norm(flat, 0.5, circle)
+    np.testing.assert_allclose(here(zones), there(of_circle(zones)), rtol=1e-10)
     domain = mf.domains.Zonal(3)
     tilted = Grid.from_density(domain, 256, lambda x: 1 + 0.3 * jnp.cos(x[0]))
     values = jax.vmap(lambda r: norm(flat, r, domain, 8)(tilted) ** 2)(jnp.array([-1.0, 0.0, 2.0]))
@@ -291,13 +289,23 @@ def declared(name, dim):
     return mf.flows.Wasserstein(risk, domain), 0.2, 8
 
 
-SYSTEMS = [
-    pytest.param(name, dim, marks=[] if (name, dim) == ("discrepancy", 2) else pytest.mark.slow)
-    for name in ("discrepancy", "growth", "variable projection")
-    for dim in (1, 2, 3, 10)
-]
+SYSTEMS = [(n, d) for n in ("discrepancy", "growth", "variable projection") for d in (1, 2, 3, 10)]
 
 
+def test_rates_of_particles_and_density_from_one_declaration():
+    """Energy and dissipation on S^10, of a density and of particles, with order 2 in the cells."""
+    flow, _, _ = declared("growth", 10)
+
+    def rates(mu):
+        now = flow.evaluate(flow.init(mu))
+        return np.array([float(now.energy), float(now.dissipation)])
+
+    exact = rates(scattered(flow.domain, 128))
+    errors = [np.abs(rates(Grid.from_density(flow.domain, n, law)) / exact - 1).sum() for n in (16, 32)]
+    assert abs(np.log2(errors[0] / errors[1]) - 2) < 0.3 and errors[1] < 0.02, errors
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dim"), SYSTEMS)
 def test_particles_and_density_from_one_declaration(name, dim):
     """Mass, two moments and energy of the density meet those of particles with observed order 2."""
