@@ -11,6 +11,7 @@ import mfjax as mf
 from mfjax import observables as OBS
 
 F, R, D, E, S = mf.features, mf.regularizers, mf.domains, mf.energies, mf.steppers
+K = mf.kernels
 P, G = mf.measures.Particles, mf.measures.Grid
 
 X, Y = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), jnp.array([1.0, 0.5, 0.0])
@@ -46,6 +47,12 @@ def several(outputs, y, loss=None):
     """The risk of a network with some outputs."""
     features = F.Weighted(F.ReLU(), outputs=outputs)
     return E.Risk(features, X, y, loss=loss)(P(jnp.ones((2, 2 + (outputs or 1)))))
+
+
+def zonal_risk(dim):
+    """The risk of zonal harmonics on a sphere."""
+    features = F.ZonalModes([1.0, 0.5, 0.2], dim)
+    return E.Risk(features, features.inputs(), jnp.ones(3))
 
 
 def euler(**arguments):
@@ -390,6 +397,39 @@ CASES = {
     "MMD across dimensions": (
         lambda: flow(E.MMD(mf.kernels.Gaussian(), P(UNIT)), LINE).init(P(jnp.ones((1, 1)))),
         "target has points of dimension 2 and the measure 1",
+    ),
+    "teacher of the sphere for its zones": (
+        lambda: E.PopulationReducedRisk(K.ZonalKernel(K.ArcCosine(), 2), P(jnp.eye(3)), 0.1),
+        r"points of Zonal\(sphere_dim=2\) are angles \(theta,\), got a point of shape \(3,\)",
+    ),
+    "kernel of the zones of another sphere": (
+        lambda: flow(E.MMD(K.ZonalKernel(K.ArcCosine(), 3), P(jnp.ones((2, 1)))), D.Zonal(2)).init(
+            G.uniform(D.Zonal(2), 8)
+        ),
+        r"between the orbits of Zonal\(sphere_dim=3\) and the measure moves on Zonal\(sphere_dim=2\)",
+    ),
+    "kernel of zones on an interval": (
+        lambda: flow(E.Interaction(K.ZonalKernel(K.Gaussian(), 1)), LINE).init(P(jnp.ones((2, 1)))),
+        r"between the orbits of Zonal\(sphere_dim=1\) and the measure moves on",
+    ),
+    "zonal kernel without nodes": (
+        lambda: K.ZonalKernel(K.ArcCosine(), 2, nodes=0),
+        "nodes must be at least 1, got 0",
+    ),
+    "zonal kernel of a class": (lambda: K.ZonalKernel(K.ArcCosine, 2), "the class ArcCosine: write"),
+    "harmonics of another sphere": (
+        lambda: flow(zonal_risk(3), D.Zonal(2)).init(G.uniform(D.Zonal(2), 8)),
+        r"features on Zonal\(sphere_dim=3\) and the measure moves on Zonal\(sphere_dim=2\)",
+    ),
+    "harmonics of the line": (
+        lambda: OBS.SobolevNorm(jnp.ones((2, 1)), -1.0, LINE),
+        r"no harmonics are known on Euclidean\(dim=1\): a domain that has them overrides `harmonics`",
+    ),
+    "harmonics of no kernel": (lambda: F.ZonalModes([1.0, -1.0], 2), "coefficients must be non-negative"),
+    "harmonics of one degree": (lambda: F.ZonalModes([1.0], 2), "coefficients must be a vector"),
+    "spectrum of biased ReLU on a sphere": (
+        lambda: mf.problems.relu_coefficients(0.5, 8, dim=2),
+        "on spheres of dimension 2 coefficients are known at bias 0, got 0.5",
     ),
     "negative factor of an energy": (lambda: -1.0 * risk(), "factor of an energy must be at least 0, got -1"),
     "a sum with a number": (lambda: risk() + 1.0, TypeError, "unsupported operand"),

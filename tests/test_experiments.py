@@ -552,6 +552,7 @@ def test_interrupt_tells_how_to_go_on(environment, tmp_path):
 
 FISHER_RAO = {
     "neurons": ("neurons",),
+    "decay": tuple(f"zones-{kind}-{dim}" for kind in ("jump", "kink") for dim in (1, 2, 3, 10)),
     "modes,invisible,signed,births": (
         *("births", "masses"),
         *("circle-particles", "circle-density", "sphere-particles", "teacher"),
@@ -563,7 +564,10 @@ FISHER_RAO = {
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "figures",
-    ["neurons", pytest.param("modes,invisible,signed,births", marks=pytest.mark.slow)],
+    [
+        "neurons",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("modes,invisible,signed,births", "decay")),
+    ],
 )
 def test_fisher_rao(environment, figures, tmp_path):
     import xarray as xr

@@ -29,6 +29,7 @@ KERNELS = {
     "sobolev 2": kernels.NegativeSobolev(2.0, LINE),
     "sobolev 3": kernels.NegativeSobolev(3.0, LINE),
     "sobolev 1.5": kernels.NegativeSobolev(1.5, LINE),
+    "zones": kernels.ZonalKernel(kernels.ArcCosine(), 3, 4),
     "signed energy": kernels.SignedKernel(kernels.Distance()),
 }
 M, K = 280, 300

@@ -211,6 +211,7 @@ OBSERVABLES = {
     "w1-sphere": lambda nu: obs.WassersteinDistance(nu, 1, DISTANCES["sphere"][0]),
     "w2-torus": lambda nu: obs.WassersteinDistance(nu, 2, DISTANCES["torus"][0]),
     "w2-plane": lambda nu: obs.WassersteinDistance(nu, 2),
+    "sn-ring": lambda nu: obs.SobolevNorm(nu, -1.0, RING, 16),
     "sk-torus": lambda nu: obs.SinkhornDivergence(nu, 0.6, DISTANCES["torus"][0]),
 }
 

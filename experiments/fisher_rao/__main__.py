@@ -1,6 +1,6 @@
 """Wasserstein-Fisher-Rao flows of ReLU networks: neurons as a measure on the sphere, mode by mode.
 
-Small by default (all figures within two minutes on two cores); `--preset paper` is larger.
+Small by default (all figures within three minutes on two cores); `--preset paper` is larger.
 """
 
 import sys
@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _lab.cli import Count, Positive, Precision, at_least
 from _lab.program import run
 
-FIGURES = ("modes", "invisible", "neurons", "signed", "births")
+FIGURES = ("modes", "invisible", "neurons", "signed", "births", "decay")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +34,18 @@ class Preset:
     birth_time: Positive  # end of their runs
     birth_step: Positive  # flow time of an iteration of theirs
     seeds: Count  # repetitions of theirs
+    zones: Count  # particles on the zones of a sphere
+    zone_degree: Count  # harmonics 0, ..., zone_degree of the kernel there
+    zone_time: Positive  # end of the runs there
+    zone_step: Positive  # flow time of an iteration there
     precision: Precision  # number format
 
-    def times(self, end: float) -> tuple[float, ...]:
-        """The saved times, from one step to `end` in equal ratios, each a number of steps."""
-        ratio = (end / self.step) ** (1 / (self.saves - 1))
+    def times(self, end: float, step: float | None = None) -> tuple[float, ...]:
+        """The saved times, from one `step` to `end` in equal ratios, each a number of steps."""
+        step = self.step if step is None else step
+        ratio = (end / step) ** (1 / (self.saves - 1))
         steps = sorted({max(1, round(ratio**i)) for i in range(self.saves)})
-        return tuple(n * self.step for n in steps)
+        return tuple(n * step for n in steps)
 
 
 SMALL = Preset(
@@ -58,6 +63,10 @@ SMALL = Preset(
     birth_time=8.0,
     birth_step=0.1,
     seeds=12,
+    zones=96,
+    zone_degree=48,
+    zone_time=3000.0,
+    zone_step=1.0,
     precision="float64",
 )
 PAPER = replace(
@@ -71,6 +80,9 @@ PAPER = replace(
     students=32,
     widths=(25, 100, 400, 1600),
     seeds=32,
+    zones=256,
+    zone_degree=96,
+    zone_time=10000.0,
 )
 TINY = replace(
     SMALL,
@@ -85,6 +97,9 @@ TINY = replace(
     widths=(10, 20),
     birth_time=1.0,
     seeds=2,
+    zones=16,
+    zone_degree=6,
+    zone_time=20.0,
 )
 PRESETS = {"small": SMALL, "paper": PAPER, "tiny": TINY}
 

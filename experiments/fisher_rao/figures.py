@@ -14,7 +14,17 @@ from mfjax.domains import Sphere
 from mfjax.problems import CircleTeacher, relu_coefficients
 from mfjax.theory import fit_rate
 
-from .runs import BETAS, GAMMA, SHOWN, SIGNED, Neurons, circle_points, sphere_coefficients
+from .runs import (
+    BETAS,
+    DIMS,
+    GAMMA,
+    ROUGH,
+    SHOWN,
+    SIGNED,
+    Neurons,
+    circle_points,
+    sphere_coefficients,
+)
 
 SEEN, HIDDEN = (0, 1, 2, 4), (3, 5)
 DOT = {"marker": "o", "markersize": 3, "linestyle": "", "fillstyle": "none"}
@@ -37,6 +47,20 @@ def deviations(run, axis="save"):
 def measured(times, decay, rate):
     """The rate by which a mode decays over its first two lifetimes, where it is not yet of second order."""
     return fit_rate(times, np.abs(decay), window=(0.0, 2 / rate)).rate
+
+
+def exponent(kind, dim):
+    """(r + s) / (s - 1), s = (d + 3) / 2: the exponent of decay of arXiv 2603.01977."""
+    s = (dim + 3) / 2
+    return (ROUGH[kind] + s) / (s - 1)
+
+
+def local_slopes(times, values):
+    """(times, -d log(values) / d log(t)) over half a decade about each time that has one."""
+    x, y = np.log(times), np.log(values)
+    half = np.log(10) / 4
+    inner = x[(x - half >= x[0]) & (x + half <= x[-1])]
+    return np.exp(inner), -(np.interp(inner + half, x, y) - np.interp(inner - half, x, y)) / (2 * half)
 
 
 class Figures(Gallery):
@@ -252,8 +276,52 @@ class Figures(Gallery):
         plot.legend(ax)
         return fig, "births and deaths follow the growing masses; their error falls like M^(-1/2)"
 
+    def decay(self):
+        """Algebraic decay on the zones of S^d, beside the linear theory and its exponents."""
+        fig, axes = plot.figure(1, 4, height=2.6)
+        for column, kind in enumerate(ROUGH):
+            energy, slope = axes[0, 2 * column], axes[0, 2 * column + 1]
+            for i, dim in enumerate(DIMS):
+                data = self.runs.zone_series(kind, dim).isel(beta=0)
+                times, values = times_of(data)[1:], data.energy.values[1:]
+                linear = self.runs.zones(kind, dim).linear_energy(times)
+                style = {"color": plot.color(i)}
+                energy.plot(times, values, label=f"d = {dim}", **style)
+                energy.plot(times, linear, linestyle=":", **style)
+                slope.plot(*local_slopes(times, values), **style)
+                slope.plot(*local_slopes(times, linear), linestyle=":", **style)
+                slope.axhline(exponent(kind, dim), linestyle="--", linewidth=0.8, zorder=0, **style)
+            energy.set_yscale("log")
+            energy.set_ylabel(f"population risk, {kind}")
+            slope.set_ylabel("local exponent")
+            slope.set_ylim(0, 4.5)
+            for ax in (energy, slope):
+                ax.set_xscale("log")
+                ax.set_xlabel("flow time t")
+        plot.legend(axes[0, 0], loc="upper right")
+        kinds = [("flow", {"color": "0.3"}), ("linear", {"linestyle": ":", "color": "0.3"})]
+        plot.legend(axes[0, 2], [*kinds, ("limit", {"linestyle": "--", "color": "0.3"})], loc="upper right")
+        return fig, "exponents tend to those of the smoothness of the teacher, later in higher dimensions"
+
+    def _print_exponents(self):
+        for kind in ROUGH:
+            for dim in DIMS:
+                data = self.runs.zone_series(kind, dim).isel(beta=0)
+                times, values = times_of(data)[1:], data.energy.values[1:]
+                ends = np.array([times[-1] / 10, times[-1]])
+                last = [
+                    -np.diff(np.interp(np.log(ends), np.log(times), np.log(v)))[0] / np.log(10)
+                    for v in (values, self.runs.zones(kind, dim).linear_energy(times))
+                ]
+                print(
+                    f"S^{dim}, {kind}: exponent over the last decade {last[0]:.3f}, "
+                    f"linearized {last[1]:.3f}, in the limit {exponent(kind, dim):.3f}"
+                )
+
     def report(self) -> None:
-        """Linear rates beside measured ones."""
+        """Linear rates and exponents beside measured ones."""
+        if "decay" in self.settings.figures:
+            self._print_exponents()
         if "modes" in self.settings.figures:
             self._print_rates()
         print(

@@ -1,10 +1,11 @@
 """The runs: modes on S^1 and S^2, a teacher, neurons, measures of both signs, births and deaths."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from scipy.special import roots_jacobi
 
 import mfjax as mf
 from _lab.records import Records, Runs, times_of
@@ -17,6 +18,11 @@ from .gradient_flow import neurons
 BETAS = (2.0, 4.0)
 SHOWN = 5
 GAMMA = 10.0
+# Dimensions of the spheres whose zones are seen, and where the density of a teacher jumps, off the equator.
+DIMS = (1, 2, 3, 10)
+EDGE = np.pi / 3
+# Teachers of zones with r, their smoothness in the scale of dot-H^r.
+ROUGH = {"jump": 0.5, "kink": 1.5}
 SIGNED = CircleTeacher(GAMMA, centers=(0.6, -1.8), masses=(0.6, -0.4))
 
 
@@ -66,6 +72,31 @@ def growth_decay(energy, masses, target, beta):
     return mf.bounds.Algebraic(energy[0], 4 * beta / worst, "decay by growth")
 
 
+def rough_teacher(kind, dim, amplitude=0.5, nodes=400):
+    """Particles at the nodes of a quadrature: a zonal law with a jump at EDGE, or a kink at the equator."""
+    at = EDGE if kind == "jump" else np.pi / 2
+    node, weight = np.polynomial.legendre.leggauss(nodes)
+    angle = np.concatenate([at * (node + 1) / 2, at + (np.pi - at) * (node + 1) / 2])
+    volume = np.concatenate([at * weight, (np.pi - at) * weight]) * np.sin(angle) ** (dim - 1)
+    volume = volume / volume.sum()
+    shape = np.where(angle < at, 1.0, 0.0) if kind == "jump" else np.abs(np.cos(angle))
+    shape = shape - volume @ shape
+    return Particles(angle[:, None], volume * (1 + amplitude * shape / np.abs(shape).max()))
+
+
+class Zones(NamedTuple):
+    """A population risk on the zones of S^d; the misfit of the uniform law and linear rates, by harmonic."""
+
+    risk: mf.energies.Risk
+    gap: np.ndarray
+    rates: np.ndarray
+
+    def linear_energy(self, times):
+        """The energy of the flow that starts at the uniform law, linearized there."""
+        squares = self.gap**2
+        return np.exp(-2 * np.outer(times, self.rates)) @ squares / (2 * squares.size)
+
+
 class Neurons(Runs):
     """Measures of neurons on spheres, by modes, masses and places."""
 
@@ -81,6 +112,39 @@ class Neurons(Runs):
         """The population risk of a teacher with these moments int e^{ik theta} dnu, k = 0, ..., degree."""
         y = self.features.image(jnp.asarray(moments)).astype(self.dtype)
         return mf.energies.Risk(features or self.features, self.features.inputs(), y)
+
+    def zones(self, kind: str, dim: int) -> Zones:
+        """The ReLU population risk of a rough teacher on S^dim, seen by zones."""
+        degree = self.preset.zone_degree
+        coefficients = relu_coefficients(0.0, degree, dim, dtype=self.dtype)
+        features = mf.features.ZonalModes(coefficients, dim)
+        image = lambda mu: features.matrix(mu.points, features.inputs()) @ mu.weights
+        y = image(rough_teacher(kind, dim)).astype(self.dtype)
+        risk = mf.energies.Risk(features, features.inputs(), y)
+        k = np.arange(degree + 1)
+        rates = (k * (k + dim - 1) + BETAS[0]) * np.asarray(coefficients)
+        # Of all harmonics the uniform law has the constant alone.
+        uniform = np.where(k == 0, np.asarray(features.image(jnp.ones(degree + 1, self.dtype))), 0)
+        return Zones(risk, np.asarray(y) - uniform, rates)
+
+    def zone_series(self, kind: str, dim: int) -> Any:
+        """A rough teacher learnt from the uniform law, on S^dim by its zones: particles with masses."""
+        domain, preset, risk = mf.domains.Zonal(dim), self.preset, self.zones(kind, dim).risk
+        # The uniform law at Gauss nodes: errors of other ones fall as slowly as what is looked for.
+        height, masses = roots_jacobi(preset.zones, dim / 2 - 1, dim / 2 - 1)
+        start = Particles(jnp.asarray(np.arccos(height)[:, None], self.dtype), masses / masses.sum())
+
+        def cell(beta):
+            flow = mf.flows.WassersteinFisherRao(risk, domain, 1.0, beta)
+            return mf.Simulation(
+                flow,
+                start,
+                stepper=mf.steppers.RK4(preset.zone_step),
+                save_at=preset.times(preset.zone_time, preset.zone_step),
+                save_measures=False,
+            )
+
+        return self.records.sweep(f"zones-{kind}-{dim}", cell, {"beta": BETAS[:1]})
 
     def angles(self, width: int):
         """Evenly spaced angles."""

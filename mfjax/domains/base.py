@@ -275,6 +275,25 @@ class Domain(eqx.Module):
                 factors.append(wrapped(difference, width, period) + mirrored)
         return jnp.prod(jnp.concatenate(factors))
 
+    def harmonics(self, x: Point, degree: int) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+        """Eigenfunctions of minus the Laplacian at `x`, orthonormal in volume, and their eigenvalues.
+
+        All but the constant up to `degree`: in one dimension cosines without slope at walls, and on a closed
+        axis cosines and sines.
+
+        **Raises** `ValueError` where none are known.
+        """
+        if self.dim != 1 or not self.isometric or self.axes[0].endless:
+            raise ValueError(
+                f"no harmonics are known on {self!r}: a domain that has them overrides `harmonics`"
+            )
+        axis, k = self.axes[0], jnp.arange(1, degree + 1, dtype=x.dtype)
+        lower, length = (jnp.asarray(number, x.dtype) for number in (axis.lower, axis.length))
+        frequency = k * (2 if axis.closed else 1) * jnp.asarray(np.pi, x.dtype) / length
+        phase = frequency * (self.coordinates(x)[0] - lower)
+        waves = [jnp.cos(phase), jnp.sin(phase)] if axis.closed else [jnp.cos(phase)]
+        return jnp.sqrt(2 / length) * jnp.concatenate(waves), jnp.tile(frequency**2, len(waves))
+
     def drawn(self, q: Float[Array, " dim"]) -> Float[Array, " dim"]:
         """Where coordinates are put in a figure: themselves, or their place on an equal-area map."""
         return q

@@ -8,7 +8,8 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
-from mfjax._numerics.arrays import count, safe_norm
+from mfjax._numerics.arrays import count, inner, safe_norm
+from mfjax._numerics.harmonics import multiplicities, zonal_harmonics
 from mfjax.domains.base import Axis, Cells, Domain, Metric, Point, axes_of, tensor_centers
 from mfjax.domains.polar import sine_integrals, sines_of_faces, sphere_volume
 
@@ -93,10 +94,19 @@ class Zonal(Domain):
         # From the difference of angles, which is exactly zero for equal points.
         return 2 * jnp.sin(0.5 * (x - y))
 
-    def lift(self, x: Point) -> Float[Array, " ambient"]:
+    def lift(self, x: Point) -> Float[Array, " lifted"]:
         """A point of the orbit on the sphere, in R^(sphere_dim + 1), the axis being the last coordinate."""
         rest = jnp.zeros((self.sphere_dim - 1,), x.dtype)
         return jnp.concatenate([jnp.sin(x), rest, jnp.cos(x)])
+
+    def harmonics(self, x, degree):
+        """Zonal ones of S^d, orthonormal there: Gegenbauer polynomials of the height."""
+        d, k = self.sphere_dim, np.arange(degree + 1)
+        size = np.sqrt(multiplicities(degree, d) / sphere_volume(d))
+        table = jnp.asarray((size[:, None] * zonal_harmonics(degree, d))[1:], x.dtype)
+        return inner(table, jnp.cos(jnp.asarray(k, x.dtype) * x[0])), jnp.asarray(k * (k + d - 1), x.dtype)[
+            1:
+        ]
 
     def gaussian(self, x, y, width):
         if self.sphere_dim > 1:

@@ -1,6 +1,7 @@
 """Feature maps phi(omega, x), written for one particle `omega` and one input `x`.
 
-- `ReLU`, `Ridge` (any activation), `RBF`, `Function` (any function); `CircleModes` of circle kernels.
+- `ReLU`, `Ridge` (any activation), `RBF`, `Function` (any function); `CircleModes` of circle kernels,
+  `ZonalModes` of those of spheres.
 - Made of others: `Weighted` (the outer weight moves too), `SignedFeatures`, `Interpolated` (compressed data).
 - To write one: `FeatureMap`, its `Operator` on data, `Dense` unless a faster one is known; `check_features`,
   `require_features`.
@@ -15,6 +16,7 @@ from mfjax.features.rbf import RBF
 from mfjax.features.relu import ReLU
 from mfjax.features.ridge import Ridge
 from mfjax.features.weighted import SignedFeatures, Weighted
+from mfjax.features.zonal_modes import ZonalModes
 
 __all__ = [
     "RBF",
@@ -28,6 +30,7 @@ __all__ = [
     "Ridge",
     "SignedFeatures",
     "Weighted",
+    "ZonalModes",
     "check_features",
     "require_features",
 ]

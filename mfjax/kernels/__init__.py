@@ -3,7 +3,8 @@
 - Smooth: `Gaussian`, `Matern`; with a kink: `Laplace`, `Distance` (that of the energy distance), `Riesz`,
   `NegativeSobolev`.
 - Of layers of neurons: `ArcCosine` (ReLU), `ArcSine` (erf), `SmoothedGaussian`.
-- For signed measures: `SignedKernel`. To write one: `Kernel`; `kernel_sums` and `kernel_slopes` add it up.
+- For signed measures: `SignedKernel`; of a sphere, between its zones: `ZonalKernel`.
+- To write one: `Kernel`; `kernel_sums` and `kernel_slopes` add it up.
 """
 
 from mfjax.kernels.arc_cosine import ArcCosine
@@ -14,6 +15,7 @@ from mfjax.kernels.signed import SignedKernel
 from mfjax.kernels.smoothed import SmoothedGaussian
 from mfjax.kernels.sobolev import NegativeSobolev
 from mfjax.kernels.sums import kernel_slopes, kernel_sums
+from mfjax.kernels.zonal import ZonalKernel
 
 __all__ = [
     "ArcCosine",
@@ -27,6 +29,7 @@ __all__ = [
     "Riesz",
     "SignedKernel",
     "SmoothedGaussian",
+    "ZonalKernel",
     "kernel_slopes",
     "kernel_sums",
 ]

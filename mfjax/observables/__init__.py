@@ -1,8 +1,8 @@
 """Observables: what a run records of its measure. Each is called as `obs(mu, flow)`.
 
 - Distances to a target: `EnergyDistance`, `SlicedEnergyDistance`, `WassersteinDistance` (in one dimension
-  `Wasserstein1D`), `SinkhornDivergence`, `SobolevDistance`; of networks with heights, `HeightDistance`; their
-  `ClosureDefect` and `HeightMoments`.
+  `Wasserstein1D`), `SinkhornDivergence`, `SobolevDistance`, `SobolevNorm` of any order; of networks with
+  heights, `HeightDistance`; their `ClosureDefect` and `HeightMoments`.
 - Divergences on a grid: `KL`, `ChiSquare`, `MaxRatio`, `MaxLogRatio`, `FisherInformation`; `FreeEnergy`,
   also of particles.
 - Of the measure: `Moments`, `FourierModes`, `KernelDensity`, `KernelSpectrum`.
@@ -25,6 +25,7 @@ from mfjax.observables.sheets import ClosureDefect, HeightMoments
 from mfjax.observables.sinkhorn import SinkhornDivergence
 from mfjax.observables.sliced_energy import SlicedEnergyDistance
 from mfjax.observables.sobolev import SobolevDistance
+from mfjax.observables.sobolev_norm import SobolevNorm
 from mfjax.observables.transport import WassersteinDistance
 from mfjax.observables.wasserstein import Wasserstein1D
 
@@ -52,6 +53,7 @@ __all__ = [
     "SinkhornDivergence",
     "SlicedEnergyDistance",
     "SobolevDistance",
+    "SobolevNorm",
     "SourceNorm",
     "Wasserstein1D",
     "WassersteinDistance",

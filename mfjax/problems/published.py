@@ -14,8 +14,10 @@ from mfjax.problems.problem import Problem, teacher_student
 from mfjax.problems.teachers import CircleTeacher, TorusTeacher
 
 
-def relu_coefficients(bias: ScalarLike = 0.0, degree: int = 64, *, dtype: Any = None) -> Float[Array, " K1"]:
-    """Fourier coefficients of the kernel of ReLU features at the population level.
+def relu_coefficients(
+    bias: ScalarLike = 0.0, degree: int = 64, dim: int = 1, *, dtype: Any = None
+) -> Float[Array, " K1"]:
+    """Fourier coefficients of the kernel of ReLU features at the population level, on spheres too.
 
     Fourier coefficients c_0, ..., c_degree of kappa(s) = E phi(theta, x) phi(theta + s, x) on S^1.
 
@@ -27,12 +29,22 @@ def relu_coefficients(bias: ScalarLike = 0.0, degree: int = 64, *, dtype: Any = 
     sum_k a_k(r) e^{ikt} has closed form on its support |t| < arccos(-bias / r); the mean is taken by Gauss
     quadrature in v = arcosh(r / |bias|), in which the integrand is analytic, to about 1e-14.
 
+    On S^d, d = `dim` > 1, they are the eigenvalues of kappa(x . y) under the uniform law, one for all
+    harmonics of a degree l; by the Funk-Hecke formula c_l = (d + 1) a_l^2, a_l that of max(x . y, 0). They
+    are zero at odd l >= 3 and fall like l^-(d + 3), as those of the dot-H^-s norm, s = (d + 3) / 2.
+
+    **Raises** `ValueError` for a bias on S^d, d > 1.
+
     >>> [round(float(c), 6) for c in relu_coefficients(0.0, 4)]
     [0.202642, 0.125, 0.022516, 0.0, 0.000901]
     """
     k = np.arange(count(degree, "degree") + 1.0)
     dtype = jnp.result_type(float) if dtype is None else dtype
     bias = float(scalar(bias, "bias"))
+    if count(dim, "dim") > 1:
+        if bias != 0:
+            raise ValueError(f"on spheres of dimension {dim} coefficients are known at bias 0, got {bias:g}")
+        return jnp.asarray((dim + 1) * _relu_eigenvalues(degree, dim) ** 2, dtype)
     if bias == 0:
         c = np.where(k % 2 == 0, 2 / (np.pi * (k**2 - 1 + (k == 1))) ** 2, 0.0)
         c[1] = 1 / 8
@@ -60,6 +72,24 @@ def relu_coefficients(bias: ScalarLike = 0.0, degree: int = 64, *, dtype: Any = 
         c[0] += b**2 * (1 - inside)
         c[1] += (2 - (b**2 + 2) * inside) / 4
     return jnp.asarray(c, dtype)
+
+
+def _relu_eigenvalues(degree: int, dim: int) -> np.ndarray:
+    """The eigenvalues of max(x . y, 0) on S^dim under the uniform law, of either sign at even degrees.
+
+    By Rodrigues' formula and two integrations by parts; those of degree 0 and 1 are elementary.
+    """
+    from scipy.special import gammaln
+
+    # The weight of the height t = x . y is (1 - t^2)^(dim / 2 - 1) over its integral.
+    total = gammaln(0.5) + gammaln(dim / 2) - gammaln((dim + 1) / 2)
+    a = np.zeros(degree + 1)
+    a[0], a[1] = np.exp(-total) / dim, 0.5 / (dim + 1)
+    even = np.arange(2, degree + 1, 2)
+    rodrigues = gammaln(dim / 2) - even * np.log(2) - gammaln(even + dim / 2)
+    binomial = gammaln(even + dim / 2) - gammaln(even / 2) - gammaln((even + dim) / 2 + 1)
+    a[2::2] = (-1.0) ** (even // 2 - 1) * np.exp(gammaln(even - 1) + rodrigues + binomial - total)
+    return a
 
 
 def circle(
