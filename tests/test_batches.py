@@ -47,6 +47,7 @@ def seen(batches, step):
 
 
 @pytest.mark.core
+@pytest.mark.slow_cases("all", "one")
 @pytest.mark.parametrize("how", HOW)
 def test_stochastic_gradient_descent_is_twenty_lines_of_numpy(how):
     run, points = descend(HOW[how], save_every=3), np.asarray(NEURONS.points)
@@ -75,6 +76,7 @@ def test_the_batch_of_all_data_is_the_flow():
     np.testing.assert_allclose(descend(HOW["all"]).final.points, plain.final.points, rtol=1e-12)
 
 
+@pytest.mark.slow_cases("1", "4")
 @pytest.mark.parametrize("size", [1, 4, 5, 13])
 def test_epochs_see_each_datum_once(size):
     """Whatever divides what; each pass in an order of its own; steps far beyond 32 bits of rows."""
@@ -212,6 +214,7 @@ def test_the_expansion_is_the_error_of_the_mean_to_first_order_in_the_step(how):
         assert np.all(covariance == 0)
 
 
+@pytest.mark.slow
 def test_the_expansion_of_all_data_is_the_error_of_euler_steps():
     flow = mf.flows.Wasserstein(risk(HOW["all"]), PLANE)
     expected = mf.simulate(mf.flows.BatchExpansion(flow), NEURONS, stepper=RK4(1 / 16), steps=16).final

@@ -229,7 +229,9 @@ def test_points_are_targets_of_equal_masses():
 
 
 @pytest.mark.slow_cases(
+    "quantization",
     "quantization in a sum",
+    "spacings of ultra-fast diffusion",
     "reduced risk, power, three outputs",
     "reduced risk, iterations, three outputs",
     "reduced risk, one column",

@@ -61,7 +61,7 @@ def moments(mu):
     )
 
 
-@pytest.mark.slow_cases("data-None", "population-3")
+@pytest.mark.slow_cases("data-None", "population-3", "population-None")
 @pytest.mark.parametrize("outputs", [None, 3])
 @pytest.mark.parametrize("kind", ["data", "population"])
 def test_the_risk_at_given_weights_and_its_slopes(kind, outputs):
@@ -171,6 +171,7 @@ def test_variable_projection_of_a_density_is_the_limit_of_two_timescales():
     np.testing.assert_allclose(slope, -1, atol=0.1)
 
 
+@pytest.mark.slow
 def test_noise_of_outer_weights_is_that_of_ornstein_and_uhlenbeck():
     """Features that see nothing leave du = -gamma u dt + sqrt(2 gamma T_u) dB: 4000 particles, z < 4."""
     blind = Function(lambda omega, x: 0.0 * omega[0])
@@ -281,6 +282,7 @@ def test_outer_momentum_is_the_published_algorithm(momentum, outputs):
     np.testing.assert_allclose(run.observables["energy"][-1], risk, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_without_momentum_the_features_are_those_of_variable_projection():
     batches = Batches(5)
     slow = mf.simulate(
