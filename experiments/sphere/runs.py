@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import mfjax as mf
 from _lab.identifiability import relu_on_circle
 from _lab.records import Records
-from _lab.teachers.diffusion import diffusion
+from _lab.teachers.diffusion import diffusions
 from _lab.teachers.laboratory import Laboratory
 from _lab.teachers.series import GAMMA
 from mfjax import problems
@@ -50,15 +50,7 @@ class Circle(Laboratory):
 
     def diffusion(self) -> Any:
         """The dataset of the diffusion: masses (gamma, save, cell)."""
-        # What the dtype resolves.
-        tolerances = (1e-6, 1e-9) if self.preset.precision == "float64" else (1e-4, 1e-6)
-        grid, stepper = self.grid, mf.steppers.Rosenbrock(*tolerances)
-
-        def cell(gamma):
-            masses = {"masses": lambda mu, flow: mu.weights}
-            return diffusion(problems.CircleTeacher(gamma), grid, stepper, self.preset.times, masses)
-
-        return self.records.sweep("diffusion", cell, {"gamma": self.gammas})
+        return diffusions(self.records, problems.CircleTeacher, self.grid, self.preset.times, self.gammas)
 
     def add_distances(self, data):
         """MMD^2 of the particles to their teacher, and to the diffusion of the same gamma, time by time."""

@@ -11,7 +11,7 @@ import numpy as np
 import mfjax as mf
 from _lab.jax_settings import double_precision
 from _lab.records import Records
-from _lab.teachers.diffusion import diffusion
+from _lab.teachers.diffusion import diffusions
 from _lab.teachers.laboratory import Laboratory
 from _lab.teachers.series import GAMMA, UNBIASED
 from mfjax import problems
@@ -44,14 +44,7 @@ class FlatTorus(Laboratory):
 
     def diffusion(self) -> Any:
         """The dataset of the diffusion from the uniform law: masses (gamma, save, cell)."""
-        tolerances = (1e-6, 1e-9) if self.preset.precision == "float64" else (1e-4, 1e-6)
-        grid, stepper = self.grid, mf.steppers.Rosenbrock(*tolerances)
-
-        def cell(gamma):
-            masses = {"masses": lambda mu, flow: mu.weights}
-            return diffusion(problems.TorusTeacher(gamma), grid, stepper, TIMES, masses)
-
-        return self.records.sweep("diffusion", cell, {"gamma": (SMOOTH,)})
+        return diffusions(self.records, problems.TorusTeacher, self.grid, TIMES, (SMOOTH,))
 
     def limit(self) -> Any:
         """The dataset of VarPro from a lattice: positions and MMD^2 to the diffusion, by lam and seed."""

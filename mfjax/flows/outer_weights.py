@@ -138,52 +138,66 @@ class OuterWeightFlow(Flow):
 
     def evaluate(self, state: State) -> Evaluation:
         mu, carry = state.measure, cast(Carried | None, state.carry)
-        u = self.outer_weights(mu)
+        u, rest = self.outer_weights(mu), self._rest()
         factor, risk = self._terms()
-        factor, rest = jnp.asarray(factor).astype(mu.dtype), self._rest()
+        factor = jnp.asarray(factor).astype(mu.dtype)
         first, before = (None, None) if carry is None else (carry.first, carry.rest)
         value, score = risk.at_weights(mu, u, prepared_in(carry))
         at, pull = jax.vjp(score.at, mu.points)
         other = rest.solve(mu, before)
-        energy = factor * value + known(other.value) if rest.parts() else factor * value
         # dE/du over the mass of a particle.
         outer_slope = factor * (risk.regularizer.derivative(u) - at).astype(mu.dtype)
         drive = self.drive(risk, mu, score, outer_slope, carry)
-        rising, limit = drive.rising.astype(mu.dtype), jnp.inf
         if isinstance(mu, Grid):
-            field = rest.first_variation(mu, other) if rest.parts() else jnp.zeros((mu.size,), mu.dtype)
-            drift = self._drift(mu, drive, at, factor, field)
-            rate, longest = grids.mass_rate(mu, drift)
-            riding, limit = self._riding(mu, u, tuple(-d for d in drift))
-            limit = jnp.minimum(longest, limit)
-            rising = rising + riding
+            field = rest.first_variation(mu, other)
             variation = over_outputs(factor * (risk.regularizer(u) - u * at)) + field
-            moved, tangent = -inner(variation, rate), Tangent(weights=rate, marks={"u": rising})
+            tangent, moved, limit = self._on_grid(mu, drive, factor, field, variation)
         else:
-            slope_of = lambda pull, u: -factor * pull(u.astype(at.dtype))[0]
-            slope, by_rest = slope_of(pull, u), rest.gradient_field(mu, other) if rest.parts() else 0.0
-            force = slope
+            by_rest = rest.gradient_field(mu, other)
+            slope_at = lambda pull, u: by_rest - factor * pull(u.astype(at.dtype))[0]
+            force = slope = slope_at(pull, u)
             if drive.score is not score or drive.used is not u:
-                force = slope_of(jax.vjp(drive.score.at, mu.points)[1], drive.used)
-            velocity = jax.vmap(self.domain.velocity)(mu.points, -(force + by_rest))
-            felt = jax.vmap(self.domain.project)(mu.points, slope + by_rest)
-            moved = mu.integrate(-jnp.sum(felt * velocity, axis=-1))
-            tangent = Tangent(points=velocity, marks={"u": rising})
-        dissipation = moved - jnp.sum(mu.integrate(outer_slope * rising))
-        residual, status = self._health(first, drive.solution)
+                force = slope_at(jax.vjp(drive.score.at, mu.points)[1], drive.used)
+            tangent, moved, limit = self._on_particles(mu, drive, force, slope)
         if carry is not None:
             outer = carry.outer if drive.solution is None else drive.solution.carry
             carry = Carried(carry.first, outer, other.carry)
+        residual, status = self._health(first, drive.solution)
         return evaluation(
             tangent,
-            energy,
-            dissipation,
+            None if other.value is None else factor * value + other.value,
+            moved - jnp.sum(mu.integrate(outer_slope * known(tangent.marks)["u"])),
             mu.dtype,
             residual=residual,
             status=codes.first(status, jnp.asarray(other.status, jnp.int32)),
             max_step=limit,
             carry=carry,
         )
+
+    def _on_particles(
+        self, mu: Measure, drive: Drive, force: Array, slope: Array
+    ) -> tuple[Tangent, Any, Any]:
+        """The rates, what the features dissipate where the `slope` of the energy is felt, no longest step."""
+        velocity = jax.vmap(self.domain.velocity)(mu.points, -force)
+        felt = jax.vmap(self.domain.project)(mu.points, slope)
+        moved = mu.integrate(-jnp.sum(felt * velocity, axis=-1))
+        return Tangent(points=velocity, marks={"u": drive.rising.astype(mu.dtype)}), moved, jnp.inf
+
+    def _on_grid(
+        self, mu: Grid, drive: Drive, factor: Array, field: Array, variation: Array
+    ) -> tuple[Tangent, Any, Any]:
+        """The rates: mass moves by -u_used grad s + grad of the other terms, and takes the mark along."""
+        score, used = drive.score.at(mu.points).astype(mu.dtype), drive.used.astype(mu.dtype)
+        drift = grids.face_slopes(field, mu)
+        for s, weight in zip(columns_of(score), columns_of(used), strict=True):
+            held = grids.partial_slopes(-factor * weight * s, -factor * s, weight, mu)
+            drift = tuple(a + b for a, b in zip(drift, held, strict=True))
+        rate, longest = grids.mass_rate(mu, drift)
+        u, velocities = self.outer_weights(mu), tuple(-d for d in drift)
+        riding = [grids.riding_rate(column, velocities, mu) for column in columns_of(u)]
+        carried = jnp.stack([rate for rate, _ in riding], axis=-1).reshape(u.shape)
+        tangent = Tangent(weights=rate, marks={"u": drive.rising.astype(mu.dtype) + carried})
+        return tangent, -inner(variation, rate), jnp.minimum(longest, riding[0][1])
 
     def _health(self, first: FirstSolve | None, solution: Solution | None) -> tuple[Any, Any]:
         """Residual and status of the solve that the outer weights come from."""
@@ -192,21 +206,7 @@ class OuterWeightFlow(Flow):
             return 0.0, jnp.asarray(codes.OK, jnp.int32)
         return solved.residual, jnp.asarray(solved.status, jnp.int32)
 
-    def _drift(self, mu: Grid, drive: Drive, at: Array, factor: Array, field: Array) -> grids.Faces:
-        """-u_used grad s + grad of the other terms, at every face."""
-        score, used = drive.score.at(mu.points).astype(mu.dtype), drive.used.astype(mu.dtype)
-        drift = grids.face_slopes(field, mu)
-        for s, u in zip(_columns(score), _columns(used), strict=True):
-            held = grids.partial_slopes(-factor * u * s, -factor * s, u, mu)
-            drift = tuple(a + b for a, b in zip(drift, held, strict=True))
-        return drift
 
-    def _riding(self, mu: Grid, u: Array, velocities: grids.Faces) -> tuple[Array, Array]:
-        rates = [grids.riding_rate(column, velocities, mu) for column in _columns(u)]
-        riding = jnp.stack([rate for rate, _ in rates], axis=-1).reshape(u.shape)
-        return riding, rates[0][1]
-
-
-def _columns(values: Float[Array, "K *c"]) -> list[Float[Array, " K"]]:
+def columns_of(values: Float[Array, "K *c"]) -> list[Float[Array, " K"]]:
     """The values of each output."""
     return [values] if values.ndim == 1 else list(values.T)

@@ -1,8 +1,10 @@
 """The limit of variable projection as the regularization vanishes."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import mfjax as mf
+from _lab.records import Records
 from mfjax.problems import CircleTeacher, TorusTeacher
 
 Teacher = CircleTeacher | TorusTeacher
@@ -25,3 +27,18 @@ def diffusion(
         observables=observables,
         save_measures=False,
     )
+
+
+def diffusions(
+    records: Records,
+    teacher: Callable[[Any], Teacher],
+    grid: mf.measures.Grid,
+    times: Sequence[float],
+    gammas: Sequence[float],
+) -> Any:
+    """The dataset of the diffusion to the teachers of some concentrations: masses (gamma, save, cell)."""
+    # What the dtype resolves.
+    tolerances = (1e-6, 1e-9) if grid.dtype == "float64" else (1e-4, 1e-6)
+    stepper, masses = mf.steppers.Rosenbrock(*tolerances), {"masses": lambda mu, flow: mu.weights}
+    cell = lambda gamma: diffusion(teacher(gamma), grid, stepper, times, masses)
+    return records.sweep("diffusion", cell, {"gamma": gammas})
