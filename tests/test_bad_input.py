@@ -307,8 +307,10 @@ CASES = {
         r"features with 2 outputs have one weight each, got weights of shape \(2, 2\)",
     ),
     "least risk of several outputs": (
-        lambda: mf.minimize_reduced_risk(risk(y=jnp.ones((3, 2))), G.uniform(CIRCLE, 8)),
-        r"minimize_reduced_risk is for one output, got y of shape \(3, 2\)",
+        lambda: mf.minimize_reduced_risk(
+            risk(y=jnp.ones((3, 2)), regularizer=mf.regularizers.Power(3.0)), G.uniform(CIRCLE, 8)
+        ),
+        "total variation of 2 outputs is known for Quadratic, got Power",
     ),
     "several heights": (
         lambda: mf.simulate(

@@ -147,6 +147,74 @@ def test_metamorphic_relations():
     check(a, make(INPUTS, SIGNAL, data_weights=weights))
 
 
+def of_outputs(y, lam=1e-2, center=0.0):
+    return mf.energies.ReducedRisk(mf.features.ReLU(0.5), INPUTS, y, lam, Quadratic(center))
+
+
+@pytest.mark.parametrize("center", [0.0, 0.5])
+def test_outputs_that_are_one(center):
+    """One column is a vector; equal columns have the same neurons and as many times the value."""
+    one = minimize_reduced_risk(of_outputs(SIGNAL, center=center), GRID)
+    column = minimize_reduced_risk(of_outputs(SIGNAL[:, None], center=center), GRID)
+    assert column.value == pytest.approx(one.value, rel=1e-8)
+    np.testing.assert_allclose(column.signed[:, 0], one.signed, atol=1e-5)
+    equal = minimize_reduced_risk(of_outputs(jnp.stack([SIGNAL] * 3, axis=1), center=center), GRID)
+    assert equal.value == pytest.approx(3 * one.value, rel=1e-8)
+    np.testing.assert_allclose(equal.signed, np.stack([one.signed] * 3, axis=1), atol=1e-5)
+
+
+@pytest.mark.slow_cases("1e-05-0.0", "1.0-0.5")
+@pytest.mark.parametrize(("lam", "center"), [(1.0, 0.5), (1e-2, 0.0), (1e-4, -0.3), (1e-5, 0.0)])
+def test_several_outputs(lam, center):
+    """Certificate, value, no slope downwards, and, where f has no center, rotation of the outputs."""
+    y = jnp.stack([SIGNAL, jnp.cos(INPUTS[:, 1]), INPUTS[:, 0] * INPUTS[:, 1]], axis=1)
+    energy = of_outputs(y, lam, center)
+    found = minimize_reduced_risk(energy, GRID)
+    size = max(found.value, found.variation**2)
+    assert -1e-14 * size <= found.gap <= 1e-8 * size and found.violation <= 1e-8
+    assert float(energy(found.measure)) == pytest.approx(found.value, rel=1e-8)
+    rows, atoms = found.signed[found.atoms], found.atoms
+    directions = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    np.testing.assert_allclose(
+        found.weights[atoms], found.variation * directions, atol=1e-5 * found.variation
+    )
+    slope = jax.vmap(found.potential)(GRID.points)
+    assert float(jnp.min(slope) - found.measure.integrate(slope)) >= -1e-7 * size
+    for seed in range(3):
+        weights = jax.random.dirichlet(jax.random.key(seed), jnp.full((64,), 0.1))
+        mixed = GRID.with_weights(0.98 * found.measure.weights + 0.02 * weights)
+        assert float(energy(mixed)) >= found.value
+    if center == 0:
+        turn = jnp.linalg.qr(jax.random.normal(jax.random.key(1), (3, 3)))[0]
+        turned = minimize_reduced_risk(of_outputs(y @ turn, lam), GRID)
+        assert turned.value == pytest.approx(found.value, rel=1e-8)
+        np.testing.assert_allclose(
+            turned.signed, found.signed @ np.asarray(turn), atol=1e-4 * found.variation
+        )
+
+
+@pytest.mark.slow
+def test_classes_whose_minimum_a_flow_approaches():
+    """One-hot rows: variable projection of many particles comes near the least risk, and not below it."""
+    y = jax.nn.one_hot((INPUTS[:, 0] > 0) + 2 * (INPUTS[:, 1] > 0), 4)
+    energy = of_outputs(y, 0.1)
+    fine = Grid.uniform(CIRCLE, 512)
+    found = minimize_reduced_risk(energy, fine)
+    angle = 2 * jnp.pi * jnp.arange(64) / 64
+    start = Particles(jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=-1))
+    run = mf.simulate(
+        mf.flows.Wasserstein(energy, CIRCLE),
+        start,
+        stepper=mf.steppers.Euler(0.1),
+        steps=5000,
+        save_every=500,
+    )
+    end = float(run.observables["energy"][-1])
+    print(f"flow {end:.6f}, convex program {found.value:.6f}")
+    # Masses of 1/64, and steps across the kinks of 40 data.
+    assert found.value * (1 - 1e-6) <= end <= found.value * (1 + 5e-3)
+
+
 @pytest.mark.slow_cases("1.5", "3.0")
 @pytest.mark.parametrize("order", [1.5, 2.0, 3.0])
 def test_minimizers_are_not_unique_where_the_features_are_not_injective(order):
@@ -313,7 +381,7 @@ def test_faults_are_named():
     risk = lambda lam, f=None: mf.energies.ReducedRisk(mf.features.ReLU(), INPUTS, SIGNAL, lam, f)
     with pytest.raises(ValueError, match="lam must be positive, got 0"):
         minimize_reduced_risk(risk(0.0), GRID)
-    with pytest.raises(ValueError, match="known for Quadratic and Power, got Convex"):
+    with pytest.raises(ValueError, match="of one output is known for Quadratic and Power, got Convex"):
         minimize_reduced_risk(risk(0.1, ConvexRegularizer(jnp.cosh)), GRID)
     with pytest.raises(RuntimeError, match="stopped at a duality gap"):
         minimize_reduced_risk(risk(1e-3), GRID, max_atoms=2)

@@ -1,6 +1,7 @@
 """The least reduced risk over all measures, by a convex program that shares nothing with the flow."""
 
-from typing import Any, cast
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, cast
 
 import equinox as eqx
 import jax
@@ -12,17 +13,19 @@ from mfjax._numerics.arrays import is_traced
 from mfjax.energies.reduced import ReducedPotential
 from mfjax.energies.reduced_risk import ReducedRisk, require_reduced_risk
 from mfjax.measures import Grid
-from mfjax.regularizers import Power, Quadratic
+from mfjax.regularizers import Power, Quadratic, Regularizer
 
 
 class Minimum(eqx.Module):
     """What `minimize_reduced_risk` found, in float64 and on the host.
 
     - `value`: inf L over the measures on the grid, and `gap` >= value - inf L, its duality gap.
-    - `measure`: the minimizer mu = |nu| / |nu|_TV, a `Grid`; `signed` (K,): the masses of nu.
-    - `variation`: |nu|_TV. At the optimum all its neurons have the outer weight u = +-|nu|_TV.
-    - `weights` (K,): (f*)'(Phi^T alpha), the outer weight that a neuron in each cell would have; the dual
-      certificate is |weights| <= variation, with equality on the support. For f = t^2 / 2 it reads
+    - `measure`: the minimizer mu = |nu| / |nu|_TV, a `Grid`; `signed` (K,), or (K, c) for c outputs: the
+      masses of nu.
+    - `variation`: |nu|_TV, by the lengths of the rows of nu. At the optimum all its neurons have outer
+      weights of the length |u| = |nu|_TV.
+    - `weights` (K,) or (K, c): (f*)'(Phi^T alpha), the outer weights that a neuron in each cell would have;
+      the dual certificate is |weights| <= variation, with equality on the support. For f = t^2 / 2 it reads
       |Phi^T alpha| <= |nu|_TV.
     - `potential`: the first variation of L at mu, minus f*(Phi^T alpha), as a function of any point.
     """
@@ -31,24 +34,29 @@ class Minimum(eqx.Module):
     gap: Float[np.ndarray, ""]
     variation: Float[np.ndarray, ""]
     measure: Grid
-    signed: Float[np.ndarray, " K"]
-    weights: Float[np.ndarray, " K"]
+    signed: Float[np.ndarray, "K *c"]
+    weights: Float[np.ndarray, "K *c"]
     potential: ReducedPotential
 
     @property
     def atoms(self) -> Any:
         """The indices of the cells that carry mass."""
-        return np.flatnonzero(self.signed)
+        return np.flatnonzero(lengths(self.signed))
 
     @property
     def violation(self) -> float:
         """max |weights| / variation - 1: zero to rounding at the optimum."""
-        return float(np.max(np.abs(self.weights)) / self.variation - 1)
+        return float(np.max(lengths(self.weights)) / self.variation - 1)
 
     def gap_over(self, points: Float[Array | np.ndarray, "M d"]) -> float:
         """The duality gap where mu may charge `points` too: how far the grid is from the continuum."""
         least = lambda support: float(jnp.min(jax.vmap(self.potential)(support)))
         return float(self.gap) + max(0.0, least(self.measure.points) - least(points))
+
+
+def lengths(rows: Float[np.ndarray, "K *c"]) -> Float[np.ndarray, " K"]:
+    """|nu| of each cell: of a number, or of the row of several outputs."""
+    return np.abs(rows) if rows.ndim == 1 else np.linalg.norm(rows, axis=1)
 
 
 def minimize_reduced_risk(
@@ -63,14 +71,16 @@ def minimize_reduced_risk(
 
     inf L = min over nu of f(|nu|_TV) + |int phi dnu - y|^2 / (2 lam),
 
-    and for f = (t - c)^2 / 2 the first term becomes |nu|_TV^2 / 2 - c nu(1) + c^2 / 2. This is multiple
-    kernel learning; with f = t^2 / 2 it is the Beurling lasso with a squared norm. The dual is
+    and for f = (t - a)^2 / 2 the first term becomes |nu|_TV^2 / 2 - a nu(1) + a^2 / 2. This is multiple
+    kernel learning; with f = t^2 / 2 it is the Beurling lasso with a squared norm, and for several outputs,
+    where |nu|_TV is made of lengths of rows, the group lasso. The dual is
     max over alpha of <alpha, y> - lam |alpha|^2 / 2 - max over omega of f*(Phi^T alpha (omega)), with
     alpha = (y - F) / lam at the optimum.
 
-    Solved on nu = p - q, p, q >= 0, by an active set in the manner of Lawson and Hanson: the cell with the
-    steepest descent joins, Newton's method on the support, and atoms that reach zero leave. Every solution
-    has at most N + 1 atoms; where many measures are optimal (f_u and a smooth teacher) it is one of them.
+    Solved by an active set in the manner of Lawson and Hanson: the cell with the steepest descent joins,
+    Newton's method on the support, and atoms that reach zero leave; on nu = p - q, p, q >= 0, or, for several
+    outputs, on the masses mu. Solutions have at most N + 1 atoms for one output; where many measures are
+    optimal (f_u and a smooth teacher) it is one of them.
 
     - `grid`: the cells that mu may charge; its masses do not matter.
     - `tolerance`: of the duality gap, relative to the greater of L and |nu|_TV^2.
@@ -78,9 +88,9 @@ def minimize_reduced_risk(
 
     Runs on the host: over several lam or data call it in a Python loop, not in `jit` or `mf.sweep`.
 
-    **Raises** `ValueError` where traced, for lam = 0 and for f other than `Quadratic` and `Power`,
-    `RuntimeError` if the gap stays above 1e4 times the tolerance. The optimum between cells is lower by
-    O(spacing^2).
+    **Raises** `ValueError` where traced, for lam = 0 and for f other than `Quadratic` and, for one output,
+    `Power`, `RuntimeError` if the gap stays above 1e4 times the tolerance. The optimum between cells is lower
+    by O(spacing^2).
 
     Source: VarPro paper, Lemma 3.2 for f = |t|^r; other centers are derived here.
 
@@ -97,11 +107,11 @@ def minimize_reduced_risk(
             "minimize_reduced_risk runs on the host, and its energy or grid is traced: call it outside jit, "
             "vmap and mf.sweep, in a Python loop over the values"
         )
-    task = _Programme(energy, grid)
+    task = _OneOutput(energy, grid) if energy.data.outputs is None else _SeveralOutputs(energy, grid)
     signed = task.solve(tolerance, max_atoms)
     alpha, weights, gap = task.certificate(signed)
     value = task.value(signed)
-    variation = float(np.sum(np.abs(signed)))
+    variation = float(np.sum(lengths(signed)))
     if not gap <= 1e4 * tolerance * max(value, variation**2):
         raise RuntimeError(
             f"the minimization stopped at a duality gap of {gap:.1e} (value {value:.3e}): take a larger lam, "
@@ -110,30 +120,30 @@ def minimize_reduced_risk(
     if variation == 0:
         raise RuntimeError("the optimal network is zero: every measure is a minimizer")
     dtype = grid.dtype
-    measure = grid.with_weights(jnp.asarray(np.abs(signed) / variation, dtype))
-    alpha = jnp.asarray(np.sqrt(np.asarray(energy.data.weights, float)) * alpha, dtype)
+    measure = grid.with_weights(jnp.asarray(lengths(signed) / variation, dtype))
+    alpha = jnp.asarray((np.sqrt(np.asarray(energy.data.weights, float)) * alpha.T).T, dtype)
     potential = energy.potential_of(alpha)
     value, gap, variation = (np.asarray(number, float) for number in (value, gap, variation))
     return Minimum(value, gap, variation, measure, signed, weights, potential)
 
 
-class _Programme:
-    """min over w = (p, q) >= 0 of h(1.w) - l.w + |A (p - q) - b|^2 / (2 lam)."""
+class _Program(ABC):
+    """min over nu of h(|nu|_TV) - a nu(1) + |A nu - b|^2 / (2 lam)."""
+
+    # Regularizers for which it is known that minimizing over mu leaves |nu|_TV.
+    reducible: ClassVar[tuple[type[Regularizer], ...]]
 
     def __init__(self, energy: ReducedRisk, grid: Grid):
         energy.validate(grid)
         self.lam = float(energy.lam)
         if not self.lam > 0:
             raise ValueError(f"lam must be positive, got {self.lam:g}: the dual variable is (y - F) / lam")
-        if energy.data.outputs is not None:
-            raise ValueError(
-                f"minimize_reduced_risk is for one output, got y of shape {energy.data.y.shape}: where one "
-                "column is taken it is energies.ReducedRisk(features, x, y[:, 0], lam)"
-            )
         f = energy.regularizer
-        if not isinstance(f, (Quadratic, Power)):
+        if not isinstance(f, self.reducible):
+            names = " and ".join(kind.__name__ for kind in self.reducible)
+            outputs = "one output" if energy.data.outputs is None else f"{energy.data.outputs} outputs"
             raise ValueError(
-                f"the reduction to total variation is known for Quadratic and Power, got {type(f).__name__}"
+                f"the reduction to total variation of {outputs} is known for {names}, got {type(f).__name__}"
             )
         self.center = float(f.center) if isinstance(f, Quadratic) else 0.0
         self.order = float(f.order) if isinstance(f, Power) else 2.0
@@ -142,13 +152,19 @@ class _Programme:
         # Data of no weight say nothing, and alpha is not defined on them by the weighted residual.
         self.root = np.where(root > 0, root, 1)
         self.a = root[:, None] * np.asarray(energy.features.matrix(grid.points, energy.data.x), float)
-        self.b = root * np.asarray(energy.data.y, float)
+        y = np.asarray(energy.data.y, float)
+        self.b = (root * y.T).T
+        self.constant = 0.5 * self.center**2 * (y.shape[1] if y.ndim == 2 else 1)
 
-    def _penalty(self, t: float) -> tuple[float, float, float]:
+    @abstractmethod
+    def solve(self, tolerance: float, max_atoms: int | None) -> np.ndarray:
+        """The masses of nu."""
+
+    def penalty(self, t: float) -> tuple[float, float, float]:
         """h(t) = f(t) minus its linear part, h'(t), h''(t), for t >= 0."""
         r, s = self.order, self.scale
         t = max(t, 1e-300)
-        return s * t**r + 0.5 * self.center**2, s * r * t ** (r - 1), s * r * (r - 1) * t ** (r - 2)
+        return s * t**r + self.constant, s * r * t ** (r - 1), s * r * (r - 1) * t ** (r - 2)
 
     def _outer_weight(self, score: np.ndarray) -> np.ndarray:
         """(f*)'(s), in closed form."""
@@ -157,39 +173,49 @@ class _Programme:
         size = (np.abs(score) / (self.scale * self.order)) ** (1 / (self.order - 1))
         return np.sign(score) * size
 
-    def _score(self, signed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def score(self, signed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The weighted dual variable (b - A nu) / lam, and Phi^T alpha in each cell."""
         dual = (self.b - self.a @ signed) / self.lam
-        return dual, dual @ self.a
+        return dual, self.a.T @ dual
 
     def value(self, signed: np.ndarray) -> float:
         """The objective."""
-        residual = self.a @ signed - self.b
-        size = self._penalty(float(np.sum(np.abs(signed))))[0]
-        return size - self.center * float(np.sum(signed)) + float(residual @ residual) / (2 * self.lam)
+        size = self.penalty(float(np.sum(lengths(signed))))[0]
+        misfit = float(np.sum((self.a @ signed - self.b) ** 2))
+        return size - self.center * float(np.sum(signed)) + misfit / (2 * self.lam)
 
     def certificate(self, signed: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         """(alpha, outer weights, duality gap) of nu and of its own dual variable, without cancellation."""
-        dual, score = self._score(signed)
-        weights, variation = self._outer_weight(score), float(np.sum(np.abs(signed)))
-        largest = float(np.max(np.abs(weights)))
+        dual, score = self.score(signed)
+        weights, variation = self._outer_weight(score), float(np.sum(lengths(signed)))
+        largest = float(np.max(lengths(weights)))
         # f*(s) = int_0^s (f*)' is s u - f(u), which grows with |u|.
-        conjugate = (self.order - 1) * self.scale * largest**self.order - 0.5 * self.center**2
-        gap = self._penalty(variation)[0] - float((score + self.center) @ signed) + conjugate
-        return dual / self.root, weights, gap
+        conjugate = (self.order - 1) * self.scale * largest**self.order - self.constant
+        gap = self.penalty(variation)[0] - float(np.sum((score + self.center) * signed)) + conjugate
+        return (dual.T / self.root).T, weights, gap
+
+    def good(self, signed: np.ndarray, tolerance: float) -> bool:
+        """Whether the gap is within the tolerance."""
+        total = float(np.sum(lengths(signed)))
+        return total > 0 and self.certificate(signed)[2] <= tolerance * max(self.value(signed), total**2)
+
+
+class _OneOutput(_Program):
+    """The program over w = (p, q) >= 0, nu = p - q."""
+
+    reducible = (Quadratic, Power)
 
     def solve(self, tolerance: float, max_atoms: int | None) -> np.ndarray:
-        """The masses of nu."""
         k = self.a.shape[1]
         w, blocked = np.zeros(2 * k), np.zeros(2 * k, bool)
         for _ in range(4 * self.a.shape[0] + 100 if max_atoms is None else max_atoms):
             signed = w[:k] - w[k:]
-            _, score = self._score(signed)
+            _, score = self.score(signed)
             total = float(np.sum(w))
-            level = self._penalty(total)[1] if total > 0 else 0.0
+            level = self.penalty(total)[1] if total > 0 else 0.0
             # Descent of each half-cell: the certificate says that none is positive.
             descent = np.concatenate([score + self.center, -score - self.center]) - level
-            if total > 0 and self.certificate(signed)[2] <= tolerance * max(self.value(signed), total**2):
+            if self.good(signed, tolerance):
                 break
             free = np.where((w > 0) | blocked, -np.inf, descent)
             entering = int(np.argmax(free))
@@ -211,7 +237,7 @@ class _Programme:
             sign = np.where(support < k, 1.0, -1.0)
             columns = sign * self.a[:, support % k] / np.sqrt(self.lam)
             total = max(float(np.sum(w)), 1e-12 if self.order == 2 else 1e-3)
-            _, slope, curvature = self._penalty(total)
+            _, slope, curvature = self.penalty(total)
             gradient = columns.T @ (columns @ w[support] - self.b / np.sqrt(self.lam)) + slope
             gradient = gradient - self.center * sign
             # Gram matrix of these columns and the row of h'' by its triangular factor: half the digits lost.
@@ -235,3 +261,77 @@ class _Programme:
             w[support[leaving & (ahead + (length - 1) * step <= 0)]] = 0
             support = support[(w[support] > 0) | ((support == entering) & ~leaving)]
         return w
+
+
+class _SeveralOutputs(_Program):
+    """The program over mu: L is convex, with slopes -f*(s) and second derivatives (u_k . u_l) a_k^T G^-1 a_l.
+
+    G = A diag(mu) A^T + lam. Where nu has rows, |nu_k| has curvature; in mu it is eliminated.
+    """
+
+    reducible = (Quadratic,)
+
+    def solve(self, tolerance: float, max_atoms: int | None) -> np.ndarray:
+        k = self.a.shape[1]
+        mu, blocked = np.zeros(k), np.zeros(k, bool)
+        mu[np.argmax(lengths(self.a.T @ self.b + self.center))] = 1
+        for _ in range(4 * self.a.shape[0] + 100 if max_atoms is None else max_atoms):
+            least, weights, _ = self._at(mu, np.arange(k))
+            if self.good(mu[:, None] * weights, tolerance):
+                break
+            descent = lengths(weights) ** 2
+            free = np.where((mu > 0) | blocked, -np.inf, descent - mu @ descent)
+            entering = int(np.argmax(free))
+            if not free[entering] > 0:
+                break
+            trial = self._on_support(mu, entering)
+            if trial[entering] > 0 and self._at(trial, np.flatnonzero(trial))[0] < least:
+                mu, blocked = trial, np.zeros(k, bool)
+            else:
+                blocked[entering] = True
+        return mu[:, None] * self._at(mu, np.arange(k))[1]
+
+    def _at(self, mu: np.ndarray, cells: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        """L, and u and A^T G^-1 A in some cells, which hold the support."""
+        a, b = self.a[:, cells], self.b - self.center * (self.a @ mu)[:, None]
+        left, sizes, _ = np.linalg.svd(self.a[:, mu > 0] * np.sqrt(mu[mu > 0]), full_matrices=False)
+        # Apart inside and outside of what the support spans, so that no digits of lam are lost.
+        known, across = left.T @ b, left.T @ a
+        beyond, outside = b - left @ known, a - left @ across
+        inside = across.T / (self.lam + sizes**2)
+        value = 0.5 * float(np.sum(known.T**2 / (self.lam + sizes**2)) + np.sum(beyond**2) / self.lam)
+        weights = self.center + inside @ known + outside.T @ beyond / self.lam
+        return value, weights, inside @ across + outside.T @ outside / self.lam
+
+    def _on_support(self, mu: np.ndarray, entering: int) -> np.ndarray:
+        """The minimizer with the support of `mu` and one more cell; those that reach zero leave."""
+        support = np.append(np.flatnonzero(mu), entering)
+        value, weights, curvature = self._at(mu, support)
+        for _ in range(100):
+            descent, count = 0.5 * lengths(weights) ** 2, support.size
+            # Newton's equation on the simplex.
+            second = (weights @ weights.T) * curvature
+            size = np.max(np.abs(second))
+            matrix = np.ones((count + 1, count + 1))
+            matrix[:-1, :-1], matrix[-1, -1] = second / size, 0
+            step = np.linalg.lstsq(matrix, np.append(descent / size, 0), rcond=1e-14)[0][:-1]
+            if mu[entering] == 0 and entering in support and not step[support == entering] > 0:
+                return mu
+            room = np.where(step < 0, mu[support] / np.where(step < 0, -step, 1), np.inf)
+            length = min(1.0, np.min(room))
+            while length > 1e-6:
+                trial = mu.copy()
+                trial[support] = np.where(room <= length, 0, np.maximum(mu[support] + length * step, 0))
+                trial /= np.sum(trial)
+                found = self._at(trial, support)
+                # Where values agree to rounding, slopes still tell.
+                rounding = 1e-13 * abs(value)
+                leveled = np.ptp(lengths(found[1])[trial[support] > 0]) < 0.5 * np.ptp(lengths(weights))
+                if found[0] < value - rounding or (found[0] <= value + rounding and leveled):
+                    break
+                length *= 0.5
+            else:
+                return mu
+            mu, support = trial, support[trial[support] > 0]
+            value, weights, curvature = self._at(mu, support)
+        return mu
