@@ -9,6 +9,7 @@ import jax.random as jr
 import numpy as np
 
 from mfjax._numerics.arrays import count, safe_norm
+from mfjax._numerics.harmonics import spherical_harmonics
 from mfjax.domains.base import Axis, Cells, Domain, Metric, axes_of, tensor_centers, tolerance
 from mfjax.domains.polar import sine_integrals, sines_of_centers, sines_of_faces
 
@@ -75,6 +76,13 @@ class Sphere(Domain):
         sharpness = 1 / width**2
         mass = 2 * jnp.pi * -jnp.expm1(-2 * sharpness) / sharpness
         return jnp.exp(-0.5 * sharpness * jnp.sum((x - y) ** 2)) / mass
+
+    def harmonics(self, x, degree):
+        """On S^2 the real spherical harmonics of degree 1, ..., `degree`."""
+        if self.dim != 2:
+            return super().harmonics(x, degree)
+        k = np.repeat(np.arange(1, degree + 1), 2 * np.arange(1, degree + 1) + 1)
+        return spherical_harmonics(x, degree), jnp.asarray(k * (k + 1), x.dtype)
 
     def drawn(self, q):
         if self.dim != 2:
