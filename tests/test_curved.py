@@ -203,6 +203,16 @@ def test_gibbs_measures_are_exact_equilibria(name):
     np.testing.assert_allclose(now.dissipation, 0.4**2 * fisher(mu), rtol=1e-10)
 
 
+def test_steps_of_explicit_transport_fall_with_the_cells_at_the_poles():
+    """Like n^-2 without diffusion, the width of a cell there; drift beside an entropy has no limit."""
+    drift, steps = mf.energies.Potential(lambda x: x[0] + 0.3 * x[2]), []
+    for n, energy in ((16, drift), (32, drift), (16, drift + mf.energies.Entropy())):
+        flow, mu = mf.flows.Wasserstein(energy, SPHERE), Grid.uniform(SPHERE, n)
+        steps.append(float(jax.jit(lambda mu, flow=flow: flow.evaluate(flow.init(mu)).max_step)(mu)))
+    assert abs(order(steps[:2])[0] - 2) < 0.1 and 0.005 < steps[1] < 0.02
+    assert steps[2] == np.inf
+
+
 @pytest.mark.slow_cases("values that ride")
 @pytest.mark.parametrize("what", ["masses", "values that ride"])
 def test_transport_on_the_sphere_is_second_order(what):
