@@ -25,9 +25,9 @@ class Sphere(Domain):
     Cells lie between lines of longitude and latitude, `cells((n_longitude, n_latitude))` on S^2; of one
     number n, n around and n / 2 along each latitude. Volumes and areas of faces are exact; at the poles, ends
     of an axis, faces have no area. Cells there are narrow, about 2 pi^2 / n^2 on S^2, and steps of what moves
-    explicitly, drift without diffusion, fall like that: 1e-2 / |grad V| at n = 32. Diffusion, and drift beside
-    an entropy, have no such limit in `steppers.ImplicitEuler`, `Rosenbrock` and `RosenbrockW`; measures that
-    are symmetric about an axis have none on `Zonal(dim)`.
+    explicitly, drift without diffusion, fall like that: 1e-2 at n = 32 where |grad V| = 1. Diffusion, and
+    drift beside an entropy, have no such limit in `steppers.ImplicitEuler`, `Rosenbrock` and `RosenbrockW`;
+    measures that are symmetric about an axis have none on `Zonal(dim)`.
 
     >>> import jax.numpy as jnp
     >>> Sphere(1).retract(jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])).round(3).tolist()
