@@ -305,8 +305,8 @@ SYSTEMS = {
         EulerMaruyama(END / 8),
     ),
     "birth and death": System(
-        lambda a, m, d: W.WassersteinFisherRao(network(m, d), m, 0.1, 40 * a),
-        RATES,
+        lambda a, m, d: W.WassersteinFisherRao(network(m, d), m, 0.1, a),
+        (10.0, 20.0, 28.0),
         BirthDeath(END / 8),
         "BirthDeath moves particles",
     ),
