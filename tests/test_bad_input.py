@@ -427,6 +427,10 @@ CASES = {
         lambda: OBS.SobolevNorm(jnp.ones((2, 1)), -1.0, LINE),
         r"no harmonics are known on Euclidean\(dim=1\): a domain that has them overrides `harmonics`",
     ),
+    "harmonics of the sphere S^3": (
+        lambda: OBS.SobolevNorm(jnp.eye(4), -1.0, D.Sphere(3)),
+        r"no harmonics are known on Sphere\(dim=3\)",
+    ),
     "harmonics of no kernel": (lambda: F.ZonalModes([1.0, -1.0], 2), "coefficients must be non-negative"),
     "harmonics of one degree": (lambda: F.ZonalModes([1.0], 2), "coefficients must be a vector"),
     "spectrum of biased ReLU on a sphere": (

@@ -176,6 +176,16 @@ def test_a_step_by_quantiles_is_the_minimizing_movement():
             assert float(objective(other)) > least
 
 
+@pytest.mark.parametrize(("domain", "width"), [(INTERVAL, 0.3), (TORUS, 0.3)], ids=["walls", "wide"])
+def test_blobs_leave_the_uniform_law_alone(domain, width):
+    """Beside walls, at which blobs are reflected, and where more than the nearest image counts."""
+    lattice = Grid.uniform(domain, 32)
+    flow = mf.flows.Wasserstein(Blob(Entropy(), width, domain), domain)
+    now = jax.jit(lambda mu: flow.evaluate(flow.init(mu)))(Particles(lattice.points))
+    np.testing.assert_allclose(now.energy, -jnp.log(jnp.sum(lattice.volume) * lattice.size), atol=1e-9)
+    np.testing.assert_allclose(now.tangent.points, 0, atol=1e-8)
+
+
 @pytest.mark.slow
 def test_blobs_tend_to_the_density():
     """Quantiles of heat and of a Barenblatt profile: the error is that of the width, second order inside."""
@@ -292,7 +302,7 @@ def test_bad_input():
         (lambda: on_torus(Blob(Entropy(), 0.1, LINE)), "this Blob lives on Euclidean"),
         (lambda: Spacings(Entropy(), LINE).validate(three, TORUS), "this Spacings lives on Euclidean"),
         (lambda: Spacings(Entropy(), TORUS).validate(three, mf.domains.Torus(1, 2.0)), "measure moves on"),
-        (lambda: Blob(Entropy(), 0.1, mf.domains.Sphere(1)), "flat domain"),
+        (lambda: Blob(Entropy(), 0.1, mf.domains.Sphere(3)), "no Gaussian is known on Sphere"),
         (
             lambda: mf.flows.Wasserstein(Blob(Entropy(), 0.1, INTERVAL), INTERVAL).init(grid),
             "use Entropy itself",

@@ -212,6 +212,8 @@ OBSERVABLES = {
     "w2-torus": lambda nu: obs.WassersteinDistance(nu, 2, DISTANCES["torus"][0]),
     "w2-plane": lambda nu: obs.WassersteinDistance(nu, 2),
     "sn-ring": lambda nu: obs.SobolevNorm(nu, -1.0, RING, 16),
+    "sn-torus": lambda nu: obs.SobolevNorm(nu, 0.5, DISTANCES["torus"][0], 4),
+    "sn-sphere": lambda nu: obs.SobolevNorm(nu, -1.5, DISTANCES["sphere"][0], 8),
     "sk-torus": lambda nu: obs.SinkhornDivergence(nu, 0.6, DISTANCES["torus"][0]),
 }
 
@@ -222,7 +224,7 @@ def home(name):
     )[0]
 
 
-@pytest.mark.slow_cases("w2-plane", "sk-torus")
+@pytest.mark.slow_cases("w2-plane", "sn-torus", "sk-torus")
 @pytest.mark.parametrize("name", OBSERVABLES)
 def test_distances_do_not_depend_on_the_representation(name):
     domain = home(name)
@@ -244,7 +246,7 @@ def test_distances_do_not_depend_on_the_representation(name):
         assert other == pytest.approx(value, rel=1e-12), form
 
 
-@pytest.mark.slow_cases("w2-line", "w2-ring", "w2-torus", "w2-plane", "sk-torus")
+@pytest.mark.slow_cases("w2-line", "w2-ring", "w2-torus", "w2-plane", "sn-torus", "sk-torus")
 @pytest.mark.parametrize("name", OBSERVABLES)
 def test_distances_under_jit_vmap_and_grad(name):
     domain = home(name)
@@ -278,7 +280,7 @@ def test_distances_under_jit_vmap_and_grad(name):
         assert float(along) == pytest.approx(float(difference) / (2 * h), rel=1e-6, abs=1e-8)
 
 
-@pytest.mark.slow_cases("w1-sphere", "w2-plane", "sk-torus")
+@pytest.mark.slow_cases("w1-sphere", "w2-plane", "sn-torus", "sn-sphere", "sk-torus")
 @pytest.mark.parametrize("name", OBSERVABLES)
 def test_no_nan_gradient_at_coincident_points(name):
     x, a = draw(home(name), 6, 0)

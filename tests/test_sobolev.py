@@ -249,6 +249,105 @@ def test_energy_rate_at_s_1_is_twice_the_least_of_nu():
     assert least * 0.999 < float(jnp.min(rates)) < least * 1.01 and float(jnp.max(rates)) < most * 1.001
 
 
+SQUARE = mf.domains.Torus(2)
+
+
+def oblique(x):
+    waves = jnp.cos(2 * jnp.pi * x)
+    return 1 + 0.5 * waves[0] * waves[1] + 0.3 * jnp.sin(2 * jnp.pi * (x[0] + 2 * x[1]))
+
+
+def along_characteristics(n, space, t1, steps):
+    """The density at points that move with it, by RK4, and the energies; the places where they began."""
+    start, tracers = Grid.from_density(SQUARE, n, oblique), SQUARE.sample(jr.key(2), 64)
+    flow = Wasserstein(Sobolev("uniform", 1.0, SQUARE), SQUARE, space)
+
+    def rate(y):
+        mu = start.with_weights(y[0])
+        now = flow.evaluate(flow.init(mu))
+        return (now.tangent.weights, -jax.vmap(jax.grad(flow.energy.potential(mu)))(y[1])), now.energy
+
+    def step(y, _):
+        h, first = t1 / steps, rate(y)
+        move = lambda size, k: jax.tree.map(lambda a, b: a + size * b, y, k)
+        second = rate(move(h / 2, first[0]))[0]
+        third = rate(move(h / 2, second))[0]
+        slopes = first[0], second, third, rate(move(h, third))[0]
+        mean = jax.tree.map(lambda a, b, c, d: (a + 2 * b + 2 * c + d) / 6, *slopes)
+        return move(h, mean), first[1]
+
+    run_all = jax.jit(lambda y: jax.lax.scan(step, y, length=steps))
+    (masses, ends), energies = run_all((start.weights, tracers))
+    # The trigonometric polynomial through the densities of the cells.
+    k = np.stack(np.meshgrid(*[np.fft.fftfreq(n, 1 / n)] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
+    waves = np.exp(2j * np.pi * (np.asarray(ends) - 0.5 / n) @ k.T)
+    density = (waves @ np.fft.fft2(np.asarray(masses).reshape(n, n)).ravel()).real
+    return density, np.asarray(energies), tracers
+
+
+@pytest.mark.slow
+def test_a_density_in_the_plane_follows_its_characteristics():
+    """s = 1, nu = 1: -Laplacian V = a - 1, so a' = -a (a - 1) along them: a / (a + (1 - a) e^{-t}).
+
+    The energy has the rate 2 int a |grad V|^2 / int |grad V|^2, between 2 min a and 2 max a, which tend to 2.
+    """
+    law = lambda a, t: a / (a + (1 - a) * np.exp(-t))
+    errors = {}
+    for name, space in (("volumes", mf.grids.FiniteVolume()), ("modes", Spectral())):
+        for n in (24, 48):
+            found, _, tracers = along_characteristics(n, space, 1.0, 40)
+            gap = np.abs(found - law(np.asarray(jax.vmap(oblique)(tracers)), 1.0))
+            errors[name, n] = gap.mean(), gap.max()
+    for (name, n), (mean, most) in errors.items():
+        print(f"{name}, {n}^2 cells: mean error {mean:.1e}, largest {most:.1e}")
+    assert errors["volumes", 48][0] < 4e-4 and errors["volumes", 48][1] < 4e-3
+    assert errors["modes", 24][1] < 2e-3 and errors["modes", 48][1] < 1e-5
+    _, energies, _ = along_characteristics(24, Spectral(), 6.0, 120)
+    times = 0.05 * np.arange(120)
+    rates = -np.diff(np.log(energies[::20])) / np.diff(times[::20])
+    print("rates of the energy", rates)
+    ends = [law(np.array([0.2, 1.8]), t) for t in times[::20]]
+    assert all(2 * low < rate < 2 * high for rate, (low, high) in zip(rates, ends, strict=False))
+    assert abs(rates[-1] - 2) < 0.01
+
+
+@pytest.mark.slow
+def test_rates_in_every_norm_in_the_plane():
+    """Data in dot-H^r fall like t^-(r - q)/(s - 1) in the square of dot-H^q, q = -s being the energy.
+
+    r = 1, s = 2, nu uniform: the exponent of the linearized flow to 0.02, that of the limit to 0.05.
+    """
+    order, r, n, times = 2.0, 1.0, 64, np.array([200.0, 1000.0])
+    k = np.stack(np.meshgrid(*[np.arange(1 - n // 2, n // 2)] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
+    k = k[len(k) // 2 + 1 :]
+    # The border of dot-H^r in two dimensions.
+    size = np.linalg.norm(k, axis=1)
+    amplitude, phase = size ** -(r + 1), 2 * np.pi * np.random.default_rng(0).random(len(k))
+    uniform = Grid.uniform(SQUARE, n)
+    change = np.zeros(n**2)
+    for a, one, turn in zip(amplitude, k, phase, strict=True):
+        change += a * np.cos(2 * np.pi * np.asarray(uniform.points) @ one + turn)
+    small = 0.03 / np.abs(change).max()
+    norms = {q: mf.observables.SobolevNorm(uniform, q, SQUARE, n // 2 - 1) for q in (-2.0, -1.0, 0.0)}
+    record = mf.simulate(
+        Wasserstein(Sobolev("uniform", order, SQUARE), SQUARE, Spectral()),
+        uniform.with_weights((1 + small * change) / n**2),
+        stepper=RK4(50.0),
+        save_at=times,
+        save_measures=False,
+        observables={str(q): norm for q, norm in norms.items()},
+    ).observables
+    np.testing.assert_allclose(record["-2.0"] ** 2 / 2, record["energy"], rtol=1e-9)
+    eigenvalues = (2 * np.pi * size) ** 2
+    exponent = lambda values: np.log(values[-2] / values[-1]) / np.log(times[1] / times[0])
+    for q in norms:
+        decay = np.exp(-2 * np.outer(times, eigenvalues ** (1 - order)))
+        linear, limit = exponent(decay @ (amplitude**2 * eigenvalues**q)), (r - q) / (order - 1)
+        found = exponent(record[str(q)] ** 2)
+        print(f"dot-H^{q:g}: {found:.3f}, linearized {linear:.3f}, limit {limit:g}")
+        assert abs(found - linear) < 0.02 and abs(found - limit) < 0.05
+
+
 # --- linear rates
 
 

@@ -218,49 +218,6 @@ def test_modes_make_the_averaged_kernel(dim):
     check_feature_map(features, ANGLES, features.inputs())
 
 
-PLACES = {
-    "torus": mf.domains.Torus(1, 1.7),
-    "circle": mf.domains.Sphere(1),
-    "interval": mf.domains.Interval(-1.0, 0.5),
-    **{f"zonal{d}": mf.domains.Zonal(d) for d in (1, 2, 10)},
-}
-
-
-@pytest.mark.parametrize("name", PLACES)
-def test_harmonics_of_a_domain(name):
-    """Orthonormal in volume, without mean; their squared slopes are the eigenvalues; density of the grid."""
-    domain = PLACES[name]
-    grid, degree = Grid.uniform(domain, 512), 4
-    values, eigenvalues = jax.vmap(lambda x: domain.harmonics(x, degree))(grid.points)
-    volume = np.broadcast_to(grid.volume, grid.size)
-    np.testing.assert_allclose(
-        np.asarray(values).T @ (volume[:, None] * values), np.eye(values.shape[1]), atol=1e-3
-    )
-    np.testing.assert_allclose(volume @ values, 0, atol=1e-3)
-    basis = jax.vmap(domain.tangent_basis)(grid.points)[:, :, 0]
-    slopes = jax.vmap(lambda x, v: jax.jvp(lambda x: domain.harmonics(x, degree)[0], (x,), (v,))[1])
-    squares = volume @ np.asarray(slopes(grid.points, basis)) ** 2
-    np.testing.assert_allclose(squares, eigenvalues[0], rtol=2e-3)
-
-
-def test_sobolev_norms():
-    """Of order -s twice the Sobolev energy; a mirror image on the circle; closed forms; a swept order."""
-    line, norm = mf.domains.Torus(1, 1.7), mf.observables.SobolevNorm
-    mu, nu = (Particles(line.sample(jr.key(i), 5)) for i in (0, 1))
-    energy = mf.energies.Sobolev(nu, 2.0, line, modes=16)(mu)
-    np.testing.assert_allclose(0.5 * norm(nu, -2.0, line, 16)(mu) ** 2, energy, rtol=1e-11)
-    zones, circle = Particles(ANGLES, MASSES), mf.domains.Sphere(1)
-    flat = lambda x: jnp.ones(())
-    here, there = norm(flat, 0.5, mf.domains.Zonal(1)), norm(flat, 0.5, circle)
-    np.testing.assert_allclose(here(zones), there(of_circle(zones)), rtol=1e-10)
-    domain = mf.domains.Zonal(3)
-    tilted = Grid.from_density(domain, 256, lambda x: 1 + 0.3 * jnp.cos(x[0]))
-    values = jax.vmap(lambda r: norm(flat, r, domain, 8)(tilted) ** 2)(jnp.array([-1.0, 0.0, 2.0]))
-    # cos(theta) has the mean square 1/4 on S^3, of volume 2 pi^2, and the eigenvalue 3.
-    np.testing.assert_allclose(values, 0.3**2 / 4 / (2 * np.pi**2) * 3.0 ** np.array([-1, 0, 2]), rtol=1e-4)
-    assert norm(flat, 1.0, domain)(Grid.uniform(domain, 64, dtype="float32")).dtype == jnp.float32
-
-
 # --- one declaration --------------------------------------------------------------------------------------
 
 

@@ -278,21 +278,27 @@ class Domain(eqx.Module):
     def harmonics(self, x: Point, degree: int) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
         """Eigenfunctions of minus the Laplacian at `x`, orthonormal in volume, and their eigenvalues.
 
-        All but the constant up to `degree`: in one dimension cosines without slope at walls, and on a closed
-        axis cosines and sines.
+        All but the constant up to `degree` along each axis: on closed ones cosines and sines, between walls
+        cosines, without slope there, and their products.
 
         **Raises** `ValueError` where none are known.
         """
-        if self.dim != 1 or not self.isometric or self.axes[0].endless:
+        if not self.isometric or any(axis.endless for axis in self.axes):
             raise ValueError(
                 f"no harmonics are known on {self!r}: a domain that has them overrides `harmonics`"
             )
-        axis, k = self.axes[0], jnp.arange(1, degree + 1, dtype=x.dtype)
-        lower, length = (jnp.asarray(number, x.dtype) for number in (axis.lower, axis.length))
-        frequency = k * (2 if axis.closed else 1) * jnp.asarray(np.pi, x.dtype) / length
-        phase = frequency * (self.coordinates(x)[0] - lower)
-        waves = [jnp.cos(phase), jnp.sin(phase)] if axis.closed else [jnp.cos(phase)]
-        return jnp.sqrt(2 / length) * jnp.concatenate(waves), jnp.tile(frequency**2, len(waves))
+        k = jnp.arange(1, degree + 1, dtype=x.dtype)
+        values, eigenvalues = jnp.ones((1,), x.dtype), jnp.zeros((1,), x.dtype)
+        for q, axis in zip(self.coordinates(x), self.axes, strict=True):
+            lower, length = (jnp.asarray(number, x.dtype) for number in (axis.lower, axis.length))
+            frequency = k * (2 if axis.closed else 1) * jnp.asarray(np.pi, x.dtype) / length
+            phase = frequency * (q - lower)
+            waves = [jnp.cos(phase), jnp.sin(phase)] if axis.closed else [jnp.cos(phase)]
+            along = jnp.concatenate([jnp.sqrt(1 / length)[None], *(jnp.sqrt(2 / length) * w for w in waves)])
+            squares = jnp.concatenate([jnp.zeros((1,), x.dtype), jnp.tile(frequency**2, len(waves))])
+            values = jnp.outer(values, along).ravel()
+            eigenvalues = jnp.add.outer(eigenvalues, squares).ravel()
+        return values[1:], eigenvalues[1:]
 
     def drawn(self, q: Float[Array, " dim"]) -> Float[Array, " dim"]:
         """Where coordinates are put in a figure: themselves, or their place on an equal-area map."""

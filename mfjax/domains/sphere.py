@@ -9,6 +9,7 @@ import jax.random as jr
 import numpy as np
 
 from mfjax._numerics.arrays import count, safe_norm
+from mfjax._numerics.harmonics import spherical_harmonics
 from mfjax.domains.base import Axis, Cells, Domain, Metric, axes_of, tensor_centers, tolerance
 from mfjax.domains.polar import sine_integrals, sines_of_centers, sines_of_faces
 
@@ -23,8 +24,10 @@ class Sphere(Domain):
 
     Cells lie between lines of longitude and latitude, `cells((n_longitude, n_latitude))` on S^2; of one
     number n, n around and n / 2 along each latitude. Volumes and areas of faces are exact; at the poles, ends
-    of an axis, faces have no area. Cells there are narrow, about 2 pi^2 / n^2: explicit transport has short
-    steps, implicit diffusion has not.
+    of an axis, faces have no area. Cells there are narrow, about 2 pi^2 / n^2 on S^2, and steps of what moves
+    explicitly, drift without diffusion, fall like that: 1e-2 at n = 32 where |grad V| = 1. Diffusion, and
+    drift beside an entropy, have no such limit in `steppers.ImplicitEuler`, `Rosenbrock` and `RosenbrockW`;
+    measures that are symmetric about an axis have none on `Zonal(dim)`.
 
     >>> import jax.numpy as jnp
     >>> Sphere(1).retract(jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])).round(3).tolist()
@@ -75,6 +78,13 @@ class Sphere(Domain):
         sharpness = 1 / width**2
         mass = 2 * jnp.pi * -jnp.expm1(-2 * sharpness) / sharpness
         return jnp.exp(-0.5 * sharpness * jnp.sum((x - y) ** 2)) / mass
+
+    def harmonics(self, x, degree):
+        """On S^2 the real spherical harmonics of degree 1, ..., `degree`."""
+        if self.dim != 2:
+            return super().harmonics(x, degree)
+        k = np.repeat(np.arange(1, degree + 1), 2 * np.arange(1, degree + 1) + 1)
+        return spherical_harmonics(x, degree), jnp.asarray(k * (k + 1), x.dtype)
 
     def drawn(self, q):
         if self.dim != 2:

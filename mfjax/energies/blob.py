@@ -16,23 +16,23 @@ from mfjax.measures import Measure
 class Blob(DensityEstimate):
     """An internal energy of the density blurred by a Gaussian, which particles have too.
 
-    F(mu) = int f(rho, x) dmu, f = U / rho, rho = K * mu, K the Gaussian of standard deviation `width`.
+    F(mu) = int f(rho, x) dmu, f = U / rho, rho = int K(., y) dmu(y), K the Gaussian of standard deviation
+    `width`.
 
     The internal energy int U(mu, x) dx = int (U / mu)(mu, x) dmu with an estimate for the inner mu. Its
-    first variation V(x) = f(rho(x), x) + int K(x - y) d_rho f(rho(y), y) dmu(y) is smooth, so that particles
+    first variation V(x) = f(rho(x), x) + int K(x, y) d_rho f(rho(y), y) dmu(y) is smooth, so that particles
     diffuse without noise, in any dimension: T * Blob(PorousMedium(), width, domain). For order 2 this is the
     interaction energy with K.
 
-    - `energy`: an `InternalEnergy`; `domain`: Euclidean, a box or a torus.
+    - `energy`: an `InternalEnergy`.
+    - `domain`: one that has a `gaussian`: wrapped around closed axes, reflected at walls, of von Mises and
+      Fisher on `Sphere(2)`.
     - `width`: a length well above the spacing of the particles and well below the features of rho; fronts
-      and equilibria are smoothed by it, with error O(width^2) in the interior. Good values: 2 to 4 spacings.
+      and equilibria are smoothed by it, with error O(width^2). Good values: 2 to 4 spacings. In one
+      dimension `Spacings` needs no width.
 
-    **Fails** near walls of a box, where half of a blob lies outside and the estimate is low; on a torus for
-    widths above a tenth of the period, since only the nearest image counts. In one dimension `Spacings` needs
-    no width.
-
-    **Raises** `ValueError` for other domains, for a flow on another one, and for a `Grid`, which has a
-    density.
+    **Raises** `ValueError` for domains without a Gaussian, for a flow on another one, and for a `Grid`, which
+    has a density.
 
     Source: J. Carrillo, K. Craig, F. Patacchini, Calc. Var. 58 (2019) 53.
 
@@ -50,16 +50,15 @@ class Blob(DensityEstimate):
     def __init__(self, energy: InternalEnergy, width: ScalarLike, domain: Domain):
         if not isinstance(energy, InternalEnergy):
             raise ValueError(f"energy must be an InternalEnergy, got {type(energy).__name__}")
-        if domain.ambient != domain.dim:
-            raise ValueError(f"blobs need a flat domain, Euclidean, a box or a torus, got {domain!r}")
         self.energy, self.domain = energy, domain
         self.width = scalar(width, "width", above=0)
+        # A domain without one says so.
+        at = jnp.zeros((domain.ambient,))
+        jax.eval_shape(domain.gaussian, at, at, jnp.ones(()))
 
     def kernel(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:
-        """K(x - y), of integral one."""
-        width = self.width.astype(x.dtype)
-        z = self.domain.displacement(x, y) / width
-        return jnp.exp(-0.5 * jnp.sum(z * z)) / (jnp.sqrt(2 * jnp.pi) * width) ** x.size
+        """K(x, y), symmetric, of integral one in each."""
+        return self.domain.gaussian(x, y, self.width.astype(x.dtype))
 
     def per_mass(self, density: Float[Array, " K"], points: Float[Array, "K d"]) -> Float[Array, " K"]:
         """U(rho, x) / rho at each point."""
@@ -75,7 +74,7 @@ class Blob(DensityEstimate):
 
 
 class BlobPotential(eqx.Module):
-    """x -> f(rho(x), x) + int K(x - y) slopes(y) dmu(y), slopes those of f in rho at the particles."""
+    """x -> f(rho(x), x) + int K(x, y) slopes(y) dmu(y), slopes those of f in rho at the particles."""
 
     blob: Blob
     mu: Measure

@@ -3,11 +3,11 @@
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._numerics.arrays import count, inner, safe_sqrt, scalar
+from mfjax._numerics.arrays import count, safe_sqrt, scalar
+from mfjax._numerics.sums.rows import sum_of_rows
 from mfjax.domains import Domain
 from mfjax.flows.base import Flow
 from mfjax.measures import Measure
@@ -26,9 +26,13 @@ class SobolevNorm(Observable):
 
     - `target`: a measure, points (M, d), or a density of one point, as for `EnergyDistance`.
     - `order` r: any number, a leaf.
-    - `domain`: one that has `harmonics`: circles, `Interval`, `Zonal(d)`.
-    - `degree`: of the highest harmonics. Good values: up to half the cells of a grid. Particles have an
-      infinite norm for r >= -d/2, whose value grows with the degree.
+    - `domain`: one that has `harmonics`: circles, tori, `Interval`, `Box`, `Sphere(2)`, `Zonal(d)`.
+    - `degree`: of the highest harmonics, along each axis of a torus or a box. Good values: up to half the
+      cells of a grid along an axis. Particles have an infinite norm for r >= -d/2, whose value grows with the
+      degree.
+
+    **Cost**: that of all harmonics at all points, of which there are (2 degree + 1)^d - 1 on a torus, and
+    (degree + 1)^2 - 1 on `Sphere(2)`, in blocks.
 
     **Raises** `ValueError` where no harmonics are known.
 
@@ -57,8 +61,9 @@ class SobolevNorm(Observable):
 
     def _seen(self, mu: Measure) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
         """What each harmonic sees of a measure, and its eigenvalue."""
-        values, eigenvalues = jax.vmap(lambda x: self.domain.harmonics(x, self.degree))(mu.points)
-        return inner(mu.weights, values), eigenvalues[0]
+        harmonics = lambda x: self.domain.harmonics(x, self.degree)
+        seen = sum_of_rows(lambda x: harmonics(x)[0], mu.points, mu.weights)
+        return seen, harmonics(mu.points[0])[1]
 
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
         check_dimension(mu, self.ambient)
