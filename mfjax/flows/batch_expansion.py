@@ -30,7 +30,7 @@ class BatchExpansion(Flow):
         in epochs:         m' = Db m - Db b / 2 - (N - B) / (2 B (N - 1)) mean_j (Db_j - Db) (b_j - b),  C = 0
 
     -Db b / 2 is the error of the Euler steps themselves. In epochs each datum counts alike, so that their
-    noise cancels; what is left is the order within an epoch. The second line holds at times that end an epoch.
+    noise cancels; what is left is the order within an epoch. That line holds at times that end an epoch.
 
     - `flow`: the `Wasserstein` flow of one `Risk(..., batches=Batches(B))`, with or without other terms, on a
       flat domain; run it from `Particles`. Their marks "mean" (M, d) and "covariance" (M, d, M d) are the
