@@ -40,6 +40,12 @@ def second(mu, flow):
 
 def simulation(scale, seed):
     energy = scale * mf.energies.Potential(spin) + 0.1 * mf.energies.Entropy()
+    if BATCHES:
+        # Epochs of 7 / 3 steps, which end between two saved times, and batches of each particle.
+        x, features = jnp.linspace(-1.0, 1.0, 7)[:, None], mf.features.Function(lambda w, x: jnp.sin(w @ x))
+        batches = mf.energies.Batches(3)
+        for independent in (False, True):
+            energy = energy + mf.energies.Risk(features, x, x[:, 0], batches=batches, independent=independent)
     flow = mf.flows.Wasserstein(energy, mf.domains.Euclidean(1))
     mu = mf.measures.Particles.sample(mf.domains.Euclidean(1), jr.key(seed), 16)
     stepper = mf.steppers.EulerMaruyama(0.01)
@@ -55,8 +61,8 @@ def go(kind, path, resume):
 """
 
 
-def namespace(steps=32, work=1, saves=16):
-    space = {"__name__": "program", "STEPS": steps, "WORK": work, "SAVES": saves}
+def namespace(steps=32, work=1, saves=16, batches=False):
+    space = {"__name__": "program", "STEPS": steps, "WORK": work, "SAVES": saves, "BATCHES": batches}
     exec(PROGRAM, space)
     return space
 
@@ -183,11 +189,11 @@ def test_a_run_with_one_saved_time_has_checkpoints_on_the_way(tmp_path, monkeypa
 # Real processes, really killed
 
 
-def start(kind, path, resume, steps, work):
+def start(kind, path, resume, steps, work, batches):
     """A child process of the server that runs the program."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mfjax", "optax", "scipy.io", "xarray", "tqdm"])
-    settings = f"STEPS, WORK, SAVES = {steps}, {work}, 16\n__name__ = 'program'\n"
+    settings = f"STEPS, WORK, SAVES, BATCHES = {steps}, {work}, 16, {batches}\n__name__ = 'program'\n"
     source = f"{settings}{PROGRAM}\ngo({kind!r}, {str(path)!r}, {resume})\n"
     child = context.Process(target=exec, args=(source, {}))
     child.start()
@@ -203,9 +209,9 @@ def progress(path):
     return sum(1 for _ in path.rglob("parts/0*.npz"))
 
 
-def kill_and_resume(kind, count, seed, tmp_path, steps=160, work=4000):
+def kill_and_resume(kind, count, seed, tmp_path, steps=160, work=4000, batches=False):
     reference = tmp_path / "reference"
-    finish(start(kind, reference, False, steps, work))
+    finish(start(kind, reference, False, steps, work, batches))
     total = progress(reference)
     # The time between the first part and the end, from the times of the files.
     stamps = [p.stat().st_mtime for p in reference.rglob("parts/0*.npz")]
@@ -213,7 +219,7 @@ def kill_and_resume(kind, count, seed, tmp_path, steps=160, work=4000):
     rng, landed = random.Random(seed), []
     for trial in range(count):
         path = tmp_path / f"trial-{trial}"
-        child = start(kind, path, False, steps, work)
+        child = start(kind, path, False, steps, work, batches)
         # A part of the run at random, and a time at random until the next one.
         part = rng.randrange(1, total)
         while child.is_alive() and progress(path) < part:
@@ -222,7 +228,7 @@ def kill_and_resume(kind, count, seed, tmp_path, steps=160, work=4000):
         child.kill()
         child.join()
         landed.append(progress(path))
-        finish(start(kind, path, True, steps, work))
+        finish(start(kind, path, True, steps, work, batches))
         same_results(path, reference)
     print(f"{kind}: killed after {sorted(landed)} of {total} parts, none lost")
     assert any(0 < parts < total for parts in landed)
@@ -232,6 +238,12 @@ def kill_and_resume(kind, count, seed, tmp_path, steps=160, work=4000):
 @pytest.mark.parametrize("kind", ["loop", "vmap"])
 def test_a_killed_process(kind, tmp_path):
     kill_and_resume(kind, 1, 7, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "count"), [("run", 6), ("loop", 2), ("vmap", 2)])
+def test_a_process_killed_in_the_middle_of_an_epoch(kind, count, tmp_path):
+    kill_and_resume(kind, count, 17, tmp_path, batches=True)
 
 
 @pytest.mark.slow
@@ -247,7 +259,12 @@ def test_twenty_random_kills(kind, count, tmp_path):
 @pytest.fixture
 def stopped(tmp_path, monkeypatch):
     """A run killed after its fourth part, and the call that continues it."""
-    go = namespace()["go"]
+    return halted(tmp_path, monkeypatch)
+
+
+def halted(tmp_path, monkeypatch, **options):
+    """The directory of a run killed after its fourth part, and the call that continues it."""
+    go = namespace(**options)["go"]
     written = itertools.count()
 
     def interrupted(path, tree, write=files.write_arrays):
@@ -261,6 +278,14 @@ def stopped(tmp_path, monkeypatch):
             go("run", tmp_path / "run", False)
     assert progress(tmp_path / "run") == 4
     return tmp_path / "run", go
+
+
+def test_a_run_of_batches_killed_in_the_middle_of_an_epoch(tmp_path, monkeypatch):
+    """Its quick form, in one process: after 8 of 32 steps, in the fourth epoch of 7 / 3."""
+    path, go = halted(tmp_path, monkeypatch, batches=True)
+    go("run", path, True)
+    go("run", tmp_path / "reference", False)
+    same_results(path, tmp_path / "reference")
 
 
 @pytest.mark.slow_cases("cut-checkpoint.npz", "flip-checkpoint.npz", "flip-parts/000003.npz")
@@ -351,7 +376,7 @@ def test_a_later_end_keeps_the_saved_times_that_were_reached(tmp_path):
 
 def test_a_cosmetic_edit_goes_on(stopped):
     path, _ = stopped
-    space = {"__name__": "program", "STEPS": 32, "WORK": 1, "SAVES": 16}
+    space = namespace() | {"__name__": "program"}
     exec(
         "# a comment\n"
         + PROGRAM.replace("spin", "turn").replace("lambda i, a: jnp.sin(a)", "lambda k, b: jnp.sin(b)"),
