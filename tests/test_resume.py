@@ -34,6 +34,10 @@ def spin(x):
     return 0.5 * jnp.sum(x * x) + jax.lax.fori_loop(0, WORK, lambda i, a: jnp.sin(a), jnp.sum(x)) * 1e-3
 
 
+def sine(w, x):
+    return jnp.sin(w @ x)
+
+
 def second(mu, flow):
     return mu.integrate(mu.points[:, 0] ** 2)
 
@@ -41,11 +45,10 @@ def second(mu, flow):
 def simulation(scale, seed):
     energy = scale * mf.energies.Potential(spin) + 0.1 * mf.energies.Entropy()
     if BATCHES:
-        # Epochs of 7 / 3 steps, which end between two saved times, and batches of each particle.
-        x, features = jnp.linspace(-1.0, 1.0, 7)[:, None], mf.features.Function(lambda w, x: jnp.sin(w @ x))
-        batches = mf.energies.Batches(3)
-        for independent in (False, True):
-            energy = energy + mf.energies.Risk(features, x, x[:, 0], batches=batches, independent=independent)
+        # Epochs of 7 / 3 steps, which end between two saved times.
+        x, neuron = jnp.linspace(-1.0, 1.0, 7)[:, None], mf.features.Function(sine)
+        own, batches = BATCHES == "independent", mf.energies.Batches(3)
+        energy = energy + mf.energies.Risk(neuron, x, x[:, 0], batches=batches, independent=own)
     flow = mf.flows.Wasserstein(energy, mf.domains.Euclidean(1))
     mu = mf.measures.Particles.sample(mf.domains.Euclidean(1), jr.key(seed), 16)
     stepper = mf.steppers.EulerMaruyama(0.01)
@@ -61,7 +64,7 @@ def go(kind, path, resume):
 """
 
 
-def namespace(steps=32, work=1, saves=16, batches=False):
+def namespace(steps=32, work=1, saves=16, batches=""):
     space = {"__name__": "program", "STEPS": steps, "WORK": work, "SAVES": saves, "BATCHES": batches}
     exec(PROGRAM, space)
     return space
@@ -193,7 +196,7 @@ def start(kind, path, resume, steps, work, batches):
     """A child process of the server that runs the program."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mfjax", "optax", "scipy.io", "xarray", "tqdm"])
-    settings = f"STEPS, WORK, SAVES, BATCHES = {steps}, {work}, 16, {batches}\n__name__ = 'program'\n"
+    settings = f"STEPS, WORK, SAVES, BATCHES = {steps}, {work}, 16, {batches!r}\n__name__ = 'program'\n"
     source = f"{settings}{PROGRAM}\ngo({kind!r}, {str(path)!r}, {resume})\n"
     child = context.Process(target=exec, args=(source, {}))
     child.start()
@@ -209,7 +212,7 @@ def progress(path):
     return sum(1 for _ in path.rglob("parts/0*.npz"))
 
 
-def kill_and_resume(kind, count, seed, tmp_path, steps=160, work=4000, batches=False):
+def kill_and_resume(kind, count, seed, tmp_path, steps=160, work=4000, batches=""):
     reference = tmp_path / "reference"
     finish(start(kind, reference, False, steps, work, batches))
     total = progress(reference)
@@ -241,9 +244,12 @@ def test_a_killed_process(kind, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "count"), [("run", 6), ("loop", 2), ("vmap", 2)])
-def test_a_process_killed_in_the_middle_of_an_epoch(kind, count, tmp_path):
-    kill_and_resume(kind, count, 17, tmp_path, batches=True)
+@pytest.mark.parametrize(
+    ("kind", "count", "batches"),
+    [("run", 6, "all"), ("run", 2, "independent"), ("loop", 2, "all"), ("vmap", 2, "all")],
+)
+def test_a_process_killed_in_the_middle_of_an_epoch(kind, count, batches, tmp_path):
+    kill_and_resume(kind, count, 17, tmp_path, batches=batches)
 
 
 @pytest.mark.slow
@@ -282,7 +288,7 @@ def halted(tmp_path, monkeypatch, **options):
 
 def test_a_run_of_batches_killed_in_the_middle_of_an_epoch(tmp_path, monkeypatch):
     """Its quick form, in one process: after 8 of 32 steps, in the fourth epoch of 7 / 3."""
-    path, go = halted(tmp_path, monkeypatch, batches=True)
+    path, go = halted(tmp_path, monkeypatch, batches="all")
     go("run", path, True)
     go("run", tmp_path / "reference", False)
     same_results(path, tmp_path / "reference")

@@ -80,6 +80,9 @@ class _Corrected(WrapperFlow):
     renew: Bool[Array, ""]
     monotone: ClassVar[bool] = False
 
+    def __init__(self, flow: Flow, whole: Flow, renew: Bool[Array, ""]):
+        self.flow, self.whole, self.renew = flow, whole, renew
+
     def evaluate(self, state):
         now, marks = self.flow.evaluate(state), state.measure.marks
         mu = eqx.tree_at(lambda mu: mu.points, state.measure, marks["snapshot"])
