@@ -350,6 +350,14 @@ CASES = {
         lambda: run(flow(risk(batches=E.Batches(2))), stepper=S.Adaptive(), t1=1.0, key=jr.key(0)),
         "Adaptive finds its steps by differences that batches of data disturb",
     ),
+    "steps that begin with zero": (
+        lambda: S.Euler(lambda n: 0.1 * n),
+        "dt of the first step must be greater than 0, got 0",
+    ),
+    "steps that turn back": (
+        lambda: run(stepper=S.Euler(lambda n: 0.1 * (2.5 - n)), steps=5),
+        "dt must be positive, got -0.05.* for step number 3",
+    ),
     "Gaussian batches of no row": (lambda: E.GaussianBatches(0.0), "size must be greater than 0, got 0"),
     "variable projection of negative masses": (
         lambda: risk(batches=E.GaussianBatches(2)),
