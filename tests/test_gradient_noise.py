@@ -383,13 +383,14 @@ def test_averages_on_a_circle_take_the_short_way():
 def test_the_average_of_descent_with_batches_is_nearer_to_the_minimum():
     """Mean squared errors over 64 runs of a linear model: that of a step of one size, and like 1 / t."""
     flow = Averaged(Wasserstein(least_squares(Batches(1, replace=True)), LINE), since=20.0)
-    mu = Particles(exact_minimizer()[None])
+    least = exact_minimizer()
+    mu = Particles(least[None])
 
     def errors(seed):
         run = mf.simulate(
             flow, mu, stepper=Euler(0.1), save_at=jnp.array([40.0, 80.0, 320.0]), key=jr.key(seed)
         )
-        square = lambda a: jnp.sum((a[1:, 0] - exact_minimizer()) ** 2, axis=-1)
+        square = lambda a: jnp.sum((a[1:, 0] - least) ** 2, axis=-1)
         return square(run.measures.points), square(run.measures.marks["average"])
 
     last, average = (np.mean(e, axis=0) for e in jax.jit(jax.vmap(errors))(jnp.arange(64)))

@@ -6,7 +6,7 @@
 - `BatchExpansion`: what batches do to particles in the mean, to first order in the step.
 - `VarianceReduced`: batches whose noise vanishes at a minimum; `Averaged`: points averaged along a run.
 - `Scheduled`: numbers of any of them that depend on time.
-- To write one: `Flow`, `HeightFlow` of pairs, `OuterWeightFlow`; the `State` it moves; `Evaluation`, made by
+- To write one: `Flow`, `HeightFlow` of pairs, `OuterWeightFlow`, `WrapperFlow` of another flow; the `State` it moves; `Evaluation`, made by
   `evaluation`.
 """
 
@@ -24,6 +24,7 @@ from mfjax.flows.transported import Transported
 from mfjax.flows.two_timescale import TwoTimescale
 from mfjax.flows.variance_reduced import VarianceReduced
 from mfjax.flows.wasserstein import Wasserstein
+from mfjax.flows.wrapper import WrapperFlow
 
 __all__ = [
     "Averaged",
@@ -42,5 +43,6 @@ __all__ = [
     "VarianceReduced",
     "Wasserstein",
     "WassersteinFisherRao",
+    "WrapperFlow",
     "evaluation",
 ]
