@@ -352,6 +352,69 @@ CASES = {
         lambda: run(flow(risk(batches=E.Batches(2))), stepper=S.Adaptive(), t1=1.0, key=jr.key(0)),
         "Adaptive finds its steps by differences that batches of data disturb",
     ),
+    "steps that begin with zero": (
+        lambda: S.Euler(lambda n: 0.1 * n),
+        "dt of the first step must be greater than 0, got 0",
+    ),
+    "steps that turn back": (
+        lambda: run(stepper=S.Euler(lambda n: 0.1 * (2.5 - n)), steps=5),
+        "dt must be positive, got -0.05.* for step number 3",
+    ),
+    "Gaussian batches of no row": (lambda: E.GaussianBatches(0.0), "size must be greater than 0, got 0"),
+    "variable projection of negative masses": (
+        lambda: risk(batches=E.GaussianBatches(2)),
+        r"GaussianBatches gives some data a negative mass, .*: take energies.Batches\(size, replace=True\)",
+    ),
+    "independent batches of nothing": (
+        lambda: E.Risk(F.ReLU(), X, Y, independent=True),
+        r"independent=True is about batches: give them by batches=energies.Batches\(size\)",
+    ),
+    "independent batches of a density": (
+        lambda: flow(E.Risk(F.ReLU(), X, Y, batches=E.Batches(2), independent=True)).init(
+            G.uniform(CIRCLE, 8)
+        ),
+        "a density has no particles with batches of their own: take independent=False",
+    ),
+    "separated variables of batches": (
+        lambda: mf.flows.SeparatedVariables(
+            E.Risk(F.Weighted(F.ReLU()), X, Y, batches=E.Batches(2)), D.Euclidean(2), jnp.sum
+        ).init(P(UNIT)),
+        "a closed form in the duals of all data, not of batches: take flows.Transported",
+    ),
+    "variance of no noise": (
+        lambda: mf.flows.VarianceReduced(flow(), 4),
+        "needs a flow that sees batches of data: give batches= to its energy",
+    ),
+    "variance reduced of an energy": (
+        lambda: mf.flows.VarianceReduced(risk(), 4),
+        r"VarianceReduced is of another flow, such as flows.Wasserstein\(...\), got ReducedRisk",
+    ),
+    "a snapshot every 0 steps": (
+        lambda: mf.flows.VarianceReduced(flow(risk(batches=E.Batches(2))), 0),
+        "every must be at least 1, got 0",
+    ),
+    "variance reduced of what depends on time": (
+        lambda: mf.flows.VarianceReduced(
+            mf.flows.Scheduled(lambda t: flow((1 + t) * risk(batches=E.Batches(2)))), 4
+        ),
+        "VarianceReduced keeps rates at a snapshot, and Scheduled depends on time",
+    ),
+    "variance reduced of a density": (
+        lambda: mf.flows.VarianceReduced(flow(risk(batches=E.Batches(2))), 4).init(G.uniform(CIRCLE, 8)),
+        "VarianceReduced is of the points of Particles, got a Grid",
+    ),
+    "averages of outer weights": (
+        lambda: mf.flows.Averaged(mf.flows.TwoTimescale(risk(), CIRCLE, 1.0)).init(P(UNIT)),
+        "Averaged is of flows of points alone, and TwoTimescale moves marks, too",
+    ),
+    "averages before the start": (
+        lambda: mf.flows.Averaged(flow(), since=-1.0),
+        "since must be at least 0, got -1",
+    ),
+    "averages without memory": (
+        lambda: mf.flows.Averaged(flow(), memory=0.0),
+        "memory must be greater than 0, got 0",
+    ),
     # Data and energies
     "data without axis": (lambda: risk(x=X[:, 0]), r"x must have shape \(N, k\).*got \(3,\)"),
     "empty data": (lambda: risk(x=X[:0], y=Y[:0]), r"N, k >= 1, got \(0, 2\)"),
@@ -553,6 +616,12 @@ CASES = {
         lambda: mf.flows.BatchExpansion(flow()),
         r"needs the flow of one Risk\(..., batches=Batches\(B\)\), got",
     ),
+    "the expansion of independent epochs": (
+        lambda: mf.flows.BatchExpansion(
+            flow(E.Risk(F.ReLU(), X, Y, batches=E.Batches(2), independent=True), D.Euclidean(2))
+        ),
+        r"of those with replacement: Batches\(B, replace=True\)",
+    ),
     "the expansion on a circle": (
         lambda: mf.flows.BatchExpansion(
             mf.flows.Wasserstein(E.Risk(mf.features.ReLU(), X, Y, batches=E.Batches(2)), CIRCLE)
@@ -725,6 +794,20 @@ CASES = {
     ),
     "a NaN target": (lambda: OBS.EnergyDistance(NOT_A_NUMBER), "target must be finite, got nan"),
     "moments of order 0": (lambda: OBS.Moments(0), "order must be at least 1, got 0"),
+    "averages that no flow has made": (
+        lambda: OBS.AtAverage(OBS.Moments())(P(UNIT)),
+        r"this measure has no averages: run flows.Averaged\(flow\)",
+    ),
+    "averages of a number": (lambda: OBS.AtAverage(1.0), r"a function of \(measure, flow\), got 1.0"),
+    "a histogram of one edge": (lambda: OBS.Histogram([0.0]), r"edges must have shape \(B \+ 1,\) .*\(1,\)"),
+    "a histogram of falling edges": (
+        lambda: OBS.Histogram([1.0, 0.0]),
+        r"edges must increase, got \[1.0, 0.0\]",
+    ),
+    "a histogram of a coordinate too many": (
+        lambda: OBS.Histogram([0.0, 1.0], 2)(P(UNIT)),
+        "points have the coordinates 0 to 1, got coordinate = 2",
+    ),
     # Causes by their names
     "a potential of a vector": (
         lambda: run(flow(E.Potential(lambda x: x), D.Euclidean(2)), t1=1.0),

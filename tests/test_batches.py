@@ -9,7 +9,7 @@ import pytest
 
 import mfjax as mf
 from mfjax._engine.step import DATA
-from mfjax.energies import Batches, Entropy, ReducedRisk, Risk, Stream
+from mfjax.energies import Batches, Data, Entropy, GaussianBatches, ReducedRisk, Risk, Stream
 from mfjax.features import Ridge, Weighted
 from mfjax.measures import Grid, Particles
 from mfjax.steppers import RK4, Euler, EulerMaruyama, Heun, Optax
@@ -152,7 +152,7 @@ def test_the_gradient_of_a_batch_is_that_of_all_data_in_the_mean(name, replace):
 EPS, RUNS = np.array([1 / 13, 1 / 26, 1 / 52]), 8192
 
 
-def linear_noise(batches, n):
+def linear_noise(batches, independent, n):
     """What noise adds to descent on all data to first order, mean of `RUNS` runs of n steps: zero in law."""
     whole = mf.flows.Wasserstein(risk(), PLANE)
     path = mf.simulate(whole, NEURONS, stepper=Euler(1 / n), steps=n, save_every=1).measures.points
@@ -164,26 +164,43 @@ def linear_noise(batches, n):
 
     at = lambda z: jax.vmap(lambda j: velocity(z, j[None]))(jnp.arange(13))
     parts, slopes = (jax.jit(jax.vmap(f))(path.reshape(n + 1, -1)) for f in (at, jax.jacfwd(velocity)))
-    rows = jax.vmap(lambda seed: jax.vmap(
-        lambda step: batches.rows(13, jr.fold_in(jr.key(seed), DATA), step)
-    )(jnp.arange(n)))(jnp.arange(RUNS))  # fmt: skip
+    # Indices in the place of inputs: the mass that each datum has in a step.
+    data, particles = Data(jnp.arange(13.0)[:, None], jnp.zeros(13)), jnp.arange(6)
+
+    def masses(seed, k, i):
+        key = jr.fold_in(jr.key(seed), DATA)
+        drawn = batches.draw(data, jr.fold_in(key, i) if independent else key, k)
+        return jnp.zeros(13).at[drawn.x[:, 0].astype(int)].add(drawn.weights)
+
+    @jax.jit
+    def noise(k):
+        each = jax.vmap(jax.vmap(lambda seed, i: masses(seed, k, i), (None, 0)), (0, None))
+        apart = (parts[k] - jnp.mean(parts[k], axis=0)).reshape(13, 6, 3)
+        return jnp.einsum("rij,jix->rix", each(jnp.arange(RUNS), particles), apart).reshape(RUNS, 18)
+
     z = np.zeros((RUNS, 18))
     for k in range(n):
-        apart = np.asarray(parts[k] - jnp.mean(parts[k], axis=0))[np.asarray(rows)[:, k]].mean(axis=1)
-        z = z + (z @ np.asarray(slopes[k]).T + apart) / n
+        z = z + (z @ np.asarray(slopes[k]).T + np.asarray(noise(k))) / n
     return z.mean(axis=0).reshape(6, 3)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["one", "epochs", "replacement"])
+@pytest.mark.parametrize("how", ["one", "epochs", "replacement", "gaussian", "independent"])
 def test_the_expansion_is_the_error_of_the_mean_to_first_order_in_the_step(how):
     """E x_k - x(t) at t = 1, where x(t) is the flow of the same particles, over 8192 runs, fixed key.
 
     Its slope in eps, the mean against `BatchExpansion` within 10 %, and with replacement the covariance.
-    What the noise adds to first order is subtracted: its mean is zero.
+    What the noise adds to first order is subtracted: its mean is zero. The Gaussian noise of all and batches
+    with replacement have one expansion: they agree in law to first order.
     """
-    batches = {"one": Batches(1), "epochs": Batches(4), "replacement": Batches(1, replace=True)}[how]
-    noisy = mf.flows.Wasserstein(risk(batches), PLANE)
+    batches, independent = {
+        "one": (Batches(1), False),
+        "epochs": (Batches(4), False),
+        "replacement": (Batches(1, replace=True), False),
+        "gaussian": (GaussianBatches(1), False),
+        "independent": (Batches(1, replace=True), True),
+    }[how]
+    noisy = mf.flows.Wasserstein(risk(batches, independent=independent), PLANE)
     expected = mf.simulate(mf.flows.BatchExpansion(noisy), NEURONS, stepper=RK4(2**-5), steps=32).final
     exact, first = np.asarray(expected.points), np.asarray(expected.marks["mean"])
 
@@ -195,7 +212,7 @@ def test_the_expansion_is_the_error_of_the_mean_to_first_order_in_the_step(how):
     for eps in EPS:
         n = round(1 / eps)
         ends = np.asarray(jax.jit(jax.vmap(lambda seed, n=n: end(n, seed)))(jnp.arange(RUNS)))
-        errors.append(ends.mean(axis=0) - exact - linear_noise(batches, n))
+        errors.append(ends.mean(axis=0) - exact - linear_noise(batches, independent, n))
         spreads.append(np.cov(ends.reshape(RUNS, -1).T))
     sizes = [np.linalg.norm(error) for error in errors]
     slope = np.polyfit(np.log(EPS), np.log(sizes), 1)[0]
@@ -206,7 +223,7 @@ def test_the_expansion_is_the_error_of_the_mean_to_first_order_in_the_step(how):
     np.testing.assert_allclose(slope, 1, atol=0.1)
     assert gap < 0.1
     covariance = np.asarray(expected.marks["covariance"]).reshape(spreads[0].shape)
-    if how == "replacement":
+    if how not in ("one", "epochs"):
         apart = np.linalg.norm(spreads[2] / EPS[2] - covariance) / np.linalg.norm(covariance)
         print(f"covariance off by {apart:.3f}")
         assert apart < 0.1
@@ -286,6 +303,16 @@ def test_cells_of_a_sweep_see_the_batches_of_their_solo_runs(method):
             run = mf.simulate(flow(lam), start(), **settings(seed))
             np.testing.assert_allclose(table["energy"][i, seed], run.observables["energy"], rtol=1e-12)
     assert len(np.unique(np.asarray(table["energy"])[..., -1])) == 4
+
+
+def test_the_solver_is_that_of_batches():
+    """Few rows are factorized, where all data would take iterations; each step is one evaluation of a batch."""
+    x = jr.normal(jr.key(0), (512, 2))
+    energy = lambda batches: ReducedRisk(TANH, x, x[:, 0], 0.1, batches=batches)
+    mu = Particles.sample(CIRCLE, jr.key(2), 256)
+    assert isinstance(energy(None).solver(mu), mf.outer.ConjugateGradient)
+    assert isinstance(energy(Batches(16)).solver(mu), mf.outer.Cholesky)
+    assert descend(Batches(4), steps=3).observables["evaluations"].tolist() == [1, 2, 3, 4]
 
 
 def test_variable_projection_of_a_batch_is_that_of_its_rows():

@@ -732,9 +732,9 @@ def test_batches(environment, tmp_path):
     status, printed, err = call(environment, "batches", "--preset", "tiny", "--out", out)
     assert status == 0, err
     assert "certificates" in printed
-    for figure in ("mean", "limit", "projection"):
+    for figure in ("mean", "limit", "noise", "projection"):
         assert (out / "figures" / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
-    for name in ("mean-0", "mean-1", "widths", "all-data", "projections"):
+    for name in ("mean-0", "mean-1", "widths", "noises", "descents", "all-data", "projections"):
         with xr.open_dataset(out / "results" / f"{name}.nc") as data:
             assert (data.status == 0).all() and np.isfinite(data.energy).all()
             if name == "all-data":

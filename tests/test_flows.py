@@ -9,7 +9,7 @@ import pytest
 
 import mfjax as mf
 from mfjax._engine.loop import trajectory
-from mfjax.energies import MMD, Entropy, Potential, PowerDivergence, ReducedRisk, Risk
+from mfjax.energies import MMD, Batches, Entropy, Potential, PowerDivergence, ReducedRisk, Risk
 from mfjax.features import RBF, ReLU, Ridge, Weighted
 from mfjax.flows import OuterMomentum, PropagationOfChaos, SeparatedVariables, TwoTimescale, Wasserstein
 from mfjax.measures import Particles
@@ -54,6 +54,13 @@ FLOWS = {
     "two timescales on the torus": (TwoTimescale(reduced(RBF(TORUS, scale=1.0)), TORUS, 3.0), TORUS),
     "outer momentum": (OuterMomentum(reduced(), CIRCLE, 0.7, 0.1), CIRCLE),
     "propagation of chaos in a box": (PropagationOfChaos(Risk(Weighted(TANH), *data(), 0.1), BOX), BOX),
+    "averages": (mf.flows.Averaged(Wasserstein(reduced(), CIRCLE)), CIRCLE),
+    "reduced variance": (
+        mf.flows.VarianceReduced(
+            Wasserstein(ReducedRisk(TANH, *data(), lam=0.1, batches=Batches(3)), CIRCLE), 4
+        ),
+        CIRCLE,
+    ),
     "separated variables in a box": (
         SeparatedVariables(Risk(Weighted(TANH), *data(), 0.1), BOX, jnp.sum),
         BOX,
@@ -67,6 +74,8 @@ FLOWS = {
     "discrepancy on the plane",
     "risk in a box",
     "propagation of chaos in a box",
+    "averages",
+    "reduced variance",
 )
 @pytest.mark.parametrize("name", FLOWS)
 def test_generic(name):

@@ -580,6 +580,25 @@ def test_moments(dtype):
     )
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_histograms_are_those_of_numpy(dtype):
+    """Bins of unequal width, points on edges and outside, padding; `jit` and batches too."""
+    rng = np.random.default_rng(3)
+    x, a = rng.normal(size=(40, 2)).astype(dtype), rng.uniform(size=40).astype(dtype)
+    edges = np.array([-1.0, -0.5, 0.25, 0.5, 1.5], dtype)
+    x[:7, 1] = [*edges, -3.0, 3.0]
+    a[7] = 0
+    observe = obs.Histogram(edges, coordinate=1)
+    expected = np.histogram(x[:, 1], edges, weights=a)[0]
+    found = call(observe, Particles(x, a))
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, expected, rtol=1e-12 if dtype == "float64" else 1e-5)
+    batch = jax.vmap(lambda points: observe(Particles(points, a)))(jnp.stack([x, x[::-1]]))
+    np.testing.assert_allclose(batch[1], np.histogram(x[::-1, 1], edges, weights=a)[0], rtol=1e-5)
+    line = Grid.uniform(mf.domains.Interval(0.0, 1.0), 8)
+    np.testing.assert_allclose(obs.Histogram([0.0, 0.25, 1.0])(line), [0.25, 0.75], rtol=1e-12)
+
+
 def test_fourier_modes():
     # Wrapped Poisson law: c_k = q^k e^{-ik a}; the midpoint rule is spectral.
     q, a = 0.5, 0.8

@@ -34,12 +34,21 @@ def spin(x):
     return 0.5 * jnp.sum(x * x) + jax.lax.fori_loop(0, WORK, lambda i, a: jnp.sin(a), jnp.sum(x)) * 1e-3
 
 
+def sine(w, x):
+    return jnp.sin(w @ x)
+
+
 def second(mu, flow):
     return mu.integrate(mu.points[:, 0] ** 2)
 
 
 def simulation(scale, seed):
     energy = scale * mf.energies.Potential(spin) + 0.1 * mf.energies.Entropy()
+    if BATCHES:
+        # Epochs of 7 / 3 steps, which end between two saved times.
+        x, neuron = jnp.linspace(-1.0, 1.0, 7)[:, None], mf.features.Function(sine)
+        own, batches = BATCHES == "independent", mf.energies.Batches(3)
+        energy = energy + mf.energies.Risk(neuron, x, x[:, 0], batches=batches, independent=own)
     flow = mf.flows.Wasserstein(energy, mf.domains.Euclidean(1))
     mu = mf.measures.Particles.sample(mf.domains.Euclidean(1), jr.key(seed), 16)
     stepper = mf.steppers.EulerMaruyama(0.01)
@@ -55,8 +64,8 @@ def go(kind, path, resume):
 """
 
 
-def namespace(steps=32, work=1, saves=16):
-    space = {"__name__": "program", "STEPS": steps, "WORK": work, "SAVES": saves}
+def namespace(steps=32, work=1, saves=16, batches=""):
+    space = {"__name__": "program", "STEPS": steps, "WORK": work, "SAVES": saves, "BATCHES": batches}
     exec(PROGRAM, space)
     return space
 
@@ -183,11 +192,11 @@ def test_a_run_with_one_saved_time_has_checkpoints_on_the_way(tmp_path, monkeypa
 # Real processes, really killed
 
 
-def start(kind, path, resume, steps, work):
+def start(kind, path, resume, steps, work, batches):
     """A child process of the server that runs the program."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mfjax", "optax", "scipy.io", "xarray", "tqdm"])
-    settings = f"STEPS, WORK, SAVES = {steps}, {work}, 16\n__name__ = 'program'\n"
+    settings = f"STEPS, WORK, SAVES, BATCHES = {steps}, {work}, 16, {batches!r}\n__name__ = 'program'\n"
     source = f"{settings}{PROGRAM}\ngo({kind!r}, {str(path)!r}, {resume})\n"
     child = context.Process(target=exec, args=(source, {}))
     child.start()
@@ -203,9 +212,9 @@ def progress(path):
     return sum(1 for _ in path.rglob("parts/0*.npz"))
 
 
-def kill_and_resume(kind, count, seed, tmp_path, steps=160, work=4000):
+def kill_and_resume(kind, count, seed, tmp_path, steps=160, work=4000, batches=""):
     reference = tmp_path / "reference"
-    finish(start(kind, reference, False, steps, work))
+    finish(start(kind, reference, False, steps, work, batches))
     total = progress(reference)
     # The time between the first part and the end, from the times of the files.
     stamps = [p.stat().st_mtime for p in reference.rglob("parts/0*.npz")]
@@ -213,7 +222,7 @@ def kill_and_resume(kind, count, seed, tmp_path, steps=160, work=4000):
     rng, landed = random.Random(seed), []
     for trial in range(count):
         path = tmp_path / f"trial-{trial}"
-        child = start(kind, path, False, steps, work)
+        child = start(kind, path, False, steps, work, batches)
         # A part of the run at random, and a time at random until the next one.
         part = rng.randrange(1, total)
         while child.is_alive() and progress(path) < part:
@@ -222,7 +231,7 @@ def kill_and_resume(kind, count, seed, tmp_path, steps=160, work=4000):
         child.kill()
         child.join()
         landed.append(progress(path))
-        finish(start(kind, path, True, steps, work))
+        finish(start(kind, path, True, steps, work, batches))
         same_results(path, reference)
     print(f"{kind}: killed after {sorted(landed)} of {total} parts, none lost")
     assert any(0 < parts < total for parts in landed)
@@ -232,6 +241,15 @@ def kill_and_resume(kind, count, seed, tmp_path, steps=160, work=4000):
 @pytest.mark.parametrize("kind", ["loop", "vmap"])
 def test_a_killed_process(kind, tmp_path):
     kill_and_resume(kind, 1, 7, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "count", "batches"),
+    [("run", 6, "all"), ("run", 2, "independent"), ("loop", 2, "all"), ("vmap", 2, "all")],
+)
+def test_a_process_killed_in_the_middle_of_an_epoch(kind, count, batches, tmp_path):
+    kill_and_resume(kind, count, 17, tmp_path, batches=batches)
 
 
 @pytest.mark.slow
@@ -247,7 +265,12 @@ def test_twenty_random_kills(kind, count, tmp_path):
 @pytest.fixture
 def stopped(tmp_path, monkeypatch):
     """A run killed after its fourth part, and the call that continues it."""
-    go = namespace()["go"]
+    return halted(tmp_path, monkeypatch)
+
+
+def halted(tmp_path, monkeypatch, **options):
+    """The directory of a run killed after its fourth part, and the call that continues it."""
+    go = namespace(**options)["go"]
     written = itertools.count()
 
     def interrupted(path, tree, write=files.write_arrays):
@@ -261,6 +284,14 @@ def stopped(tmp_path, monkeypatch):
             go("run", tmp_path / "run", False)
     assert progress(tmp_path / "run") == 4
     return tmp_path / "run", go
+
+
+def test_a_run_of_batches_killed_in_the_middle_of_an_epoch(tmp_path, monkeypatch):
+    """Its quick form, in one process: after 8 of 32 steps, in the fourth epoch of 7 / 3."""
+    path, go = halted(tmp_path, monkeypatch, batches="all")
+    go("run", path, True)
+    go("run", tmp_path / "reference", False)
+    same_results(path, tmp_path / "reference")
 
 
 @pytest.mark.slow_cases("cut-checkpoint.npz", "flip-checkpoint.npz", "flip-parts/000003.npz")
@@ -351,7 +382,7 @@ def test_a_later_end_keeps_the_saved_times_that_were_reached(tmp_path):
 
 def test_a_cosmetic_edit_goes_on(stopped):
     path, _ = stopped
-    space = {"__name__": "program", "STEPS": 32, "WORK": 1, "SAVES": 16}
+    space = namespace() | {"__name__": "program"}
     exec(
         "# a comment\n"
         + PROGRAM.replace("spin", "turn").replace("lambda i, a: jnp.sin(a)", "lambda k, b: jnp.sin(b)"),

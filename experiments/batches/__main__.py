@@ -1,8 +1,10 @@
 """What do random batches of the data change: in the mean of particles, in their limit, in outer weights?
 
 Stochastic gradient descent of a few neurons beside the expansion of its mean in the step; of many, beside
-the partial differential equation, with steps eps = eps_0 N^(beta - 1); and variable projection whose outer
-weights are those of a batch, or averaged over batches (thesis III.46), over batch size and momentum.
+the partial differential equation, with steps eps = eps_0 N^(beta - 1), and with batches for all particles
+or for each, real ones or their Gaussian form; what falling steps, averages and reduced variance make of the
+noise at a minimum; and variable projection whose outer weights are those of a batch, or averaged over batches
+(thesis III.46), over batch size and momentum.
 """
 
 import sys
@@ -26,6 +28,11 @@ class Preset:
     first_step: Positive = 0.5  # eps_0, the step of one particle
     repeats: Count = 24  # repetitions of each width
     cells: Count = 256  # cells of the partial differential equation
+    noise_step: Positive = 2**-4  # eps_0 where noise is compared
+    noise_widths: tuple[Count, ...] = (8, 32, 128, 512)  # particles where it is compared
+    noise_seeds: Count = 64  # repetitions of each width and kind of noise
+    descent_steps: Count = 4096  # steps to the minimum of a linear model
+    descent_seeds: Count = 16  # repetitions of theirs
     inputs: Count = 1024  # data of variable projection
     projected: Count = 48  # its particles
     batches: tuple[Count, ...] = (16, 64, 256, 1024)  # its batch sizes
@@ -41,6 +48,9 @@ PAPER = Preset(
     seeds=8192,
     widths=(16, 64, 256, 1024, 4096),
     repeats=48,
+    noise_widths=(8, 32, 128, 512, 2048),
+    noise_seeds=256,
+    descent_seeds=64,
     inputs=4096,
     projected=128,
     batches=(16, 64, 256, 1024, 4096),
@@ -53,6 +63,10 @@ TINY = Preset(
     widths=(4, 16),
     repeats=2,
     cells=16,
+    noise_widths=(4, 16),
+    noise_seeds=3,
+    descent_steps=64,
+    descent_seeds=2,
     inputs=32,
     projected=6,
     batches=(8, 32),
@@ -60,7 +74,7 @@ TINY = Preset(
     iterations=8,
     starts=2,
 )
-FIGURES = ("mean", "limit", "projection")
+FIGURES = ("mean", "limit", "noise", "projection")
 
 if __name__ == "__main__":
     run(__file__, __doc__, {"small": Preset(), "paper": PAPER, "tiny": TINY}, figures=FIGURES)

@@ -6,7 +6,7 @@ from _lab.cli import Settings
 from _lab.figures import Gallery
 from mfjax import plot
 
-from .runs import SAMPLINGS, BatchRuns
+from .runs import DESCENTS, NOISES, SAMPLINGS, BatchRuns
 
 
 class Figures(Gallery):
@@ -61,6 +61,55 @@ class Figures(Gallery):
         return (
             fig,
             "1/N for steps that fall like 1/N; a floor, the noise of the batches, for steps that do not fall",
+        )
+
+    def noise(self):
+        """What is left of the noise of batches as networks grow, and on the way to a minimum."""
+        fig, axes = plot.figure(1, 2, height=3.4)
+        left, right = axes[0]
+        data, preset = self.runs.noises(), self.preset
+        widths = data.width.values.astype(float)
+        for i, name in enumerate(NOISES):
+            values = data.wave.sel(noise=name).transpose("width", "seed", "save").values[..., -1]
+            deviation = values.std(axis=1, ddof=1)
+            # Of a normal sample of this size.
+            error = 2 * deviation / np.sqrt(2 * (values.shape[1] - 1))
+            slope = np.polyfit(np.log(widths), np.log(deviation), 1)[0]
+            style = {
+                "linestyle": "--" if "Gaussian" in name else "-",
+                "marker": "s" if "Gaussian" in name else "o",
+            }
+            left.errorbar(
+                widths,
+                deviation,
+                error,
+                color=plot.color(i),
+                capsize=2,
+                label=f"{name}: {slope:.2f}",
+                **style,
+            )
+        left.set_xscale("log")
+        left.set_yscale("log")
+        left.set_xlabel("particles N")
+        left.set_ylabel("deviation over seeds of ∫ cos(2πx) dμ")
+        plot.title(left, "slopes in N")
+        data = self.runs.descents()
+        for i, name in enumerate(DESCENTS):
+            values = data.squared_error.sel(descent=name).transpose("seed", "save").values[:, 1:]
+            numbers = (1 + np.arange(values.shape[1])) * (preset.descent_steps // values.shape[1])
+            begin = values.shape[1] // 2 if name.startswith("average") else 0
+            plot.band(right, numbers[begin:], values[:, begin:], color=plot.color(i), label=name)
+        right.set_xscale("log")
+        right.set_yscale("log")
+        right.set_xlabel("steps")
+        right.set_ylabel("squared distance to the minimizer")
+        plot.title(right, "a linear model, one datum a step")
+        for ax in (left, right):
+            plot.legend(ax)
+        return (
+            fig,
+            "a batch for all leaves its noise however wide the network, batches for each N^-1/2 of it; at a "
+            "minimum reduced variance alone falls to rounding, in straight lines of the logarithm",
         )
 
     def projection(self):

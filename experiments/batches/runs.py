@@ -9,7 +9,7 @@ import numpy as np
 
 import mfjax as mf
 from _lab.records import Runs
-from mfjax.energies import Batches
+from mfjax.energies import Batches, GaussianBatches
 from mfjax.measures import Grid, Particles
 
 # Few neurons w tanh(theta . x) and their data.
@@ -24,6 +24,19 @@ SAMPLINGS = {
 LOOP = mf.domains.Torus(1)
 BUMP = mf.features.Function(lambda omega, x: jnp.exp(jnp.cos(2 * jnp.pi * (omega[0] - x[0]))))
 LIMIT_TIME = 0.5
+
+# Their noise: what a step draws, whether each particle does for itself, and beta in eps_0 N^(beta - 1).
+NOISES = {
+    "batches, one for all": (Batches(1, replace=True), False, 1.0),
+    "Gaussian, one for all": (GaussianBatches(1), False, 1.0),
+    "batches, each its own": (Batches(1, replace=True), True, 1.0),
+    "Gaussian, each its own": (GaussianBatches(1), True, 1.0),
+    "batches, one for all, smaller steps": (Batches(1, replace=True), False, 0.5),
+}
+
+# Ways to the minimum of a linear model by single data.
+LINE, STEP = mf.domains.Euclidean(2), 0.1
+DESCENTS = ("plain", "average of the second half", "falling steps", "reduced variance")
 
 
 class Coordinates(mf.observables.Observable):
@@ -69,11 +82,12 @@ class BatchRuns(Runs):
         axes = {"eps": [1 / number for number in self.preset.steps], "seed": range(self.preset.seeds)}
         return self.records.sweep(f"mean-{list(SAMPLINGS).index(name)}", cell, axes)
 
-    def many(self, batches: Any) -> mf.flows.Wasserstein:
+    def many(self, batches: Any, independent: bool = False) -> mf.flows.Wasserstein:
         """Descent of the risk of many bumps."""
         x = jr.uniform(jr.key(3), (64, 1), self.dtype)
         y = 1.2 + jnp.cos(2 * jnp.pi * (x[:, 0] - 0.3)) + 0.4 * jnp.sin(4 * jnp.pi * x[:, 0])
-        return mf.flows.Wasserstein(mf.energies.Risk(BUMP, x, y, batches=batches), LOOP)
+        risk = mf.energies.Risk(BUMP, x, y, batches=batches, independent=independent)
+        return mf.flows.Wasserstein(risk, LOOP)
 
     def density(self) -> Grid:
         """The solution of the partial differential equation at `LIMIT_TIME`."""
@@ -100,6 +114,56 @@ class BatchRuns(Runs):
 
         axes = {"width": preset.widths, "beta": preset.betas, "seed": range(preset.repeats)}
         return self.records.sweep("widths", cell, axes, static=("width",))
+
+    def noises(self) -> Any:
+        """int cos(2 pi x) dmu of particles at `LIMIT_TIME` over the kind of noise, width and seed."""
+        preset = self.preset
+        place = np.linspace(0, 1, 4097)
+        mass = jnp.asarray(place + 0.8 * np.sin(2 * np.pi * place) / (2 * np.pi), self.dtype)
+        wave = lambda mu, flow: mu.integrate(jnp.cos(2 * jnp.pi * mu.points[:, 0]))
+
+        def cell(noise, width, seed):
+            batches, independent, beta = NOISES[noise]
+            # Evenly spread, so that the batches alone are random.
+            u = (jnp.arange(width, dtype=self.dtype) + 0.5) / width
+            mu = Particles(jnp.interp(u, mass, jnp.asarray(place, self.dtype))[:, None])
+            steps = round(LIMIT_TIME * width ** (1 - beta) / preset.noise_step)
+            flow, stepper = self.many(batches, independent), mf.steppers.Euler(LIMIT_TIME / steps)
+            return mf.Simulation(
+                flow, mu, stepper=stepper, steps=steps, save_every=steps, key=jr.key(seed),
+                observables={"wave": wave}, save_measures=False,
+            )  # fmt: skip
+
+        axes = {"noise": list(NOISES), "width": preset.noise_widths, "seed": range(preset.noise_seeds)}
+        return self.records.sweep("noises", cell, axes, static=("noise", "width"))
+
+    def descents(self) -> Any:
+        """Squared distance to the minimizer of a linear model over the way to it and the seed."""
+        preset, linear = self.preset, mf.features.Function(lambda w, x: w @ x)
+        x = jr.normal(jr.key(0), (DATA, 2), self.dtype)
+        y = jnp.sin(x @ jnp.array([1.0, 0.5], self.dtype)) + 0.5 * jnp.cos(7 * x[:, 0])
+        risk = mf.energies.Risk(linear, x, y, 0.1, batches=Batches(1, replace=True))
+        a, b = np.asarray(x, float), np.asarray(y, float)
+        least = np.linalg.solve(a.T @ a / DATA + 0.1 * np.eye(2), a.T @ b / DATA)
+        error = lambda mu, flow: jnp.sum((mu.points[0] - least.astype(self.dtype)) ** 2)
+        mu, every = Particles(jnp.array([[3.0, -2.0]], self.dtype)), preset.descent_steps // 64
+
+        def cell(descent, seed):
+            flow, stepper, observe = mf.flows.Wasserstein(risk, LINE), mf.steppers.Euler(STEP), error
+            if descent == "falling steps":
+                stepper = mf.steppers.Euler(lambda n: 5.0 / (n + 5.0 / STEP))
+            elif descent == "reduced variance":
+                flow = mf.flows.VarianceReduced(flow, every=2 * DATA)
+            elif descent != "plain":
+                flow = mf.flows.Averaged(flow, since=preset.descent_steps * STEP / 2)
+                observe = mf.observables.AtAverage(error)
+            return mf.Simulation(
+                flow, mu, stepper=stepper, steps=preset.descent_steps, save_every=every, key=jr.key(seed),
+                observables={"squared_error": observe}, save_measures=False,
+            )  # fmt: skip
+
+        axes = {"descent": DESCENTS, "seed": range(preset.descent_seeds)}
+        return self.records.sweep("descents", cell, axes, static=("descent",))
 
     def _projected(self, seed: Any, batches: Any) -> tuple[Any, Any, dict[str, Any]]:
         """(energy, start, settings of the run) of variable projection on the circle."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from math import ceil, sqrt
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -16,19 +16,20 @@ from mfjax._engine.reverse_mode import loop
 from mfjax._engine.simulation import Simulation
 from mfjax._engine.step import Carry, fail, joined, one_step, select, split, start
 from mfjax._numerics.arrays import frozen, known
+from mfjax.steppers.base import StepSizes
 
 
 class System(eqx.Module):
     """What the loops see of a run: a step, a record, the times, and no hidden number.
 
     `attempt(carry, time, dt)` is `one_step`, `observe(carry)` is `observed`, of a carry without what stays;
-    `dt` is the fixed step, if there is one.
+    `dt` is the fixed step, or the function from the number of a step to its size, if there is one.
     """
 
     attempt: Callable[[Carry, Array, Array], tuple[Carry, Array, Array]]
     observe: Callable[[Carry], tuple[Carry, Any]]
     times: Float[Array, " S1"]
-    dt: Float[Array, ""] | None
+    dt: Float[Array, ""] | StepSizes | None
     order: int = eqx.field(static=True)
     save_every: int | None = eqx.field(static=True)
     max_steps: int = eqx.field(static=True)
@@ -42,11 +43,27 @@ class System(eqx.Module):
         With a carry, `closed`: whatever traced numbers its functions reach are leaves.
         """
         attempt, observe = eqx.Partial(_attempt, sim, fixed), eqx.Partial(_observe, sim, fixed)
+        dt = sim.stepper.dt
         if closed is not None:
             attempt = _Keyless.of(eqx.filter_closure_convert(attempt, closed, closed.dt, closed.dt))
             observe = _Keyless.of(eqx.filter_closure_convert(observe, closed))
+            if isinstance(dt, StepSizes):
+                dt = StepSizes(eqx.filter_closure_convert(dt.size, closed.steps))
         options = (sim.stepper.order, sim.save_every, sim.max_steps, sim.checkpoints, sim.countable)
-        return System(attempt, observe, sim.times, sim.stepper.dt, *options)
+        return System(attempt, observe, sim.times, dt, *options)
+
+    @property
+    def sizes(self) -> StepSizes | None:
+        """The sizes of steps that differ by their numbers."""
+        return self.dt if isinstance(self.dt, StepSizes) else None
+
+    def next_step(self, carry: Carry, begin: Array) -> tuple[Array, Array]:
+        """(time, size) of the next of the steps, fixed in advance, after the saved time `begin`."""
+        dtype = carry.dt.dtype
+        if self.sizes is not None:
+            return jnp.asarray(carry.state.time, dtype), self.sizes(carry.steps).astype(dtype)
+        dt = cast(Array, self.dt).astype(dtype)
+        return begin + carry.taken.astype(dtype) * dt, dt
 
     def interval(self, carry: Carry) -> tuple[Array, Array]:
         """The saved times between which a run is."""
@@ -86,9 +103,9 @@ class _Keyless(eqx.Module):
         return jax.tree.map(whole, self.function, is_leaf=is_raw)(*arguments)
 
 
-def fixed_step(system: System, carry: Carry, begin: Array, dt: Array) -> Carry:
-    """One step of size `dt`, at a whole number of them after `begin`; a failed run stays where it was."""
-    kept, _, status = system.attempt(carry, begin + carry.taken.astype(dt.dtype) * dt, dt)
+def fixed_step(system: System, carry: Carry, time: Array, dt: Array) -> Carry:
+    """One step of size `dt` from `time`; a failed run stays where it was."""
+    kept, _, status = system.attempt(carry, time, dt)
     moved = select(status == codes.OK, kept, fail(carry, status))
     return select(carry.status == codes.OK, moved, carry)
 
@@ -114,11 +131,16 @@ def adaptive_interval(
 
     def attempt(loop):
         carry, (elapsed, lost), tries, mesh = loop
-        allowed = jnp.minimum(carry.dt, carry.evaluation.max_step)
+        planned = system.sizes
+        if planned is None:
+            allowed = jnp.minimum(carry.dt, carry.evaluation.max_step)
+        else:
+            allowed = planned(carry.steps).astype(carry.dt.dtype)
         remaining = (length - elapsed) + lost
         last = allowed >= remaining * (1 - 10 * eps)
         # Two equal steps rather than one long and one tiny step before the saved time.
-        dt = jnp.where(last, remaining, jnp.minimum(allowed, jnp.maximum(0.5 * remaining, 0.6 * allowed)))
+        halved = jnp.minimum(allowed, jnp.maximum(0.5 * remaining, 0.6 * allowed))
+        dt = jnp.where(last, remaining, halved if planned is None else allowed)
         kept, error, status = system.attempt(carry, begin + elapsed, dt)
         good = (status == codes.OK) & (error <= 1)
         factor = jnp.clip(SAFETY * jnp.maximum(error, 1e-10) ** exponent, SHRINK, GROW)
@@ -135,6 +157,8 @@ def adaptive_interval(
         scale = jnp.maximum(begin + elapsed, 1e-4 * end)
         at_rest = good & (dt <= 16 * eps * scale) & _equal(kept.state.measure, carry.state.measure)
         stuck = at_rest | (~good & (dt <= 16 * eps**2 * scale))
+        if planned is not None:
+            stuck = ~good
         # No step is small enough to mend this.
         stuck = stuck | (status == codes.NEGATIVE_FACTOR)
         cause = jnp.where(status == codes.OK, codes.STEP_UNDERFLOW, status)
@@ -163,7 +187,7 @@ def _equal(a: Any, b: Any) -> Array:
 
 def equal_steps(system: System, begin: Array, end: Array) -> tuple[Array, Array]:
     """(number, size) of equal steps between two times, the longest that do not exceed the stepper's size."""
-    dt = known(system.dt).astype(begin.dtype)
+    dt = cast(Array, system.dt).astype(begin.dtype)
     # The rounding of the two times, counted in steps: it must not add a step to a whole number of them.
     slack = 2 * float(jnp.finfo(dt.dtype).eps) * end / dt
     n = jnp.where(end > begin, jnp.maximum(jnp.ceil((end - begin) / dt - slack), 1), 0)
@@ -175,16 +199,18 @@ def next_save(system: System, carry: Carry) -> Carry:
     if system.save_every is not None:
         return equally(system, carry, system.save_every)
     begin, end = system.interval(carry)
-    if system.dt is None:
+    if system.dt is None or system.sizes is not None:
         return adaptive_interval(system, carry, begin, end)[0]
     n, dt = equal_steps(system, begin, end)
-    return jax.lax.fori_loop(0, n, lambda _, c: fixed_step(system, c, begin, dt), carry)
+    number = lambda c: begin + c.taken.astype(dt.dtype) * dt
+    return jax.lax.fori_loop(0, n, lambda _, c: fixed_step(system, c, number(c), dt), carry)
 
 
 def equally(system: System, carry: Carry, steps: Any) -> Carry:
     """Advance by `steps` steps of the stepper's size."""
-    dt, (begin, _) = known(system.dt).astype(carry.dt.dtype), system.interval(carry)
-    return jax.lax.fori_loop(0, steps, lambda _, c: fixed_step(system, c, begin, dt), carry)
+    begin, _ = system.interval(carry)
+    body = lambda _, c: fixed_step(system, c, *system.next_step(c, begin))
+    return jax.lax.fori_loop(0, steps, body, carry)
 
 
 def reach(system: System, carry: Carry) -> tuple[Carry, Any]:
@@ -205,30 +231,31 @@ def replay_save(system: System, carry: Carry) -> Carry:
     """
     begin, end = system.interval(carry)
     if system.save_every is not None:
-        dt, n = known(system.dt).astype(carry.dt.dtype), system.save_every
-        return replay(system, carry, lambda i: (begin + i.astype(dt.dtype) * dt, dt), n, n)
-    if system.dt is not None:
+        n = system.save_every
+        return replay(system, carry, lambda i, c: system.next_step(c, begin), n, n)
+    if system.dt is not None and system.sizes is None:
         n, dt = equal_steps(system, begin, end)
-        moved = replay(system, carry, lambda i: (begin + i.astype(dt.dtype) * dt, dt), n, system.max_steps)
+        step = lambda i, c: (begin + i.astype(dt.dtype) * dt, dt)
+        moved = replay(system, carry, step, n, system.max_steps)
         return select(n > system.max_steps, fail(moved, jnp.asarray(codes.STEP_BUDGET, jnp.int32)), moved)
     still = frozen((system, carry, begin, end))
     found, mesh = adaptive_interval(*still, jnp.zeros(system.max_steps, carry.dt.dtype))
     mesh, length = known(mesh), end - begin
     growth = length / jnp.where(length > 0, frozen(length), 1)
     before = jnp.cumsum(mesh) - mesh
-    step = lambda i: (begin + before[i] * growth, mesh[i] * growth)
+    step = lambda i, c: (begin + before[i] * growth, mesh[i] * growth)
     moved = replay(system, carry, step, found.steps - carry.steps, system.max_steps)
     where = lambda c: (c.dt, c.rejected, c.status, c.failed_at)
     return eqx.tree_at(where, moved, where(found))
 
 
 def replay(
-    system: System, carry: Carry, step: Callable[[Array], tuple[Array, Array]], count: Any, bound: int
+    system: System, carry: Carry, step: Callable[[Array, Carry], tuple[Array, Array]], count: Any, bound: int
 ) -> Carry:
-    """`count` <= `bound` steps, number i from time and of length `step(i)`."""
+    """`count` <= `bound` steps, number i from time and of length `step(i, carry)`."""
 
     def body(i, carry):
-        time, dt = step(i)
+        time, dt = step(i, carry)
         kept, _, status = system.attempt(carry, time, dt)
         moved = select(status == codes.OK, kept, fail(carry, status))
         return select(carry.status == codes.OK, moved, carry), None

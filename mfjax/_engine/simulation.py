@@ -264,6 +264,8 @@ def _schedule(stepper, options, dtype, start=None):
                 f"steps = {steps} is not a multiple of save_every = {every}: the end would not be saved"
             )
         _check_step_count(steps)
+        if not stepper.equal:
+            return every, _unequal_times(stepper, steps, every, dtype, start)
         dt, number = stepper.dt.astype(dtype), jnp.arange(1, steps // every + 1) * every
         if start is None:
             return every, number.astype(dtype) * dt
@@ -278,9 +280,19 @@ def _schedule(stepper, options, dtype, start=None):
             f"save_every = {every} counts steps: with t1= or save_at=, list the times in save_at"
         )
     times = _saved_times(t1, save_at, dtype, 0 if start is None else start.state.time)
-    if not stepper.adaptive and not is_traced((times, stepper.dt)):
+    if stepper.equal and not is_traced((times, stepper.dt)):
         _check_step_count(float(times[-1]) / float(stepper.dt))
     return None, times
+
+
+def _unequal_times(stepper, steps: int, every: int, dtype, start) -> Array:
+    """The saved times of steps whose sizes follow from their numbers."""
+    begin, taken = (0, 0) if start is None else (start.state.time, start.steps)
+    sizes = jax.vmap(lambda n: stepper.size(n, dtype))(jnp.arange(steps, dtype=jnp.int32) + taken)
+    if not is_traced(sizes) and not np.all(np.asarray(sizes) > 0):
+        wrong = int(np.argmin(np.asarray(sizes) > 0))
+        raise ValueError(f"dt must be positive, got {float(sizes[wrong]):g} for step number {wrong}")
+    return begin + jnp.cumsum(sizes)[every - 1 :: every]
 
 
 def _checked_checkpoints(checkpoints) -> int:
@@ -291,7 +303,7 @@ def _checked_checkpoints(checkpoints) -> int:
 
 
 def _is_countable(stepper, save_every, times, max_steps: int) -> bool:
-    if stepper.adaptive or save_every is not None or is_traced((times, stepper.dt)):
+    if not stepper.equal or save_every is not None or is_traced((times, stepper.dt)):
         return True
     longest = np.diff(np.asarray(times)).max().item()
     return longest <= max_steps * float(stepper.dt) * (1 + 1e-6)

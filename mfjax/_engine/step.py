@@ -48,7 +48,7 @@ def start(sim: Simulation) -> Carry:
         interval = jnp.min(jnp.where(sim.save_times > 0, sim.save_times, jnp.inf))
         dt = jnp.minimum(1e-3 * interval, evaluation.max_step).astype(dtype)
     else:
-        dt = known(sim.stepper.dt).astype(dtype)
+        dt = sim.stepper.size(first, dtype)
     found = health(sim.flow, state, evaluation)
     # No step was too large yet.
     found = jnp.where((found == codes.NON_FINITE) | (found == codes.NO_VALUE), codes.BAD_START, found)

@@ -27,7 +27,7 @@ RECORDED = {
     "min_weight": "smallest mass of a particle or cell",
     "steps": "accepted steps since t = 0",
     "rejected": "rejected steps since t = 0",
-    "evaluations": "evaluations of the flow, with as many outer solves, since t = 0; rejected steps included",
+    "evaluations": "evaluations of the flow in steps, with as many outer solves, rejected ones included",
     "status": "outcome code, 0 = fine, -1 = ended by stop= (mfjax.status)",
 }
 

@@ -2,7 +2,7 @@
 
 - Networks: `ReducedRisk` (variable projection), `PopulationReducedRisk` (infinitely many data), `Risk` (all
   weights move); `compress` makes `Compressed` data; `Predictor` is a network without its data.
-- What a step sees of the data: `Batches`, `Stream`; to write one: `Sampling`.
+- What a step sees of the data: `Batches`, `GaussianBatches`, `Stream`; to write one: `Sampling`.
 - Distances to a target: `MMD`, `Sobolev`, `PowerDivergence` (ultra-fast diffusion).
 - External and of pairs: `Potential`, `Interaction`.
 - Of the density: `Entropy` (noise), `PorousMedium`; on particles by an estimate: `Blob`, `Spacings`.
@@ -13,7 +13,7 @@
 """
 
 from mfjax.energies.base import Energy, Solution, Sum
-from mfjax.energies.batches import Batches, Sampling, Stream
+from mfjax.energies.batches import Batches, GaussianBatches, Sampling, Stream
 from mfjax.energies.blob import Blob
 from mfjax.energies.compression import Compressed, compress
 from mfjax.energies.data import Data
@@ -45,6 +45,7 @@ __all__ = [
     "Energy",
     "Entropy",
     "Field",
+    "GaussianBatches",
     "Interaction",
     "InternalEnergy",
     "PopulationReducedRisk",

@@ -2,21 +2,25 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Int, Key, UInt
+from jaxtyping import Array, Float, Int, Key, ScalarLike, UInt
 
-from mfjax._numerics.arrays import as_floats, as_part, count, kind, shown
+from mfjax._numerics.arrays import as_floats, as_part, count, kind, scalar, shown
 from mfjax.energies.base import Energy
 from mfjax.energies.data import Data
 
 
 class Sampling(eqx.Module):
     """What a step of a run sees of the data. A new one is a subclass with `draw`."""
+
+    # Whether masses that are drawn may be negative; whether what is drawn are rows of the data, unchanged.
+    signed: ClassVar[bool] = False
+    selects: ClassVar[bool] = False
 
     @abstractmethod
     def draw(self, data: Data, key: Key[Array, ""], step: Int[Array, ""] | int) -> Data:
@@ -50,6 +54,7 @@ class Batches(Sampling):
     [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
     """
 
+    selects: ClassVar[bool] = True
     size: int = eqx.field(static=True)
     replace: bool = eqx.field(static=True)
 
@@ -77,6 +82,42 @@ class Batches(Sampling):
         rows, n = self.rows(len(data.x), key, step), len(data.x)
         drawn = data.x[rows], data.y[rows], data.weights[rows] * (n / self.size)
         return eqx.tree_at(lambda d: (d.x, d.y, d.weights), data, drawn)
+
+
+class GaussianBatches(Sampling):
+    """The Gaussian noise of the mean and covariance that the gradients of mini-batches have.
+
+    Each step sees all N data, with the masses q_j = p_j (1 + sqrt(N / B) (xi_j - mean xi)), xi standard
+    normal: the gradient of a `Risk`, linear in the masses, is then normal with the mean of all data and the
+    covariance Cov_j(N p_j g_j) / B of `Batches(B, replace=True)`, g_j the gradient of datum j. No covariance
+    is formed. With `Euler(eps)` it is an Euler-Maruyama step of dz = -grad dt + sqrt(eps / B) Cov^(1/2) dW.
+    Masses may be negative: a `ReducedRisk`, whose outer problem is then not convex, does not take them.
+
+    - `size` B > 0, the rows of the batches that it stands for, a number that may be swept.
+
+    **Raises** `ValueError` for B <= 0.
+
+    Source: V. De Bortoli, A. Durmus, X. Fontaine, U. Simsekli (NeurIPS 2020), arXiv 2007.06352.
+
+    >>> data = Data(jnp.arange(6.0)[:, None], jnp.zeros(6))
+    >>> drawn = GaussianBatches(3).draw(data, jr.key(0), 0)
+    >>> drawn.x.shape, round(float(drawn.weights.sum()), 6)
+    ((6, 1), 1.0)
+    """
+
+    signed: ClassVar[bool] = True
+    selects: ClassVar[bool] = True
+    size: Float[Array, ""]
+
+    def __init__(self, size: ScalarLike):
+        self.size = scalar(size, "size", above=0)
+
+    def draw(self, data, key, step):
+        n, dtype = len(data.x), data.weights.dtype
+        noise = jr.normal(jr.fold_in(key, step), (n,), dtype)
+        spread = jnp.sqrt(n / self.size.astype(dtype))
+        masses = data.weights * (1 + spread * (noise - jnp.mean(noise)))
+        return eqx.tree_at(lambda d: d.weights, data, masses)
 
 
 # Of the network that mixes the order of an epoch: with 8, orders of five to eight data are not uniform.
@@ -181,14 +222,19 @@ class DataEnergy(Energy):
         return eqx.tree_at(lambda e: e.data, self, self.batches.draw(self.data, key, step))
 
 
-def checked_sampling(batches: Any, data: Data) -> Sampling | None:
-    """`batches`, `None` for all data at every step.
+def checked_sampling(batches: Any, data: Data, *, signed: bool = False) -> Sampling | None:
+    """`batches`, `None` for all data at every step; `signed` where masses may be negative.
 
-    **Raises** `ValueError` for what is no `Sampling`, or does not go with the data.
+    **Raises** `ValueError` for what is no `Sampling`, or does not go with the data, or their masses.
     """
     if batches is None:
         return None
     if not isinstance(batches, Sampling):
         raise ValueError(f"batches must be energies.Batches(size) or another Sampling, got {kind(batches)}")
+    if batches.signed and not signed:
+        raise ValueError(
+            f"{type(batches).__name__} gives some data a negative mass, and outer weights that are optimal "
+            "for them do not exist: take energies.Batches(size, replace=True), or a Risk"
+        )
     batches.validate(data)
     return batches

@@ -5,6 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._numerics.arrays import Prepared, along, inner, is_traced, kind, pairing, scalar
@@ -120,7 +121,11 @@ class ReducedRisk(DataEnergy, Reduced):
         )
 
     def solver(self, mu) -> OuterSolver:
-        """The method that a run which starts at `mu` takes for its outer solves."""
+        """The method that a run which starts at `mu` takes for its outer solves, those of batches if any."""
+        if self.random:
+            # Nothing is carried from batch to batch: each solve is alone.
+            batch = self.draw(jr.key(0), jnp.zeros((), jnp.int32))
+            return batch.outer.choose(batch.problem(mu), alone=True)
         return self.outer.choose(self.problem(mu, self.prepare(mu)))
 
     def solve(self, mu, carry=None):

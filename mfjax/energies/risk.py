@@ -6,10 +6,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, ScalarLike
+import jax.random as jr
+from jaxtyping import Array, Float, Int, Key, ScalarLike
 
-from mfjax._numerics.arrays import Prepared, along, inner, over_outputs, pairing, scalar
+from mfjax._numerics.arrays import Prepared, along, inner, known, over_outputs, pairing, scalar
 from mfjax._numerics.operators import Dense, Operator
+from mfjax._numerics.sums.rows import over_rows
 from mfjax.energies.base import Solution
 from mfjax.energies.batches import DataEnergy, Sampling, checked_sampling
 from mfjax.energies.data import Data
@@ -18,6 +20,7 @@ from mfjax.energies.field import Field
 from mfjax.energies.predictor import Predictor
 from mfjax.features import FeatureMap, Interpolated, check_features, require_features
 from mfjax.losses import Loss, Square, as_loss
+from mfjax.measures import Grid
 
 
 class Risk(DataEnergy):
@@ -39,9 +42,14 @@ class Risk(DataEnergy):
 
     - `batches`: what a step of a run sees of the data, `Batches(32)` for stochastic gradient descent, or
       `Stream(sample)` for fresh data; all of them unless given.
+    - `independent`: whether each particle draws batches of its own, in place of one for all. Particle i moves
+      by sum_j q_ij l'(F(x_j), y_j) . Phi(xi_i, x_j), F the network of all particles, q_i the masses that
+      follow from (key, step, i). The noise of a batch for all stays as the network grows, where steps are
+      not small; independent noise averages out, and its limit is of McKean-Vlasov type. On particles.
 
     **Raises** `ValueError` for data that are empty, not finite or of mismatched shapes, lam < 0, labels that
-    the loss does not take, and targets of another width than the network, which is known with a measure.
+    the loss does not take, targets of another width than the network, which is known with a measure, and
+    independent batches where there are none, or on a `Grid`.
 
     >>> import mfjax as mf
     >>> mu = mf.measures.Particles(jnp.array([[1.0], [3.0]]))
@@ -56,6 +64,7 @@ class Risk(DataEnergy):
     lam: Float[Array, ""]
     loss: Loss
     batches: Sampling | None
+    independent: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -67,6 +76,7 @@ class Risk(DataEnergy):
         *,
         data_weights=None,
         batches: Sampling | None = None,
+        independent: bool = False,
     ):
         require_features(features)
         self.features = features
@@ -74,9 +84,16 @@ class Risk(DataEnergy):
         self.lam = scalar(lam, "lam", minimum=0.0)
         self.loss = as_loss(loss)
         self.loss.validate(self.data.y)
-        self.batches = checked_sampling(batches, self.data)
+        self.batches, self.independent = checked_sampling(batches, self.data, signed=True), bool(independent)
+        if self.independent and self.batches is None:
+            raise ValueError("independent=True is about batches: give them by batches=energies.Batches(size)")
 
     def validate(self, mu, domain=None):
+        if self.independent and isinstance(mu, Grid):
+            raise ValueError(
+                "a density has no particles with batches of their own: take independent=False, one batch for "
+                "all, or Particles"
+            )
         shape = check_features(self.features, mu.points, self.data.x, domain, several=True)
         self.loss.validate(self.data.y, shape)
         if isinstance(self.features, Interpolated) and not isinstance(self.loss, Square):
@@ -90,6 +107,9 @@ class Risk(DataEnergy):
         Of heights over points (`flows.SeparatedVariables`) it is that of `flow.lift(mu)`.
         """
         return Predictor(self.features, mu.points, mu.weights)
+
+    def draw(self, key, step):
+        return _OwnBatches(self, key, step) if self.independent else super().draw(key, step)
 
     def init(self, mu):
         return None if self.random else Prepared(self._unweighted().prepare(self.features, mu.points))
@@ -169,3 +189,66 @@ class RiskDual(Dual):
     def _data(self, unknowns) -> tuple[Array, Array, Array]:
         dtype = unknowns.dtype
         return unknowns.reshape(self.shape), self.data.y.astype(dtype), self.data.weights.astype(dtype)
+
+
+class _OwnBatches(Risk):
+    """The risk that the particles see in one step, each by a batch of its own: forces of no energy."""
+
+    key: Key[Array, ""]
+    step: Int[Array, ""] | int
+
+    def __init__(self, risk: Risk, key: Key[Array, ""], step: Int[Array, ""] | int):
+        self.features, self.data, self.lam, self.loss = risk.features, risk.data, risk.lam, risk.loss
+        self.batches, self.independent = risk.batches, risk.independent
+        self.key, self.step = key, step
+
+    def solve(self, mu, carry=None):
+        if known(self.batches).selects:
+            # The slopes of all data, once: rows of them are drawn in the place of targets.
+            there = eqx.tree_at(lambda risk: risk.data.y, self, self._slopes(mu, self.data))
+            return Solution(None, _OwnPotentials(there))
+        drawn = jax.vmap(self.seen)(jnp.arange(mu.size))
+        slopes = self._slopes(mu, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), drawn))
+        each = slopes.reshape(*drawn.weights.shape, *slopes.shape[1:])
+        return Solution(None, _OwnPotentials(self, eqx.tree_at(lambda data: data.y, drawn, each)))
+
+    def _slopes(self, mu, data: Data) -> Float[Array, "N *c"]:
+        prediction = self.predictor(mu)(data.x.astype(mu.dtype))
+        return self.loss.slopes(prediction, data.y.astype(prediction.dtype))
+
+    def seen(self, i: Int[Array, ""]) -> Data:
+        """The data that particle i sees."""
+        return known(self.batches).draw(self.data, jr.fold_in(self.key, i), self.step)
+
+    def first_variation(self, mu, solution=None):
+        own = (self.solve(mu) if solution is None else solution).potential
+        return over_rows(lambda i: own.of(i, mu.points[i]), jnp.arange(mu.size), own.width)
+
+    def gradient_field(self, mu, solution=None):
+        own = (self.solve(mu) if solution is None else solution).potential
+        return over_rows(lambda i: jax.grad(own.of, 1)(i, mu.points[i]), jnp.arange(mu.size), own.width)
+
+
+class _OwnPotentials(eqx.Module):
+    """The potential of each particle: of `risk`, whose targets are the slopes, or of data `drawn` (M, B)."""
+
+    risk: _OwnBatches
+    drawn: Data | None = None
+
+    def of(self, i: Int[Array, ""], point: Float[Array, " d"]) -> Float[Array, ""]:
+        """The potential of particle i at a point."""
+        seen = self.risk.seen(i) if self.drawn is None else jax.tree.map(lambda leaf: leaf[i], self.drawn)
+        row = jax.vmap(self.risk.features, in_axes=(None, 0))(point, seen.x.astype(point.dtype))
+        slopes = seen.y.astype(point.dtype)
+        dual = along(seen.weights.astype(point.dtype), slopes) * slopes
+        return pairing(row, dual) + 0.5 * self.risk.lam.astype(point.dtype) * jnp.sum(point * point)
+
+    @property
+    def width(self) -> int:
+        """The rows that a particle sees."""
+        return jax.eval_shape(self.risk.seen, 0).weights.shape[0]
+
+    def __call__(self, point):
+        raise ValueError(
+            "batches are independent: each particle has a potential of its own, and there is none elsewhere"
+        )

@@ -4,11 +4,13 @@
 - Outer weights that move: `TwoTimescale` (at a rate), `OuterMomentum` (averages of projections).
 - Pairs (rho, H) of features and heights: `SeparatedVariables`, `Transported`, `PropagationOfChaos`.
 - `BatchExpansion`: what batches do to particles in the mean, to first order in the step.
+- `VarianceReduced`: batches whose noise vanishes at a minimum; `Averaged`: points averaged along a run.
 - `Scheduled`: numbers of any of them that depend on time.
-- To write one: `Flow`, `HeightFlow` of pairs, `OuterWeightFlow`; the `State` it moves; `Evaluation`, made by
+- To write one: `Flow`, `HeightFlow` of pairs, `OuterWeightFlow`, `WrapperFlow` of another flow; the `State` it moves; `Evaluation`, made by
   `evaluation`.
 """
 
+from mfjax.flows.averaged import Averaged
 from mfjax.flows.base import Evaluation, Flow, State, evaluation
 from mfjax.flows.batch_expansion import BatchExpansion
 from mfjax.flows.fisher_rao import WassersteinFisherRao
@@ -20,9 +22,12 @@ from mfjax.flows.scheduled import Scheduled
 from mfjax.flows.separated_variables import SeparatedVariables
 from mfjax.flows.transported import Transported
 from mfjax.flows.two_timescale import TwoTimescale
+from mfjax.flows.variance_reduced import VarianceReduced
 from mfjax.flows.wasserstein import Wasserstein
+from mfjax.flows.wrapper import WrapperFlow
 
 __all__ = [
+    "Averaged",
     "BatchExpansion",
     "Evaluation",
     "Flow",
@@ -35,7 +40,9 @@ __all__ = [
     "State",
     "Transported",
     "TwoTimescale",
+    "VarianceReduced",
     "Wasserstein",
     "WassersteinFisherRao",
+    "WrapperFlow",
     "evaluation",
 ]

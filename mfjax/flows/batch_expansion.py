@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from mfjax._numerics.arrays import inner, kind, known
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy
-from mfjax.energies.batches import Batches, Sampling
+from mfjax.energies.batches import Batches, GaussianBatches, Sampling
 from mfjax.energies.risk import Risk
 from mfjax.flows.base import Evaluation, Flow, State
 from mfjax.flows.wasserstein import Wasserstein
@@ -31,6 +31,9 @@ class BatchExpansion(Flow):
 
     -Db b / 2 is the error of the Euler steps themselves. In epochs each datum counts alike, so that their
     noise cancels; what is left is the order within an epoch. That line holds at times that end an epoch.
+
+    `GaussianBatches(B)` are as batches with replacement; where each particle draws its own (`independent`),
+    the parts of cov_j(b_j) between two particles vanish.
 
     - `flow`: the `Wasserstein` flow of one `Risk(..., batches=Batches(B))`, with or without other terms, on a
       flat domain; run it from `Particles`. Their marks "mean" (M, d) and "covariance" (M, d, M d) are the
@@ -55,15 +58,21 @@ class BatchExpansion(Flow):
 
     energy: Energy
     domain: Domain
-    batches: Batches
+    batches: Batches | GaussianBatches
     count: int = eqx.field(static=True)
+    epochs: bool = eqx.field(static=True)
+    independent: bool = eqx.field(static=True)
     monotone: ClassVar[bool] = False
 
     def __init__(self, flow: Wasserstein):
         if not isinstance(flow, Wasserstein):
             raise ValueError(f"BatchExpansion is of a Wasserstein flow, got {kind(flow)}")
         risks = [term for _, term in flow.energy.parts() if term.random]
-        if len(risks) != 1 or not isinstance(risks[0], Risk) or not isinstance(risks[0].batches, Batches):
+        if (
+            len(risks) != 1
+            or not isinstance(risks[0], Risk)
+            or not isinstance(risks[0].batches, Batches | GaussianBatches)
+        ):
             found = ", ".join(type(term).__name__ for _, term in flow.energy.parts())
             raise ValueError(
                 f"BatchExpansion needs the flow of one Risk(..., batches=Batches(B)), got {found}: the outer "
@@ -76,8 +85,14 @@ class BatchExpansion(Flow):
                 f"BatchExpansion is for flat domains without walls, where steps add up, got {flow.domain!r}"
             )
         self.batches, self.count = risks[0].batches, len(risks[0].data.x)
-        rows = lambda node: _Row() if isinstance(node, Sampling) else node
-        self.energy = jax.tree.map(rows, flow.energy, is_leaf=lambda node: isinstance(node, Sampling))
+        self.epochs = isinstance(self.batches, Batches) and not self.batches.replace
+        self.independent = risks[0].independent
+        if self.independent and self.epochs:
+            raise ValueError(
+                "BatchExpansion of independent batches is of those with replacement: Batches(B, replace=True)"
+            )
+        is_leaf = lambda node: isinstance(node, Risk)
+        self.energy = jax.tree.map(lambda e: _by_rows(e) if is_leaf(e) else e, flow.energy, is_leaf=is_leaf)
         self.domain = flow.domain
 
     @property
@@ -107,7 +122,7 @@ class BatchExpansion(Flow):
             drawn = rows.draw(jr.key(0), j)
             return known(drawn.evaluate(State(place(z))).tangent.points).ravel()
 
-        data, z, batch = jnp.arange(self.count), mu.points.ravel(), self.batches.size
+        data, z, batch = jnp.arange(self.count), mu.points.ravel(), jnp.asarray(self.batches.size, mu.dtype)
         parts = lambda z: jax.vmap(lambda j: part(z, j))(data)
         drift = lambda z: jnp.mean(parts(z), axis=0)
         slope = lambda v: jax.jvp(drift, (z,), (v,))[1]
@@ -117,7 +132,7 @@ class BatchExpansion(Flow):
         covariance = mu.marks["covariance"].reshape(z.size, z.size)
         spreading = jnp.zeros_like(covariance)
         each = parts(z)
-        if self.batches.replace:
+        if not self.epochs:
             units = jnp.eye(z.size, dtype=z.dtype)
             twice = lambda unit, column: jax.jvp(lambda y: jax.jvp(drift, (y,), (column,))[1], (z,), (unit,))[
                 1
@@ -125,14 +140,27 @@ class BatchExpansion(Flow):
             rising = rising + 0.5 * jnp.sum(jax.vmap(twice)(units, covariance), axis=0)
             stretched = jax.vmap(slope, 1, 1)(covariance)
             apart = each - b
-            spreading = stretched + stretched.T + inner(apart.T, apart) / (self.count * batch)
-        elif self.count > batch:
+            noise = inner(apart.T, apart) / (self.count * batch)
+            if self.independent:
+                particle = jnp.arange(z.size) // shape[1]
+                noise = jnp.where(particle[:, None] == particle, noise, 0)
+            spreading = stretched + stretched.T + noise
+        elif self.count > self.batches.size:
             own = jax.vmap(lambda j, v: jax.jvp(lambda y: part(y, j), (z,), (v,))[1])(data, each)
             order = (self.count - batch) / (2 * batch * (self.count - 1))
             rising = rising - order * (jnp.mean(own, axis=0) - bending)
         whole = Wasserstein(self.energy, self.domain).evaluate(State(mu))
         rates = {"mean": rising.reshape(shape), "covariance": spreading.reshape(*shape, z.size)}
         return eqx.tree_at(lambda e: e.tangent.marks, whole, rates, is_leaf=lambda leaf: leaf is None)
+
+
+def _by_rows(risk: Risk) -> Risk:
+    """The risk whose step sees one datum for all particles."""
+    if not risk.random:
+        return risk
+    data = risk.data
+    options = {"data_weights": data.weights, "batches": _Row()}
+    return Risk(risk.features, data.x, data.y, risk.lam, risk.loss, **options)
 
 
 class _Row(Sampling):

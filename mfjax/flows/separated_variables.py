@@ -59,8 +59,11 @@ class SeparatedVariables(HeightFlow):
 
     def validate(self, mu: Measure) -> None:
         super().validate(self._started(mu))
-        if isinstance(mu, Particles):
-            self._risk()
+        if isinstance(mu, Particles) and self._risk()[1].random:
+            raise ValueError(
+                "SeparatedVariables on particles has a closed form in the duals of all data, not of batches: "
+                "take flows.Transported, or a Grid"
+            )
 
     def init(self, mu: Measure) -> State:
         self.validate(mu)

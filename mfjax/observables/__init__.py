@@ -5,18 +5,21 @@
   heights, `HeightDistance`; their `ClosureDefect` and `HeightMoments`.
 - Divergences on a grid: `KL`, `ChiSquare`, `MaxRatio`, `MaxLogRatio`, `FisherInformation`; `FreeEnergy`,
   also of particles.
-- Of the measure: `Moments`, `FourierModes`, `KernelDensity`, `KernelSpectrum`.
+- Of the measure: `Moments`, `Histogram`, `FourierModes`, `KernelDensity`, `KernelSpectrum`.
 - Of the network: `Prediction`, `HeldOutRisk`, `Accuracy`, `CompressionError`; of its dual variable,
   `DualNorm`, `SourceNorm`.
+- Of averages along a run: `AtAverage` of any of them.
 - To write one: `Observable`, or any function of a measure and a flow.
 """
 
+from mfjax.observables.average import AtAverage
 from mfjax.observables.base import Observable
 from mfjax.observables.compression import CompressionError
 from mfjax.observables.divergences import KL, ChiSquare, MaxLogRatio, MaxRatio
 from mfjax.observables.dual import DualNorm, SourceNorm
 from mfjax.observables.energy_distance import EnergyDistance
 from mfjax.observables.heights import HeightDistance
+from mfjax.observables.histogram import Histogram
 from mfjax.observables.information import FisherInformation, FreeEnergy
 from mfjax.observables.kernel_density import KernelDensity
 from mfjax.observables.moments import FourierModes, Moments
@@ -32,6 +35,7 @@ from mfjax.observables.wasserstein import Wasserstein1D
 __all__ = [
     "KL",
     "Accuracy",
+    "AtAverage",
     "ChiSquare",
     "ClosureDefect",
     "CompressionError",
@@ -43,6 +47,7 @@ __all__ = [
     "HeightDistance",
     "HeightMoments",
     "HeldOutRisk",
+    "Histogram",
     "KernelDensity",
     "KernelSpectrum",
     "MaxLogRatio",

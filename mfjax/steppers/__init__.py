@@ -6,11 +6,12 @@
 - Minimizing movements: `Proximal` of particles, `EntropicProximal` on a grid.
 - Stiff diffusion on a grid: `RosenbrockW` (the default), `Rosenbrock`, `ImplicitEuler`.
 - Few outer solves: `Multirate`.
-- To write one: `Stepper` and the `Step` it returns by `settle`; `step_size`, `brownian`, `with_clock`;
+- To write one: `Stepper` and the `Step` it returns by `settle`; `step_size`, `step_sizes`, `brownian`,
+  `with_clock`;
   explicit schemes are a `Tableau` for `runge_kutta`.
 """
 
-from mfjax.steppers.base import Step, Stepper, settle, step_size, with_clock
+from mfjax.steppers.base import Step, Stepper, settle, step_size, step_sizes, with_clock
 from mfjax.steppers.birth_death import BirthDeath
 from mfjax.steppers.entropic import EntropicProximal
 from mfjax.steppers.explicit import RK4, Adaptive, Euler, Heun, Tableau, runge_kutta
@@ -47,5 +48,6 @@ __all__ = [
     "runge_kutta",
     "settle",
     "step_size",
+    "step_sizes",
     "with_clock",
 ]

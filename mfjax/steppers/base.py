@@ -2,13 +2,14 @@
 
 import inspect
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, Key
 
-from mfjax._numerics.arrays import scalar
+from mfjax._numerics.arrays import as_part, known, scalar
 from mfjax.flows.base import Evaluation, Flow, State
 from mfjax.measures import Measure, Particles, Tangent
 
@@ -28,11 +29,21 @@ class Step(eqx.Module):
     status: Int[Array, ""]
 
 
+class StepSizes(eqx.Module):
+    """Steps of unequal lengths: `size` (flow time) of the step of a number n = 0, 1, ... of a run."""
+
+    size: Callable
+
+    def __call__(self, step: Int[Array, ""] | int) -> Float[Array, ""]:
+        return jnp.asarray(self.size(jnp.asarray(step, jnp.int32)))
+
+
 class Stepper(eqx.Module):
     """One scheme. `order` is its order in time on smooth deterministic flows, held to it by tests.
 
     A fixed stepper has a step `dt` in flow time (not a learning rate: the velocity of a particle never
-    contains its mass); an adaptive one has `dt = None` and estimates its error.
+    contains its mass), or steps that follow from their number; an adaptive one has `dt = None` and estimates
+    its error.
     """
 
     order: ClassVar[int]
@@ -42,7 +53,7 @@ class Stepper(eqx.Module):
     # Evaluations of the flow, each with its outer solve if there is one, before the first step and in every
     # step that is tried; a factorization counts as one. `None` where their number is not known in advance.
     evaluations: ClassVar[tuple[int, int] | None] = None
-    dt: eqx.AbstractVar[Float[Array, ""] | None]
+    dt: eqx.AbstractVar[Float[Array, ""] | StepSizes | None]
 
     def __check_init__(self):
         name = type(self).__name__
@@ -56,7 +67,7 @@ class Stepper(eqx.Module):
                 f"the evaluations of {name} are a pair, (before the first step, in each), such as (1, 1), "
                 f"got {pair!r}"
             )
-        if self.dt is not None and not hasattr(self.dt, "astype"):
+        if not isinstance(self.dt, StepSizes | None) and not hasattr(self.dt, "astype"):
             raise ValueError(
                 f"the dt of {name} must be an array, got {self.dt!r}: write self.dt = "
                 "mf.steppers.step_size(dt) in its __init__"
@@ -73,6 +84,16 @@ class Stepper(eqx.Module):
     def adaptive(self) -> bool:
         """Whether the driver chooses the step from `error`."""
         return self.dt is None
+
+    @property
+    def equal(self) -> bool:
+        """Whether all steps have one size, but for those that end at a saved time."""
+        return not isinstance(self.dt, StepSizes | None)
+
+    def size(self, step: Int[Array, ""] | int, dtype: Any) -> Float[Array, ""]:
+        """The size of the step of this number, of a stepper that is not adaptive."""
+        dt = known(self.dt)
+        return (dt(step) if isinstance(dt, StepSizes) else dt).astype(dtype)
 
     def needs_key(self, flow: Flow) -> bool:
         """Whether a run of `flow` draws random numbers."""
@@ -120,6 +141,17 @@ class Stepper(eqx.Module):
 def step_size(dt: Any) -> Array:
     """A step in flow time. **Raises** `ValueError` unless it is a positive number."""
     return scalar(dt, "dt", above=0)
+
+
+def step_sizes(dt: Any) -> Array | StepSizes:
+    """A step in flow time, or a function from the number of a step to it, as the schedules of optax are.
+
+    **Raises** `ValueError` unless the step, the first one of a function, is a positive number.
+    """
+    if not callable(dt):
+        return step_size(dt)
+    scalar(dt(jnp.zeros((), jnp.int32)), "dt of the first step", above=0)
+    return StepSizes(as_part(dt))
 
 
 def with_clock(flow: Flow, state: State, evaluation: Evaluation, dt: Array) -> State:

@@ -5,6 +5,7 @@ retraction followed by the velocity extends the flow smoothly off the domain, th
 hold on curved domains too.
 """
 
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, cast
 
 import equinox as eqx
@@ -15,7 +16,7 @@ from jaxtyping import Array, Float, ScalarLike
 from mfjax._numerics.arrays import inner, known, safe_sqrt, scalar
 from mfjax.flows.base import State
 from mfjax.measures import Grid, Measure, Tangent
-from mfjax.steppers.base import Step, Stepper, settle, step_size
+from mfjax.steppers.base import Step, Stepper, StepSizes, settle, step_sizes
 
 
 class Tableau(NamedTuple):
@@ -80,10 +81,10 @@ def _without_rounding(mu: Grid) -> Grid:
 
 class _Fixed(Stepper):
     tableau: ClassVar[Tableau]
-    dt: Float[Array, ""]
+    dt: Float[Array, ""] | StepSizes
 
-    def __init__(self, dt: ScalarLike):
-        self.dt = step_size(dt)
+    def __init__(self, dt: ScalarLike | Callable):
+        self.dt = step_sizes(dt)
 
     def step(self, flow, state, evaluation, dt, key, memory) -> Step:
         moved, _ = runge_kutta(self.tableau, flow, state, evaluation, dt)
@@ -98,13 +99,23 @@ class Euler(_Fixed):
     omega_i <- omega_i - M tau grad_{omega_i} L (thesis (III.42)) is `Euler(tau)` on the Wasserstein
     flow: the plain gradient of L is -1/M times the velocity. Order 1, one solve per step. The papers
     use dt = 2**-10; stable below 2 / (largest rate).
+
+    - `dt`: a step in flow time, or a function from the number n = 0, 1, ... of a step to its size, as the
+      schedules of optax are: steps that fall like 1/n let stochastic gradient descent converge (Robbins,
+      Monro 1951). The other explicit schemes and those with noise take one, too.
+
+    >>> import mfjax as mf
+    >>> well = mf.flows.Wasserstein(mf.energies.Potential(lambda x: x @ x / 2), mf.domains.Euclidean(1))
+    >>> mu = mf.measures.Particles(jnp.array([[1.0]]))
+    >>> mf.simulate(well, mu, stepper=Euler(lambda n: 0.5 / (n + 1)), steps=3).times.round(3).tolist()
+    [0.0, 0.5, 0.75, 0.916...]
     """
 
     order: ClassVar[int] = 1
     evaluations: ClassVar[tuple[int, int] | None] = (1, 1)
     tableau: ClassVar[Tableau] = EULER
 
-    def __init__(self, dt: ScalarLike):
+    def __init__(self, dt: ScalarLike | Callable):
         super().__init__(dt)
 
 
@@ -115,7 +126,7 @@ class Heun(_Fixed):
     evaluations: ClassVar[tuple[int, int] | None] = (1, 2)
     tableau: ClassVar[Tableau] = HEUN
 
-    def __init__(self, dt: ScalarLike):
+    def __init__(self, dt: ScalarLike | Callable):
         super().__init__(dt)
 
 
@@ -129,7 +140,7 @@ class RK4(_Fixed):
     evaluations: ClassVar[tuple[int, int] | None] = (1, 4)
     tableau: ClassVar[Tableau] = CLASSICAL
 
-    def __init__(self, dt: ScalarLike):
+    def __init__(self, dt: ScalarLike | Callable):
         super().__init__(dt)
 
 

@@ -1,5 +1,6 @@
 """Explicit Euler on a sphere whose gradient keeps its radial part until the points are normalized."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from jaxtyping import Array, Float, ScalarLike
@@ -7,7 +8,7 @@ from jaxtyping import Array, Float, ScalarLike
 from mfjax.domains import Cells, Domain
 from mfjax.flows.base import Evaluation, Flow, State
 from mfjax.measures import Measure, Particles
-from mfjax.steppers.base import Step, Stepper, settle, step_size
+from mfjax.steppers.base import Step, Stepper, StepSizes, settle, step_sizes
 
 
 class NormalizedEuler(Stepper):
@@ -37,10 +38,10 @@ class NormalizedEuler(Stepper):
 
     order: ClassVar[int] = 1
     evaluations: ClassVar[tuple[int, int] | None] = (1, 1)
-    dt: Float[Array, ""]
+    dt: Float[Array, ""] | StepSizes
 
-    def __init__(self, dt: ScalarLike):
-        self.dt = step_size(dt)
+    def __init__(self, dt: ScalarLike | Callable):
+        self.dt = step_sizes(dt)
 
     def validate(self, flow: Flow, mu: Measure) -> None:
         if not isinstance(mu, Particles):

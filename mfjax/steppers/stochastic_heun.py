@@ -1,10 +1,11 @@
 """Heun's scheme for flows with noise: second order in law."""
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax.steppers.base import Step, Stepper, settle, step_size
+from mfjax.steppers.base import Step, Stepper, StepSizes, settle, step_sizes
 from mfjax.steppers.explicit import HEUN, combine, runge_kutta
 from mfjax.steppers.noise import brownian, require_particles
 
@@ -44,10 +45,10 @@ class StochasticHeun(Stepper):
     order: ClassVar[int] = 2
     evaluations: ClassVar[tuple[int, int] | None] = (1, 2)
     noisy: ClassVar[bool] = True
-    dt: Float[Array, ""]
+    dt: Float[Array, ""] | StepSizes
 
-    def __init__(self, dt: ScalarLike):
-        self.dt = step_size(dt)
+    def __init__(self, dt: ScalarLike | Callable):
+        self.dt = step_sizes(dt)
 
     def validate(self, flow, mu):
         require_particles(type(self).__name__, mu)

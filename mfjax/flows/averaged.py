@@ -1,0 +1,82 @@
+"""The points of a flow averaged along a run."""
+
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, ScalarLike
+
+from mfjax._numerics.arrays import scalar
+from mfjax.flows.base import Evaluation, Flow, State
+from mfjax.flows.wrapper import WrapperFlow, inner
+
+
+class Averaged(WrapperFlow):
+    """A flow with the average of its points along a run (Polyak and Ruppert), or an exponential one.
+
+    a <- a + w (x - a) after each step, in the mark "average" (M, d), x the new point of the particle; a step
+    h that ends at flow time t has the weight
+
+        w = min(1, h / (t - t0))      (the mean over time since t0),
+        w = 1 - exp(-h / memory)      (exponential, of that memory; from the first point after t0 on).
+
+    The motion of the points is that of `flow`. With steps of one size the first is the mean of the points
+    after each step, x_1, ..., x_n; the second is the average of momentum exp(-h / memory). On a curved domain
+    a moves along the shortest path to x. `observables.AtAverage(observable)` is what an observable sees of
+    the measure of averages.
+
+    - `flow`: one that moves the points of particles, by any stepper.
+    - `since` t0 >= 0, in flow time: where averages begin, 0 unless given. **Good values**: half the run.
+    - `memory` > 0, in flow time, for an exponential average; unless given the mean.
+
+    **Raises** `ValueError` for grids, for flows that move more than points, and numbers out of range.
+
+    Source: B. Polyak, A. Juditsky, SIAM J. Control Optim. 30 (1992).
+
+    >>> import mfjax as mf
+    >>> well = mf.flows.Wasserstein(mf.energies.Potential(lambda x: x @ x / 2), mf.domains.Euclidean(1))
+    >>> mu = mf.measures.Particles(jnp.array([[1.0]]))
+    >>> run = mf.simulate(Averaged(well), mu, stepper=mf.steppers.Euler(0.5), steps=2)
+    >>> run.final.points.tolist(), run.final.marks["average"].tolist()  # 0.5 and 0.25 were seen
+    ([[0.25]], [[0.375]])
+    """
+
+    flow: Flow
+    since: Float[Array, ""]
+    memory: Float[Array, ""] | None
+    monotone: ClassVar[bool] = False
+    autonomous: ClassVar[bool] = False
+
+    def __init__(self, flow: Flow, *, since: ScalarLike = 0.0, memory: ScalarLike | None = None):
+        self.flow, self.since = inner(flow, "Averaged"), scalar(since, "since", minimum=0)
+        self.memory = None if memory is None else scalar(memory, "memory", above=0)
+
+    def init(self, mu):
+        state = super().init(mu)
+        # The time up to which there is an average: steppers may move the clock and the points apart.
+        fields = {**state.fields, "averaged": jnp.zeros((), mu.dtype)}
+        return State(state.measure.with_marks(average=mu.points), state.carry, fields).at_time(0)
+
+    def evaluate(self, state: State) -> Evaluation:
+        now = self.flow.evaluate(state)
+        one = jnp.ones((), state.measure.dtype)
+        return eqx.tree_at(lambda e: e.tangent.time, now, one, is_leaf=lambda leaf: leaf is None)
+
+    def move(self, state: State, tangent, time, noise=None) -> State:
+        moved = self.flow.move(state, tangent, time, noise)
+        if tangent.points is None:
+            return moved
+        mu, now = moved.measure, jnp.asarray(moved.time, moved.measure.dtype)
+        weight = self._weight(now - state.fields["averaged"], now - self.since.astype(mu.dtype))
+        toward = lambda a, x: self.domain.retract(a, weight * self.domain.displacement(x, a))
+        average = jax.vmap(toward)(mu.marks["average"], mu.points)
+        fields = {**moved.fields, "averaged": now}
+        return State(mu.with_marks(average=average), moved.carry, fields, moved.time)
+
+    def _weight(self, step: Any, age: Any) -> Any:
+        """The weight of a point at the end of a step, averages being of this age."""
+        if self.memory is None:
+            return step / jnp.maximum(age, step)
+        # The first step that ends after `since` is the one whose age is below its length.
+        return jnp.where(age < 1.5 * step, 1, -jnp.expm1(-step / self.memory.astype(step.dtype)))
