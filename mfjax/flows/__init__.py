@@ -3,6 +3,7 @@
 - `Wasserstein`, `WassersteinFisherRao` (masses grow too).
 - Outer weights that move: `TwoTimescale` (at a rate), `OuterMomentum` (averages of projections).
 - Pairs (rho, H) of features and heights: `SeparatedVariables`, `Transported`, `PropagationOfChaos`.
+- `TwoHiddenLayers`: both layers of a deeper network, the first as a measure.
 - `BatchExpansion`: what batches do to particles in the mean, to first order in the step.
 - `Scheduled`: numbers of any of them that depend on time.
 - To write one: `Flow`, `HeightFlow` of pairs, `OuterWeightFlow`; the `State` it moves; `Evaluation`, made by
@@ -19,6 +20,7 @@ from mfjax.flows.propagation_of_chaos import PropagationOfChaos
 from mfjax.flows.scheduled import Scheduled
 from mfjax.flows.separated_variables import SeparatedVariables
 from mfjax.flows.transported import Transported
+from mfjax.flows.two_hidden_layers import TwoHiddenLayers
 from mfjax.flows.two_timescale import TwoTimescale
 from mfjax.flows.wasserstein import Wasserstein
 
@@ -34,6 +36,7 @@ __all__ = [
     "SeparatedVariables",
     "State",
     "Transported",
+    "TwoHiddenLayers",
     "TwoTimescale",
     "Wasserstein",
     "WassersteinFisherRao",

@@ -39,7 +39,10 @@ class PropagationOfChaos(HeightFlow):
       system than `T * Entropy()` on a `Grid`, which takes H along with the mean velocity of rho: after noise
       H is no function of theta, and there is no grid of it.
 
-    **Raises** `ValueError` for a measure without the mark "H", and for `noise` on a `Grid`.
+    A network of c outputs has c heights at a point, the mark "H" (K, c), and d_H V a sum over them.
+
+    **Raises** `ValueError` for a measure without the mark "H", or of another width than the network, and for
+    `noise` on a `Grid`.
 
     >>> import jax.numpy as jnp, mfjax as mf
     >>> neuron = mf.features.Weighted(mf.features.Ridge(jnp.tanh))
@@ -58,6 +61,7 @@ class PropagationOfChaos(HeightFlow):
     )
     held: ClassVar[bool] = True
     rides: ClassVar[bool] = True
+    several: ClassVar[bool] = True
 
     @property
     def temperature(self):
