@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._numerics.arrays import as_floats, as_part, finite, inner, is_traced, scalar, shown
+from mfjax._numerics.arrays import along, as_floats, as_part, finite, inner, is_traced, scalar, shown
 
 __all__ = ["ConvexLoss", "Huber", "Logistic", "Loss", "SecondLayer", "Softmax", "Square", "as_loss"]
 
@@ -323,11 +323,15 @@ class SecondLayer(Loss):
 
     def heights(self, connections: Float[Array, "*K N2"]) -> Float[Array, "*K N2"]:
         """H_ij = sqrt(q_j) b_ij for the weights b (..., N_2) between the layers."""
-        return connections * jnp.sqrt(self.masses).astype(connections.dtype)
+        return connections * self._roots(connections)
 
     def connections(self, heights: Float[Array, "*K N2"]) -> Float[Array, "*K N2"]:
         """b_ij = H_ij / sqrt(q_j), and likewise z of Z."""
-        return heights / jnp.sqrt(self.masses).astype(heights.dtype)
+        return heights / self._roots(heights)
+
+    def _roots(self, values: Array) -> Array:
+        """sqrt(q_j) for the last axis of some values."""
+        return jnp.sqrt(self.masses).astype(values.dtype).reshape(*[1] * (values.ndim - 1), -1)
 
     def signals(self, handed: Float[Array, "*N N2"]) -> Float[Array, "*N N2"]:
         """sigma(z_j), what the neurons of the second layer say where the first hands over Z (..., N_2)."""
@@ -335,8 +339,8 @@ class SecondLayer(Loss):
 
     def output(self, handed: Float[Array, "*N N2"]) -> Float[Array, "*Nc"]:
         """F, what the network says where the first layer hands over Z (..., N_2)."""
-        signals = self.signals(handed)
-        return inner(signals * self.masses.astype(signals.dtype), self.weights.astype(signals.dtype))
+        q, w = (part.astype(handed.dtype) for part in (self.masses, self.weights))
+        return inner(self.signals(handed), along(q, w) * w)
 
     def __call__(self, prediction, target):
         return self.loss(self.output(prediction), target)

@@ -49,7 +49,7 @@ def declared(theta, b, w, p=P, q=Q, y=Y, loss=None, domain=PLANE, lam=LAM, **opt
 LOSSES = {
     "square": (Square(), Y, None),
     "huber": (Huber(0.2), Y, None),
-    "softmax": (Softmax(), jnp.arange(9) % 4, 4),
+    "softmax": (Softmax(), jnp.arange(9.0) % 4, 4),
     "two outputs": (Square(), jnp.stack([Y, X[:, 1]], axis=1), 2),
 }
 
@@ -251,7 +251,7 @@ def test_neurons_of_the_second_layer_that_start_with_one_weight_stay_alike():
         sizes = jnp.full(width, 1 / width), jnp.full(n, 1 / n)
         flow, mu = declared(theta, b, w, *sizes, domain=CIRCLE, lam=0.02)
         last = end(flow, mu)
-        assert abs(float(jnp.mean(last.fields["w"])) - 1) > 0.1
+        assert abs(float(jnp.mean(last.fields["w"])) - 1) > 0.03
         spread.append(float(jnp.std(last.fields["w"])))
     slope = np.polyfit(np.log([64, 256, 1024]), np.log(spread), 1)[0]
     print(f"deviation of w that start alike, N_1 = 64, 256, 1024: {spread}, slope {slope:.2f}")

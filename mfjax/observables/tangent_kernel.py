@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfjax._numerics.arrays import as_floats, finite, inner, known
+from mfjax._numerics.arrays import along, as_floats, finite, inner, known
 from mfjax.energies.risk import Risk
 from mfjax.flows.base import Flow
 from mfjax.flows.two_hidden_layers import TwoHiddenLayers
@@ -81,7 +81,7 @@ class TangentKernel(Observable):
         start = jnp.zeros((size, size), mu.dtype)
         kernel, _ = jax.lax.scan(add, start, (lifted.points, mu.points, lifted.weights))
         if layer is not None and isinstance(flow, TwoHiddenLayers):
-            signals = layer.signals(handed)
-            by_weight = inner(signals * layer.masses.astype(mu.dtype), signals.T)
+            signals = layer.signals(handed).T
+            by_weight = inner(signals.T, along(layer.masses.astype(mu.dtype), signals) * signals)
             kernel = kernel + jnp.kron(by_weight, jnp.eye(size // len(x), dtype=mu.dtype))
         return kernel.reshape(*shape, *shape)

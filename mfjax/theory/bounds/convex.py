@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ScalarLike
 
-from mfjax._numerics.arrays import along, as_floats, is_traced, safe_sqrt
+from mfjax._numerics.arrays import as_floats, is_traced, safe_sqrt
 from mfjax.theory.bounds.base import Algebraic, Integrated
 
 
@@ -77,5 +77,5 @@ def tangent_decay(initial: ScalarLike, times: Any, kernels: Any, data_weights: A
         else as_floats(data_weights, "data_weights")
     )
     root = safe_sqrt(p).astype(kernels.dtype)
-    least = jnp.linalg.eigvalsh(kernels * along(root, kernels[0]) * root)[:, 0]
+    least = jnp.linalg.eigvalsh(kernels * jnp.outer(root, root)[None])[:, 0]
     return Integrated(initial, times, 2 * jnp.maximum(least, 0), "tangent kernel")
