@@ -346,6 +346,15 @@ CASES = {
         lambda: mf.minimize_reduced_risk(risk(y=jnp.ones((3, 2))), G.uniform(CIRCLE, 8)),
         r"minimize_reduced_risk is for one output, got y of shape \(3, 2\)",
     ),
+    "minimizing movements of pairs": (
+        lambda: mf.simulate(
+            mf.flows.PropagationOfChaos(E.Risk(F.Weighted(F.ReLU()), X, Y), mf.domains.Euclidean(2)),
+            P(UNIT, marks={"H": jnp.ones(2)}),
+            stepper=S.Proximal(0.1),
+            steps=1,
+        ),
+        r"past crossings is no pair: run flows.Wasserstein of the same energy on flow.lift\(mu\)",
+    ),
     "several heights": (
         lambda: mf.simulate(
             mf.flows.PropagationOfChaos(

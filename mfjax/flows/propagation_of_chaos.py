@@ -29,10 +29,14 @@ class PropagationOfChaos(HeightFlow):
 
         dG/dt = -int |grad_theta V|^2 drho - int (d_H V)^2 drho.
 
-    It is the gradient flow of G for the distance `observables.HeightDistance` (Remark 3.4), whose minimizing
-    movements are `steppers.Proximal` of `Wasserstein` on points (H, theta). Second order in the mesh for
-    smooth rho and H. `tau * Entropy()` and `tau * PorousMedium()` regularize rho (Remark 4.1, see
-    `HeightFlow`).
+    It is the gradient flow of G for the distance D, `observables.HeightDistance` (Remark 3.4), whose
+    minimizing movements are `steppers.Proximal` of `Wasserstein` on points (H, theta), `flow.lift(mu)`: of
+    order one, beside particles for ever, and beside a `Grid` until paths cross. Beyond, a step has no
+    minimizer among pairs. By heights that oscillate, pairs come as near in D to any law of (H, theta) as one
+    likes: the infimum over pairs is that over laws, and is attained at one of several heights over one place.
+    Nor is there a scheme on the cells of a fixed mesh: mass moves by whole cells, and stays where it is for
+    steps dt below a cell over twice the speed. Second order in the mesh for smooth rho and H. `tau *
+    Entropy()` and `tau * PorousMedium()` regularize rho (Remark 4.1, see `HeightFlow`).
 
     - `noise` T >= 0: on `Particles`, noise sqrt(2 T) dW of theta that carries H along, none unless given.
       The law of (H, theta) then follows a Fokker-Planck equation with diffusion in theta alone, another
