@@ -169,6 +169,42 @@ CASES = {
         lambda: mf.regularizers.ConvexRegularizer(np.ones((9, 9))),
         r"got ndarray of shape \(9, 9\)",
     ),
+    "second layer without a function": (
+        lambda: mf.losses.SecondLayer(1.0, jnp.ones(3)),
+        "sigma must be a function of one number, got 1.0",
+    ),
+    "second layer of no neurons": (
+        lambda: mf.losses.SecondLayer(jnp.tanh, []),
+        r"weights must be \(N_2,\), or \(N_2, c\) for c outputs, got \(0,\)",
+    ),
+    "neurons without mass": (
+        lambda: mf.losses.SecondLayer(jnp.tanh, jnp.ones(2), [1.0, 0.0]),
+        "masses of the second layer must be positive, got 0: leave neurons out",
+    ),
+    "second layer after too few outputs": (
+        lambda: several(2, Y, mf.losses.SecondLayer(jnp.tanh, jnp.ones(3))),
+        r"3 neurons follows a first one of as many .*Weighted\(phi, outputs=3\), got 2 outputs",
+    ),
+    "tangent kernel of a reduced risk": (
+        lambda: OBS.TangentKernel(X)(P(UNIT), flow()),
+        "TangentKernel needs a flow whose energy holds one Risk",
+    ),
+    "tangent kernel at no inputs": (
+        lambda: OBS.TangentKernel(jnp.ones(3)),
+        r"x must have shape \(B, k\) with B, k >= 1, got \(3,\)",
+    ),
+    "path norm of neurons without outer weights": (
+        lambda: OBS.PathNorm()(P(UNIT), flow(E.Risk(F.ReLU(), X, Y))),
+        r"needs neurons with outer weights, features.Weighted\(phi\), got ReLU",
+    ),
+    "decay by kernels of several outputs": (
+        lambda: mf.bounds.tangent_decay(1.0, [0.0, 1.0], jnp.ones((2, 3, 2, 3, 2))),
+        r"kernels must be \(S, N, N\), those of one output, got \(2, 3, 2, 3, 2\)",
+    ),
+    "decay by negative norms": (
+        lambda: mf.bounds.convex_decay(1.0, jnp.array([1.0, -1.0])),
+        "norms must be non-negative",
+    ),
     "array as a loss": (lambda: mf.losses.ConvexLoss(np.ones((9, 9))), r"got ndarray of shape \(9, 9\)"),
     "array as a neuron": (lambda: mf.features.Function(np.ones((9, 9))), r"got ndarray of shape \(9, 9\)"),
     "array as an activation": (lambda: mf.features.Ridge(np.ones((9, 9))), r"got ndarray of shape \(9, 9\)"),
@@ -312,6 +348,15 @@ CASES = {
         ),
         "total variation of 2 outputs is known for Quadratic, got Power",
     ),
+    "minimizing movements of pairs": (
+        lambda: mf.simulate(
+            mf.flows.PropagationOfChaos(E.Risk(F.Weighted(F.ReLU()), X, Y), mf.domains.Euclidean(2)),
+            P(UNIT, marks={"H": jnp.ones(2)}),
+            stepper=S.Proximal(0.1),
+            steps=1,
+        ),
+        r"past crossings is no pair: run flows.Wasserstein of the same energy on flow.lift\(mu\)",
+    ),
     "several heights": (
         lambda: mf.simulate(
             mf.flows.PropagationOfChaos(
@@ -321,7 +366,7 @@ CASES = {
             stepper=S.Euler(0.1),
             steps=1,
         ),
-        r"PropagationOfChaos has one height at a point, got Weighted\(outputs=2\)",
+        r"the mark 'H' of Weighted\(outputs=2\) has shape \(2, 2\), got \(2,\)",
     ),
     # Batches
     "batch beyond the data": (

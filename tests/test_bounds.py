@@ -199,6 +199,43 @@ def test_algebraic_decay_of_the_reduced_risk():
     assert constants[0] == pytest.approx(constants[1], rel=0.05)
 
 
+@pytest.mark.slow_cases("0.0")
+@pytest.mark.parametrize("tau", [0.0, 0.05])
+def test_convex_decay(tau):
+    """Survey, footnote 13: E + R = int V d(mu - mu*) <= norm * sqrt(dissipation), with entropy or not."""
+    line = mf.domains.Interval(-2.0, 2.0)
+    x = jnp.stack([jnp.linspace(-1, 1, 8), jnp.cos(3 * jnp.arange(8.0))], axis=-1)
+    neuron = mf.features.Function(lambda theta, x: jnp.tanh(2 * theta[0] * x[0] + x[1]))
+    risk = mf.energies.Risk(neuron, x, jnp.sin(3 * x[:, 0]) + 0.5)
+    energy = risk + tau * mf.energies.Entropy() if tau else risk
+    start = Grid.from_density(line, 64, lambda theta: 1.2 + jnp.sin(2 * theta[0]))
+    if tau:
+        best = mf.gibbs(energy, start).measure
+    else:
+        # Any law of less energy will do: that of a long run.
+        sim = mf.Simulation(mf.flows.Wasserstein(risk, line), start, t1=30.0)
+        best = eqx.filter_jit(lambda sim: trajectory(sim)[0].state.measure)(sim)
+    seen = {"norm": SobolevDistance(best), "masses": lambda mu, flow: mu.weights}
+    times, values = curve(mf.flows.Wasserstein(energy, line), start, 6.0, seen)
+    excess, rest = [], []
+    for weights in values["masses"]:
+        mu = start.with_weights(weights)
+        gap = neuron.matrix(start.points, x) @ (mu.weights - best.weights)
+        excess.append(float(energy.solve(mu).value - energy.solve(best).value))
+        rest.append(float(jnp.mean(gap**2) / 2))
+        if tau:
+            rest[-1] += tau * float(best.weights @ jnp.log(best.weights / mu.weights))
+        slope = energy.first_variation(mu) @ (mu.weights - best.weights)
+        assert excess[-1] + rest[-1] == pytest.approx(float(slope), rel=1e-9, abs=1e-13)
+    excess, rest = np.array(excess), np.array(rest)
+    assert np.all(excess > 0) and np.all(rest > 0)
+    assert np.all(excess + rest <= 1.01 * values["norm"] * np.sqrt(values["dissipation"]))
+    bound = bounds.convex_decay(excess[0], values["norm"])
+    margin = bound.check(times, excess)
+    print(f"tau = {tau}: constant {float(bound.constant):.3f}, margin {margin:.3f}")
+    assert 0 <= margin < 1 and bound.check(times, mirrored(excess)) < 0
+
+
 def test_algebraic_decay_is_only_for_a_risk_that_vanishes():
     mu = Grid.uniform(CIRCLE, 16)
     problem = problems.circle_population(teacher=TEACHER, degree=4)

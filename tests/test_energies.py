@@ -187,6 +187,10 @@ ENERGIES = {
         lambda lam, d: Risk(Curves(), *data(dtype=d, outputs=3), lam, length),
         (0.1, 0.0),
     ),
+    "risk, a second layer": (
+        lambda a, d: Risk(Curves(), *data(dtype=d), 0.1, mf.losses.SecondLayer(jnp.tanh, [2.0, a, -1.0])),
+        (1.0, 0.5),
+    ),
     "mmd, gaussian": (lambda s, d: MMD(mf.kernels.Gaussian(s), target(d)), (1.0, 0.5)),
     "mmd, laplace": (lambda s, d: MMD(mf.kernels.Laplace(s), target(d)), (1.0, 0.5)),
     "mmd, energy": (lambda s, d: MMD(mf.kernels.Distance(s), target(d)), (1.0, 0.5)),

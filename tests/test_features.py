@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 import mfjax as mf
-from mfjax.features import RBF, CircleModes, Function, ReLU, Ridge, Weighted
+from mfjax.features import RBF, CircleModes, Function, ReLU, Ridge, Symmetrized, Weighted
 from mfjax.testing import check_feature_map
 
 TORUS = mf.domains.Torus(2, 4.0)
 MODES = CircleModes([0.3, 0.2, 0.0, 0.1])
 POINTS = jr.uniform(jr.key(0), (4, 2), minval=-1.9, maxval=1.9)
+FLIPS = jnp.stack([jnp.eye(2), jnp.diag(jnp.array([1.0, -1.0]))])
 INPUTS = jr.uniform(jr.key(1), (5, 2), minval=-1.9, maxval=1.9)
 
 
@@ -30,6 +31,7 @@ MAPS = {
     "laplace": (RBF(TORUS, scale=2.0, amplitude=8.0), RBF(TORUS, scale=0.5)),
     "gaussian": (RBF(TORUS, scale=1.0, profile="gaussian"), RBF(TORUS, scale=0.9, profile="gaussian")),
     "function": (Function(product), Function(product)),
+    "symmetrized": (Symmetrized(Ridge(jnp.tanh, 0.1), FLIPS), Symmetrized(Ridge(jnp.tanh, 0.2), FLIPS[::-1])),
 }
 
 
@@ -87,6 +89,8 @@ def test_modes_make_the_population_kernel():
         (lambda: Function("phi"), "function must be callable"),
         (lambda: CircleModes([1.0]), "coefficients must be a vector"),
         (lambda: CircleModes([1.0, -1.0]), "non-negative"),
+        (lambda: Symmetrized(Ridge(jnp.tanh), jnp.eye(2)), r"matrices \(G, k, k\), got shape \(2, 2\)"),
+        (lambda: Symmetrized(Ridge(jnp.tanh), FLIPS[1:]), "that of 0 and 0 is missing"),
     ],
 )
 def test_bad_input(make, message):

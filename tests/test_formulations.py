@@ -585,6 +585,60 @@ def test_minimizing_movements_for_the_distance(name):
     assert abs(orders[-1] - 1) < 0.1
 
 
+@eqx.filter_jit
+def moved(flow, mu, dt, steps):
+    sim = mf.Simulation(flow, mu, stepper=mf.steppers.Proximal(dt), steps=steps, save_every=steps)
+    return trajectory(sim)[0].state.measure
+
+
+@pytest.mark.slow
+def test_minimizing_movements_against_the_density():
+    """Remark 3.4: moments of (rho, H) on a grid are those of minimizing movements, to order one in dt."""
+    mu, t1 = on_labels(64), 0.8
+    exact = moments(end(PropagationOfChaos(risk(), INTERVAL), on_grid(128), t1 / 128, t1)[0])
+    pairs, errors = Particles(jnp.stack([mu.marks["H"], mu.points[:, 0]], axis=1), mu.weights), []
+    for steps in (4, 8, 16):
+        last = moved(Wasserstein(risk(), PLANE), pairs, jnp.asarray(t1 / steps), steps)
+        pair = Particles(last.points[:, 1:], last.weights, marks={"H": last.points[:, 0]})
+        errors.append(float(jnp.max(jnp.abs(moments(pair) - exact))))
+    orders = np.log2(np.array(errors[:-1]) / errors[1:])
+    print(f"minimizing movements to the density: {errors}, orders {orders}")
+    assert abs(orders[-1] - 1) < 0.1
+
+
+@pytest.mark.slow
+def test_the_density_is_lost_where_paths_cross():
+    """theta' = H, H' = theta, labels fold at tanh t = 1/pi: until then D falls with the cells."""
+    energy, line = Potential(lambda xi: -xi[0] * xi[1]), mf.domains.Euclidean(1)
+    height, gaps = lambda theta: -jnp.sin(jnp.pi * theta[0]), {}
+    for t1 in (0.2, 0.6):
+        law = end(PropagationOfChaos(energy, line), carrying(on_labels(200), height), t1 / 20, t1)[0]
+        gaps[t1] = []
+        for n in (50, 100, 200):
+            mu = carrying(Grid.from_density(INTERVAL, n, bump), height)
+            mu = end(PropagationOfChaos(energy, INTERVAL), mu, t1 / n, t1)[0]
+            gaps[t1].append(float(HeightDistance(law, INTERVAL)(mu)))
+    print(f"D between grid and particles, 50, 100, 200 cells: {gaps}")
+    assert gaps[0.2][-1] < 0.3 * gaps[0.2][0]
+    assert gaps[0.6][-1] > 5 * gaps[0.2][-1]
+
+
+def test_pairs_are_dense_in_the_laws_of_features_and_heights():
+    """Two sheets over a line, at the heights 1 and -1, are the limit of one that oscillates.
+
+    Past a crossing minimizing movements have therefore no minimizer among pairs.
+    """
+    unit = mf.domains.Interval(-1.0, 1.0)
+    place = jnp.tile(Grid.uniform(unit, 64).points, (2, 1))
+    sheets = Particles(place, marks={"H": jnp.repeat(jnp.array([1.0, -1.0]), 64)})
+    distance = HeightDistance(sheets, unit)
+    gaps = [
+        float(distance(Grid.uniform(unit, n).with_marks(H=jnp.resize(jnp.array([1.0, -1.0]), n))))
+        for n in (8, 16, 32)
+    ]
+    np.testing.assert_allclose(np.log2(np.divide(gaps[:-1], gaps[1:])), 1, atol=0.05)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("domain", [INTERVAL, CIRCLE, TORUS], ids=["interval", "circle", "torus"])
 def test_a_penalty_of_heights_may_be_a_potential(domain):

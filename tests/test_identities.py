@@ -311,6 +311,27 @@ def test_a_minimizing_movement_keeps_the_order_of_particles_on_a_line():
         assert scipy.optimize.minimize(call, guess, jac=True, method="BFGS").fun > value - 1e-9
 
 
+@pytest.mark.slow
+def test_minimizing_movements_of_particles_are_those_of_measures_in_the_plane():
+    """(24) with W_2 by the optimal coupling: each step of `Proximal` moves particles as that would, d = 2.
+
+    L(k + 1) + W_2^2 / (2 dt) <= L(k) with the true distance, which no permutation of the particles shortens.
+    """
+    x = jr.normal(jr.key(4), (12, 2))
+    features = mf.features.Ridge(jnp.tanh, 0.3)
+    energy, plane = mf.energies.ReducedRisk(features, x, jnp.cos(x[:, 0]), 0.05), mf.domains.Euclidean(2)
+    start, dt, steps = Particles(jr.normal(jr.key(5), (24, 2))), 1.0, 4
+    flow, stepper = mf.flows.Wasserstein(energy, plane), mf.steppers.Proximal(1.0)
+    run = mf.simulate(flow, start, stepper=stepper, steps=steps, save_every=1)
+    value = run.observables["energy"]
+    for k in range(steps):
+        old, new = run.measure(k), run.measure(k + 1)
+        moved = float(jnp.mean(jnp.sum((new.points - old.points) ** 2, axis=1)))
+        squared = float(mf.observables.WassersteinDistance(old, 2, plane)(new)) ** 2
+        assert moved > 1e-5 and squared == pytest.approx(moved, rel=1e-9)
+        assert value[k + 1] + squared / (2 * dt) <= value[k] + 1e-12
+
+
 def test_the_bound_without_regularization_has_a_half():
     """Survey 4.3: F(mu) - F(mu*) >= 1/2 int (int Phi d(mu - mu*))^2, with equality on the support of mu*.
 

@@ -101,6 +101,13 @@ def pairs(domain, dtype, factor):
     return factor * E.Risk(Weighted(phi), *data(domain, dtype))
 
 
+def layers(domain, dtype, factor):
+    """`factor` times the risk of a network with two hidden layers."""
+    phi = Function(lambda omega, x: jnp.exp(jnp.cos(2 * jnp.pi * (omega - x))).mean())
+    second = mf.losses.SecondLayer(jnp.tanh, [1.0, -2.0])
+    return factor * E.Risk(Weighted(phi, outputs=2), *data(domain, dtype), loss=second)
+
+
 class System(NamedTuple):
     """A flow of one number on a domain, its values, and on each side a stepper or why there is none."""
 
@@ -254,6 +261,9 @@ SYSTEMS = {
         "there use Entropy itself",
         plane="neighbors need",
     ),
+    "two hidden layers": System(
+        lambda a, m, d: W.TwoHiddenLayers(layers(m, d, a), m), LAMS, RK4(END / 8), RK4(END / 8)
+    ),
     "annealed Langevin": System(
         lambda a, m, d: W.Scheduled(lambda t: W.Wasserstein(network(m, d) + a * jnp.exp(-t) * HEAT(), m)),
         LAMS,
@@ -360,6 +370,8 @@ def measure(flow, side, dtype, slots=0):
             jnp.append(jnp.full(lattice.size, 1 / lattice.size), jnp.zeros(slots * lattice.size)),
         )
     heights = jax.vmap(lambda x: start(x[-domain.dim :]))(mu.points)
+    if isinstance(flow, W.TwoHiddenLayers):
+        heights = jnp.stack([heights, 1 - heights], axis=1)
     return mu.with_marks(H=heights.astype(mu.dtype))
 
 
@@ -461,6 +473,7 @@ def check(name, side, domain, dtype):
     "signed measures, density",
     "infinitely many data, density",
     "propagation of chaos, density",
+    "two hidden layers, density",
     "Riesz discrepancy, density",
 )
 @rows(lambda system, stepper: not isinstance(stepper, str))

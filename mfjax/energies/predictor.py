@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from mfjax._numerics.arrays import as_floats, finite
 from mfjax.features import FeatureMap, check_features, require_features
+from mfjax.losses import SecondLayer
 
 ENDING = ".npz"
 
@@ -19,7 +20,7 @@ class Predictor(eqx.Module):
     """The network of a measure as a function of new inputs x (B, k), a number or a vector (c,) for each.
 
     F(x) = sum_i weights_i phi(points_i, x), where weights (K,) or (K, c) are masses times outer weights, for
-    c outputs. It holds no data.
+    c outputs. It holds no data. A `layer`, `losses.SecondLayer`, makes its own output of these.
 
     `labels(x)` are the classes it puts inputs into, and `loss.probabilities(net(x))`, of `losses.Softmax` or
     `Logistic`, those of the classes.
@@ -42,10 +43,11 @@ class Predictor(eqx.Module):
     features: FeatureMap
     points: Float[Array, "K d"]
     weights: Float[Array, "K *c"]
+    layer: SecondLayer | None
 
-    def __init__(self, features: FeatureMap, points: Any, weights: Any):
+    def __init__(self, features: FeatureMap, points: Any, weights: Any, layer: SecondLayer | None = None):
         require_features(features)
-        self.features = features
+        self.features, self.layer = features, layer
         self.points = finite(as_floats(points, "points"), "points")
         self.weights = finite(as_floats(weights, "weights"), "weights")
         if self.points.ndim != 2 or self.weights.ndim not in (1, 2) or len(self.weights) != len(self.points):
@@ -66,7 +68,8 @@ class Predictor(eqx.Module):
             )
         ones = jnp.ones(len(x), jnp.result_type(self.points, x))
         operator = self.features.operator(self.points.astype(ones.dtype), x.astype(ones.dtype), ones)
-        return operator.output(self.weights)
+        output = operator.output(self.weights)
+        return output if self.layer is None else self.layer.output(output)
 
     def labels(self, x: Any) -> Int[Array, " B"]:
         """The class of each input: that of the largest of c outputs, 0 to c - 1; the sign of one output."""
@@ -82,21 +85,21 @@ class Predictor(eqx.Module):
             raise ValueError(f"a predictor is written as {ENDING}, got {path.name!r}")
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp")
-        arrays = {"points": self.points, "weights": self.weights} | _numbers(self.features)
+        arrays = {"points": self.points, "weights": self.weights} | _numbers(self.features, self.layer)
         with open(temporary, "wb") as file:
             np.savez(file, allow_pickle=False, **{name: np.asarray(a) for name, a in arrays.items()})
         return temporary.replace(path)
 
     @staticmethod
-    def load(path: str | Path, features: FeatureMap) -> "Predictor":
-        """The predictor that was saved, bit for bit, given its features: a file holds no functions.
+    def load(path: str | Path, features: FeatureMap, layer: SecondLayer | None = None) -> "Predictor":
+        """The predictor that was saved, bit for bit, given features and layer: a file holds no functions.
 
-        **Raises** `ValueError` for a file of something else, and features of other numbers.
+        **Raises** `ValueError` for a file of something else, and features or a layer of other numbers.
         """
         require_features(features)
         with np.load(path, allow_pickle=False) as file:
             stored = {name: file[name] for name in file.files}
-        here = {name: np.asarray(a) for name, a in _numbers(features).items()}
+        here = {name: np.asarray(a) for name, a in _numbers(features, layer).items()}
         missing = {"points", "weights"} - set(stored)
         if missing:
             raise ValueError(f"{path} holds no predictor: it has no {min(missing)}")
@@ -107,7 +110,7 @@ class Predictor(eqx.Module):
                     f"the predictor in {path} has other features than {type(features).__name__}: {name} is "
                     f"{there} there and {given} here"
                 )
-        return Predictor(features, stored["points"], stored["weights"])
+        return Predictor(features, stored["points"], stored["weights"], layer)
 
 
 def labels_of(outputs: Float[Array, "B *c"]) -> Int[Array, " B"]:
@@ -115,8 +118,8 @@ def labels_of(outputs: Float[Array, "B *c"]) -> Int[Array, " B"]:
     return jnp.argmax(outputs, axis=1) if outputs.ndim == 2 else jnp.sign(outputs).astype(int)
 
 
-def _numbers(features: FeatureMap) -> dict[str, Array]:
-    """The arrays of a feature map by their names."""
-    leaves = jax.tree_util.tree_flatten_with_path(features)[0]
-    name = lambda path: "features." + jax.tree_util.keystr(path, simple=True, separator=".")
+def _numbers(features: FeatureMap, layer: SecondLayer | None) -> dict[str, Array]:
+    """The arrays of a feature map and a second layer by their names."""
+    leaves = jax.tree_util.tree_flatten_with_path({"features": features, "layer": layer})[0]
+    name = lambda path: jax.tree_util.keystr(path, simple=True, separator=".")
     return {name(path): leaf for path, leaf in leaves if eqx.is_array(leaf)}

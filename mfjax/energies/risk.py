@@ -19,8 +19,8 @@ from mfjax.energies.dual import Dual
 from mfjax.energies.field import Field
 from mfjax.energies.predictor import Predictor
 from mfjax.features import FeatureMap, Interpolated, check_features, require_features
-from mfjax.losses import Loss, Square, as_loss
-from mfjax.measures import Grid
+from mfjax.losses import Loss, SecondLayer, Square, as_loss
+from mfjax.measures import Grid, Measure
 
 
 class Risk(DataEnergy):
@@ -38,7 +38,8 @@ class Risk(DataEnergy):
     - `x` (N, k); `y` (N,), (N, c) for c outputs, or labels (N,) for `losses.Softmax`; masses `data_weights`
       (N,), 1/N unless given; `lam` >= 0, default 0.
     - `loss`: l of prediction and target, one of `mf.losses` or a function of two numbers (or vectors),
-      convex in the first; `Square()`, |f - y|^2 / 2, unless given.
+      convex in the first; `Square()`, |f - y|^2 / 2, unless given. Behind `losses.SecondLayer` F is what the
+      first of two hidden layers hands over, and the risk is not convex in mu.
 
     - `batches`: what a step of a run sees of the data, `Batches(32)` for stochastic gradient descent, or
       `Stream(sample)` for fresh data; all of them unless given.
@@ -106,7 +107,8 @@ class Risk(DataEnergy):
 
         Of heights over points (`flows.SeparatedVariables`) it is that of `flow.lift(mu)`.
         """
-        return Predictor(self.features, mu.points, mu.weights)
+        layer = self.loss if isinstance(self.loss, SecondLayer) else None
+        return Predictor(self.features, mu.points, mu.weights, layer)
 
     def draw(self, key, step):
         return _OwnBatches(self, key, step) if self.independent else super().draw(key, step)
@@ -118,10 +120,14 @@ class Risk(DataEnergy):
         """The data with masses one: a prediction is asked for where the mass is zero, too."""
         return eqx.tree_at(lambda data: data.weights, self.data, jnp.ones_like(self.data.weights))
 
+    def at_data(self, mu: Measure, carry: Any = None) -> Float[Array, "N *c"]:
+        """F at the inputs of the data."""
+        prepared = None if carry is None else carry.value
+        return self._unweighted().operator(self.features, mu.points, prepared).output(mu.weights)
+
     def solve(self, mu, carry=None):
         prepared = None if carry is None else carry.value
-        unweighted = self._unweighted()
-        prediction = unweighted.operator(self.features, mu.points, prepared).output(mu.weights)
+        unweighted, prediction = self._unweighted(), self.at_data(mu, carry)
         y, masses = (part.astype(prediction.dtype) for part in (self.data.y, self.data.weights))
         lam = self.lam.astype(prediction.dtype)
         squares = jnp.sum(mu.points * mu.points, axis=-1)
@@ -132,6 +138,8 @@ class Risk(DataEnergy):
         return Solution(value, potential, carry=carry)
 
     def dual(self, mu):
+        if isinstance(self.loss, SecondLayer):
+            return None
         operator = Dense(self.features.matrix(mu.points, self.data.x.astype(mu.dtype)))
         linear = 0.5 * self.lam.astype(mu.dtype) * jnp.sum(mu.points * mu.points, axis=-1)
         return RiskDual(operator.output(mu.weights), operator, linear, self.data, self.loss)
@@ -213,7 +221,7 @@ class _OwnBatches(Risk):
         return Solution(None, _OwnPotentials(self, eqx.tree_at(lambda data: data.y, drawn, each)))
 
     def _slopes(self, mu, data: Data) -> Float[Array, "N *c"]:
-        prediction = self.predictor(mu)(data.x.astype(mu.dtype))
+        prediction = eqx.tree_at(lambda risk: risk.data, self, data).at_data(mu)
         return self.loss.slopes(prediction, data.y.astype(prediction.dtype))
 
     def seen(self, i: Int[Array, ""]) -> Data:

@@ -2,7 +2,8 @@
 
 - `ReLU`, `Ridge` (any activation), `RBF`, `Function` (any function); `CircleModes` of circle kernels,
   `ZonalModes` of those of spheres.
-- Made of others: `Weighted` (the outer weight moves too), `SignedFeatures`, `Interpolated` (compressed data).
+- Made of others: `Weighted` (the outer weight moves too), `SignedFeatures`, `Symmetrized` (under a group),
+  `Interpolated` (compressed data).
 - To write one: `FeatureMap`, its `Operator` on data, `Dense` unless a faster one is known; `check_features`,
   `require_features`.
 """
@@ -15,6 +16,7 @@ from mfjax.features.interpolated import Interpolated
 from mfjax.features.rbf import RBF
 from mfjax.features.relu import ReLU
 from mfjax.features.ridge import Ridge
+from mfjax.features.symmetrized import Symmetrized
 from mfjax.features.weighted import SignedFeatures, Weighted
 from mfjax.features.zonal_modes import ZonalModes
 
@@ -29,6 +31,7 @@ __all__ = [
     "ReLU",
     "Ridge",
     "SignedFeatures",
+    "Symmetrized",
     "Weighted",
     "ZonalModes",
     "check_features",

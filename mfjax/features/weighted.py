@@ -1,6 +1,7 @@
 """Neurons that carry their outer weight, or its sign."""
 
 import equinox as eqx
+from jaxtyping import Array, Float
 
 from mfjax._numerics.arrays import count
 from mfjax._numerics.operators import Scaled
@@ -37,6 +38,11 @@ class Weighted(FeatureMap):
     def _weights(self) -> int:
         return 1 if self.outputs is None else self.outputs
 
+    def split(self, points: Float[Array, "M d"]) -> tuple[Float[Array, "M *c"], Float[Array, "M rest"]]:
+        """(w, omega) of points (w, omega)."""
+        w = points[:, 0] if self.outputs is None else points[:, : self.outputs]
+        return w, points[:, self._weights :]
+
     def __call__(self, omega, x):
         response = self.features(omega[self._weights :], x)
         if self.outputs is None:
@@ -57,8 +63,8 @@ class Weighted(FeatureMap):
 
     def operator(self, points, x, root, prepared=None):
         # Those of phi, which may need no matrix.
-        factors = points[:, 0] if self.outputs is None else points[:, : self.outputs]
-        return Scaled(self.features.operator(points[:, self._weights :], x, root, prepared), factors)
+        factors, omega = self.split(points)
+        return Scaled(self.features.operator(omega, x, root, prepared), factors)
 
 
 class SignedFeatures(Weighted):

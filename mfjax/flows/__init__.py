@@ -3,6 +3,7 @@
 - `Wasserstein`, `WassersteinFisherRao` (masses grow too).
 - Outer weights that move: `TwoTimescale` (at a rate), `OuterMomentum` (averages of projections).
 - Pairs (rho, H) of features and heights: `SeparatedVariables`, `Transported`, `PropagationOfChaos`.
+- `TwoHiddenLayers`: both layers of a deeper network, the first as a measure.
 - `BatchExpansion`: what batches do to particles in the mean, to first order in the step.
 - `VarianceReduced`: batches whose noise vanishes at a minimum; `Averaged`: points averaged along a run.
 - `Scheduled`: numbers of any of them that depend on time.
@@ -21,6 +22,7 @@ from mfjax.flows.propagation_of_chaos import PropagationOfChaos
 from mfjax.flows.scheduled import Scheduled
 from mfjax.flows.separated_variables import SeparatedVariables
 from mfjax.flows.transported import Transported
+from mfjax.flows.two_hidden_layers import TwoHiddenLayers
 from mfjax.flows.two_timescale import TwoTimescale
 from mfjax.flows.variance_reduced import VarianceReduced
 from mfjax.flows.wasserstein import Wasserstein
@@ -39,6 +41,7 @@ __all__ = [
     "SeparatedVariables",
     "State",
     "Transported",
+    "TwoHiddenLayers",
     "TwoTimescale",
     "VarianceReduced",
     "Wasserstein",

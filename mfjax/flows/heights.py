@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mfjax import grids
-from mfjax._numerics.arrays import inner, known
+from mfjax._numerics.arrays import along, inner, known, over_outputs, pairing
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy, Sum
 from mfjax.energies.entropy import Entropy
@@ -35,6 +35,9 @@ class HeightFlow(Flow):
     theta), a system is: does the mass move by -(g + s grad H), the whole gradient, or by -g (`held`);
     and does H ride along or stay in place (`rides`). H moves at -s besides.
 
+    Where a system allows `several`, a network of c outputs (`Weighted(phi, outputs=c)`) has H in R^c, the
+    mark (K, c), and s grad H is a sum over them.
+
     On a torus lam |theta|^2 is no potential: take lam = 0 there, and lam/2 H^2 as a `Potential` on a grid.
 
     Internal energies regularize rho (survey, Remark 4.1): they move the mass too, by grad U', and where H
@@ -48,34 +51,46 @@ class HeightFlow(Flow):
     domain: Domain
     held: ClassVar[bool]
     rides: ClassVar[bool]
+    # Whether a point may have several heights, those of a network of several outputs.
+    several: ClassVar[bool] = False
 
     @abstractmethod
     def slope_of_height(self, state: State) -> Float[Array, "K d"] | None:
         """grad H at each particle, `None` where the velocity does not need it."""
 
-    def outer_weights(self, mu: Measure) -> Float[Array, " K"]:
+    def outer_weights(self, mu: Measure) -> Float[Array, "K *c"]:
         """The mark "H". **Raises** `ValueError` for a measure without it."""
         height = mu.marks.get("H")
-        if height is None or height.ndim != 1:
+        if height is None or height.ndim > 1 + self.several:
+            each = "one number or c of them" if self.several else "one number"
             raise ValueError(
-                f"{type(self).__name__} has its outer weights in the mark 'H', one number a point: give it "
+                f"{type(self).__name__} has its outer weights in the mark 'H', {each} a point: give it "
                 "by mu.with_marks(H=...)"
             )
         return height
 
     def lift(self, mu: Measure) -> Particles:
         """The law of xi = (H(theta), theta), on which the energy is evaluated."""
-        points = jnp.concatenate([self.outer_weights(mu)[:, None], mu.points], axis=-1)
+        points = jnp.concatenate([self.outer_weights(mu).reshape(mu.size, -1), mu.points], axis=-1)
         return Particles(points, mu.weights)
 
     def validate(self, mu: Measure) -> None:
         require_measure(mu)
         for _, term in self.energy.parts():
             features = getattr(term, "features", None)
-            if isinstance(features, Weighted) and features.outputs is not None:
+            if not isinstance(features, Weighted):
+                continue
+            if features.outputs is not None and not self.several:
                 raise ValueError(
                     f"{type(self).__name__} has one height at a point, got "
-                    f"Weighted(outputs={features.outputs}): take flows.Wasserstein on points (w, theta)"
+                    f"Weighted(outputs={features.outputs}): take flows.PropagationOfChaos, or "
+                    "flows.Wasserstein on points (w, theta)"
+                )
+            shape = (mu.size,) if features.outputs is None else (mu.size, features.outputs)
+            if self.outer_weights(mu).shape != shape:
+                raise ValueError(
+                    f"the mark 'H' of Weighted(outputs={features.outputs}) has shape {shape}, got "
+                    f"{self.outer_weights(mu).shape}"
                 )
         self.domain.validate(mu.points)
         if isinstance(mu, Grid):
@@ -110,7 +125,8 @@ class HeightFlow(Flow):
         before, before_of_rho = (None, None) if state.carry is None else state.carry
         solution = energy.solve(lifted, before)
         gradient = energy.gradient_field(lifted, solution)
-        by_height, by_point = gradient[:, 0], gradient[:, 1:]
+        by_height, by_point = jnp.split(gradient, [lifted.points.shape[1] - mu.points.shape[1]], axis=1)
+        by_height = by_height.reshape(self.outer_weights(mu).shape)
         potential, value, carry = None, solution.value, before_of_rho
         if isinstance(mu, Grid):
             potential = energy.first_variation(lifted, solution)
@@ -149,7 +165,7 @@ class HeightFlow(Flow):
         velocity = jax.vmap(self.domain.velocity)(mu.points, -force)
         # What the height of a particle gains by moving is a change of H only where H rides.
         felt = jax.vmap(self.domain.project)(mu.points, by_point if self.rides else force)
-        dissipation = mu.integrate(by_height**2 - jnp.sum(felt * velocity, axis=-1))
+        dissipation = mu.integrate(over_outputs(by_height**2) - jnp.sum(felt * velocity, axis=-1))
         marks = {"H": -by_height} if self.rides else None
         return Tangent(points=velocity, marks=marks), value, dissipation, jnp.inf
 
@@ -167,5 +183,5 @@ class HeightFlow(Flow):
         if self.rides:
             riding, limit = grids.riding_rate(height, grids.face_velocities(mu, drift, parts), mu)
             rising, max_step = rising + riding, jnp.minimum(max_step, limit)
-        dissipation = -inner(variation, rate) - inner(mu.weights * by_height, rising)
+        dissipation = -inner(variation, rate) - pairing(along(mu.weights, by_height) * by_height, rising)
         return Tangent(weights=rate, marks={"H": rising}), value, dissipation, max_step

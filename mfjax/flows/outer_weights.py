@@ -194,10 +194,9 @@ class OuterWeightFlow(Flow):
             drift = tuple(a + b for a, b in zip(drift, held, strict=True))
         rate, longest = grids.mass_rate(mu, drift)
         u, velocities = self.outer_weights(mu), tuple(-d for d in drift)
-        riding = [grids.riding_rate(column, velocities, mu) for column in columns_of(u)]
-        carried = jnp.stack([rate for rate, _ in riding], axis=-1).reshape(u.shape)
+        carried, limit = grids.riding_rate(u, velocities, mu)
         tangent = Tangent(weights=rate, marks={"u": drive.rising.astype(mu.dtype) + carried})
-        return tangent, -inner(variation, rate), jnp.minimum(longest, riding[0][1])
+        return tangent, -inner(variation, rate), jnp.minimum(longest, limit)
 
     def _health(self, first: FirstSolve | None, solution: Solution | None) -> tuple[Any, Any]:
         """Residual and status of the solve that the outer weights come from."""

@@ -29,17 +29,24 @@ class PropagationOfChaos(HeightFlow):
 
         dG/dt = -int |grad_theta V|^2 drho - int (d_H V)^2 drho.
 
-    It is the gradient flow of G for the distance `observables.HeightDistance` (Remark 3.4), whose minimizing
-    movements are `steppers.Proximal` of `Wasserstein` on points (H, theta). Second order in the mesh for
-    smooth rho and H. `tau * Entropy()` and `tau * PorousMedium()` regularize rho (Remark 4.1, see
-    `HeightFlow`).
+    It is the gradient flow of G for the distance D, `observables.HeightDistance` (Remark 3.4), whose
+    minimizing movements are `steppers.Proximal` of `Wasserstein` on points (H, theta), `flow.lift(mu)`: of
+    order one, beside particles for ever, and beside a `Grid` until paths cross. Beyond, a step has no
+    minimizer among pairs. By heights that oscillate, pairs come as near in D to any law of (H, theta) as one
+    likes: the infimum over pairs is that over laws, and is attained at one of several heights over one place.
+    Nor is there a scheme on the cells of a fixed mesh: mass moves by whole cells, and stays where it is for
+    steps dt below a cell over twice the speed. Second order in the mesh for smooth rho and H. `tau *
+    Entropy()` and `tau * PorousMedium()` regularize rho (Remark 4.1, see `HeightFlow`).
 
     - `noise` T >= 0: on `Particles`, noise sqrt(2 T) dW of theta that carries H along, none unless given.
       The law of (H, theta) then follows a Fokker-Planck equation with diffusion in theta alone, another
       system than `T * Entropy()` on a `Grid`, which takes H along with the mean velocity of rho: after noise
       H is no function of theta, and there is no grid of it.
 
-    **Raises** `ValueError` for a measure without the mark "H", and for `noise` on a `Grid`.
+    A network of c outputs has c heights at a point, the mark "H" (K, c), and d_H V a sum over them.
+
+    **Raises** `ValueError` for a measure without the mark "H", or of another width than the network, and for
+    `noise` on a `Grid`.
 
     >>> import jax.numpy as jnp, mfjax as mf
     >>> neuron = mf.features.Weighted(mf.features.Ridge(jnp.tanh))
@@ -58,6 +65,7 @@ class PropagationOfChaos(HeightFlow):
     )
     held: ClassVar[bool] = True
     rides: ClassVar[bool] = True
+    several: ClassVar[bool] = True
 
     @property
     def temperature(self):

@@ -67,7 +67,7 @@ class Scheduled(Flow):
             raise ValueError(f"make must return a Flow, got {type(flow).__name__}")
 
     def at(self, state: State | None = None) -> Flow:
-        return self.make(jnp.zeros(()) if state is None else state.time)
+        return self.make(jnp.zeros(())) if state is None else self.make(state.time).at(state)
 
     @property
     def energy(self) -> Energy | None:

@@ -1,5 +1,6 @@
 """Values of cells that ride along with the mass: where it goes, and what it carries there."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -43,17 +44,21 @@ def face_velocities(mu: Grid, drift: Faces, parts: tuple[Part, ...] = ()) -> Fac
 
 
 def riding_rate(
-    values: Float[Array, " K"], velocities: Faces, mu: Grid
-) -> tuple[Float[Array, " K"], Float[Array, ""]]:
+    values: Float[Array, "K *c"], velocities: Faces, mu: Grid
+) -> tuple[Float[Array, "K *c"], Float[Array, ""]]:
     """The rates of values of cells that ride on given velocities, and the longest explicit step.
 
-    (rates, longest explicit step) of d_t H + v . grad H = 0 for values H of cells, v given at the faces.
+    (rates, longest explicit step) of d_t H + v . grad H = 0 for values H of cells, one or c in each, v given
+    at the faces.
 
     Limited upwinding, second order for smooth H. What a face brings counts by the density that it carries
     over that of the cell, at most 2: on smooth densities rho H moves conservatively, no empty cell changes
     the height of a full one, and H still goes through empty cells. For steps up to the second value no new
     extremum of H appears.
     """
+    if values.ndim > 1:
+        each = jax.vmap(lambda column: riding_rate(column, velocities, mu), in_axes=1, out_axes=(1, None))
+        return each(values)
     values, density = cells(values, mu), cells(mu.density, mu)
     rate, turnover = jnp.zeros(mu.shape, mu.dtype), jnp.zeros(mu.shape, mu.dtype)
     for axis, v in enumerate(velocities):
@@ -77,16 +82,21 @@ def riding_rate(
 
 
 def partial_slopes(
-    potential: Float[Array, " K"], by_value: Float[Array, " K"], values: Float[Array, " K"], mu: Grid
+    potential: Float[Array, " K"], by_value: Float[Array, "K *c"], values: Float[Array, "K *c"], mu: Grid
 ) -> Faces:
     """The slope of V(H(x), x) in x at frozen H: that of `potential` minus (dV/dH) grad H, at every face.
 
-    `by_value` is dV/dH in each cell, averaged over the two of a face: second order.
+    `by_value` is dV/dH in each cell, averaged over the two of a face: second order. Of c values H of a cell
+    the sum counts.
     """
-    held = []
-    for axis, (whole, moved) in enumerate(
-        zip(face_slopes(potential, mu), face_slopes(values, mu), strict=True)
-    ):
+
+    def moved(by_value, values):
         each = cells(by_value, mu)
-        held.append(whole - 0.5 * (each + above(each, axis)) * moved)
-    return tuple(held)
+        slopes = enumerate(face_slopes(values, mu))
+        return tuple(0.5 * (each + above(each, axis)) * slope for axis, slope in slopes)
+
+    if values.ndim == 1:
+        parts = moved(by_value, values)
+    else:
+        parts = tuple(jnp.sum(part, axis=0) for part in jax.vmap(moved, in_axes=1)(by_value, values))
+    return tuple(whole - part for whole, part in zip(face_slopes(potential, mu), parts, strict=True))

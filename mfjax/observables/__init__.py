@@ -6,8 +6,8 @@
 - Divergences on a grid: `KL`, `ChiSquare`, `MaxRatio`, `MaxLogRatio`, `FisherInformation`; `FreeEnergy`,
   also of particles.
 - Of the measure: `Moments`, `Histogram`, `FourierModes`, `KernelDensity`, `KernelSpectrum`.
-- Of the network: `Prediction`, `HeldOutRisk`, `Accuracy`, `CompressionError`; of its dual variable,
-  `DualNorm`, `SourceNorm`.
+- Of the network: `Prediction`, `HeldOutRisk`, `Accuracy`, `CompressionError`, `PathNorm`, `TangentKernel`; of
+  its dual variable, `DualNorm`, `SourceNorm`.
 - Of averages along a run: `AtAverage` of any of them.
 - To write one: `Observable`, or any function of a measure and a flow.
 """
@@ -24,11 +24,13 @@ from mfjax.observables.information import FisherInformation, FreeEnergy
 from mfjax.observables.kernel_density import KernelDensity
 from mfjax.observables.moments import FourierModes, Moments
 from mfjax.observables.network import Accuracy, HeldOutRisk, KernelSpectrum, Prediction
+from mfjax.observables.path_norm import PathNorm
 from mfjax.observables.sheets import ClosureDefect, HeightMoments
 from mfjax.observables.sinkhorn import SinkhornDivergence
 from mfjax.observables.sliced_energy import SlicedEnergyDistance
 from mfjax.observables.sobolev import SobolevDistance
 from mfjax.observables.sobolev_norm import SobolevNorm
+from mfjax.observables.tangent_kernel import TangentKernel
 from mfjax.observables.transport import WassersteinDistance
 from mfjax.observables.wasserstein import Wasserstein1D
 
@@ -54,12 +56,14 @@ __all__ = [
     "MaxRatio",
     "Moments",
     "Observable",
+    "PathNorm",
     "Prediction",
     "SinkhornDivergence",
     "SlicedEnergyDistance",
     "SobolevDistance",
     "SobolevNorm",
     "SourceNorm",
+    "TangentKernel",
     "Wasserstein1D",
     "WassersteinDistance",
 ]

@@ -14,7 +14,7 @@ from mfjax.energies.predictor import labels_of
 from mfjax.energies.reduced_risk import ReducedRisk
 from mfjax.energies.risk import Risk
 from mfjax.flows.base import Flow
-from mfjax.losses import Logistic, Loss, Softmax, Square, as_loss
+from mfjax.losses import Logistic, Loss, SecondLayer, Softmax, Square, as_loss
 from mfjax.measures import Measure
 from mfjax.observables.base import Observable
 
@@ -116,6 +116,7 @@ class HeldOutRisk(Observable):
         if loss is None:
             energy = risk_of(flow, (ReducedRisk, Risk), self)
             loss = energy.loss if isinstance(energy, Risk) else Square()
+            loss = loss.loss if isinstance(loss, SecondLayer) else loss
         loss.validate(self.data.y, prediction.shape[1:])
         y, masses = (part.astype(prediction.dtype) for part in (self.data.y, self.data.weights))
         return inner(masses, loss.values(prediction, y))

@@ -14,6 +14,7 @@ from mfjax import status as codes
 from mfjax._numerics.arrays import count, frozen, known, scalar
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy
+from mfjax.flows.heights import HeightFlow
 from mfjax.measures import Particles, Tangent
 from mfjax.steppers.base import Step, Stepper, settle, step_size, with_clock
 from mfjax.steppers.implicit import require_wasserstein
@@ -82,6 +83,11 @@ class Proximal(Stepper):
 
     def validate(self, flow, mu):
         super().validate(flow, mu)
+        if isinstance(flow.at(), HeightFlow):
+            raise ValueError(
+                "minimizing movements of pairs (rho, H) are those of the law of (H, theta), which past "
+                "crossings is no pair: run flows.Wasserstein of the same energy on flow.lift(mu)"
+            )
         require_wasserstein(self, flow, "stepper=None")
         if not isinstance(mu, Particles):
             raise ValueError(f"Proximal moves particles, got a {type(mu).__name__}: use ImplicitEuler")

@@ -1,6 +1,7 @@
 """Bounds as certificates: from declared data to a curve that a run must stay below.
 
-- Decay: `algebraic_decay` (reduced risk), `diffusion_decay` (ultra-fast diffusion), `entropy_decay` and
+- Decay: `algebraic_decay` (reduced risk), `convex_decay` (any convex energy), `tangent_decay` (risk of a
+  network by its tangent kernel), `diffusion_decay` (ultra-fast diffusion), `entropy_decay` and
   `entropy_decay_along` (Langevin), `proximal_contraction` (minimizing movements).
 - How far two runs part: `stability`. Entropy below distance and information: `hwi`.
 - Constants of theory: `log_sobolev`, `semiconvexity`, `spectral_gap`; `contraction_rate` of copies under one
@@ -14,6 +15,7 @@
 
 from mfjax.theory.bounds.base import Algebraic, Bound, Exponential, Geometric, Integrated, Recorded
 from mfjax.theory.bounds.contraction import semiconvexity, stability
+from mfjax.theory.bounds.convex import convex_decay, tangent_decay
 from mfjax.theory.bounds.diffusion import diffusion_decay, proximal_contraction, spectral_gap
 from mfjax.theory.bounds.entropy import entropy_decay, entropy_decay_along, log_sobolev
 from mfjax.theory.bounds.reduced_risk import algebraic_decay
@@ -31,6 +33,7 @@ __all__ = [
     "algebraic_decay",
     "contraction_rate",
     "contraction_threshold",
+    "convex_decay",
     "diffusion_decay",
     "entropy_decay",
     "entropy_decay_along",
@@ -40,4 +43,5 @@ __all__ = [
     "semiconvexity",
     "spectral_gap",
     "stability",
+    "tangent_decay",
 ]

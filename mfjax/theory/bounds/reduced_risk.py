@@ -3,14 +3,14 @@
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import ScalarLike
 
-from mfjax._numerics.arrays import as_floats, is_traced, kind, scalar
+from mfjax._numerics.arrays import is_traced, kind, scalar
 from mfjax.energies.population_risk import PopulationReducedRisk
 from mfjax.energies.reduced_risk import ReducedRisk
 from mfjax.measures import Measure
 from mfjax.theory.bounds.base import Algebraic, check_probability
+from mfjax.theory.bounds.convex import checked_norms
 
 
 def algebraic_decay(
@@ -53,7 +53,4 @@ def algebraic_decay(
             f"{float(slope):g}: this bound is for Quadratic(center={float(mass):g}) and the like"
         )
     check_probability(mu, "mu")
-    norms = as_floats(norms, "norms")
-    if not is_traced(norms) and not np.all(np.asarray(norms) >= 0):
-        raise ValueError("norms must be non-negative; a run that failed has none")
-    return Algebraic(energy(mu), 1 / jnp.max(norms) ** 2, "Theorem 5.1")
+    return Algebraic(energy(mu), 1 / jnp.max(checked_norms(norms)) ** 2, "Theorem 5.1")
