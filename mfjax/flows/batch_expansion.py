@@ -1,7 +1,5 @@
 """What random batches do to particles in the mean, to first order in the step."""
 
-from typing import ClassVar
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -57,7 +55,7 @@ class BatchExpansion(Flow):
     domain: Domain
     batches: Batches
     count: int = eqx.field(static=True)
-    monotone: ClassVar[bool] = False
+    monotone = False
 
     def __init__(self, flow: Wasserstein):
         if not isinstance(flow, Wasserstein):

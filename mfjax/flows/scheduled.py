@@ -53,7 +53,7 @@ class Scheduled(Flow):
     """
 
     make: Callable[[Any], Flow]
-    monotone: ClassVar[bool] = False
+    monotone = False
     autonomous: ClassVar[bool] = False
 
     def __init__(self, make: Callable[[Any], Flow]):
