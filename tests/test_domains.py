@@ -465,22 +465,6 @@ def test_a_domain_without_coordinates_says_so():
         (lambda: mf.domains.Zonal(2).gaussian(*jnp.ones((2, 1)), jnp.ones(())), "no Gaussian is known"),
         (lambda: mf.domains.Euclidean(1).cells(8), "has no grid of cells"),
         (lambda: mf.domains.Torus(2).cells((8,)), "one number or 2 numbers"),
-        (lambda: Product(mf.domains.Torus(1), mf.domains.Sphere(2)).cells((8, 8)), "one number or 3 numbers"),
-        (lambda: Product(mf.domains.Torus(1), mf.domains.Euclidean(1)).cells(8), "Euclidean has no grid"),
-        (
-            lambda: Product(mf.domains.Torus(1), mf.domains.Signed(mf.domains.Torus(1))).cells(8),
-            r"a factor has copies: make those of the product, as in Signed\(Product",
-        ),
-        (lambda: Product(), "a Product needs factors"),
-        (lambda: Product(mf.domains.Torus(1), 2), "the factors of a Product must be Domains, got int"),
-        (lambda: Product([mf.domains.Torus(1)]), "must be Domains, got list"),
-        (lambda: Frozen(0.5), "domain must be a Domain, got float"),
-        (
-            lambda: Product(mf.domains.Torus(1), mf.domains.Interval(0.0, 1.0)).validate(
-                jnp.array([[0.5, 2.0]])
-            ),
-            r"points\[0\] = \[0.5, 2.0\] does not lie on Product",
-        ),
         (lambda: mf.domains.Torus(1).cells(2), "n must be at least 4"),
         (lambda: mf.domains.Torus(1).sample(jr.key(0), 0), "n must be at least 1"),
         (lambda: mf.domains.Sphere(1).validate(jnp.ones((3, 2))), "does not lie on Sphere"),
