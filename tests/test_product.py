@@ -176,7 +176,7 @@ def test_heat_on_products(name):
     """A product of eigenfunctions decays at the sum of its rates to second order; mass to 1e-13, positive."""
     domain, mode, exact, shape = HEAT[name]
     errors, dt, steps = [], 0.02, 3
-    for n in (8, 16, 32) if domain.dim == 2 else (8, 16):
+    for n in (12, 24):
         mu = Grid.uniform(domain, shape(n))
         values = np.asarray(jax.vmap(mode)(mu.points))
         share = np.asarray(mu.relative_volume) / mu.size
@@ -189,7 +189,7 @@ def test_heat_on_products(name):
         errors.append(abs(((left ** (-1 / steps) - 1) / dt) / exact - 1))
     orders = np.log2(np.divide(errors[:-1], errors[1:]))
     print(f"heat on {name}: errors of the rate {errors}, orders {orders}")
-    assert abs(orders[-1] - 2) < 0.15 and errors[-1] < (0.02 if len(errors) == 3 else 0.08), (orders, errors)
+    assert abs(orders[-1] - 2) < 0.2 and errors[-1] < 0.02, (orders, errors)
 
 
 # --- frozen factors ---------------------------------------------------------------------------------------
@@ -392,17 +392,15 @@ def test_a_network_whose_features_live_on_a_sphere():
     risk = Risk(Weighted(ReLU()), X, Y)
     mf.testing.check_flow(Wasserstein(risk, free), Particles.sample(free, jr.key(0), 8))
     density = lambda x: jnp.exp(-4 * (x[0] - 0.5) ** 2) * (1 + 0.5 * x[1])
-    falls = []
-    for n in (16, 32):
-        cells = Grid.from_density(bounded, n, density)
-        end = lambda mu: mf.simulate(
-            Wasserstein(risk, bounded), mu, stepper=RK4(0.025), steps=40
-        ).observables["energy"]
-        particles = end(Particles(cells.points, cells.weights))
-        falls.append((particles[0] - particles[-1], end(cells)[-1] - particles[-1]))
-    gaps = [abs(gap / fall) for fall, gap in falls]
-    print(f"w omega on a sphere: densities off by {gaps} of the fall of the risk")
-    assert gaps[1] < 0.4 * gaps[0] and gaps[1] < 0.02
+    cells = Grid.from_density(bounded, 32, density)
+    both = (
+        mf.simulate(Wasserstein(risk, bounded), mu, stepper=RK4(0.025), steps=40).observables["energy"]
+        for mu in (cells, Particles(cells.points, cells.weights))
+    )
+    found, exact = (np.asarray(energy) for energy in both)
+    gap = abs(found[-1] - exact[-1]) / (exact[0] - exact[-1])
+    print(f"w omega on a sphere: the density is off by {gap:.1e} of the fall of the risk")
+    assert gap < 0.01 and exact[-1] < 0.8 * exact[0]
 
 
 @pytest.mark.slow

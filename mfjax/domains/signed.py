@@ -1,5 +1,6 @@
 """Two copies of a domain, one for each sign of mass."""
 
+import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 
@@ -38,9 +39,7 @@ class Signed(Factored):
 class _Signs(Domain):
     """The two signs: isolated points, which have no coordinates."""
 
-    @property
-    def dim(self) -> int:
-        return 0
+    dim: int = eqx.field(static=True, default=0)
 
     @property
     def ambient(self) -> int:

@@ -5,9 +5,9 @@ from math import prod
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._numerics.arrays import Prepared, over_outputs
+from mfjax._numerics.arrays import Prepared, over_outputs, scalar
 from mfjax.energies.base import Energy, Solution, solved
 from mfjax.energies.field import Field, values_at
 from mfjax.energies.reduced import Reduced, Score
@@ -60,7 +60,10 @@ class Unreduced(_OfPairs):
     """
 
     energy: Reduced
-    unit: Float[Array, ""] = eqx.field(converter=jnp.asarray)
+    unit: Float[Array, ""]
+
+    def __init__(self, energy: Reduced, unit: ScalarLike):
+        self.energy, self.unit = energy, scalar(unit, "unit", above=0)
 
     @property
     def columns(self) -> int:

@@ -55,7 +55,10 @@ class BatchExpansion(Flow):
     domain: Domain
     batches: Batches
     count: int = eqx.field(static=True)
-    monotone = False
+
+    @property
+    def monotone(self) -> bool:
+        return False
 
     def __init__(self, flow: Wasserstein):
         if not isinstance(flow, Wasserstein):

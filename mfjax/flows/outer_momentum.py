@@ -45,7 +45,10 @@ class OuterMomentum(OuterWeightFlow):
     domain: Domain
     momentum: Float[Array, ""]
     dt: Float[Array, ""]
-    monotone = False
+
+    @property
+    def monotone(self) -> bool:
+        return False
 
     def __init__(self, energy: Energy, domain: Domain, momentum: ScalarLike, dt: ScalarLike):
         self.energy, self.domain = energy, domain

@@ -89,8 +89,8 @@ class TwoTimescale(OuterWeightFlow):
           wide enough that no mass comes near its walls; for particles `Euclidean(1)`.
 
         Its points are (v, omega), on `Product(outer, domain)`, or on `Product(Noiseless(outer), domain)` if v
-        is not noisy: then it is no gradient flow, and its energy may rise. Terms of the energy beside the risk
-        see omega alone. Its particles are those of this flow, with u as a coordinate.
+        is not noisy: then it is no gradient flow, and its energy may rise. Terms beside the risk see omega
+        alone. Its particles are those of this flow, with u as a coordinate.
 
         **Raises** `ValueError` for an `outer` of another dimension, and for T_u other than T, as far as these
         are known; where they are traced it takes them to be equal.
