@@ -11,11 +11,13 @@ import mfjax as mf
 from mfjax import grids
 from mfjax.domains import Box, Euclidean, Frozen, Interval, Noiseless, Product, Sphere, Torus, Zonal
 from mfjax.energies import Entropy, Potential, PowerDivergence, Risk
-from mfjax.features import ReLU, Weighted
+from mfjax.features import Function, ReLU, Weighted
 from mfjax.flows import Wasserstein, WassersteinFisherRao
 from mfjax.measures import Grid, Particles
 from mfjax.steppers import RK4, Euler, EulerMaruyama, ImplicitEuler
 
+X = jr.normal(jr.key(4), (9, 2))
+Y = jnp.sin(X[:, 0]) + 0.3
 LAYERS = Product(Frozen(Interval(0.0, 1.0)), Torus(1))
 SAME = {
     "torus": (Torus(2, 3.0), Product(Torus(1, 3.0), Torus(1, 3.0)), (6, 8)),
@@ -295,6 +297,14 @@ def test_particles_of_layers_have_rates_of_what_moves():
 
 
 @pytest.mark.slow
+def test_features_that_do_not_see_the_layer_have_the_semiconvexity_of_the_rest():
+    bump = lambda omega, x: jnp.exp(jnp.cos(2 * jnp.pi * (omega[-1] - x[0])))
+    risk = mf.energies.ReducedRisk(Function(bump), X, Y, lam=0.5)
+    one, other = (mf.bounds.semiconvexity(risk, domain, 0.5, n=16) for domain in (Torus(1), LAYERS))
+    np.testing.assert_allclose(other, one, rtol=1e-12)
+
+
+@pytest.mark.slow
 def test_masses_may_grow_where_nothing_moves():
     """Of a domain all of which is frozen nothing is left of growth and transport but the growth."""
     line = Frozen(Interval(0.0, 1.0))
@@ -380,9 +390,6 @@ def test_degenerate_diffusion_conserves_mass_and_the_energy_may_rise(how):
 
 
 # --- where they are used ----------------------------------------------------------------------------------
-
-X = jr.normal(jr.key(4), (9, 2))
-Y = jnp.sin(X[:, 0]) + 0.3
 
 
 @pytest.mark.slow

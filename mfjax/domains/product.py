@@ -158,7 +158,7 @@ class Factored(Domain):
 
 
 class Product(Factored):
-    """The product of domains: a point is one of each, their coordinates one behind the other.
+    """The product of domains: a place in each of them, with their coordinates one behind the other.
 
     - `factors`: any domains, `Product(Sphere(1), Interval(0.0, 1.0))`, users' own included.
 

@@ -38,6 +38,8 @@ def density_label(domain: Domain, symbol: str = "x") -> str:
     ('density [1/sr]', 'density [1/mm²]')
     >>> density_label(mf.domains.Zonal(2)), density_label(mf.domains.Zonal(10))
     ('density [1/sr]', 'density [1/rad$^{10}$]')
+    >>> density_label(mf.domains.Product(mf.domains.Zonal(2), mf.domains.Interval(0.0, 1.0)))
+    'density'
     """
     # Of an orbit one coordinate is stored, and its volume is that of the whole.
     powers = domain.volume_powers
@@ -47,7 +49,7 @@ def density_label(domain: Domain, symbol: str = "x") -> str:
     if not domain.isometric or max(powers) > 1:
         if units == ["rad", "rad"]:
             return "density [1/sr]"
-        alike = domain.isometric and len({*units, ""}) == 2
+        alike = domain.isometric and units[0] and len(set(units)) == 1
         return f"density [1/{units[0]}$^{{{len(units)}}}$]" if alike else "density"
     units = [unit for unit in units if unit]
     if not units:

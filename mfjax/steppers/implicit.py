@@ -14,7 +14,7 @@ from mfjax.flows.wasserstein import Wasserstein
 from mfjax.grids import FiniteVolume, face_slopes, transport_rate
 from mfjax.grids.diffusion import Part, conductance, diffusion_rate, stiffness
 from mfjax.grids.fitting import fitted
-from mfjax.grids.linear import ShiftedFluxes
+from mfjax.grids.linear import ShiftedFluxes, by_lines
 from mfjax.grids.rates import (
     Pairs,
     added,
@@ -167,7 +167,7 @@ def _newton(parts, mu: Grid, dt, linear, weights, *, bounded: bool) -> tuple[Arr
         pressure = part[1].pressure(current.density, mu.points)
         residual = residual + dt * stiffness(conductance(part, mu), pressure)
         pairs.append(pressure_pairs(part, current))
-    matrix = ShiftedFluxes(reduce(added, pairs), dt, mu.periodic, mu.metric is not None)
+    matrix = ShiftedFluxes(reduce(added, pairs), dt, mu.periodic, by_lines(mu))
     change = -matrix.solve(residual)
     if linear is None and len(parts) == 1 and parts[0][1].concave_pressure:
         energy = parts[0][1]
