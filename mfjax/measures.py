@@ -212,15 +212,17 @@ class Grid(Measure):
 
     The axes of a grid in several dimensions are flattened in C order; `shape` holds the cells per
     axis, `spacing` (dim,) their side lengths (arc length on the circle), `periodic` the topology. Nothing
-    flows along the first `frozen` axes, which number species (`domains.Signed`). On curvilinear coordinates
-    (`Sphere(2)`, `Zonal`) cells differ: `spacing` holds the steps of the coordinates, `metric` the volumes,
-    faces and distances. `marks` are further values of each cell (a height `H`), a mapping from names to
-    arrays (K, ...).
+    flows along the axes numbered in `frozen` (`domains.Frozen`; the first one, if it numbers the species of
+    `domains.Signed`), and mass diffuses along none in `noiseless` (`domains.Noiseless`). On curvilinear
+    coordinates (`Sphere(2)`, `Zonal`) cells differ: `spacing` holds the steps of the coordinates, `metric`
+    the volumes, faces and distances. `marks` are further values of each cell (a height `H`), a mapping from
+    names to arrays (K, ...).
 
     `Grid(domain, n, weights)`: `n` >= 4 cells per axis, one number or one for each, of a sphere, a
-    torus, an interval or a box; K is the product of n. `weights` are masses, not densities, in proportion to
-    volume and of total mass one unless given; from a density by `Grid.from_density`. Good values: 8 cells or
-    more across the finest feature; memory is O(n^dim), which is for dim <= 3.
+    torus, an interval, a box, or a product of these; K is the product of n. `weights` are masses, not
+    densities, in proportion to volume and of total mass one unless given; from a density by
+    `Grid.from_density`. Good values: 8 cells or more across the finest feature; memory is O(n^dim), which is
+    for dim <= 3.
 
     **Raises** `ValueError` for domains without a grid, n < 4, wrong shapes, negative or non-finite weights,
     and cells whose volumes `dtype` cannot hold.
@@ -238,7 +240,8 @@ class Grid(Measure):
     metric: Metric | None
     shape: tuple[int, ...] = eqx.field(static=True)
     periodic: tuple[bool, ...] = eqx.field(static=True)
-    frozen: int = eqx.field(static=True)
+    frozen: tuple[int, ...] = eqx.field(static=True)
+    noiseless: tuple[int, ...] = eqx.field(static=True)
 
     def __init__(self, domain: Domain, n, weights=None, *, marks: Mapping | None = None, dtype=None):
         cells = domain.cells(n)
@@ -246,7 +249,8 @@ class Grid(Measure):
         self.points = cells.points.astype(dtype)
         self.spacing = cells.spacing.astype(dtype)
         self.metric = jax.tree.map(lambda sizes: sizes.astype(dtype), cells.metric)
-        self.shape, self.periodic, self.frozen = cells.shape, cells.periodic, cells.frozen
+        self.shape, self.periodic = cells.shape, cells.periodic
+        self.frozen, self.noiseless = cells.frozen, cells.noiseless
         size = int(np.prod(cells.shape))
         if cells.metric is not None and not is_traced(cells.metric):
             least = float(np.min(np.asarray(cells.metric.volume)))

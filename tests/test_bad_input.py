@@ -16,6 +16,7 @@ P, G = mf.measures.Particles, mf.measures.Grid
 
 X, Y = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), jnp.array([1.0, 0.5, 0.0])
 CIRCLE, TORUS, LINE = D.Sphere(1), D.Torus(1), D.Euclidean(1)
+LAYERS, HALF_NOISY = D.Product(D.Frozen(D.Interval(0.0, 1.0)), TORUS), D.Product(TORUS, D.Noiseless(TORUS))
 UNIT = jnp.array([[1.0, 0.0], [0.0, 1.0]])
 pytestmark = pytest.mark.wrong_calls
 NOT_A_NUMBER = jnp.array([[1.0, 0.0], [jnp.nan, 1.0]])
@@ -124,6 +125,75 @@ CASES = {
     "grid of one n for two axes": (
         lambda: G.uniform(D.Torus(2), (8,)),
         r"one number or 2 numbers, got \(8,\)",
+    ),
+    "a product of nothing": (lambda: D.Product(), r"a Product needs factors: Product\(Sphere\(1\), "),
+    "a factor that is no domain": (
+        lambda: D.Product(TORUS, 2),
+        "the factors of a Product must be Domains, got int",
+    ),
+    "factors in a list": (lambda: D.Product([TORUS, TORUS]), "must be Domains, got list"),
+    "a class as a factor": (
+        lambda: D.Product(TORUS, D.Sphere),
+        r"got the class Sphere: write Sphere\(\.\.\.",
+    ),
+    "a number that is frozen": (lambda: D.Frozen(0.5), "domain must be a Domain, got float"),
+    "noise of a number": (lambda: D.Noiseless(0.5), "domain must be a Domain, got float"),
+    "grid of an unbounded factor": (
+        lambda: G.uniform(D.Product(LINE, CIRCLE), 8),
+        "Euclidean has no grid of cells; use .*Product of these",
+    ),
+    "grid of a product of copies": (
+        lambda: G.uniform(D.Product(TORUS, D.Signed(TORUS)), 8),
+        r"a factor has copies: make those of the product, as in Signed\(Product",
+    ),
+    "grid of a product of one n too few": (
+        lambda: G.uniform(D.Product(TORUS, D.Sphere(2)), (8, 8)),
+        r"one number or 3 numbers, got \(8, 8\)",
+    ),
+    "points beside a factor": (
+        lambda: D.Product(CIRCLE, D.Interval(0.0, 1.0)).validate(jnp.array([[1.0, 0.0, 2.0]])),
+        r"points\[0\] = \[1.0, 0.0, 2.0\] does not lie on Product",
+    ),
+    "a flow on what is frozen": (
+        lambda: flow(E.Potential(well), D.Product(D.Frozen(TORUS), D.Frozen(TORUS))).init(
+            G.uniform(D.Torus(2), 8)
+        ),
+        "nothing moves on Product.*leave a factor of it free, or let masses grow",
+    ),
+    "cells that are not frozen": (
+        lambda: flow(E.Potential(well), LAYERS).init(G.uniform(D.Torus(2), 8)),
+        "another grid than Product",
+    ),
+    "spectral derivatives between layers": (
+        lambda: mf.flows.Wasserstein(E.Entropy(), HALF_NOISY, mf.grids.Spectral()).init(
+            G.uniform(HALF_NOISY, 8)
+        ),
+        "lets mass move in another way along some axes: use grids.FiniteVolume",
+    ),
+    "Sinkhorn steps without noise": (
+        lambda: mf.Simulation(
+            flow(E.Entropy(), HALF_NOISY),
+            G.uniform(HALF_NOISY, 8),
+            stepper=S.EntropicProximal(0.1, blur=0.2),
+            steps=1,
+        ),
+        "noise does not reach all of Product.*use stepper=None",
+    ),
+    "a Gibbs measure without noise": (
+        lambda: mf.gibbs(E.Potential(well) + E.Entropy(), G.uniform(HALF_NOISY, 8)),
+        "no equilibrium is known: run its flow to its end",
+    ),
+    "lengths between layers": (
+        lambda: OBS.WassersteinDistance(G.uniform(LAYERS, 4), 2, LAYERS),
+        "differ in a frozen coordinate of Product.*infinitely far apart",
+    ),
+    "an elliptic solve between layers": (
+        lambda: OBS.SobolevDistance(G.uniform(LAYERS, 4))(G.uniform(LAYERS, 4)),
+        "nor along a frozen axis",
+    ),
+    "a line that is frozen": (
+        lambda: OBS.Wasserstein1D(jnp.zeros((1, 1)), 1, D.Frozen(D.Interval(0.0, 1.0))),
+        "needs a line or a circle, got Frozen",
     ),
     # Measures
     "points without axis": (lambda: P(jnp.zeros(3)), r"points must have shape \(M, d\).*got \(3,\)"),
@@ -644,6 +714,16 @@ CASES = {
     "two timescales of two risks": (
         lambda: mf.flows.TwoTimescale(risk() + risk(), CIRCLE, 1.0),
         "one alone, got ReducedRisk, ReducedRisk",
+    ),
+    "pairs with two outer weights": (
+        lambda: mf.flows.TwoTimescale(risk(), CIRCLE, rate=2.0).of_pairs(D.Euclidean(2)),
+        r"outer must be a Domain of 1 coordinates, one for each output, got Euclidean\(dim=2\)",
+    ),
+    "pairs of two temperatures": (
+        lambda: mf.flows.TwoTimescale(
+            risk() + 0.1 * E.Entropy(), CIRCLE, rate=2.0, outer_temperature=0.3
+        ).of_pairs(LINE),
+        "outer weights of temperature 0.3 and features of 0.1: pairs have a flow where both are the same",
     ),
     "two timescales with noise on a grid": (
         lambda: mf.flows.TwoTimescale(risk() + E.Entropy(), CIRCLE, 1.0).init(G.uniform(CIRCLE, 8)),

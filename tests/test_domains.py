@@ -11,6 +11,7 @@ from hypothesis import given
 from scipy import stats
 
 import mfjax as mf
+from mfjax.domains import Frozen, Noiseless, Product
 from mfjax.testing import check_domain
 
 DOMAINS = {
@@ -29,6 +30,18 @@ DOMAINS = {
     "signed": (mf.domains.Signed(mf.domains.Sphere(1)), 12, 4 * np.pi),
     "signed box": (mf.domains.Signed(mf.domains.Box([-1.0, 0.0], [1.0, 3.0])), 5, 12.0),
     "box": (mf.domains.Box([-1.0, 0.0], [1.0, 3.0]), 6, 6.0),
+    "sphere x interval": (Product(mf.domains.Sphere(2), mf.domains.Interval(0.0, 2.0)), (6, 5, 4), 8 * np.pi),
+    "interval x zonal": (Product(mf.domains.Interval(0.0, 2.0), mf.domains.Zonal(3)), 7, 4 * np.pi**2),
+    "weights x sphere": (Product(mf.domains.Euclidean(1), mf.domains.Sphere(2)), None, None),
+    "layers": (Product(Frozen(mf.domains.Interval(0.0, 0.5)), mf.domains.Torus(2)), 4, 0.5),
+    "torus x frozen circle": (Product(mf.domains.Torus(1), Frozen(mf.domains.Sphere(1))), 6, 2 * np.pi),
+    "frozen": (Frozen(mf.domains.Box([-1.0, 0.0], [1.0, 3.0])), 4, 6.0),
+    "noiseless": (Product(mf.domains.Torus(1), Noiseless(mf.domains.Interval(0.0, 2.0))), 5, 2.0),
+    "signed product": (
+        mf.domains.Signed(Product(mf.domains.Sphere(1), mf.domains.Zonal(2))),
+        5,
+        16 * np.pi**2,
+    ),
 }
 
 
@@ -149,99 +162,6 @@ class Cylinder(mf.domains.Domain):
         return mf.domains.Cells(points, spacing, (n, n), (True, False))
 
 
-class Product(mf.domains.Domain):
-    """All pairs of points of two domains, whatever these are: each question is asked of both."""
-
-    first: mf.domains.Domain
-    second: mf.domains.Domain
-
-    @property
-    def dim(self):
-        return self.first.dim + self.second.dim
-
-    @property
-    def ambient(self):
-        return self.first.ambient + self.second.ambient
-
-    @property
-    def axes(self):
-        return self.first.axes + self.second.axes
-
-    @property
-    def walls(self):
-        return self.first.walls + self.second.walls
-
-    @property
-    def isometric(self):
-        return self.first.isometric and self.second.isometric
-
-    @property
-    def product_of_circles(self):
-        return self.first.product_of_circles and self.second.product_of_circles
-
-    @property
-    def flat(self):
-        return self.first.flat and self.second.flat
-
-    def _apart(self, x, size):
-        return x[:size], x[size:]
-
-    def _each(self, method, *points):
-        pairs = [self._apart(x, self.first.ambient) for x in points]
-        values = [
-            getattr(d, method)(*part)
-            for d, part in zip((self.first, self.second), zip(*pairs, strict=True), strict=True)
-        ]
-        return jnp.concatenate(values)
-
-    def sample_point(self, key, dtype=float):
-        keys = jr.split(key)
-        parts = [d.sample_point(k, dtype) for d, k in zip((self.first, self.second), keys, strict=True)]
-        return jnp.concatenate(parts)
-
-    def contains(self, x):
-        a, b = self._apart(x, self.first.ambient)
-        return self.first.contains(a) & self.second.contains(b)
-
-    def displacement(self, x, y):
-        return self._each("displacement", x, y)
-
-    def project(self, x, v):
-        return self._each("project", x, v)
-
-    def velocity(self, x, v):
-        return self._each("velocity", x, v)
-
-    def retract(self, x, v):
-        return self._each("retract", x, v)
-
-    def diffuse(self, x, v):
-        return self._each("diffuse", x, v)
-
-    def embed(self, x):
-        return self._each("embed", x)
-
-    def chord(self, x, y):
-        return self._each("chord", x, y)
-
-    def coordinates(self, x):
-        return self._each("coordinates", x)
-
-    def point(self, q):
-        a, b = self._apart(q, self.first.dim)
-        return jnp.concatenate([self.first.point(a), self.second.point(b)])
-
-    def cells(self, n):
-        a, b = self.first.cells(n), self.second.cells(n)
-        left, right = jnp.repeat(a.points, len(b.points), 0), jnp.tile(b.points, (len(a.points), 1))
-        return mf.domains.Cells(
-            jnp.concatenate([left, right], axis=1),
-            jnp.concatenate([a.spacing, b.spacing]),
-            a.shape + b.shape,
-            a.periodic + b.periodic,
-        )
-
-
 ELLIPSE = Ellipse(2.0, 1.0)
 WRITTEN = {
     "ellipse": (ELLIPSE, 12, float(ELLIPSE.length)),
@@ -253,15 +173,29 @@ WRITTEN = {
 DOMAINS |= WRITTEN
 
 
-@pytest.mark.slow_cases("ellipse", "ellipse x line", "torus2", "cylinder", "sphere3", "zonal2")
+@pytest.mark.slow_cases(
+    "ellipse",
+    "ellipse x line",
+    "torus2",
+    "cylinder",
+    "sphere3",
+    "zonal2",
+    "signed",
+    "circle x torus",
+    "sphere x interval",
+    "weights x sphere",
+    "interval x zonal",
+    "torus x frozen circle",
+    "frozen",
+)
 @pytest.mark.parametrize("name", DOMAINS)
 def test_generic(name):
     domain, cells, volume = DOMAINS[name]
     check_domain(domain, cells=cells, volume=volume, dtype="float64")
 
 
-@pytest.mark.slow_cases("circle", "torus")
-@pytest.mark.parametrize("name", ["circle", "torus", "box"])
+@pytest.mark.slow_cases("circle", "torus", "layers")
+@pytest.mark.parametrize("name", ["circle", "torus", "box", "layers"])
 def test_generic_single_precision(name):
     domain, cells, volume = DOMAINS[name]
     check_domain(domain, cells=cells, volume=volume, dtype="float32")

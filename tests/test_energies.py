@@ -23,6 +23,7 @@ from mfjax.energies import (
     Risk,
     Spacings,
 )
+from mfjax.energies.pairs import Marginal, Unreduced
 from mfjax.features import RBF, ReLU, Ridge, Weighted
 from mfjax.measures import Grid, Particles
 from mfjax.regularizers import Quadratic
@@ -141,6 +142,14 @@ ENERGIES = {
         ),
         (0.1, 0.0),
     ),
+    "risk of pairs": (
+        lambda lam, d: Unreduced(
+            ReducedRisk(Ridge(jnp.sin), data()[0][:, :1].astype(d), data(dtype=d)[1], lam),
+            jnp.asarray(2.0, d),
+        ),
+        (0.1, 0.2),
+    ),
+    "features of pairs": (lambda depth, d: Marginal(well(depth), 1), (1.0, 0.5)),
     "reduced risk, one column": (lambda lam, d: reduced(lam=lam, dtype=d, outputs=1), (1e-2, 1e-1)),
     "reduced risk, biased, three outputs": (
         lambda lam, d: reduced(lam=lam, dtype=d, outputs=3),
@@ -248,6 +257,8 @@ def test_points_are_targets_of_equal_masses():
     "reduced risk, rbf",
     "population risk, bumps",
     "risk, huber",
+    "risk of pairs",
+    "features of pairs",
     "mmd, torus",
     "reduced risk, unbiased, N < M",
     "reduced risk, modes of a circle",

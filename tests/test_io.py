@@ -421,6 +421,11 @@ class Ring(mf.domains.Domain):
         return jnp.mod(x + v, 2.0)
 
 
+LAYERS = mf.domains.Product(
+    mf.domains.Frozen(mf.domains.Interval(0.0, 1.0)),
+    mf.domains.Zonal(2),
+    mf.domains.Noiseless(mf.domains.Torus(1)),
+)
 PLACES = {
     "circle": (mf.domains.Sphere(1), 5),
     "torus": (mf.domains.Torus(2, 3.0), (4, 5)),
@@ -431,6 +436,7 @@ PLACES = {
     "sphere of cells": (mf.domains.Sphere(2), (6, 5)),
     "two spheres of cells": (mf.domains.Signed(mf.domains.Sphere(2)), 8),
     "zones": (mf.domains.Zonal(3), 6),
+    "layers": (LAYERS, (4, 5, 6)),
     "space": (mf.domains.Euclidean(4), None),
 }
 

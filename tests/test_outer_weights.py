@@ -192,22 +192,67 @@ def test_noise_of_outer_weights_is_that_of_ornstein_and_uhlenbeck():
     np.testing.assert_array_equal(again.final.marks["u"], more.final.marks["u"][:4000])
 
 
+@pytest.mark.slow_cases("population", "two outputs")
+@pytest.mark.parametrize("kind", ["data", "two outputs", "population"])
+def test_particles_of_pairs_are_those_with_a_mark(kind):
+    """Without noise, with a factor and another term: (u / sqrt(gamma), omega) to 1e-11, and the energy."""
+    gamma, extra = 3.0, 0.3 * Potential(lambda x: jnp.cos(2 * jnp.pi * x[0]))
+    energy = on_loop(2 if kind == "two outputs" else None)
+    if kind == "population":
+        teacher = Particles(jnp.array([[0.1], [0.5], [0.8]]), [0.5, 0.2, 0.3])
+        energy = PopulationReducedRisk(mf.kernels.Gaussian(0.3, LOOP), teacher, 0.5)
+    flow = TwoTimescale(1.5 * energy + extra, LOOP, gamma)
+    mu = flow.init(quantiles(5)).measure
+    pairs = flow.of_pairs(mf.domains.Euclidean(2 if kind == "two outputs" else 1))
+    v = mu.marks["u"].reshape(mu.size, -1) / np.sqrt(gamma)
+    joint = Particles(jnp.concatenate([v, mu.points], axis=1), mu.weights)
+    one, other = (mf.simulate(f, nu, stepper=RK4(0.05), steps=6) for f, nu in ((flow, mu), (pairs, joint)))
+    np.testing.assert_allclose(other.final.points[:, -1:], one.final.points, rtol=1e-11)
+    u = np.sqrt(gamma) * other.final.points[:, :-1]
+    np.testing.assert_allclose(u, one.final.marks["u"].reshape(mu.size, -1), rtol=1e-10)
+    for name in ("energy", "dissipation"):
+        np.testing.assert_allclose(other.observables[name], one.observables[name], rtol=1e-10)
+
+
+@pytest.mark.slow_cases("both")
+@pytest.mark.parametrize("noisy", ["features", "both"])
+def test_the_energy_of_pairs_is_a_risk(noisy):
+    """(1 / lam) Risk(Weighted) + f and its slopes, at random pairs; identities of every energy."""
+    temperature = 0.3 if noisy == "both" else None
+    flow = TwoTimescale(on_loop() + 0.3 * Entropy(), LOOP, 4.0, outer_temperature=temperature)
+    pairs = flow.of_pairs(mf.domains.Interval(-3.0, 3.0))
+    assert pairs.domain.noiseless == (noisy == "features") and float(pairs.temperature) == 0.3
+    double = Function(lambda xi, x: 2 * xi[0] * BUMP(xi[1:], x))
+    joint = (1 / 0.5) * Risk(double, PLACES, SIGNAL[:, 0]) + Potential(lambda xi: 0.5 * (2 * xi[0]) ** 2)
+    mu = Particles.sample(pairs.domain, jr.key(0), 6)
+    smooth = mf.grids.transport_part(pairs.energy)
+    np.testing.assert_allclose(smooth(mu), joint(mu), rtol=1e-13)
+    np.testing.assert_allclose(smooth.gradient_field(mu), joint.gradient_field(mu), rtol=1e-11)
+    point = jnp.array([0.4, 0.3])
+    np.testing.assert_allclose(smooth.potential(mu)(point), joint.potential(mu)(point), rtol=1e-12)
+
+
 @pytest.mark.slow
-def test_noisy_particles_against_the_density_of_pairs():
-    """Noise on features and weights, T = T_u: (u / sqrt(gamma), omega) follows a Fokker-Planck equation.
+@pytest.mark.parametrize("everywhere", [True, False], ids=["both", "features alone"])
+def test_noisy_particles_against_the_density_of_pairs(everywhere):
+    """Noise on features, and on weights or not: (u / sqrt(gamma), omega) follows a Fokker-Planck equation.
 
     omega between two walls, 24 runs of 1024 particles to t = 0.2, each integral within 4 standard errors and
-    what is left between two meshes and two steps.
+    what is left between two meshes and two steps. The density diffuses along omega alone where weights have
+    no noise, or in both where T_u = T.
     """
     gamma, temperature, lam, t1 = 4.0, 0.3, 0.5, 0.2
     bump = lambda omega, x: jnp.exp(-2 * (omega - x[0]) ** 2)
     x, y = jnp.linspace(0, 1, 7)[:, None], jnp.linspace(1.5, -0.5, 7)
     one = Function(lambda omega, x: bump(omega[0], x))
     energy = ReducedRisk(one, x, y, lam) + temperature * Entropy()
-    flow = TwoTimescale(energy, mf.domains.Interval(0.0, 1.0), gamma, outer_temperature=temperature)
-    pair = Function(lambda xi, x: np.sqrt(gamma) * xi[0] * bump(xi[1], x))
-    joint = (1 / lam) * Risk(pair, x, y) + Potential(lambda xi: 0.5 * gamma * xi[0] ** 2)
-    box = mf.domains.Box([-3.5, 0.0], [3.5, 1.0])
+    flow = TwoTimescale(
+        energy,
+        mf.domains.Interval(0.0, 1.0),
+        gamma,
+        outer_temperature=temperature if everywhere else None,
+    )
+    joint = flow.of_pairs(mf.domains.Interval(-3.5, 3.5))
     density = lambda xi: jnp.exp(-0.5 * (xi[0] - 0.3) ** 2 / 0.2) * (1 + 0.8 * jnp.cos(jnp.pi * xi[1]))
 
     def integrals(v, omega, mean):
@@ -217,8 +262,9 @@ def test_noisy_particles_against_the_density_of_pairs():
         )
 
     def of_density(n):
-        mu = Grid.from_density(box, (2 * n, n), density)
-        end = mf.simulate(Wasserstein(joint + temperature * Entropy(), box), mu, t1=t1).final
+        mu = Grid.from_density(joint.domain, (2 * n, n), density)
+        end = mf.simulate(joint, mu, t1=t1).final
+        np.testing.assert_allclose(end.mass, 1, rtol=1e-13)
         return integrals(end.points[:, 0], end.points[:, 1], end.integrate)
 
     coarse, fine = of_density(24), of_density(48)

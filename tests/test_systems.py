@@ -205,6 +205,21 @@ SYSTEMS = {
         StochasticHeun(END / 8),
         "noise would spread them",
     ),
+    "two timescales, pairs": System(
+        lambda a, m, d: W.TwoTimescale(reduced(m, d) + a * HEAT(), m, rate=2.0).of_pairs(
+            mf.domains.Interval(-4.0, 4.0)
+        ),
+        LAMS,
+        StochasticHeun(END / 8),
+    ),
+    "layers": System(
+        lambda a, m, d: W.Wasserstein(
+            E.Potential(wave) + a * HEAT(),
+            mf.domains.Product(mf.domains.Frozen(mf.domains.Interval(0, 1)), m),
+        ),
+        LAMS,
+        StochasticHeun(END / 8),
+    ),
     "two timescales, infinitely many data": System(
         lambda a, m, d: W.TwoTimescale(
             E.PopulationReducedRisk(mf.kernels.Gaussian(0.3, m), atoms(m, d), 0.1), m, rate=a
@@ -472,6 +487,8 @@ def check(name, side, domain, dtype):
     "bilevel Langevin, density",
     "signed measures, density",
     "infinitely many data, density",
+    "two timescales, pairs, density",
+    "layers, density",
     "propagation of chaos, density",
     "two hidden layers, density",
     "Riesz discrepancy, density",

@@ -51,34 +51,34 @@ class GridLabels(NamedTuple):
 
 def grid_labels(grid: Grid, domain: Domain | None, taken: Collection[str]) -> GridLabels:
     """The labels of a grid on a domain, if that is known: none of the names is `taken`."""
-    species = [f"species{number}" for number in _numbers(grid.frozen)]
-    free = len(grid.shape) - grid.frozen
-    if domain is not None and domain.dim == free:
+    free = len(grid.shape)
+    if domain is not None and domain.dim <= free:
+        free = domain.dim
         axes, named = (
             domain.axes,
             [_label(axis, i) for axis, i in zip(domain.axes, _numbers(free), strict=True)],
         )
     else:
         domain, axes, named = None, (Axis(),) * free, [(f"axis{i}", LENGTH) for i in _numbers(free)]
+    copies = len(grid.shape) - free
+    species = [f"species{number}" for number in _numbers(copies)]
     points = np.asarray(grid.points).reshape(*grid.shape, -1)
     found, units = [], []
     for i, size in enumerate(grid.shape):
         line = points[tuple(slice(None) if j == i else 0 for j in range(len(grid.shape)))]
-        k = i - grid.frozen
+        k = i - copies
         if k < 0:
             name, unit, values = species[i], "1", line[:, i]
         else:
             (name, unit), values = named[k], _coordinates(line, domain, axes[k], k)
-            units.append(unit)
+            # Of an orbit one coordinate is stored, and its volume is that of the whole.
+            units += [unit] * (1 if domain is None else domain.volume_powers[k])
         # What does not increase cannot be looked up.
         if values is not None and not np.all(np.diff(values) > 0):
             values = None
         places = None if values is None else tuple(values.tolist())
         name = free_name(name, {*taken, *(axis.name for axis in found)})
         found.append(GridAxis(name, size, places, unit))
-    if domain is not None:
-        # Of an orbit one coordinate is stored, and its volume is that of the whole.
-        units = units * (domain.volume_dim // domain.dim)
     volume = np.asarray(grid.volume)
     volume = float(volume) if volume.ndim == 0 else volume.reshape(grid.shape)
     return GridLabels(tuple(found), volume, f"mass / {_product(units)}")

@@ -137,7 +137,8 @@ def _measure(data: Any, prefix: str, grid: dict | None, leading: tuple[int, ...]
         metric=_metric(grid.get("metric"), points.dtype),
         shape=tuple(grid["shape"]),
         periodic=tuple(grid["periodic"]),
-        frozen=grid["frozen"],
+        frozen=tuple(grid["frozen"]),
+        noiseless=tuple(grid["noiseless"]),
     )
 
 

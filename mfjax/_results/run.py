@@ -218,7 +218,7 @@ def described_grid(mu: Measure, labels: GridLabels | None) -> dict[str, Any]:
     found: dict[str, Any] = {"axes": [axis.name for axis in labels.axes], "shape": list(mu.shape)}
     found |= {"units": [axis.unit for axis in labels.axes], "unit": labels.unit}
     found |= {"volume": np.asarray(labels.volume).tolist()}
-    found |= {"periodic": list(mu.periodic), "frozen": mu.frozen}
+    found |= {"periodic": list(mu.periodic), "frozen": list(mu.frozen), "noiseless": list(mu.noiseless)}
     listed = lambda tree: jax.tree.map(lambda a: np.asarray(a).tolist(), tree)
     metric = None if mu.metric is None else listed(mu.metric._asdict())
     return {"grid": found | {"spacing": listed(mu.spacing), "metric": metric}}

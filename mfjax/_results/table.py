@@ -184,7 +184,8 @@ def _described(axes, results: list[Any], attributes, taken) -> tuple[dict[str, A
 
 def _same_grid(a: Grid, b: Any) -> bool:
     """Whether two grids have the same cells, which spacing, volumes and one center decide."""
-    alike = isinstance(b, Grid) and (a.shape, a.periodic, a.frozen) == (b.shape, b.periodic, b.frozen)
+    kind = lambda grid: (grid.shape, grid.periodic, grid.frozen, grid.noiseless)
+    alike = isinstance(b, Grid) and kind(a) == kind(b)
     pairs = ((a.spacing, b.spacing), (a.volume, b.volume), (a.points[0], b.points[0])) if alike else ()
     return alike and all(np.array_equal(x, y) for x, y in pairs)
 

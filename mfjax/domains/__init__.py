@@ -6,15 +6,21 @@ coordinates, lengths, walls and closed axes are asked of the domain, never of it
 
 - `Euclidean`, `Interval`, `Box`, `Torus`, `Sphere`; `Zonal`, the orbits of a sphere of any dimension about an
   axis; `Signed` copies of any of them for a signed measure.
-- To write one: `Domain`, its coordinates `Axis`, the `Cells` of a grid and their `Metric`; `torus_period`.
+- `Product` of any of them; of its factors some may be `Frozen`, along which nothing moves, or `Noiseless`.
+- To write one: `Domain`, its coordinates `Axis`, the `Cells` of a grid and their `Metric`; `Wrapped`, which
+  answers as another domain but for what differs; `torus_period`.
 """
 
 from mfjax.domains.base import Axis, Cells, Domain, Metric, torus_period
 from mfjax.domains.box import Box, Interval
 from mfjax.domains.euclidean import Euclidean
+from mfjax.domains.frozen import Frozen
+from mfjax.domains.noiseless import Noiseless
+from mfjax.domains.product import Product
 from mfjax.domains.signed import Signed
 from mfjax.domains.sphere import Sphere
 from mfjax.domains.torus import Torus
+from mfjax.domains.wrapped import Wrapped
 from mfjax.domains.zonal import Zonal
 
 __all__ = [
@@ -23,11 +29,15 @@ __all__ = [
     "Cells",
     "Domain",
     "Euclidean",
+    "Frozen",
     "Interval",
     "Metric",
+    "Noiseless",
+    "Product",
     "Signed",
     "Sphere",
     "Torus",
+    "Wrapped",
     "Zonal",
     "torus_period",
 ]

@@ -37,15 +37,17 @@ class Cells(NamedTuple):
 
     The cells are boxes of sides `spacing`, in arc length. Where there is a `metric` they are not: `spacing`
     holds the steps of orthogonal coordinates, and the metric what volumes, faces and distances these make.
-    Nothing flows along the first `frozen` axes.
+    Nothing flows along the axes numbered in `frozen`, and no noise spreads mass along those in `noiseless`.
+    Axes that number copies of a domain, and are no coordinates of its, come first.
     """
 
     points: Float[Array, "K ambient"]
     spacing: Float[Array, " dim"]
     shape: tuple[int, ...]
     periodic: tuple[bool, ...]
-    frozen: int = 0
+    frozen: tuple[int, ...] = ()
     metric: Metric | None = None
+    noiseless: tuple[int, ...] = ()
 
     @property
     def volume(self) -> Float[Array, "*K"]:
@@ -107,6 +109,11 @@ class Domain(eqx.Module):
         """Number of coordinates of a stored point."""
         return self.dim
 
+    @property
+    def tangent_dim(self) -> int:
+        """In how many dimensions a point can move: fewer than `dim` where some coordinates are frozen."""
+        return self.dim
+
     @abstractmethod
     def sample_point(self, key: Key[Array, ""], dtype: Any = float) -> Point:
         """One point of the uniform (for `Euclidean`: standard normal) law."""
@@ -116,7 +123,7 @@ class Domain(eqx.Module):
         """Whether `x` is a point of the domain, to rounding."""
 
     def displacement(self, x: Point, y: Point) -> Point:
-        """The shortest vector from `y` to `x` (on a sphere: the chord)."""
+        """The shortest vector from `y` to `x` (on a sphere: the chord); infinite where no path does."""
         return x - y
 
     def distance(self, x: Point, y: Point) -> Float[Array, ""]:
@@ -143,23 +150,32 @@ class Domain(eqx.Module):
         """The admissible part of an ambient velocity `v`: tangent, and not pointing out of a face."""
         return self.project(x, v)
 
+    def noise(self, x: Point, v: Point) -> Point:
+        """The part of a standard normal vector `v` by which noise moves `x`: tangent."""
+        return self.project(x, v)
+
+    @property
+    def noiseless(self) -> bool:
+        """Whether noise leaves some directions alone in which a point can move."""
+        return False
+
     def __repr__(self) -> str:
         numbers = lambda value: value if is_traced(value) or not eqx.is_array(value) else value.tolist()
         fields = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
         return f"{type(self).__name__}({', '.join(f'{name}={numbers(value)}' for name, value in fields)})"
 
-    def tangent_basis(self, x: Point) -> Float[Array, "ambient dim"]:
+    def tangent_basis(self, x: Point) -> Float[Array, "ambient tangent_dim"]:
         """Orthonormal vectors that span the tangent space at `x`, as columns."""
-        if self.ambient == self.dim:
+        if self.ambient == self.tangent_dim:
             return jnp.eye(self.dim, dtype=x.dtype)
         projection = jax.vmap(lambda v: self.project(x, v))(jnp.eye(x.size, dtype=x.dtype))
         # Eigenvalues ascend from 0 (normal) to 1 (tangent).
-        return jnp.linalg.eigh(projection)[1][:, -self.dim :]
+        return jnp.linalg.eigh(projection)[1][:, self.ambient - self.tangent_dim :]
 
     def retract(self, x: Point, v: Point) -> Point:
         """The point reached from `x` by the displacement `v`, to first order along a geodesic.
 
-        It undoes `displacement` between any two points: retract(x, displacement(y, x)) = y.
+        It undoes `displacement` between points that a path joins: retract(x, displacement(y, x)) = y.
         """
         return x + v
 
@@ -226,9 +242,9 @@ class Domain(eqx.Module):
         return self.dim == 1
 
     @property
-    def volume_dim(self) -> int:
-        """The power of a length that a volume is; greater than `dim` where points stand for orbits."""
-        return self.dim
+    def volume_powers(self) -> tuple[int, ...]:
+        """The power of each axis' unit that a volume has; above one where points stand for orbits."""
+        return (1,) * self.dim
 
     @property
     def product_of_circles(self) -> bool:
@@ -325,7 +341,8 @@ class Domain(eqx.Module):
         **Raises** `ValueError` where the domain has no grid.
         """
         raise ValueError(
-            f"{type(self).__name__} has no grid of cells; use Sphere, Zonal, Torus, Interval or Box"
+            f"{type(self).__name__} has no grid of cells; use Sphere, Zonal, Torus, Interval, Box, or a "
+            "Product of these"
         )
 
     def sample(self, key: Key[Array, ""], n: int, dtype: Any = float) -> Float[Array, "n ambient"]:

@@ -23,7 +23,7 @@ def description(domain: Domain) -> dict[str, Any]:
 
 
 def rebuilt(described: Mapping[str, Any]) -> Domain | None:
-    """The domain of a `description`; `None` for a class that mfjax does not have.
+    """The domain of a `description`; `None` for a class that mfjax does not have, in a factor too.
 
     >>> rebuilt({"class": "Torus", "dim": 2, "period": 4.0})
     Torus(dim=2, period=4.0)
@@ -31,12 +31,18 @@ def rebuilt(described: Mapping[str, Any]) -> Domain | None:
     if described["class"] not in domains.__all__:
         return None
     fields = {name: _value(value) for name, value in described.items() if name != "class"}
-    return vars(domains)[described["class"]](**fields)
+    # The factors of a product are its arguments.
+    factors = fields.pop("factors", ())
+    if any(value is None for value in (*fields.values(), *factors)):
+        return None
+    return vars(domains)[described["class"]](*factors, **fields)
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Domain):
         return description(value)
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
     if not eqx.is_array(value):
         return value
     # A Python number gave an array without a dtype of its own, and does so again.
@@ -46,6 +52,8 @@ def _plain(value: Any) -> Any:
 
 
 def _value(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_value(each) for each in value]
     if not isinstance(value, dict):
         return value
     if "class" in value:

@@ -60,8 +60,8 @@ class Zonal(Domain):
         return (False,)
 
     @property
-    def volume_dim(self) -> int:
-        return self.sphere_dim
+    def volume_powers(self) -> tuple[int, ...]:
+        return (self.sphere_dim,)
 
     @property
     def log_sobolev(self):

@@ -86,6 +86,10 @@ class PopulationReducedRisk(Reduced):
         # E |F*|^2.
         self.square = pairing(weights, sums)
 
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        return taught_weights(self.teacher).shape[1:]
+
     def validate(self, mu, domain=None):
         check_kernel(self.kernel, domain, mu.points[0])
         if mu.points.shape[-1] != self.teacher.points.shape[-1]:

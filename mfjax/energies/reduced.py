@@ -52,6 +52,11 @@ class Reduced(Energy):
     lam: eqx.AbstractVar[Float[Array, ""]]
     regularizer: eqx.AbstractVar[Any]
 
+    @property
+    @abstractmethod
+    def outputs(self) -> tuple[int, ...]:
+        """The shape of the outer weights of one particle: (), or (c,) for c outputs."""
+
     @abstractmethod
     def at_weights(
         self, mu: Measure, outer_weights: Float[Array, "K *c"], prepared: Any = None

@@ -98,6 +98,10 @@ class ReducedRisk(DataEnergy, Reduced):
         self.outer = outer
         self.batches = checked_sampling(batches, self.data)
 
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        return self.data.y.shape[1:]
+
     def validate(self, mu, domain=None):
         check_features(self.features, mu.points, self.data.x, domain)
 

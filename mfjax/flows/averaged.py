@@ -45,7 +45,11 @@ class Averaged(WrapperFlow):
     flow: Flow
     since: Float[Array, ""]
     memory: Float[Array, ""] | None
-    monotone: ClassVar[bool] = False
+
+    @property
+    def monotone(self) -> bool:
+        return False
+
     autonomous: ClassVar[bool] = False
 
     def __init__(self, flow: Flow, *, since: ScalarLike = 0.0, memory: ScalarLike | None = None):

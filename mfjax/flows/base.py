@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 from mfjax._numerics.arrays import kind, known
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy
+from mfjax.grids.base import internal_parts
 from mfjax.grids.diffusion import Part
 from mfjax.grids.evaluation import Evaluation as Evaluation
 from mfjax.grids.evaluation import evaluation as evaluation
@@ -59,8 +60,6 @@ class Flow(eqx.Module):
 
     energy: eqx.AbstractVar[Energy | None]
     domain: eqx.AbstractVar[Domain]
-    # Whether the energy never increases; where it may, the certificate `largest_increase` says by how much.
-    monotone: ClassVar[bool] = True
     # Whether the rate is a function of the measure alone, and not of the time too.
     autonomous: ClassVar[bool] = True
 
@@ -69,6 +68,14 @@ class Flow(eqx.Module):
             raise ValueError(f"energy must be an Energy, got {kind(self.energy)}")
         if not isinstance(self.domain, Domain):
             raise ValueError(f"domain must be a Domain, got {kind(self.domain)}")
+
+    @property
+    def monotone(self) -> bool:
+        """Whether the energy never increases; else the certificate `largest_increase` says by how much.
+
+        It may where mass diffuses along some axes alone: the entropy of what moves along the others can rise.
+        """
+        return not (self.energy is not None and self.domain.noiseless and internal_parts(self.energy))
 
     def at(self, state: State | None = None) -> "Flow":
         """The flow with its numbers as they are at the time of `state`, at the start unless given."""

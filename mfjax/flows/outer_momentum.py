@@ -1,7 +1,5 @@
 """Variable projection whose outer weights are averaged over the steps of a run."""
 
-from typing import ClassVar
-
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._numerics.arrays import is_traced, known, scalar
@@ -47,7 +45,10 @@ class OuterMomentum(OuterWeightFlow):
     domain: Domain
     momentum: Float[Array, ""]
     dt: Float[Array, ""]
-    monotone: ClassVar[bool] = False
+
+    @property
+    def monotone(self) -> bool:
+        return False
 
     def __init__(self, energy: Energy, domain: Domain, momentum: ScalarLike, dt: ScalarLike):
         self.energy, self.domain = energy, domain

@@ -103,7 +103,8 @@ class OuterWeightFlow(Flow):
             if grids.internal_parts(self.energy) or self.mark_temperatures:
                 raise ValueError(
                     f"{type(self).__name__} on a Grid has one outer weight in each cell, and noise would "
-                    "spread them: use Particles, which carry theirs along"
+                    "spread them: use Particles, which carry theirs along, or the density of pairs of "
+                    "TwoTimescale.of_pairs"
                 )
         self._terms()[1].validate(mu, self.domain)
         self._rest().validate(mu, self.domain)

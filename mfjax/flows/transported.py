@@ -59,7 +59,10 @@ class Transported(HeightFlow):
     labels: tuple[int, ...] | None = eqx.field(static=True, default=None)
     held: ClassVar[bool] = False
     rides: ClassVar[bool] = True
-    monotone: ClassVar[bool] = False
+
+    @property
+    def monotone(self) -> bool:
+        return False
 
     def __check_init__(self):
         super().__check_init__()

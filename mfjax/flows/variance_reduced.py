@@ -1,7 +1,5 @@
 """Batches of data whose noise a gradient of all data, now and then, takes away."""
 
-from typing import ClassVar
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -48,7 +46,10 @@ class VarianceReduced(WrapperFlow):
 
     flow: Flow
     every: int = eqx.field(static=True)
-    monotone: ClassVar[bool] = False
+
+    @property
+    def monotone(self) -> bool:
+        return False
 
     def __init__(self, flow: Flow, every: int):
         self.flow, self.every = inner(flow, "VarianceReduced"), count(every, "every")
@@ -78,7 +79,10 @@ class _Corrected(WrapperFlow):
     flow: Flow
     whole: Flow
     renew: Bool[Array, ""]
-    monotone: ClassVar[bool] = False
+
+    @property
+    def monotone(self) -> bool:
+        return False
 
     def __init__(self, flow: Flow, whole: Flow, renew: Bool[Array, ""]):
         self.flow, self.whole, self.renew = flow, whole, renew

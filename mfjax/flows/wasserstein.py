@@ -25,8 +25,10 @@ class Wasserstein(Flow):
     The masses do not move. On a `Grid`: the masses of cells move by `space`, an `mf.grids.Discretization`,
     conservative finite volumes unless given, with internal energies as diffusion.
 
+    Factors of the domain that are `domains.Frozen` keep their coordinates, and the masses at each of them.
+
     **Raises** `ValueError` for internal energies other than the entropy on particles, which need a
-    density estimate, and for points outside the domain.
+    density estimate, for points outside the domain, and for a domain all of which is frozen.
     """
 
     energy: Energy
@@ -38,6 +40,11 @@ class Wasserstein(Flow):
 
     def validate(self, mu: Measure) -> None:
         require_measure(mu)
+        if not self.domain.tangent_dim:
+            raise ValueError(
+                f"nothing moves on {self.domain!r}: leave a factor of it free, or let masses grow, by "
+                "flows.WassersteinFisherRao"
+            )
         self.domain.validate(mu.points)
         if isinstance(mu, Grid):
             self.space.validate(self.energy, mu, self.domain)

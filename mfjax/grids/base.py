@@ -88,16 +88,16 @@ def require_grid(mu: Measure, domain: Domain) -> None:
     """
     if not isinstance(mu, Grid):
         raise ValueError(f"grids discretize a Grid, got {type(mu).__name__}")
+    # Axes that number copies of a domain come first, and are none of its own.
+    n = mu.shape[max(len(mu.shape) - domain.dim, 0) :]
     if is_traced((mu, domain)):
-        cells = domain.cells(mu.shape[mu.frozen :])
+        cells = domain.cells(n)
     else:
         # Inside jit, too, the cells of a constant domain are constants that can be compared.
         with jax.ensure_compile_time_eval():
-            cells = domain.cells(mu.shape[mu.frozen :])
-    same = (cells.periodic, cells.frozen) == (
-        mu.periodic,
-        mu.frozen,
-    ) and cells.points.shape == mu.points.shape
+            cells = domain.cells(n)
+    kind = lambda grid: (grid.shape, grid.periodic, grid.frozen, grid.noiseless, grid.points.shape)
+    same = kind(cells) == kind(mu)
     if same and not is_traced((mu, domain)):
         expected, points = np.asarray(cells.points), np.asarray(mu.points)
         rounding = 100 * float(jnp.finfo(mu.dtype).eps) * max(float(np.max(np.abs(expected))), 1e-30)

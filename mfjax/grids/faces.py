@@ -2,8 +2,8 @@
 
 Values of cells are flat (K,) as in `Grid`; values of faces have the shape of the grid, one array per axis,
 entry i belonging to the face between cells i and i + 1. The last face of an axis closes the circle, or is
-a wall or a pole, through which nothing flows. An axis that is frozen, the species of a signed measure, has
-only walls. Sizes of faces are numbers where cells are boxes, and arrays that broadcast to the grid elsewhere.
+a wall or a pole, through which nothing flows. An axis that is frozen, the species of a signed measure say,
+has only walls. Sizes of faces are numbers where cells are boxes, else arrays that broadcast to the grid.
 """
 
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ def below(values: Array, axis: int) -> Array:
 
 def without_wall(face_values: Array, mu: Grid, axis: int) -> Array:
     """The same values with zero at the wall, if `axis` has one."""
-    if axis < mu.frozen:
+    if axis in mu.frozen:
         return jnp.zeros_like(face_values)
     if mu.periodic[axis]:
         return face_values

@@ -13,12 +13,16 @@ def fitted(mu: Grid, drift: Faces | None, temperature: Float[Array, ""]) -> tupl
     The flux through the face between cells i and i + 1 is T / h (B(z) rho_i - B(-z) rho_{i+1}),
     z = h drift / T and B(z) = z / (e^z - 1): the exact one for constant drift and constant flux
     between the two centers, h apart. It vanishes where rho_{i+1} / rho_i = e^{-z}. Rates are fluxes times the
-    area of the face over the volume of the cell that they leave.
+    area of the face over the volume of the cell that they leave. Through faces of `noiseless` axes nothing
+    diffuses: `convection` moves the mass there.
 
     Source: D. Scharfetter, H. Gummel, IEEE Trans. Electron Devices 16 (1969) 64-77.
     """
     pairs = []
     for axis in range(len(mu.shape)):
+        if axis in mu.noiseless:
+            pairs.append((jnp.zeros(mu.shape, mu.dtype),) * 2)
+            continue
         apart = distance(mu, axis)
         rise = jnp.zeros(mu.shape, mu.dtype) if drift is None else apart * drift[axis]
         pair = (_bernoulli(rise, temperature), _bernoulli(-rise, temperature))

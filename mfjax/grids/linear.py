@@ -17,6 +17,7 @@ from mfjax._numerics.arrays import known
 from mfjax.grids.elimination import Halving, Ring, halved
 from mfjax.grids.faces import below
 from mfjax.grids.rates import Pairs, through
+from mfjax.measures import Grid
 
 ITERATIONS = 2000
 # Below this number of cells LAPACK is as fast as halving, which costs compilation.
@@ -67,14 +68,20 @@ class Line(eqx.Module):
         return x
 
 
+def by_lines(mu: Grid) -> bool:
+    """Whether lines of cells make ready better than the diagonal: for cells of unlike sizes, and where mass
+    diffuses along some axes alone, for of a single one the solve is then direct."""
+    return mu.metric is not None or bool(mu.frozen or mu.noiseless)
+
+
 class ShiftedFluxes(eqx.Module):
     """The matrix of an implicit step with linear fluxes, made ready for several solves.
 
     A = I + tau G for the linear fluxes `pairs` through the faces, made ready for several solves.
 
     One axis: direct, O(K) (`Line`). Several axes: BiCGStab to a relative residual of `tolerance`, about
-    sqrt(condition number) iterations of cost O(K). It is preconditioned by the diagonal, where cells are
-    `curvilinear` by the lines of one axis after the other: at a pole a cell has a hundred times more to do
+    sqrt(condition number) iterations of cost O(K). It is preconditioned by the diagonal, or `lined`
+    (`by_lines`) by the lines of one axis after the other: at a pole a cell has a hundred times more to do
     with its neighbors on one side than on the other.
 
     The sum of what `solve` returns is that of the right-hand side; what the solver misses of it is spread
@@ -87,14 +94,14 @@ class ShiftedFluxes(eqx.Module):
     lines: tuple[Line | None, ...]
     periodic: tuple[bool, ...] = eqx.field(static=True)
 
-    def __init__(self, pairs, tau, periodic, curvilinear=False):
+    def __init__(self, pairs, tau, periodic, lined=False):
         self.pairs, self.tau, self.periodic = pairs, tau, periodic
         self.lines = ()
         if self.banded:
             ((forward, backward),) = pairs
             ring = Ring(jnp.ones_like(forward), tau * forward, tau * jnp.roll(backward, 1))
             self.lines = (Line(ring, periodic[0]),)
-        elif curvilinear:
+        elif lined:
             self.lines = tuple(self._lines(axis) for axis in range(len(periodic)))
 
     @property

@@ -25,24 +25,33 @@ def mass_rate(
     velocity; it need not be a gradient), `None` if there is none; `parts` the internal energies (c_k, U_k).
 
     - Entropies make the flux exponentially fitted to the drift (Scharfetter-Gummel): positive,
-      with the Gibbs density exp(-V/T) as exact equilibrium, second order where |drift| spacing < T.
+      with the Gibbs density exp(-V/T) as exact equilibrium, second order where |drift| spacing < T. Along
+      `noiseless` axes they do nothing, and mass moves by limited upwinding.
     - Energies of degenerate diffusion ("upwind") add the slope of U' to the drift. Without an entropy the
       mass then moves by limited upwinding: second order, not negative across a free boundary, with
       V + U' = const on the support as exact equilibrium.
     - The others diffuse by their pressure.
 
-    In each case the flux through a face is against the slope of the first variation: the energy of the
-    cells decreases.
+    In each case the flux through a face is against the slope of the first variation, so that the energy of
+    the cells decreases: but along `noiseless` axes, where it is against that of the drift alone.
     """
     temperature, upwinded, diffusing = sorted_parts(parts, mu)
     drift = with_upwinded(mu, drift, upwinded)
     rate, longest = diffusion_rate(diffusing, mu), jnp.asarray(jnp.inf, mu.dtype)
     if temperature is not None:
         rate = rate - through(fitted(mu, drift, temperature), mu.weights)
-    elif drift is not None:
+        drift = convection(mu, drift)
+    if drift is not None:
         moved, longest = transport_rate(mu, drift)
         rate = rate + moved
     return rate, longest
+
+
+def convection(mu: Grid, drift: Faces | None) -> Faces | None:
+    """The part of a drift that fitted fluxes leave to limited transport, along `noiseless` axes, if any."""
+    if drift is None or not mu.noiseless:
+        return None
+    return tuple(d if axis in mu.noiseless else jnp.zeros_like(d) for axis, d in enumerate(drift))
 
 
 def with_upwinded(mu: Grid, drift: Faces | None, upwinded: tuple[Part, ...]) -> Faces | None:

@@ -39,7 +39,8 @@ def face_velocities(mu: Grid, drift: Faces, parts: tuple[Part, ...] = ()) -> Fac
         # The mass that a box of the mean density would have at this face.
         mean = 0.5 * (own * masses + other * above(masses, axis))
         moved = jnp.where(mean > 0, flux * mu.spacing[axis] / jnp.where(mean > 0, mean, 1), 0)
-        velocities.append(moved if pairs is not None else moved - drift[axis])
+        fluxes = pairs is not None and axis not in mu.noiseless
+        velocities.append(moved if fluxes else moved - drift[axis])
     return tuple(velocities)
 
 

@@ -61,8 +61,9 @@ class Spectral(Discretization):
             raise ValueError(
                 f"Spectral needs cells of one size, and those of {domain!r} differ: use grids.FiniteVolume()"
             )
-        if not all(mu.periodic):
-            why = "is of two species" if mu.frozen else "has walls"
+        if mu.frozen or mu.noiseless or not all(mu.periodic):
+            alike = not (mu.frozen or mu.noiseless)
+            why = "has walls" if alike else "lets mass move in another way along some axes"
             raise ValueError(
                 f"Spectral needs a periodic grid, and {domain!r} {why}: use grids.FiniteVolume()"
             )

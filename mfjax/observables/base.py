@@ -67,7 +67,7 @@ def on_unit_circle(points: Array) -> bool:
 
 def one_dimensional(domain: Domain | None) -> bool:
     """Whether `domain` is a line or a closed curve, with arc length as its coordinate."""
-    return domain is not None and domain.dim == 1 and domain.isometric
+    return domain is not None and domain.dim == domain.tangent_dim == 1 and domain.isometric
 
 
 def arc_length(domain: Domain, points: Float[Array, "K d"]) -> Float[Array, " K"]:

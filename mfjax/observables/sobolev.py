@@ -56,7 +56,10 @@ class SobolevDistance(_Divergence):
         m, t = self._masses(mu)
         mu = cast(Grid, mu)
         if mu.frozen:
-            raise ValueError("no mass can move from one species to another: take those of one sign")
+            raise ValueError(
+                "no mass can move from one species to another, nor along a frozen axis: take those of one "
+                "sign, or of one place"
+            )
         m, t = m / jnp.sum(m), t / jnp.sum(t)
         full = jnp.all(m > 0)
         # On a line by length, elsewhere by volume.

@@ -80,7 +80,7 @@ def density(
             "source must be a Grid, Particles, a function of one point, or (points, values), got "
             f"{kind(source)}; of a run, draw run.final or run.measure(k)"
         )
-    if isinstance(source, Grid) and source.frozen:
+    if isinstance(source, Grid) and len(source.shape) > domain.dim:
         raise ValueError("a grid of a signed measure holds two densities: draw that of each species")
     if isinstance(source, Particles):
         estimate, extent = _estimate(source, domain, extent, bandwidth)

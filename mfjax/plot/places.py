@@ -38,14 +38,19 @@ def density_label(domain: Domain, symbol: str = "x") -> str:
     ('density [1/sr]', 'density [1/mm²]')
     >>> density_label(mf.domains.Zonal(2)), density_label(mf.domains.Zonal(10))
     ('density [1/sr]', 'density [1/rad$^{10}$]')
+    >>> density_label(mf.domains.Product(mf.domains.Zonal(2), mf.domains.Interval(0.0, 1.0)))
+    'density'
     """
-    units = [unit_of(name) for name in names(domain, symbol)]
     # Of an orbit one coordinate is stored, and its volume is that of the whole.
-    power = domain.volume_dim // domain.dim
-    if not domain.isometric or power > 1:
-        if units * power == ["rad", "rad"]:
+    powers = domain.volume_powers
+    units = [
+        unit_of(name) for name, power in zip(names(domain, symbol), powers, strict=True) for _ in range(power)
+    ]
+    if not domain.isometric or max(powers) > 1:
+        if units == ["rad", "rad"]:
             return "density [1/sr]"
-        return f"density [1/{units[0]}$^{{{power}}}$]" if domain.isometric and units[0] else "density"
+        alike = domain.isometric and units[0] and len(set(units)) == 1
+        return f"density [1/{units[0]}$^{{{len(units)}}}$]" if alike else "density"
     units = [unit for unit in units if unit]
     if not units:
         return "density"

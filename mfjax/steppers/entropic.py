@@ -84,6 +84,11 @@ class EntropicProximal(Stepper):
                 f"EntropicProximal blurs along axes of boxes, and the cells of {flow.domain!r} are none: use "
                 "steppers.ImplicitEuler, or particles and steppers.Proximal"
             )
+        if mu.noiseless:
+            raise ValueError(
+                f"EntropicProximal diffuses along all axes, and noise does not reach all of {flow.domain!r}: "
+                "use stepper=None"
+            )
         require_wasserstein(self, flow, "stepper=None")
 
     def step(self, flow, state, evaluation, dt, key, memory) -> Step:
@@ -138,6 +143,8 @@ class _Problem(NamedTuple):
         """log of the Gaussian kernel applied to e^logarithm, axis by axis."""
         values = logarithm.reshape(self.mu.shape)
         for axis, n in enumerate(self.mu.shape):
+            if axis in self.mu.frozen:
+                continue
             index = jnp.arange(n, dtype=values.dtype)
             apart = jnp.abs(index[:, None] - index[None])
             if self.mu.periodic[axis]:

@@ -11,11 +11,19 @@ from mfjax import status as codes
 from mfjax._numerics.arrays import frozen, known
 from mfjax.flows.base import Flow
 from mfjax.flows.wasserstein import Wasserstein
-from mfjax.grids import FiniteVolume, face_slopes
+from mfjax.grids import FiniteVolume, face_slopes, transport_rate
 from mfjax.grids.diffusion import Part, conductance, diffusion_rate, stiffness
 from mfjax.grids.fitting import fitted
-from mfjax.grids.linear import ShiftedFluxes
-from mfjax.grids.rates import Pairs, added, pressure_and_slope, pressure_pairs, sorted_parts, through
+from mfjax.grids.linear import ShiftedFluxes, by_lines
+from mfjax.grids.rates import (
+    Pairs,
+    added,
+    convection,
+    pressure_and_slope,
+    pressure_pairs,
+    sorted_parts,
+    through,
+)
 from mfjax.measures import Grid, Measure
 from mfjax.steppers.base import Step, Stepper, settle, step_size, with_clock
 
@@ -51,7 +59,8 @@ class ImplicitEuler(Stepper):
     m_{n+1} + dt sum_k L_k p_k(m_{n+1}) = m_n + dt (transport rate at m_n).
 
     m (K,) masses, p_k the pressure of the k-th internal energy, L_k its stiffness (`mfjax.grids`). Beside
-    an entropy L p contains the drift, by fluxes fitted to the potential at m_n; no other transport is left.
+    an entropy L p contains the drift, by fluxes fitted to the potential at m_n; no other transport is left
+    but that along axes which noise does not reach.
 
     - Mass is conserved to rounding and stays positive. For pure diffusion by one energy, no pressure
       leaves the range it had: for a power divergence max(target/mu) never rises, whatever dt.
@@ -61,8 +70,8 @@ class ImplicitEuler(Stepper):
       supersolution, so is its minimum with the largest pressure at the start, and the iteration
       converges monotonically from any state. Otherwise, and for sums of internal energies, Newton runs
       on the masses; it converges for small steps, and the status `NOT_CONVERGED` says when it does not.
-    - Without an entropy, other terms of the energy are taken explicitly (implicit-explicit Euler): the step
-      must respect the transport limit, else the status is `CFL`.
+    - Without an entropy, or where noise does not reach, other terms of the energy are taken explicitly
+      (implicit-explicit Euler): the step must respect the transport limit, else the status is `CFL`.
     - O(K) per Newton iteration in one dimension, usually 3 to 6 iterations a step.
     - Derivatives come from the last two Newton steps, which is the implicit function theorem for first
       and second derivatives, whatever the number of iterations.
@@ -105,12 +114,14 @@ class ImplicitEuler(Stepper):
     def step(self, flow, state, evaluation, dt, key, memory) -> Step:
         mu, now = cast(Grid, state.measure), flow.at(state)
         temperature, _, diffusing = sorted_parts(now.diffusion(mu), mu)
-        explicit, linear, status = mu, None, jnp.zeros((), jnp.int32)
+        explicit, linear, rate, status = mu, None, None, jnp.zeros((), jnp.int32)
         if temperature is not None:
             drift = None if evaluation.potential is None else face_slopes(evaluation.potential, mu)
-            linear = fitted(mu, drift, temperature)
+            linear, drift = fitted(mu, drift, temperature), convection(mu, drift)
+            rate = None if drift is None else transport_rate(mu, drift)[0]
         elif evaluation.potential is not None:
             rate = known(evaluation.tangent.weights) - diffusion_rate(diffusing, mu)
+        if rate is not None:
             explicit = mu.with_weights(mu.weights + dt * rate)
             status = jnp.where(dt > evaluation.max_step * (1 + 1e-6), codes.CFL, codes.OK)
         moved, solved = implicit_diffusion(diffusing, explicit, dt, linear)
@@ -156,7 +167,7 @@ def _newton(parts, mu: Grid, dt, linear, weights, *, bounded: bool) -> tuple[Arr
         pressure = part[1].pressure(current.density, mu.points)
         residual = residual + dt * stiffness(conductance(part, mu), pressure)
         pairs.append(pressure_pairs(part, current))
-    matrix = ShiftedFluxes(reduce(added, pairs), dt, mu.periodic, mu.metric is not None)
+    matrix = ShiftedFluxes(reduce(added, pairs), dt, mu.periodic, by_lines(mu))
     change = -matrix.solve(residual)
     if linear is None and len(parts) == 1 and parts[0][1].concave_pressure:
         energy = parts[0][1]

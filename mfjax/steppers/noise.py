@@ -16,8 +16,8 @@ def brownian(
 ) -> Tangent:
     """The noise of one step, tangent to the domain.
 
-    sqrt(2 T dt) xi at the particles, T the temperature of the flow, xi standard normal and tangent; the same
-    for the marks that have a temperature.
+    sqrt(2 T dt) xi at the particles, T the temperature of the flow, xi the tangent part of a standard normal
+    vector (`Domain.noise`); sqrt(2 T dt) xi, xi standard normal, for the marks that have a temperature.
 
     T is that of half a step later: its integral over the step to third order, where it depends on time.
 
@@ -32,7 +32,7 @@ def brownian(
     keys = jax.vmap(lambda i: jr.fold_in(key, i))(jnp.arange(mu.size))
     normal = lambda keys, like: jax.vmap(lambda k: jr.normal(k, like.shape[1:], mu.dtype))(keys)
     size = lambda temperature: safe_sqrt(2 * jnp.asarray(temperature).astype(mu.dtype) * dt)
-    points = size(halfway.temperature) * jax.vmap(flow.domain.project)(mu.points, normal(keys, mu.points))
+    points = size(halfway.temperature) * jax.vmap(flow.domain.noise)(mu.points, normal(keys, mu.points))
     marks = {}
     for k, (name, temperature) in enumerate(sorted(halfway.mark_temperatures.items())):
         apart = jax.vmap(lambda own, k=k: jr.fold_in(own, k))(keys)

@@ -1,11 +1,11 @@
 """Explicit Euler on a sphere whose gradient keeps its radial part until the points are normalized."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax.domains import Cells, Domain
+from mfjax.domains import Wrapped
 from mfjax.flows.base import Evaluation, Flow, State
 from mfjax.measures import Measure, Particles
 from mfjax.steppers.base import Step, Stepper, StepSizes, settle, step_sizes
@@ -56,46 +56,8 @@ class NormalizedEuler(Stepper):
         return settle(surrounded, surrounded.move(state, evaluation.tangent, dt))
 
 
-class _Surrounded(Domain):
+class _Surrounded(Wrapped):
     """A domain whose velocities keep their normal part."""
-
-    domain: Domain
-
-    def __init__(self, domain: Domain):
-        self.domain = domain
-
-    @property
-    def dim(self) -> int:
-        return self.domain.dim
-
-    @property
-    def ambient(self) -> int:
-        return self.domain.ambient
-
-    def sample_point(self, key, dtype: Any = float):
-        return self.domain.sample_point(key, dtype)
-
-    def contains(self, x):
-        return self.domain.contains(x)
-
-    def displacement(self, x, y):
-        return self.domain.displacement(x, y)
-
-    def project(self, x, v):
-        return self.domain.project(x, v)
 
     def velocity(self, x, v):
         return v
-
-    def retract(self, x, v):
-        return self.domain.retract(x, v)
-
-    def embed(self, x):
-        return self.domain.embed(x)
-
-    @property
-    def flat(self) -> bool:
-        return self.domain.flat
-
-    def cells(self, n: int | tuple[int, ...]) -> Cells:
-        return self.domain.cells(n)

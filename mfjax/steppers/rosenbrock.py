@@ -13,7 +13,7 @@ from mfjax._numerics.arrays import inner, known
 from mfjax.flows.base import Flow, State
 from mfjax.flows.wasserstein import Wasserstein
 from mfjax.grids import transport_part
-from mfjax.grids.linear import ShiftedFluxes, with_sum_of
+from mfjax.grids.linear import ShiftedFluxes, by_lines, with_sum_of
 from mfjax.measures import Grid, Measure, Tangent
 from mfjax.steppers.base import Step, Stepper, settle
 from mfjax.steppers.explicit import checked_tolerances, scaled_error
@@ -120,8 +120,8 @@ class _LinearlyImplicit(Stepper):
 
     def _stages(self, flow, state, evaluation, dt):
         mu, table = state.measure, self.coefficients
-        pairs, curvilinear = flow.at(state).linearize(state, evaluation), mu.metric is not None
-        matrix = ShiftedFluxes(pairs, table.gamma * dt, mu.periodic, curvilinear)
+        pairs = flow.at(state).linearize(state, evaluation)
+        matrix = ShiftedFluxes(pairs, table.gamma * dt, mu.periodic, by_lines(mu))
         # Where no mass grows, `step` mends the sum of the increment.
         inverse = matrix.inverse if evaluation.tangent.growth is None else matrix.solve
 

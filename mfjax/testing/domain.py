@@ -29,15 +29,17 @@ def check_domain(
 ) -> dict[str, float]:
     """A domain: samples inside and independent of their number, motion inside and first-order consistent.
 
-    retract(x, 0) = x, and retract(x, displacement(y, x)) = y for any two samples; `project` is linear,
-    idempotent and self-adjoint; displacement(retract(x, h v), x) = h v + O(h^2) for admissible v; derivatives
-    are finite at coincident points. A `distance`, where there is one, is symmetric and that of such a
-    retraction to first order. `tangent_basis` is orthonormal and tangent; a `chord` is as long as the
-    difference of `embed`. Coordinates, if there are any, lie between the ends of `axes`, are undone by
-    `point`, and measure lengths on an `isometric` domain; two points beside the seam of a closed axis are
-    near to each other for `displacement`, `chord` and `embed`. With `cells` per axis,
-    the centers lie inside, their volumes add up to `volume`, the axes are as long and closed as those of the
-    domain, and its Gaussian, where there is one, has mass one.
+    retract(x, 0) = x, and retract(x, displacement(y, x)) = y for samples and points reached from them, unless
+    the displacement is infinite; `project` is linear, idempotent, self-adjoint and of rank `tangent_dim`;
+    displacement(retract(x, h v), x) = h v + O(h^2) for admissible v; derivatives are finite at coincident
+    points. A `distance`, where there is one, is symmetric, that of such a retraction to first order, and
+    infinite where the displacement is. `tangent_basis` is orthonormal and tangent, and so is the noise; a
+    `chord` is as long as the difference of `embed`. Coordinates, if there are any, lie between the ends of
+    `axes`, are undone by `point`, and measure lengths on an `isometric` domain; two points beside the seam of
+    a closed axis are near to each other for `displacement`, `chord` and `embed`. With `cells` per axis, the
+    centers lie inside, their volumes add up to `volume`, the axes are as long and closed as those of the
+    domain, as many of them frozen as points cannot move along, and its Gaussian, where there is one, has mass
+    one.
 
     >>> import mfjax as mf
     >>> errors = check_domain(mf.domains.Torus(1), cells=8, volume=1.0)
@@ -62,12 +64,23 @@ def check_domain(
         # A point within one step of a face is stopped there.
         clear = contains(points + 2 * step * a) | (domain.ambient != domain.dim)
         speed = displacement(retract(points, step * tangent), points) / step
-        swapped = points[::-1]
+        swapped, reached = points[::-1], retract(points, tangent)
         basis = jax.vmap(domain.tangent_basis)(points)
         identity = jnp.broadcast_to(
-            jnp.eye(domain.dim, dtype=points.dtype), (len(points),) + 2 * (domain.dim,)
+            jnp.eye(domain.tangent_dim, dtype=points.dtype), (len(points),) + 2 * (domain.tangent_dim,)
         )
+        noise = jax.vmap(domain.noise)(points, a)
+        unit = jnp.eye(domain.ambient, dtype=points.dtype)
+        projected = jax.vmap(jax.vmap(domain.project, (None, 0)), (0, None))(points, unit)
         embed = jax.vmap(domain.embed)
+
+        def undone(there):
+            """(where a displacement leads, where it should): finite ones."""
+            apart = displacement(there, points)
+            joined = jnp.all(jnp.isfinite(apart), axis=-1, keepdims=True)
+            moved = retract(points, jnp.where(joined, apart, 0))
+            return jnp.where(joined, moved, 0), jnp.where(joined, there, 0)
+
         pairs = {
             "orthonormal basis": (jnp.einsum("kda,kdb->kab", basis, basis), identity),
             "tangent basis": (jax.vmap(jax.vmap(domain.project, (None, 1), 1))(points, basis), basis),
@@ -78,10 +91,13 @@ def check_domain(
             "retract(x, 0) = x": (retract(points, 0 * a), points),
             "project twice": (project(points, project(points, a)), project(points, a)),
             "self-adjoint": (product(project(points, a), b), product(a, project(points, b))),
-            "retract(x, displacement(y, x)) = y": (
-                retract(points, displacement(swapped, points)),
-                swapped,
+            "rank": (
+                jnp.trace(projected, axis1=1, axis2=2),
+                jnp.full(len(points), domain.tangent_dim, dtype),
             ),
+            "tangent noise": (project(points, noise), noise),
+            "retract(x, displacement(y, x)) = y": undone(swapped),
+            "retract(x, displacement(y, x)) = y, y reached": undone(reached),
             "first order": (jnp.where(clear[:, None], speed, tangent), tangent),
         }
         if measured:
@@ -89,7 +105,14 @@ def check_domain(
             lengths = jnp.linalg.norm(jnp.where(clear[:, None], tangent, 0), axis=-1)
             near = distance(jnp.where(clear[:, None], retract(points, step * tangent), points), points) / step
             pairs["distance to first order"] = (near, lengths)
-            pairs["distance both ways"] = (distance(points, swapped), distance(swapped, points))
+            for name, there in (("", swapped), (", reached", reached)):
+                both = distance(points, there), distance(there, points)
+                joined = jnp.all(jnp.isfinite(displacement(there, points)), axis=-1)
+                finite = [jnp.where(joined, one, 0) for one in both]
+                pairs[f"distance both ways{name}"] = tuple(finite)
+                pairs[f"finite distance{name}"] = tuple(
+                    where.astype(points.dtype) for where in (jnp.isfinite(both[0]), joined)
+                )
         moved = {
             f"{name} by displacements of size {size:g}": jax.vmap(move)(points, size * project(points, a))
             for name, move in (("retract", domain.retract), ("diffuse", domain.diffuse))
@@ -121,10 +144,14 @@ def check_domain(
             len(grid.points) == np.prod(grid.shape),
             f"{len(grid.points)} cell centers on a grid of shape {grid.shape}",
         )
-        lengths = grid.spacing[grid.frozen :] * jnp.array(grid.shape[grid.frozen :])
+        copies = len(grid.shape) - domain.dim
+        lengths = grid.spacing[copies:] * jnp.array(grid.shape[copies:])
+        still = len(grid.frozen) - copies
+        ensure(still == domain.dim - domain.tangent_dim, f"{still} coordinates of cells are frozen")
+        ensure(bool(grid.noiseless) == domain.noiseless, f"noiseless axes of cells are {grid.noiseless}")
         ended = not any(axis.endless for axis in domain.axes)
         if ended:
-            ensure(grid.periodic[grid.frozen :] == domain.closed, "cells and axes are closed differently")
+            ensure(grid.periodic[copies:] == domain.closed, "cells and axes are closed differently")
             errors.same("lengths", lengths, domain.lengths, bar)
         if known and ended and has_gaussian(domain, points[0]):
             width, at = 2 * jnp.max(grid.spacing), points[:4].astype(grid.points.dtype)
@@ -175,7 +202,7 @@ def check_coordinates(domain: Domain, points: Array, errors: Errors, bar: float)
         # Arc length along a tangent: its derivative is unchanged by turns around a closed axis.
         along = lambda x: jax.jacobian(
             lambda v: domain.coordinates(domain.retract(x, domain.tangent_basis(x) @ v))
-        )(jnp.zeros((domain.dim,), x.dtype))
+        )(jnp.zeros((domain.tangent_dim,), x.dtype))
         return q, back, coordinates(back), jax.vmap(domain.contains)(back), jax.vmap(along)(points)
 
     q, back, again, inside, slopes = compiled(domain, points)
@@ -195,7 +222,7 @@ def check_coordinates(domain: Domain, points: Array, errors: Errors, bar: float)
             check_seam(domain, q[:8], i, bar)
     if domain.isometric:
         gram = jnp.einsum("kab,kac->kbc", slopes, slopes)
-        identity = jnp.broadcast_to(jnp.eye(domain.dim, dtype=q.dtype), gram.shape)
+        identity = jnp.broadcast_to(jnp.eye(domain.tangent_dim, dtype=q.dtype), gram.shape)
         errors.same("lengths in coordinates", gram, identity, bar)
 
 

@@ -141,8 +141,8 @@ def _decompose(flow: Flow, state: State, symmetric: bool):
         speed = jnp.max(jnp.abs(at_rest)) * mu.size
     else:
         # Where a particle without mass is, and how fast, is no property of the measure.
-        moved = flow.domain.dim * mu.size
-        still = jnp.repeat(mu.weights == 0, flow.domain.dim)
+        moved = flow.domain.tangent_dim * mu.size
+        still = jnp.repeat(mu.weights == 0, flow.domain.tangent_dim)
         at_rest = at_rest.at[:moved].set(jnp.where(still, 0, at_rest[:moved]))
         speed = jnp.max(jnp.abs(at_rest))
     return rates[order], frequencies[order], jax.vmap(embed)(vectors.T[order]), speed
@@ -208,10 +208,10 @@ def _particle_chart(flow: Flow, state: State) -> tuple[int, Callable, Callable]:
     basis = jax.vmap(domain.tangent_basis)(mu.points)
     at_rest = flow.rate(state)
     moving = [name for name, value in (at_rest.marks or {}).items() if value is not None]
-    k, growing = mu.size * domain.dim, 0 if at_rest.growth is None else mu.size
+    k, growing = mu.size * domain.tangent_dim, 0 if at_rest.growth is None else mu.size
 
     def embed(coordinates):
-        points = jnp.einsum("kda,ka->kd", basis, coordinates[:k].reshape(mu.size, domain.dim))
+        points = jnp.einsum("kda,ka->kd", basis, coordinates[:k].reshape(mu.size, domain.tangent_dim))
         growth = coordinates[k : k + growing] if growing else None
         marks, begin = {}, k + growing
         for name in moving:

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._numerics.arrays import inner, is_traced, scalar
@@ -75,7 +76,8 @@ def semiconvexity(
     level = scalar(level, "level", minimum=0)
     cells = domain.cells(CELLS.get(domain.dim, 8) if n is None else n)
     points = cells.points.astype(energy.data.x.dtype)
-    k0, k1, k2, rough = _derivatives(energy, domain, points, cells.spacing.astype(points.dtype))
+    moving = np.array([axis for axis in range(len(cells.shape)) if axis not in cells.frozen])
+    k0, k1, k2, rough = _derivatives(energy, domain, points, cells.spacing[moving].astype(points.dtype))
     if not is_traced((k2, rough)) and not float(rough) <= 1.5 * float(k2):
         raise ValueError(
             f"the gradient of the features jumps: its difference quotient over a cell is {float(rough):.1e} "
@@ -90,7 +92,7 @@ def semiconvexity(
 @compiled
 def _derivatives(energy: ReducedRisk, domain: Domain, points: Array, spacing: Array):
     """k_0, k_1, k_2, and k_2 by differences of the gradient over a cell."""
-    data, features, dim = energy.data, energy.features, domain.dim
+    data, features, dim = energy.data, energy.features, domain.tangent_dim
     norms = lambda values: jnp.sqrt(inner(data.weights, values))
 
     def at(point):

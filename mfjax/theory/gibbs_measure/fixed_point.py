@@ -22,7 +22,7 @@ def fixed_point(problem: EntropicProblem, tolerance: Array, iterations: int) -> 
         weights = problem.masses(temperature * -height)
         potential = problem.potential(weights)
         misfit = -potential / temperature - height
-        misfit = misfit - jnp.sum(weights * misfit) / grid.mass
+        misfit = problem.centered(misfit, weights)
         residual = jnp.sum(jnp.abs(weights - problem.masses(potential))) / grid.mass
         size = jnp.sqrt(jnp.sum(weights * misfit**2) / grid.mass)
         return problem.free_energy(weights), size, misfit, residual

@@ -20,16 +20,38 @@ class EntropicProblem(eqx.Module):
     grid: Grid
 
     def masses(self, potential: Float[Array, " K"]) -> Float[Array, " K"]:
-        """e^{-V/T} / Z in the volumes of the cells, scaled to the mass of the grid."""
-        return self.grid.mass * jax.nn.softmax(self._logarithm(potential))
+        """e^{-V/T} / Z in the volumes of the cells, scaled to the mass of the grid.
+
+        Where axes are frozen to that of each place along them, Z being one of many.
+        """
+        free, held = self._free, self._held
+        law = jax.nn.softmax(self._logarithm(potential).reshape(self.grid.shape), axis=free)
+        return (held * law).ravel()
+
+    @property
+    def _free(self) -> tuple[int, ...]:
+        """The axes along which mass moves."""
+        return tuple(axis for axis in range(len(self.grid.shape)) if axis not in self.grid.frozen)
+
+    @property
+    def _held(self) -> Float[Array, "..."]:
+        """The mass that stays together, of the grid or of each place along its frozen axes."""
+        return jnp.sum(self.grid.weights.reshape(self.grid.shape), axis=self._free, keepdims=True)
 
     def _logarithm(self, potential: Float[Array, " K"]) -> Float[Array, " K"]:
         return jnp.log(self.grid.relative_volume) - potential / self.temperature
 
     def log_partition(self, potential: Float[Array, " K"]) -> Float[Array, ""]:
-        """T M log sum_i e^{-V_i / T} volume_i, to a constant, M the mass."""
-        scaled = self._logarithm(potential)
-        return self.grid.mass * self.temperature * jax.nn.logsumexp(scaled)
+        """T M log sum_i e^{-V_i / T} volume_i, to a constant, M the mass; of frozen places the sum."""
+        scaled = self._logarithm(potential).reshape(self.grid.shape)
+        partitions = jax.nn.logsumexp(scaled, axis=self._free, keepdims=True)
+        return self.temperature * jnp.sum(self._held * partitions)
+
+    def centered(self, values: Float[Array, " K"], weights: Float[Array, " K"]) -> Float[Array, " K"]:
+        """Values less their mean, that over the mass which stays together."""
+        mean = jnp.sum((weights * values).reshape(self.grid.shape), axis=self._free, keepdims=True)
+        mean = jnp.where(self._held > 0, mean / jnp.where(self._held > 0, self._held, 1), 0)
+        return (values.reshape(self.grid.shape) - mean).ravel()
 
     def potential(self, weights: Float[Array, " K"]) -> Float[Array, " K"]:
         """V_m, the first variation of F."""
@@ -65,8 +87,13 @@ class EntropicProblem(eqx.Module):
 def problem(energy: Energy, grid: Grid) -> EntropicProblem:
     """The problem of `energy`, split into its smooth part and its entropies.
 
-    **Raises** `ValueError` without an entropy, and for other internal energies.
+    **Raises** `ValueError` without an entropy, for other internal energies, and where noise does not reach.
     """
+    if grid.noiseless:
+        raise ValueError(
+            "noise does not reach all axes of this grid, and no equilibrium is known: run its flow to its "
+            "end instead"
+        )
     for _, term in internal_parts(energy):
         if not isinstance(term, Entropy):
             raise ValueError(

@@ -49,7 +49,8 @@ def gibbs(
 
     m = e^{-V/T} / Z, V the first variation of F at m itself: an equation, solved on the cells of `grid`,
     whose masses are the starting point. For convex F the solution is unique, and the stationary measure of
-    `flows.Wasserstein(energy, domain)` on the same grid. With sigma^2 = 2 T and a reference measure
+    `flows.Wasserstein(energy, domain)` on the same grid; along frozen axes (`domains.Frozen`) each place
+    keeps its mass, and has a Z of its own. With sigma^2 = 2 T and a reference measure
     e^{-U}, `energy` is F + T * (Entropy() + Potential(U)).
 
     - `method` "newton": damped Newton on the unknowns of which V is a function: the predictions at the data
@@ -63,8 +64,8 @@ def gibbs(
     Compiled, batched and differentiated as any function of its numbers (lam, T, data): derivatives of the
     Newton result are those of the implicit function theorem; the fixed point has forward derivatives only.
 
-    **Raises** `ValueError` without an entropy or with another internal energy, and `SimulationError` if
-    it did not converge; under `jit` and `vmap` look at `status`.
+    **Raises** `ValueError` without an entropy, with another internal energy, and for a grid with a noiseless
+    axis, and `SimulationError` if it did not converge; under `jit` and `vmap` look at `status`.
 
     **Fails** where F is not convex: the result then solves the equation, if found, and may be no minimizer.
 
