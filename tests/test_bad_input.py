@@ -346,6 +346,10 @@ CASES = {
         lambda: mf.minimize_reduced_risk(risk(y=jnp.ones((3, 2))), G.uniform(CIRCLE, 8)),
         r"minimize_reduced_risk is for one output, got y of shape \(3, 2\)",
     ),
+    "sheets of several heights": (
+        lambda: OBS.ClosureDefect(LINE)(P(UNIT[:, :1], marks={"H": jnp.ones((2, 3))})),
+        r"sheets have one height at a point, got the mark 'H' \(2, 3\)",
+    ),
     "minimizing movements of pairs": (
         lambda: mf.simulate(
             mf.flows.PropagationOfChaos(E.Risk(F.Weighted(F.ReLU()), X, Y), mf.domains.Euclidean(2)),

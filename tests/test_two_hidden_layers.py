@@ -149,7 +149,8 @@ def test_what_watches_a_run_sees_the_second_layer_of_its_time(tmp_path):
     np.testing.assert_allclose(other.observables["F"], run.observables["F"], rtol=1e-12)
 
 
-@pytest.mark.parametrize("outputs", [None, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("outputs", [None, 2])
 def test_the_tangent_kernel_has_all_weights(outputs):
     """Sums over all weights of products of derivatives, over masses; with and without those of w."""
     theta, b, w = weights(outputs)
