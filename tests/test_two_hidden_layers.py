@@ -14,7 +14,7 @@ from mfjax.features import Ridge, Weighted
 from mfjax.flows import PropagationOfChaos, TwoHiddenLayers, Wasserstein
 from mfjax.losses import Huber, SecondLayer, Softmax, Square
 from mfjax.measures import Grid, Particles
-from mfjax.observables import HeldOutRisk, Prediction, TangentKernel
+from mfjax.observables import HeldOutRisk, PathNorm, Prediction, TangentKernel
 from mfjax.steppers import RK4, Euler
 from mfjax.testing import check_flow
 
@@ -268,6 +268,7 @@ def test_neurons_of_the_second_layer_that_start_with_one_weight_stay_alike():
             lambda: declared(*weights())[0].init(Particles(weights()[0], marks={"H": jnp.ones((5, 2))})),
             r"has shape \(5, 3\), got \(5, 2\)",
         ),
+        (lambda: PathNorm()(*declared(*weights())[::-1]), "networks with one hidden layer"),
         (
             lambda: TwoHiddenLayers(Risk(Weighted(Ridge(jnp.tanh), outputs=3), X, Y), PLANE),
             r"loss=losses.SecondLayer\(sigma, w\)\), got Risk without",
