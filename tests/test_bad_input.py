@@ -418,6 +418,10 @@ CASES = {
         ),
         "total variation of 2 outputs is known for Quadratic, got Power",
     ),
+    "sheets of several heights": (
+        lambda: OBS.ClosureDefect(LINE)(P(UNIT[:, :1], marks={"H": jnp.ones((2, 3))})),
+        r"sheets have one height at a point, got the mark 'H' \(2, 3\)",
+    ),
     "minimizing movements of pairs": (
         lambda: mf.simulate(
             mf.flows.PropagationOfChaos(E.Risk(F.Weighted(F.ReLU()), X, Y), mf.domains.Euclidean(2)),

@@ -242,6 +242,7 @@ def test_points_are_targets_of_equal_masses():
 
 
 @pytest.mark.slow_cases(
+    "risk, a second layer",
     "quantization",
     "quantization in a sum",
     "spacings of ultra-fast diffusion",

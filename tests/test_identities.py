@@ -325,7 +325,7 @@ def test_minimizing_movements_of_particles_are_those_of_measures_in_the_plane():
     run = mf.simulate(flow, start, stepper=stepper, steps=steps, save_every=1)
     value = run.observables["energy"]
     for k in range(steps):
-        old, new = run.measure(k), run.measure(k + 1)
+        old, new = (jax.tree.map(jnp.asarray, run.measure(i)) for i in (k, k + 1))
         moved = float(jnp.mean(jnp.sum((new.points - old.points) ** 2, axis=1)))
         squared = float(mf.observables.WassersteinDistance(old, 2, plane)(new)) ** 2
         assert moved > 1e-5 and squared == pytest.approx(moved, rel=1e-9)

@@ -43,7 +43,7 @@ def cases():
     }
 
 
-@pytest.mark.slow_cases("circle", "two outputs")
+@pytest.mark.slow_cases("space", "circle", "two outputs")
 @pytest.mark.parametrize("name", ["space", "circle", "two outputs", "pairs"])
 def test_predictions_follow_the_tangent_kernel(name):
     """d_t F = -K p l' along the flow, where inputs are those of the data and others."""
@@ -101,6 +101,7 @@ def lazy(width, key, even):
     return jr.normal(key, (width, 3)).at[:, 0].set(1 + jnp.abs(jr.normal(jr.fold_in(key, 1), (width,))))
 
 
+@pytest.mark.slow
 def test_plain_gradients_of_the_other_scaling_are_a_flow():
     """Thesis 1.3.1: 50 steps on M^-1/2 sum_i Phi(xi_i, .) are those of a risk with targets y / sqrt(M)."""
     width, dt = 20, 0.05
@@ -149,6 +150,7 @@ def test_the_kernel_of_the_other_scaling_stays(even):
     assert abs(slopes[0][-1] + (1 if even else 0.5)) < 0.25 and abs(slopes[1][-1] + 0.5) < 0.05
 
 
+@pytest.mark.slow
 def test_the_least_eigenvalue_bounds_the_decay():
     """Thesis II.3.1: a Polyak-Lojasiewicz inequality along a run, whose constant is measured."""
     mu = Particles(jr.normal(jr.key(5), (64, 3)))
@@ -190,6 +192,7 @@ def test_the_path_norm_of_rescaled_split_and_sampled_neurons():
     assert np.all(variance <= (norm * np.linalg.norm(X, axis=1)) ** 2)
 
 
+@pytest.mark.slow
 def test_path_norms_of_other_networks():
     """Heights, optimal outer weights (there the total variation), several outputs, signed measures."""
     circle, height = CIRCLE.sample(jr.key(2), 5), jr.normal(jr.key(3), (5,))
@@ -221,7 +224,7 @@ FLIPS = jnp.array([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, -1.0]]])
 QUARTERS = jnp.stack([jnp.linalg.matrix_power(jnp.array([[0.0, -1.0], [1.0, 0.0]]), k) for k in range(4)])
 
 
-@pytest.mark.slow_cases("rotations")
+@pytest.mark.slow
 @pytest.mark.parametrize("group", [FLIPS, QUARTERS], ids=["flips", "rotations"])
 def test_symmetrized_features_are_a_symmetrized_measure(group):
     """Survey 2.1: M particles move as |G| M do under plain features, and have less risk."""

@@ -14,7 +14,7 @@ from mfjax.features import Ridge, Weighted
 from mfjax.flows import PropagationOfChaos, TwoHiddenLayers, Wasserstein
 from mfjax.losses import Huber, SecondLayer, Softmax, Square
 from mfjax.measures import Grid, Particles
-from mfjax.observables import HeldOutRisk, Prediction, TangentKernel
+from mfjax.observables import HeldOutRisk, PathNorm, Prediction, TangentKernel
 from mfjax.steppers import RK4, Euler
 from mfjax.testing import check_flow
 
@@ -149,7 +149,8 @@ def test_what_watches_a_run_sees_the_second_layer_of_its_time(tmp_path):
     np.testing.assert_allclose(other.observables["F"], run.observables["F"], rtol=1e-12)
 
 
-@pytest.mark.parametrize("outputs", [None, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("outputs", [None, 2])
 def test_the_tangent_kernel_has_all_weights(outputs):
     """Sums over all weights of products of derivatives, over masses; with and without those of w."""
     theta, b, w = weights(outputs)
@@ -267,6 +268,7 @@ def test_neurons_of_the_second_layer_that_start_with_one_weight_stay_alike():
             lambda: declared(*weights())[0].init(Particles(weights()[0], marks={"H": jnp.ones((5, 2))})),
             r"has shape \(5, 3\), got \(5, 2\)",
         ),
+        (lambda: PathNorm()(*declared(*weights())[::-1]), "networks with one hidden layer"),
         (
             lambda: TwoHiddenLayers(Risk(Weighted(Ridge(jnp.tanh), outputs=3), X, Y), PLANE),
             r"loss=losses.SecondLayer\(sigma, w\)\), got Risk without",

@@ -9,6 +9,7 @@ from mfjax.energies.reduced import Reduced
 from mfjax.energies.risk import Risk
 from mfjax.features import Weighted
 from mfjax.flows.base import Flow
+from mfjax.losses import SecondLayer
 from mfjax.measures import Measure
 from mfjax.observables.base import Observable
 from mfjax.observables.network import risk_of
@@ -23,16 +24,16 @@ class PathNorm(Observable):
     The Barron norm of F is the infimum over all measures that represent F (thesis 1.3.3), as of ReLU neurons,
     or others that are homogeneous of degree one; this is its value at one of them. It does not see the scale
     that ReLU neurons trade between u and omega, is at most half of int u^2 + |omega|^2 dmu, and sampling M
-    neurons in proportion to |u| |omega| leaves an error of at most the norm times |x| / sqrt(M). On a sphere
-    |omega| = 1, and it is the total variation of the network; `mf.minimize_reduced_risk` finds the least as
-    lam -> 0.
+    neurons in proportion to |u| |omega| leaves an rms error of at most the norm times |x| / sqrt(M). On a
+    sphere |omega| = 1, and it is the total variation of the network; `mf.minimize_reduced_risk` finds the
+    least as lam -> 0.
 
     The outer weights u are those of `flow.outer_weights(mu)`: the optimal ones of a reduced risk, marks, or
     the first coordinates of particles of `features.Weighted`. For c outputs |u| is the length of u.
 
     - `bias`: whether the last coordinate of omega is the bias, that of inputs which end with 1 (static).
 
-    **Raises** `ValueError` for a flow whose energy holds no risk of weighted neurons.
+    **Raises** `ValueError` for a flow whose energy holds no risk of weighted neurons, or one with two layers.
 
     Source: thesis 1.3.3; W. E, C. Ma, L. Wu, "The Barron space and the flow-induced function spaces for
     neural network models", Constr. Approx. (2021).
@@ -49,6 +50,8 @@ class PathNorm(Observable):
 
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
         risk = risk_of(flow, (Reduced, Risk), self)
+        if isinstance(risk, Risk) and isinstance(risk.loss, SecondLayer):
+            raise ValueError("PathNorm is of networks with one hidden layer, got one with losses.SecondLayer")
         u, omega = known(flow).outer_weights(mu), mu.points
         if u is None:
             features = risk.features if isinstance(risk, Risk) else None

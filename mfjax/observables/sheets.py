@@ -76,6 +76,8 @@ class _OfSheets(Observable):
 def heights(mu: Measure) -> tuple[Float[Array, " K"], Float[Array, "K d"]]:
     """(w, theta) of each particle: the mark "H" and the points, or the first coordinate and the others."""
     if "H" in mu.marks:
+        if mu.marks["H"].ndim != 1:
+            raise ValueError(f"sheets have one height at a point, got the mark 'H' {mu.marks['H'].shape}")
         return mu.marks["H"], mu.points
     return mu.points[:, 0], mu.points[:, 1:]
 
