@@ -6,8 +6,8 @@
 - `BatchExpansion`: what batches do to particles in the mean, to first order in the step.
 - `VarianceReduced`: batches whose noise vanishes at a minimum; `Averaged`: points averaged along a run.
 - `Scheduled`: numbers of any of them that depend on time.
-- To write one: `Flow`, `HeightFlow` of pairs, `OuterWeightFlow`, `WrapperFlow` of another flow; the `State` it moves; `Evaluation`, made by
-  `evaluation`.
+- To write one: `Flow`, `HeightFlow` of pairs, `OuterWeightFlow`, `WrapperFlow` of another flow; the `State`
+  it moves; `Evaluation`, made by `evaluation`.
 """
 
 from mfjax.flows.averaged import Averaged
