@@ -93,9 +93,8 @@ class Figures(Gallery):
         left.set_xlabel("particles N")
         left.set_ylabel("deviation over seeds of ∫ cos(2πx) dμ")
         plot.title(left, "slopes in N")
-        data = self.runs.descents()
         for i, name in enumerate(DESCENTS):
-            values = data.squared_error.sel(descent=name).transpose("seed", "save").values[:, 1:]
+            values = self.runs.descent(name).squared_error.transpose("seed", "save").values[:, 1:]
             numbers = (1 + np.arange(values.shape[1])) * (preset.descent_steps // values.shape[1])
             begin = values.shape[1] // 2 if name.startswith("average") else 0
             plot.band(right, numbers[begin:], values[:, begin:], color=plot.color(i), label=name)
