@@ -90,6 +90,8 @@ class Figures(Gallery):
             )
         left.set_xscale("log")
         left.set_yscale("log")
+        # Room for the legend.
+        left.set_ylim(bottom=float(left.get_ylim()[0]) / 12)
         left.set_xlabel("particles N")
         left.set_ylabel("deviation over seeds of ∫ cos(2πx) dμ")
         plot.title(left, "slopes in N")
@@ -103,8 +105,8 @@ class Figures(Gallery):
         right.set_xlabel("steps")
         right.set_ylabel("squared distance to the minimizer")
         plot.title(right, "a linear model, one datum a step")
-        for ax in (left, right):
-            plot.legend(ax)
+        plot.legend(left, loc="lower left")
+        plot.legend(right, loc="center right")
         return (
             fig,
             "a batch for all leaves its noise however wide the network, batches for each N^-1/2 of it; at a "

@@ -27,11 +27,11 @@ LIMIT_TIME = 0.5
 
 # Their noise: what a step draws, whether each particle does for itself, and beta in eps_0 N^(beta - 1).
 NOISES = {
-    "batches, one for all": (Batches(1, replace=True), False, 1.0),
-    "Gaussian, one for all": (GaussianBatches(1), False, 1.0),
-    "batches, each its own": (Batches(1, replace=True), True, 1.0),
-    "Gaussian, each its own": (GaussianBatches(1), True, 1.0),
-    "batches, one for all, smaller steps": (Batches(1, replace=True), False, 0.5),
+    "batches, for all": (Batches(4, replace=True), False, 1.0),
+    "Gaussian, for all": (GaussianBatches(4), False, 1.0),
+    "batches, for each": (Batches(4, replace=True), True, 1.0),
+    "Gaussian, for each": (GaussianBatches(4), True, 1.0),
+    "batches, for all, ε ∝ $N^{-1/2}$": (Batches(4, replace=True), False, 0.5),
 }
 
 # Ways to the minimum of a linear model by single data.
