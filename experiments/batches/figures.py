@@ -106,7 +106,7 @@ class Figures(Gallery):
         right.set_ylabel("squared distance to the minimizer")
         plot.title(right, "a linear model, one datum a step")
         plot.legend(left, loc="lower left")
-        plot.legend(right, loc="center right")
+        plot.legend(right, loc="lower right", bbox_to_anchor=(1.02, 0.3))
         return (
             fig,
             "a batch for all leaves its noise however wide the network, batches for each N^-1/2 of it; at a "

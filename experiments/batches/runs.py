@@ -34,9 +34,9 @@ NOISES = {
     "batches, for all, ε ∝ $N^{-1/2}$": (Batches(4, replace=True), False, 0.5),
 }
 
-# Ways to the minimum of a linear model by single data.
+# Ways to the minimum of a linear model by single data; averages are those of the second half.
 LINE, STEP = mf.domains.Euclidean(2), 0.1
-DESCENTS = ("plain", "average of the second half", "falling steps", "reduced variance")
+DESCENTS = ("plain", "averaged", "falling steps", "reduced variance")
 
 
 class Coordinates(mf.observables.Observable):
