@@ -306,7 +306,7 @@ def test_cells_of_a_sweep_see_the_batches_of_their_solo_runs(method):
 
 
 def test_the_solver_is_that_of_batches():
-    """Few rows are factorized, where all data would take iterations; a step is one evaluation of a batch."""
+    """Few rows are factorized, where all data would take iterations; each step evaluates one batch."""
     x = jr.normal(jr.key(0), (512, 2))
     energy = lambda batches: ReducedRisk(TANH, x, x[:, 0], 0.1, batches=batches)
     mu = Particles.sample(CIRCLE, jr.key(2), 256)

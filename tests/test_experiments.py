@@ -734,7 +734,7 @@ def test_batches(environment, tmp_path):
     assert "certificates" in printed
     for figure in ("mean", "limit", "noise", "projection"):
         assert (out / "figures" / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
-    for name in ("mean-0", "mean-1", "widths", "noises", "descents", "all-data", "projections"):
+    for name in ("mean-0", "mean-1", "widths", "noises", "descent-0", "descent-3", "all-data", "projections"):
         with xr.open_dataset(out / "results" / f"{name}.nc") as data:
             assert (data.status == 0).all() and np.isfinite(data.energy).all()
             if name == "all-data":

@@ -90,12 +90,13 @@ class Figures(Gallery):
             )
         left.set_xscale("log")
         left.set_yscale("log")
+        # Room for the legend.
+        left.set_ylim(bottom=float(left.get_ylim()[0]) / 12)
         left.set_xlabel("particles N")
         left.set_ylabel("deviation over seeds of ∫ cos(2πx) dμ")
         plot.title(left, "slopes in N")
-        data = self.runs.descents()
         for i, name in enumerate(DESCENTS):
-            values = data.squared_error.sel(descent=name).transpose("seed", "save").values[:, 1:]
+            values = self.runs.descent(name).squared_error.transpose("seed", "save").values[:, 1:]
             numbers = (1 + np.arange(values.shape[1])) * (preset.descent_steps // values.shape[1])
             begin = values.shape[1] // 2 if name.startswith("average") else 0
             plot.band(right, numbers[begin:], values[:, begin:], color=plot.color(i), label=name)
@@ -104,8 +105,8 @@ class Figures(Gallery):
         right.set_xlabel("steps")
         right.set_ylabel("squared distance to the minimizer")
         plot.title(right, "a linear model, one datum a step")
-        for ax in (left, right):
-            plot.legend(ax)
+        plot.legend(left, loc="lower left")
+        plot.legend(right, loc="lower right", bbox_to_anchor=(1.02, 0.3))
         return (
             fig,
             "a batch for all leaves its noise however wide the network, batches for each N^-1/2 of it; at a "

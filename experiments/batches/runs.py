@@ -27,16 +27,16 @@ LIMIT_TIME = 0.5
 
 # Their noise: what a step draws, whether each particle does for itself, and beta in eps_0 N^(beta - 1).
 NOISES = {
-    "batches, one for all": (Batches(1, replace=True), False, 1.0),
-    "Gaussian, one for all": (GaussianBatches(1), False, 1.0),
-    "batches, each its own": (Batches(1, replace=True), True, 1.0),
-    "Gaussian, each its own": (GaussianBatches(1), True, 1.0),
-    "batches, one for all, smaller steps": (Batches(1, replace=True), False, 0.5),
+    "batches, for all": (Batches(4, replace=True), False, 1.0),
+    "Gaussian, for all": (GaussianBatches(4), False, 1.0),
+    "batches, for each": (Batches(4, replace=True), True, 1.0),
+    "Gaussian, for each": (GaussianBatches(4), True, 1.0),
+    "batches, for all, ε ∝ $N^{-1/2}$": (Batches(4, replace=True), False, 0.5),
 }
 
-# Ways to the minimum of a linear model by single data.
+# Ways to the minimum of a linear model by single data; averages are those of the second half.
 LINE, STEP = mf.domains.Euclidean(2), 0.1
-DESCENTS = ("plain", "average of the second half", "falling steps", "reduced variance")
+DESCENTS = ("plain", "averaged", "falling steps", "reduced variance")
 
 
 class Coordinates(mf.observables.Observable):
@@ -122,23 +122,25 @@ class BatchRuns(Runs):
         mass = jnp.asarray(place + 0.8 * np.sin(2 * np.pi * place) / (2 * np.pi), self.dtype)
         wave = lambda mu, flow: mu.integrate(jnp.cos(2 * jnp.pi * mu.points[:, 0]))
 
+        slots = max(preset.noise_widths)
+
         def cell(noise, width, seed):
             batches, independent, beta = NOISES[noise]
-            # Evenly spread, so that the batches alone are random.
-            u = (jnp.arange(width, dtype=self.dtype) + 0.5) / width
-            mu = Particles(jnp.interp(u, mass, jnp.asarray(place, self.dtype))[:, None])
-            steps = round(LIMIT_TIME * width ** (1 - beta) / preset.noise_step)
-            flow, stepper = self.many(batches, independent), mf.steppers.Euler(LIMIT_TIME / steps)
+            # Evenly spread, so that the batches alone are random; beyond the width without mass.
+            u = jnp.minimum((jnp.arange(slots, dtype=self.dtype) + 0.5) / width, 1)
+            points = jnp.interp(u, mass, jnp.asarray(place, self.dtype))[:, None]
+            mu = Particles(points % 1, mf.measures.padded_weights(width, slots, self.dtype))
+            dt = LIMIT_TIME / jnp.round(LIMIT_TIME * width ** (1 - beta) / preset.noise_step)
             return mf.Simulation(
-                flow, mu, stepper=stepper, steps=steps, save_every=steps, key=jr.key(seed),
-                observables={"wave": wave}, save_measures=False,
+                self.many(batches, independent), mu, stepper=mf.steppers.Euler(dt), t1=LIMIT_TIME,
+                key=jr.key(seed), observables={"wave": wave}, save_measures=False,
             )  # fmt: skip
 
         axes = {"noise": list(NOISES), "width": preset.noise_widths, "seed": range(preset.noise_seeds)}
-        return self.records.sweep("noises", cell, axes, static=("noise", "width"))
+        return self.records.sweep("noises", cell, axes, static=("noise",))
 
-    def descents(self) -> Any:
-        """Squared distance to the minimizer of a linear model over the way to it and the seed."""
+    def descent(self, name: str) -> Any:
+        """Squared distance to the minimizer of a linear model, on one way to it, over the seed."""
         preset, linear = self.preset, mf.features.Function(lambda w, x: w @ x)
         x = jr.normal(jr.key(0), (DATA, 2), self.dtype)
         y = jnp.sin(x @ jnp.array([1.0, 0.5], self.dtype)) + 0.5 * jnp.cos(7 * x[:, 0])
@@ -148,13 +150,13 @@ class BatchRuns(Runs):
         error = lambda mu, flow: jnp.sum((mu.points[0] - least.astype(self.dtype)) ** 2)
         mu, every = Particles(jnp.array([[3.0, -2.0]], self.dtype)), preset.descent_steps // 64
 
-        def cell(descent, seed):
+        def cell(seed):
             flow, stepper, observe = mf.flows.Wasserstein(risk, LINE), mf.steppers.Euler(STEP), error
-            if descent == "falling steps":
+            if name == "falling steps":
                 stepper = mf.steppers.Euler(lambda n: 5.0 / (n + 5.0 / STEP))
-            elif descent == "reduced variance":
+            elif name == "reduced variance":
                 flow = mf.flows.VarianceReduced(flow, every=2 * DATA)
-            elif descent != "plain":
+            elif name != "plain":
                 flow = mf.flows.Averaged(flow, since=preset.descent_steps * STEP / 2)
                 observe = mf.observables.AtAverage(error)
             return mf.Simulation(
@@ -162,8 +164,8 @@ class BatchRuns(Runs):
                 observables={"squared_error": observe}, save_measures=False,
             )  # fmt: skip
 
-        axes = {"descent": DESCENTS, "seed": range(preset.descent_seeds)}
-        return self.records.sweep("descents", cell, axes, static=("descent",))
+        axes = {"seed": range(preset.descent_seeds)}
+        return self.records.sweep(f"descent-{DESCENTS.index(name)}", cell, axes)
 
     def _projected(self, seed: Any, batches: Any) -> tuple[Any, Any, dict[str, Any]]:
         """(energy, start, settings of the run) of variable projection on the circle."""

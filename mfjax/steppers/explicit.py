@@ -108,7 +108,7 @@ class Euler(_Fixed):
     >>> well = mf.flows.Wasserstein(mf.energies.Potential(lambda x: x @ x / 2), mf.domains.Euclidean(1))
     >>> mu = mf.measures.Particles(jnp.array([[1.0]]))
     >>> mf.simulate(well, mu, stepper=Euler(lambda n: 0.5 / (n + 1)), steps=3).times.round(3).tolist()
-    [0.0, 0.5, 0.75, 0.916...]
+    [0.0, 0.5, 0.75, 0.91...]
     """
 
     order: ClassVar[int] = 1
