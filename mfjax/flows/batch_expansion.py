@@ -1,5 +1,7 @@
 """What random batches do to particles in the mean, to first order in the step."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -55,10 +57,7 @@ class BatchExpansion(Flow):
     domain: Domain
     batches: Batches
     count: int = eqx.field(static=True)
-
-    @property
-    def monotone(self) -> bool:
-        return False
+    monotone: ClassVar[bool] = False
 
     def __init__(self, flow: Wasserstein):
         if not isinstance(flow, Wasserstein):
