@@ -491,6 +491,20 @@ class Unwrapped(mf.domains.Torus):
         return x - y
 
 
+class HalfFrozen(Frozen):
+    """Frozen, but counted among what moves."""
+
+    @property
+    def tangent_dim(self):
+        return self.dim
+
+
+@pytest.mark.slow
+def test_a_frozen_coordinate_that_counts_as_free_is_found():
+    with pytest.raises(AssertionError, match=r"basis|rank"):
+        check_domain(Product(HalfFrozen(mf.domains.Torus(1)), mf.domains.Torus(1)), cells=4)
+
+
 def test_a_seam_that_is_open_is_found():
     with pytest.raises(AssertionError, match=r"across the seam of the closed axis 0"):
         check_domain(Unwrapped(1), cells=8, volume=1.0)

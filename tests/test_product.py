@@ -373,7 +373,7 @@ def test_degenerate_diffusion_conserves_mass_and_the_energy_may_rise(how):
     """d_t rho = div(rho grad V) + T d_theta^2 rho: mass gathers along u, where no noise undoes it."""
     pull = Potential(lambda x: 2.0 * x[1] ** 2 + 0.1 * jnp.cos(2 * jnp.pi * x[0]))
     flow = Wasserstein(pull + 2.0 * Entropy(), PARTLY)
-    assert not flow.monotone and Wasserstein(pull, PARTLY).monotone
+    assert not flow.falls and Wasserstein(pull, PARTLY).falls
     stepper = {"implicit": ImplicitEuler(2e-3), "adaptive": None, "explicit": RK4(2e-4)}[how]
     steps = {} if stepper is None else {"steps": round(0.1 / float(stepper.dt))}
     mu = Grid.from_density(PARTLY, (8, 48), lambda x: jnp.exp(-6 * x[1] ** 2))

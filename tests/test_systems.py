@@ -467,7 +467,7 @@ def check(name, side, domain, dtype):
     if not isinstance(flow, W.WassersteinFisherRao) or flow.balanced:
         np.testing.assert_allclose(mass, 1, rtol=rounding)
     noisy = flow.random or (flow.stochastic and side == "particles") or name == "birth and death"
-    if flow.monotone and not noisy:
+    if flow.falls and not noisy:
         assert np.all(np.diff(energy, axis=1) <= rounding * np.abs(energy[:, :1])), energy
     return energy, noisy
 

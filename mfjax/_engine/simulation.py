@@ -145,7 +145,7 @@ class Simulation(eqx.Module):
     @property
     def falls(self) -> bool:
         """Whether the recorded energy of this run falls, if its steps are small enough."""
-        return self.flow.monotone and self.stepper.monotone and not self.flow.random
+        return self.flow.falls and self.stepper.monotone and not self.flow.random
 
     def without_measures(self) -> "Simulation":
         """The same run, of whose measures the last alone is kept."""

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from mfjax.domains.base import Domain
 from mfjax.domains.wrapped import Wrapped
 
 
@@ -25,6 +26,9 @@ class Frozen(Wrapped):
     >>> [float(layers.distance(jnp.array([0.5, 2.0]), jnp.array([s, 3.0]))) for s in (0.5, 0.6)]
     [1.0, inf]
     """
+
+    def __init__(self, domain: Domain):
+        super().__init__(domain)
 
     @property
     def tangent_dim(self) -> int:

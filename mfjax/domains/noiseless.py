@@ -1,5 +1,6 @@
 """A domain on which points move without noise."""
 
+from mfjax.domains.base import Domain
 from mfjax.domains.wrapped import Wrapped
 
 
@@ -21,6 +22,9 @@ class Noiseless(Wrapped):
     >>> pairs.velocity(x, v).tolist(), pairs.noise(x, v).tolist()
     ([1.0, 1.0], [1.0, 0.0])
     """
+
+    def __init__(self, domain: Domain):
+        super().__init__(domain)
 
     def noise(self, x, v):
         return 0 * v

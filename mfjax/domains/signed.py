@@ -27,9 +27,10 @@ class Signed(Factored):
 
     domain: Domain
 
-    def __check_init__(self):
-        if not isinstance(self.domain, Domain):
-            raise ValueError(f"domain must be a Domain, got {kind(self.domain)}")
+    def __init__(self, domain: Domain):
+        if not isinstance(domain, Domain):
+            raise ValueError(f"domain must be a Domain, got {kind(domain)}")
+        self.domain = domain
 
     @property
     def factors(self) -> tuple[Domain, ...]:

@@ -45,11 +45,7 @@ class Averaged(WrapperFlow):
     flow: Flow
     since: Float[Array, ""]
     memory: Float[Array, ""] | None
-
-    @property
-    def monotone(self) -> bool:
-        return False
-
+    monotone: ClassVar[bool] = False
     autonomous: ClassVar[bool] = False
 
     def __init__(self, flow: Flow, *, since: ScalarLike = 0.0, memory: ScalarLike | None = None):

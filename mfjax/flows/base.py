@@ -60,6 +60,8 @@ class Flow(eqx.Module):
 
     energy: eqx.AbstractVar[Energy | None]
     domain: eqx.AbstractVar[Domain]
+    # Whether the energy never increases; where it may, the certificate `largest_increase` says by how much.
+    monotone: ClassVar[bool] = True
     # Whether the rate is a function of the measure alone, and not of the time too.
     autonomous: ClassVar[bool] = True
 
@@ -70,12 +72,13 @@ class Flow(eqx.Module):
             raise ValueError(f"domain must be a Domain, got {kind(self.domain)}")
 
     @property
-    def monotone(self) -> bool:
-        """Whether the energy never increases; else the certificate `largest_increase` says by how much.
+    def falls(self) -> bool:
+        """Whether the energy of this flow, one that is `monotone`, never increases on its domain.
 
         It may where mass diffuses along some axes alone: the entropy of what moves along the others can rise.
         """
-        return not (self.energy is not None and self.domain.noiseless and internal_parts(self.energy))
+        partly = self.energy is not None and self.domain.noiseless and internal_parts(self.energy)
+        return self.monotone and not partly
 
     def at(self, state: State | None = None) -> "Flow":
         """The flow with its numbers as they are at the time of `state`, at the start unless given."""

@@ -1,5 +1,7 @@
 """What random batches do to particles in the mean, to first order in the step."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -60,10 +62,7 @@ class BatchExpansion(Flow):
     count: int = eqx.field(static=True)
     epochs: bool = eqx.field(static=True)
     independent: bool = eqx.field(static=True)
-
-    @property
-    def monotone(self) -> bool:
-        return False
+    monotone: ClassVar[bool] = False
 
     def __init__(self, flow: Wasserstein):
         if not isinstance(flow, Wasserstein):

@@ -1,5 +1,7 @@
 """Variable projection whose outer weights are averaged over the steps of a run."""
 
+from typing import ClassVar
+
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._numerics.arrays import is_traced, known, scalar
@@ -45,10 +47,7 @@ class OuterMomentum(OuterWeightFlow):
     domain: Domain
     momentum: Float[Array, ""]
     dt: Float[Array, ""]
-
-    @property
-    def monotone(self) -> bool:
-        return False
+    monotone: ClassVar[bool] = False
 
     def __init__(self, energy: Energy, domain: Domain, momentum: ScalarLike, dt: ScalarLike):
         self.energy, self.domain = energy, domain

@@ -53,11 +53,8 @@ class Scheduled(Flow):
     """
 
     make: Callable[[Any], Flow]
+    monotone: ClassVar[bool] = False
     autonomous: ClassVar[bool] = False
-
-    @property
-    def monotone(self) -> bool:
-        return False
 
     def __init__(self, make: Callable[[Any], Flow]):
         self.make = make

@@ -59,10 +59,7 @@ class Transported(HeightFlow):
     labels: tuple[int, ...] | None = eqx.field(static=True, default=None)
     held: ClassVar[bool] = False
     rides: ClassVar[bool] = True
-
-    @property
-    def monotone(self) -> bool:
-        return False
+    monotone: ClassVar[bool] = False
 
     def __check_init__(self):
         super().__check_init__()

@@ -1,5 +1,7 @@
 """Batches of data whose noise a gradient of all data, now and then, takes away."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -46,10 +48,7 @@ class VarianceReduced(WrapperFlow):
 
     flow: Flow
     every: int = eqx.field(static=True)
-
-    @property
-    def monotone(self) -> bool:
-        return False
+    monotone: ClassVar[bool] = False
 
     def __init__(self, flow: Flow, every: int):
         self.flow, self.every = inner(flow, "VarianceReduced"), count(every, "every")
@@ -79,10 +78,7 @@ class _Corrected(WrapperFlow):
     flow: Flow
     whole: Flow
     renew: Bool[Array, ""]
-
-    @property
-    def monotone(self) -> bool:
-        return False
+    monotone: ClassVar[bool] = False
 
     def __init__(self, flow: Flow, whole: Flow, renew: Bool[Array, ""]):
         self.flow, self.whole, self.renew = flow, whole, renew

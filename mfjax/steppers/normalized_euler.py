@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax.domains import Wrapped
+from mfjax.domains import Domain, Wrapped
 from mfjax.flows.base import Evaluation, Flow, State
 from mfjax.measures import Measure, Particles
 from mfjax.steppers.base import Step, Stepper, StepSizes, settle, step_sizes
@@ -58,6 +58,9 @@ class NormalizedEuler(Stepper):
 
 class _Surrounded(Wrapped):
     """A domain whose velocities keep their normal part."""
+
+    def __init__(self, domain: Domain):
+        super().__init__(domain)
 
     def velocity(self, x, v):
         return v

@@ -59,7 +59,7 @@ def check_flow(flow: Flow, mu: Measure, *, rtol: float | None = None) -> dict[st
     if known:
         ahead, behind = (compiled(flow, flow.move(state, rate, s))[0]["energy"] for s in (step, -step))
         slope, dissipation = float((ahead - behind) / (2 * step)), float(now["dissipation"])
-        ensure(dissipation >= 0 or not flow.monotone, f"dissipation {dissipation:.2e}")
+        ensure(dissipation >= 0 or not flow.falls, f"dissipation {dissipation:.2e}")
         scale = max(abs(dissipation), 1e-6 * abs(float(now["energy"])), 1e-12)
         errors.require("dissipation", abs(slope + dissipation) / scale, rough)
     if isinstance(mu, Particles):
