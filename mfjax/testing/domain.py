@@ -50,6 +50,9 @@ def check_domain(
     found = (points.shape, points.dtype)
     ensure(found == ((32, domain.ambient), dtype), f"32 samples have shape and dtype {found}")
     ensure(bool(jnp.all(domain.sample(jr.key(0), 5, dtype) == points[:5])), "a sample depends on its size")
+    shape = jax.eval_shape(domain.tangent_basis, points[0]).shape
+    expected = (domain.ambient, domain.tangent_dim)
+    ensure(shape == expected, f"tangent_basis has shape {shape}, for {expected} by ambient and tangent_dim")
     # Rounding and curvature both enter at the square root of the machine precision.
     step = float(jnp.finfo(dtype).eps) ** 0.5
 
