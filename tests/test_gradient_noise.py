@@ -138,7 +138,7 @@ def test_the_limits_of_both_kinds_of_noise(kind):
         np.testing.assert_allclose(slope, expected, atol=0.12)
 
 
-@pytest.mark.slow_cases("epochs", "replacement", "stream")
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_of_independent_noise_goes_on(kind):
     whole, half = descend(KINDS[kind]), descend(KINDS[kind], steps=7)
