@@ -412,6 +412,19 @@ CASES = {
         lambda: E.Predictor(F.Weighted(F.ReLU(), outputs=2), jnp.ones((2, 4)), jnp.ones((2, 2)))(X),
         r"features with 2 outputs have one weight each, got weights of shape \(2, 2\)",
     ),
+    "minimizing movements without a value": (
+        lambda: mf.simulate(
+            mf.flows.Wasserstein(
+                E.Risk(F.Weighted(F.ReLU()), X, Y, batches=E.Batches(1), independent=True),
+                mf.domains.Euclidean(3),
+            ),
+            P(jnp.ones((2, 3))),
+            stepper=mf.steppers.Proximal(0.1),
+            steps=1,
+            key=jax.random.key(0),
+        ),
+        "Proximal minimizes, and this energy has forces and no value: use Euler",
+    ),
     "least risk of several outputs": (
         lambda: mf.minimize_reduced_risk(
             risk(y=jnp.ones((3, 2)), regularizer=mf.regularizers.Power(3.0)), G.uniform(CIRCLE, 8)

@@ -131,13 +131,15 @@ class _Task(eqx.Module):
         points, pull_back = jax.vjp(lambda w: jax.vmap(self.domain.retract)(start, w), v)
         moved = eqx.tree_at(lambda nu: nu.points, self.mu, points)
         solution = self.energy.solve(moved, self.carry)
+        if solution.value is None:
+            raise ValueError("Proximal minimizes, and this energy has forces and no value: use Euler")
         slope = self.energy.gradient_field(moved, solution)
         walls = np.array(self.domain.walls)
         # Walls are left to `admissible`: a clipped coordinate has no slope to pull back.
         if not walls.all():
             free = jax.vmap(self.domain.project)(start, pull_back(slope)[0])
             slope = jnp.where(walls, slope, free) if walls.any() else free
-        value = self.dt * known(solution.value).astype(v.dtype) + 0.5 * jnp.sum(self.masses * v * v)
+        value = self.dt * solution.value.astype(v.dtype) + 0.5 * jnp.sum(self.masses * v * v)
         return value, jnp.where(self.masses > 0, v + self.dt * slope, 0)
 
     def admissible(self, v: Displacements) -> Displacements:
