@@ -47,7 +47,7 @@ def seen(batches, step):
 
 
 @pytest.mark.core
-@pytest.mark.slow_cases("all", "one")
+@pytest.mark.slow_cases("all", "one", "replacement")
 @pytest.mark.parametrize("how", HOW)
 def test_stochastic_gradient_descent_is_twenty_lines_of_numpy(how):
     run, points = descend(HOW[how], save_every=3), np.asarray(NEURONS.points)
@@ -69,6 +69,7 @@ def test_stochastic_gradient_descent_is_twenty_lines_of_numpy(how):
     assert np.all(np.isnan(run.observables["dissipated"]))
 
 
+@pytest.mark.slow
 def test_the_batch_of_all_data_is_the_flow():
     """To rounding: the rows come in another order."""
     flow = mf.flows.Wasserstein(risk(), PLANE)
@@ -76,7 +77,7 @@ def test_the_batch_of_all_data_is_the_flow():
     np.testing.assert_allclose(descend(HOW["all"]).final.points, plain.final.points, rtol=1e-12)
 
 
-@pytest.mark.slow_cases("1", "4")
+@pytest.mark.slow_cases("1", "4", "13")
 @pytest.mark.parametrize("size", [1, 4, 5, 13])
 def test_epochs_see_each_datum_once(size):
     """Whatever divides what; each pass in an order of its own; steps far beyond 32 bits of rows."""
@@ -275,6 +276,7 @@ def test_particles_with_steps_like_one_over_their_number_converge_to_the_density
 
 
 @pytest.mark.core
+@pytest.mark.slow_cases("replacement")
 @pytest.mark.parametrize("how", ["epochs", "replacement"])
 def test_a_run_goes_on_in_the_middle_of_an_epoch(how):
     whole, half = descend(HOW[how]), descend(HOW[how], steps=7)
@@ -337,7 +339,7 @@ FLOWS = {
 }
 
 
-@pytest.mark.slow_cases("growth", "noise", "two terms", "schedule")
+@pytest.mark.slow_cases("growth", "noise", "two terms", "schedule", "two timescales")
 @pytest.mark.parametrize("name", FLOWS)
 def test_every_flow_takes_batches(name):
     """From the energy of all data on, near their flow and apart from it."""
@@ -368,6 +370,7 @@ def test_fresh_data_at_every_step():
     np.testing.assert_allclose(run.final.points, points, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_optimizers_take_batches():
     """Adam on the gradients of batches, beside optax alone."""
     adam = optax.adam(0.05)

@@ -497,6 +497,7 @@ def test_resumed_results_equal_uninterrupted_ones_bit_for_bit(environment, risks
         same_results(risks[0] / "results" / f"{name}.nc", out / "results" / f"{name}.nc")
 
 
+@pytest.mark.slow
 def test_a_killed_template_goes_on_bit_for_bit(environment, tmp_path):
     # So many saved times that the kill lands between two of them.
     sizes = ("--lams", "0.5", "--seeds", "1", "--saves", "256")

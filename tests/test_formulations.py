@@ -700,6 +700,7 @@ def test_linearized_rates_are_those_of_the_run():
         mf.linearize(SeparatedVariables(risk(), INTERVAL, start), on_labels(8))
 
 
+@pytest.mark.slow_cases("SeparatedVariables")
 @pytest.mark.parametrize("system", [SeparatedVariables, PropagationOfChaos])
 def test_double_data_on_single_particles_are_single(system):
     height = (start,) if system is SeparatedVariables else ()

@@ -241,6 +241,9 @@ PLACES = {
     "function of optax",
     "batch of runs",
     "gibbs",
+    "loss",
+    "own loss",
+    "schedule of optax",
 )
 @pytest.mark.parametrize("place", PLACES)
 def test_a_global_is_what_it_is_now(place, monkeypatch):

@@ -61,7 +61,7 @@ def gibbs_by_hand(energy, m, temperature):
     return weights / weights.sum()
 
 
-@pytest.mark.slow_cases("1.0")
+@pytest.mark.slow_cases("1.0", "0.3")
 @pytest.mark.parametrize("sigma", [1.0, 0.3, 0.1])
 def test_the_tanh_network_to_rounding(sigma):
     """Residual <= 1e-10, recomputed from the energy; T = sigma^2 / 2."""

@@ -286,7 +286,7 @@ def test_variance_reduced_descent_converges_where_plain_batches_end_in_noise():
     assert np.min(errors[1][1:]) > 1e-3
 
 
-@pytest.mark.slow_cases("euler", "adam", "independent", "network")
+@pytest.mark.slow_cases("adam", "independent", "network", "averaged")
 @pytest.mark.parametrize("name", ["euler", "adam", "independent", "network", "averaged"])
 def test_variance_reduced_runs_go_on_bit_for_bit(name):
     flow, mu, stepper = reduced(), ONE, Euler(0.1)
@@ -326,7 +326,7 @@ def test_variance_reduction_on_a_curved_domain():
 
 
 @pytest.mark.core
-@pytest.mark.slow_cases("mean", "memory")
+@pytest.mark.slow_cases("since", "memory")
 @pytest.mark.parametrize("how", ["mean", "since", "memory"])
 def test_averages_by_numpy(how):
     """Of stochastic gradient descent, with what an observable sees of them."""
