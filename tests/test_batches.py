@@ -124,7 +124,9 @@ LOSSES = {
 
 
 @pytest.mark.slow_cases(
-    *(f"{n}-{h}" for n in ("huber", "logistic", "function") for h in ("epochs", "replacement"))
+    "square-epochs",
+    "softmax-epochs",
+    *(f"{n}-{h}" for n in ("huber", "logistic", "function") for h in ("epochs", "replacement")),
 )
 @pytest.mark.parametrize("replace", [False, True], ids=["epochs", "replacement"])
 @pytest.mark.parametrize("name", LOSSES)
@@ -360,6 +362,7 @@ def test_a_density_is_moved_by_batches():
     assert int(run.status) == 0
 
 
+@pytest.mark.slow
 def test_fresh_data_at_every_step():
     law = lambda key: (jr.normal(key, (8, 2)), jnp.ones(8))
     run, points = descend(Stream(law), steps=3), np.asarray(NEURONS.points)
@@ -384,6 +387,7 @@ def test_optimizers_take_batches():
     np.testing.assert_allclose(run.final.points, points, rtol=1e-11)
 
 
+@pytest.mark.slow
 def test_single_precision():
     x, y = X.astype("float32"), Y.astype("float32")
     mu = Particles(NEURONS.points.astype("float32"))

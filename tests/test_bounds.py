@@ -161,6 +161,7 @@ def test_negative_sobolev_norm_bounds_transport_and_has_derivatives():
     assert float(jax.grad(moved)(0.2)) == pytest.approx(difference, rel=1e-7)
 
 
+@pytest.mark.slow
 def test_both_forms_of_the_negative_sobolev_norm_agree():
     """What does not depend on the second coordinate has the value of one dimension, to rounding."""
     density = lambda s: lambda x: 1.5 + jnp.cos(jnp.pi * x[0]) + s * jnp.cos(2 * jnp.pi * x[0])
@@ -236,6 +237,7 @@ def test_convex_decay(tau):
     assert 0 <= margin < 1 and bound.check(times, mirrored(excess)) < 0
 
 
+@pytest.mark.slow
 def test_algebraic_decay_is_only_for_a_risk_that_vanishes():
     mu = Grid.uniform(CIRCLE, 16)
     problem = problems.circle_population(teacher=TEACHER, degree=4)
@@ -701,6 +703,7 @@ def test_particles_follow_the_flow_like_the_root_of_the_dimension():
     assert np.all(np.abs(slopes + 1 / 2) > 0.1)
 
 
+@pytest.mark.slow
 def test_hwi_is_an_equality_for_translates_of_a_gaussian():
     box, stiffness = mf.domains.Interval(-7.0, 8.0), 1.5
     normal = lambda mean: lambda x: jnp.exp(-0.5 * stiffness * (x[0] - mean) ** 2)

@@ -242,6 +242,7 @@ def test_half_circle_like_domains_are_not_symmetric():
     assert identifiability(mf.features.Ridge(jnp.tanh), x, symmetric, n=16).symmetry == "odd"
 
 
+@pytest.mark.slow
 def test_rbf_on_the_torus_sees_everything():
     torus = mf.domains.Torus(2, 4.0)
     features = mf.features.RBF(torus, scale=2.0)

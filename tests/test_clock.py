@@ -29,6 +29,7 @@ class Alone(mf.steppers.Stepper):
         return mf.steppers.settle(flow, flow.move(state, moved, dt))
 
 
+@pytest.mark.slow
 def test_a_stepper_that_forgets_the_clock_is_told():
     flow = mf.flows.Scheduled(lambda t: mf.flows.Wasserstein((1 + t) * WELL, LINE))
     with pytest.raises(mf.SimulationError, match="left the clock of a flow") as caught:

@@ -101,7 +101,7 @@ def test_the_reduced_risk_is_that_of_all_data_within_the_bound(name, lam):
     assert gap < 2e3 * eps / lam
 
 
-@pytest.mark.slow_cases("gaussian, 1-torus", "gaussian, 2-torus")
+@pytest.mark.slow_cases("tanh", "gaussian, 1-torus", "gaussian, 2-torus")
 @pytest.mark.parametrize("name", CASES)
 def test_errors_are_those_of_the_interpolated_features(name):
     features, domain, x, y, masses, tolerance = setting(name)

@@ -141,7 +141,7 @@ def test_heat_on_the_sphere(turned):
     assert np.max(errors[-1]) < (0.02 if turned else 0.07)
 
 
-@pytest.mark.slow_cases("2", "3")
+@pytest.mark.slow_cases("1", "2", "3")
 @pytest.mark.parametrize("dim", [1, 2, 3, 10])
 def test_heat_of_zones(dim):
     """Gegenbauer polynomials decay at l (l + d - 1), to second order, in any dimension d."""
@@ -155,6 +155,7 @@ def test_heat_of_zones(dim):
     assert np.max(errors[-1]) < 0.02
 
 
+@pytest.mark.slow_cases("float32-long")
 @pytest.mark.parametrize(
     ("n", "dt"), [pytest.param((16, 8), 1e-4, marks=pytest.mark.slow), ((15, 7), 1e2)], ids=["short", "long"]
 )

@@ -125,7 +125,7 @@ def heat_case(name):
     return mf.domains.Torus(2, 2.0), 24, np.pi, mode, 2.0
 
 
-@pytest.mark.slow_cases("torus")
+@pytest.mark.slow_cases("circle", "torus")
 @pytest.mark.parametrize("name", ["circle", "interval", "torus"])
 def test_heat_equation(name):
     """One Fourier mode: its discrete decay rate to the tolerance, the exact one to second order."""

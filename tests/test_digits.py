@@ -216,6 +216,7 @@ def digits(number):
     return x, labels[:number]
 
 
+@pytest.mark.slow
 def test_the_projection_of_trained_features_is_ridge_regression():
     """|Phi u / M - y|^2 / 2N + lam |u|^2 / 2M: alpha of scikit-learn is lam N M, for weights u / M."""
     from sklearn.linear_model import Ridge as RidgeRegression

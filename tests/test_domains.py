@@ -174,6 +174,14 @@ DOMAINS |= WRITTEN
 
 
 @pytest.mark.slow_cases(
+    "signed product",
+    "layers",
+    "torus",
+    "circle",
+    "signed box",
+    "noiseless",
+    "signed zonal",
+    "circle x interval",
     "ellipse",
     "ellipse x line",
     "torus2",

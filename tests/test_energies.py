@@ -242,6 +242,12 @@ def test_points_are_targets_of_equal_masses():
 
 
 @pytest.mark.slow_cases(
+    "sum",
+    "blobs of entropy",
+    "reduced risk, biased, three outputs",
+    "mmd, gaussian",
+    "risk, logistic",
+    "risk",
     "risk, a second layer",
     "quantization",
     "quantization in a sum",
@@ -280,6 +286,7 @@ def test_generic_single_precision(name):
     check_energy(make(values[0], "float32"), particles("float32"))
 
 
+@pytest.mark.slow_cases("reduced risk, power, three outputs-float64-float32")
 @pytest.mark.core
 @pytest.mark.parametrize(("data", "measure"), [("float64", "float32"), ("float32", "float64")])
 @pytest.mark.parametrize("name", ENERGIES)
@@ -411,6 +418,7 @@ def test_the_outputs_of_a_population_risk_are_those_of_its_teacher():
     np.testing.assert_allclose(marked, plain, rtol=1e-13)
 
 
+@pytest.mark.slow_cases("square")
 @pytest.mark.parametrize("loss", [mf.losses.Square(), mf.losses.Softmax()], ids=["square", "softmax"])
 def test_neurons_with_three_outer_weights(loss):
     """Omega = R^c x Theta: against numpy, and all that an energy promises."""
@@ -779,6 +787,7 @@ def trained(kind):
     return ReducedRisk(features, x, y, 1e-2), particles()
 
 
+@pytest.mark.slow_cases("reduced")
 @pytest.mark.parametrize("kind", ["reduced", "circle", "risk"])
 def test_a_predictor_is_the_network_without_its_data(kind, tmp_path):
     energy, mu = trained(kind)

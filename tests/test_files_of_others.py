@@ -80,6 +80,7 @@ def test_names_that_files_cannot_tell_apart(tmp_path):
     assert "u_v" in table and "w" not in table and set(table) >= {"u/v", "u_v"}
 
 
+@pytest.mark.slow
 def test_axes_of_one_name_are_told_apart(tmp_path):
     class Plane(mf.domains.Torus):
         @property

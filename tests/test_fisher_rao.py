@@ -334,6 +334,7 @@ def test_without_reaction_it_is_the_wasserstein_flow():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-14), plain, theirs)
 
 
+@pytest.mark.slow
 def test_one_species_alone_is_the_unsigned_flow():
     plain = population({1: 0.3})
     signed = Risk(SignedFeatures(plain.features), plain.data.x, plain.data.y)

@@ -69,6 +69,9 @@ FLOWS = {
 
 
 @pytest.mark.slow_cases(
+    "reduced risk on the circle",
+    "separated variables in a box",
+    "two timescales on the torus",
     "reduced risk on the torus",
     "discrepancy on the torus",
     "discrepancy on the plane",

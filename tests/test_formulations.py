@@ -173,6 +173,7 @@ def test_generic_checks_on_particles(name, dtype):
 
 
 @pytest.mark.slow_cases(
+    "none-float64-chaos",
     "none-float64-separated",
     "heat-float32-separated",
     "none-float64-transported",

@@ -219,6 +219,14 @@ PLACES = {
 
 
 @pytest.mark.slow_cases(
+    "sweep of runs, vmap",
+    "jitted inside a potential",
+    "density as a target",
+    "interaction",
+    "own stepper",
+    "module as potential",
+    "own flow",
+    "through times",
     "target of a divergence",
     "adaptive",
     "grid",

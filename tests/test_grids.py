@@ -77,7 +77,7 @@ def energies(domain, mu):
 ENERGIES = ["entropy", "power", "potential", "mmd", "porous", "joint", "mixed"]
 
 
-@pytest.mark.slow_cases("box-mixed")
+@pytest.mark.slow_cases("sphere-mixed", "torus-entropy", "circle-mixed", "zones-mixed", "box-mixed")
 @pytest.mark.parametrize(
     "where, name",
     [(w, "mixed") for w in ("circle", "box", "sphere", "zones")]
@@ -104,7 +104,7 @@ def angle_potential(x):
     return jnp.sin(2 * jnp.arctan2(x[1], x[0]))
 
 
-@pytest.mark.slow_cases("entropy")
+@pytest.mark.slow_cases("power", "entropy")
 @pytest.mark.parametrize("name", ["entropy", "power", "potential"])
 def test_dissipation_tends_to_the_fisher_information(name):
     """-sum V m' against int rho |V'|^2 with V' known in closed form: second order in the spacing."""
@@ -127,6 +127,7 @@ def test_dissipation_tends_to_the_fisher_information(name):
     assert np.all(np.abs(orders - 2) < 0.2), orders
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 10**6), where=st.sampled_from(sorted(DOMAINS)))
 def test_transport_is_positive_at_its_limit(seed, where):
     """Explicit Euler at `max_step` keeps masses >= 0 for rough data with empty cells and any velocity."""
@@ -208,6 +209,7 @@ def test_transport_of_a_product_on_the_torus():
     assert 1.7 < np.log2(errors[0] / errors[1]) < 2.3, errors
 
 
+@pytest.mark.slow_cases("float32")
 def test_discontinuous_data_stay_positive(dtype):
     """A block beside empty cells: no negative mass, no mass lost, under the default stepper."""
     circle = mf.domains.Sphere(1)
@@ -222,7 +224,7 @@ def test_discontinuous_data_stay_positive(dtype):
     assert drift <= {"float64": 1e-13, "float32": 2e-6}[dtype]
 
 
-@pytest.mark.slow_cases("box-1.0")
+@pytest.mark.slow_cases("sphere-0.0001", "box-0.0001", "circle-0.0001", "torus-0.0001", "box-1.0")
 @pytest.mark.parametrize("tau", [1e-4, 1.0, 1e6])
 @pytest.mark.parametrize("where", DOMAINS)
 def test_linear_solve_against_dense(where, tau):

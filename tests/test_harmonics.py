@@ -40,7 +40,7 @@ def clouds(domain, sizes=(5, 7), dtype="float64"):
         yield Particles(domain.sample(jr.key(i), n, jnp.float64).astype(dtype), masses / masses.sum())
 
 
-@pytest.mark.slow_cases("torus2", "torus3", "zonal1")
+@pytest.mark.slow_cases("torus", "sphere", "circle", "box", "torus2", "torus3", "zonal1")
 @pytest.mark.parametrize("name", PLACES)
 def test_harmonics_of_a_domain(name):
     """Orthonormal in volume, without mean; their squared slopes are the eigenvalues; density of the grid."""
@@ -194,6 +194,7 @@ def test_single_precision(domain, degree):
         np.testing.assert_allclose(values[1], values[0], rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_blocks_of_points(monkeypatch):
     """The sums and their derivatives are those of all points at once, with a last block that is not full."""
     (mu,) = clouds(SPHERE, [11])

@@ -54,6 +54,7 @@ def gibbs(tau):
     return GRID.with_weights(law(jnp.asarray(found.x)))
 
 
+@pytest.mark.slow_cases("1.0")
 @pytest.mark.parametrize("tau", [1.0, 0.1])
 def test_the_heat_identity_is_exact(tau):
     """(4.5): F(mu) - F(mu*) = K-form + tau KL(mu | mu*) for every mu, the stationary law being positive."""
@@ -117,6 +118,7 @@ def test_the_porous_medium_identity_has_three_terms():
     assert 0 < leaving < 8
 
 
+@pytest.mark.slow
 def test_the_potential_of_a_large_lam_is_that_of_the_discrepancy():
     """lam V + c^2 C(mu) -> c^2 int kappa d(mu - teacher), and lam L -> MMD^2 / 2, with error O(1 / lam)."""
     problem = problems.circle_population(3.0, bias=0.5, degree=8)
@@ -152,6 +154,7 @@ def end(sim):
     return carry.status, carry.state.measure
 
 
+@pytest.mark.slow_cases("reduced risk")
 @pytest.mark.parametrize("kind", ["reduced risk", "two timescales"])
 def test_few_atoms_stay_few_atoms(kind):
     """The flow map moves coincident particles alike: 12 particles at 3 points are 3 atoms for ever."""
@@ -367,6 +370,7 @@ def test_the_bound_without_regularization_has_a_half():
     assert excess == pytest.approx(form, rel=1e-9) and excess < 2 * form
 
 
+@pytest.mark.slow
 def test_symmetrized_measures_have_less_risk():
     """Survey 2.1: of a symmetric objective, F(g mu) = F(mu), and by convexity F((mu + g mu) / 2) <= F(mu)."""
     problem = problems.circle_population(

@@ -468,6 +468,16 @@ def assert_equal(a, b):
 
 
 @pytest.mark.slow_cases(
+    "True-two spheres of cells",
+    "True-layers",
+    "True-sphere of cells",
+    "False-sphere of cells",
+    "True-space",
+    "False-circle",
+    "True-zones",
+    "False-interval",
+    "False-layers",
+    "False-two spheres of cells",
     "True-box",
     "True-signed",
     "True-interval",
@@ -585,6 +595,7 @@ def test_a_domain_of_a_user_is_given(tmp_path):
     assert isinstance(back.domain, Ring)
 
 
+@pytest.mark.slow_cases("grid")
 @pytest.mark.parametrize("place", ["grid", "particles"])
 def test_a_table_is_loaded_bit_for_bit(place, tmp_path):
     domain, n = PLACES["torus"]

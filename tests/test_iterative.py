@@ -57,7 +57,9 @@ def everything(energy, mu, carry=None):
     return solution, energy.first_variation(mu, solution), energy.gradient_field(mu, solution)
 
 
-@pytest.mark.slow_cases("0.1-circle, bias", "0.1-torus", "0.0001-circle, bias", "0.0001-torus")
+@pytest.mark.slow_cases(
+    "0.1-circle", "0.1-tanh", "0.1-circle, bias", "0.1-torus", "0.0001-circle, bias", "0.0001-torus"
+)
 @pytest.mark.parametrize("name", ["circle", "circle, bias", "tanh", "torus"])
 @pytest.mark.parametrize("lam", [1e-1, 1e-4])
 def test_it_finds_what_a_factorization_finds(name, lam):

@@ -101,6 +101,7 @@ def exact_moments(t):
     )
 
 
+@pytest.mark.slow_cases("0.1-Euler-Maruyama")
 @pytest.mark.parametrize("name", SCHEMES)
 @pytest.mark.parametrize("h", [0.1, 0.02])
 def test_a_step_is_the_affine_map_on_paper(name, h):

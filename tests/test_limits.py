@@ -131,6 +131,7 @@ def test_distance_to_the_diffusion_for_other_orders_and_signs(case):
     np.testing.assert_allclose(found, values, rtol=0.05)
 
 
+@pytest.mark.slow_cases("r = 3")
 @pytest.mark.parametrize("case", ["r = 3", pytest.param("r = 1.5", marks=pytest.mark.slow), "signed"])
 def test_the_risk_tends_to_the_divergence(case):
     """At one measure: L and its first variation tend to those of the power divergence at the rate lam."""

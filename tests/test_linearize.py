@@ -154,6 +154,7 @@ def test_spectral_gap_of_the_circle_teacher(gamma, degree):
     assert galerkin_rates(gamma, degree, 1)[0] == pytest.approx(GAPS[gamma], abs=5.1e-6)
 
 
+@pytest.mark.slow_cases("2.0-0.5")
 @pytest.mark.parametrize("order, scale", [(2.0, 0.5), (3.0, 1.0)])
 def test_ultra_fast_diffusion_rates_on_a_grid(order, scale):
     """order * scale times the spectrum of the weighted Laplacian, to 1e-6 after extrapolation in the mesh."""
@@ -238,6 +239,7 @@ def test_padding_adds_its_own_rates_eagerly_and_traced(width, dtype):
     np.testing.assert_allclose(alone.rates, expected[:width], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_timescale_tends_to_varpro():
     """Marks are part of the linearized state; the slow branch is VarPro's spectrum to O(1 / gamma)."""
     m, degree, lam = M, DEGREE, 0.1

@@ -110,6 +110,7 @@ def test_grid_moves_its_masses_only():
     np.testing.assert_array_equal(moved.points, grid.points)
 
 
+@pytest.mark.slow_cases("float32")
 def test_nothing_grows_from_nothing(dtype):
     """An empty cell stays empty under a rate whose exponential overflows; its slope in the mass is kept."""
     growth = jnp.array([1e4, jnp.inf, -1e4, 1.0], dtype)

@@ -98,7 +98,7 @@ def by_general_optimizer(energy):
     return float(done.fun)
 
 
-@pytest.mark.slow_cases("1.0-0", "1.0-r=1.4", "1.0-0.5")
+@pytest.mark.slow_cases("1.0--0.3", "1.0-r=2", "1.0-0", "1.0-r=1.4", "1.0-0.5")
 @pytest.mark.parametrize(
     "regularizer",
     [Quadratic(0.0), Quadratic(0.5), Quadratic(-0.3), Power(1.4), Power(2.0), Power(3.0)],
@@ -163,7 +163,7 @@ def test_outputs_that_are_one(center):
     np.testing.assert_allclose(equal.signed, np.stack([one.signed] * 3, axis=1), atol=1e-5)
 
 
-@pytest.mark.slow_cases("1e-05-0.0", "1.0-0.5")
+@pytest.mark.slow_cases("0.01-0.0", "1e-05-0.0", "1.0-0.5")
 @pytest.mark.parametrize(("lam", "center"), [(1.0, 0.5), (1e-2, 0.0), (1e-4, -0.3), (1e-5, 0.0)])
 def test_several_outputs(lam, center):
     """Certificate, value, no slope downwards, and, where f has no center, rotation of the outputs."""

@@ -246,7 +246,7 @@ def test_distances_do_not_depend_on_the_representation(name):
         assert other == pytest.approx(value, rel=1e-12), form
 
 
-@pytest.mark.slow_cases("w2-line", "w2-ring", "w2-torus", "w2-plane", "sn-torus", "sk-torus")
+@pytest.mark.slow_cases("circle", "w2-line", "w2-ring", "w2-torus", "w2-plane", "sn-torus", "sk-torus")
 @pytest.mark.parametrize("name", OBSERVABLES)
 def test_distances_under_jit_vmap_and_grad(name):
     domain = home(name)
@@ -488,6 +488,7 @@ def pair(n=64, dtype=None):
     return mu, nu, other
 
 
+@pytest.mark.slow_cases("float32")
 def test_divergences_are_the_textbook_sums(dtype):
     mu, nu, density = pair(dtype=dtype)
     m, t = (np.asarray(g.weights, np.float64) for g in (mu, nu))
@@ -930,6 +931,7 @@ def tent(n, dtype=None):
     return Particles(jnp.abs(2 * label - 1)[:, None], mass, marks={"H": label})
 
 
+@pytest.mark.slow_cases("float32")
 def test_the_closure_defect_of_a_tent(dtype):
     """Var(w | theta) = theta^2 / 4, and moments of the two sheets over quarters, in closed form."""
     line, tol = mf.domains.Interval(0.0, 1.0), {"float32": 1e-6, "float64": 1e-14}[dtype]

@@ -50,7 +50,9 @@ def check(operator, matrix, dtype, key=0, scale=None):
     close(operator.matrix(), matrix, dtype)
 
 
-@pytest.mark.slow_cases("float32-None", "float64-None", "float64-0.0", "float32-0.0")
+@pytest.mark.slow_cases(
+    "float32-0.5", "float64-0.5", "float64--0.7", "float32-None", "float64-None", "float64-0.0", "float32-0.0"
+)
 @pytest.mark.core
 @pytest.mark.parametrize("bias", [None, 0.0, 0.5, -0.7, 3.0, -3.0])
 def test_windows_are_the_matrix(bias, dtype):
@@ -136,6 +138,7 @@ class Wave(mf.features.FeatureMap):
         return jnp.stack([jnp.tanh(z), omega[0] * jnp.cos(z)])
 
 
+@pytest.mark.slow_cases("float32-scaled", "float64-weighted", "float32-weighted", "float64-scaled")
 @pytest.mark.parametrize("which", ["weighted", "scaled", "dense", "tiled"])
 def test_features_that_are_vectors(which, dtype):
     """A takes masses to outputs (N, c), its transposed a block back to scores, both differentiable."""

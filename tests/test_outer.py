@@ -189,7 +189,7 @@ METHODS = {
 
 
 @pytest.mark.core
-@pytest.mark.slow_cases("newton", "newton, primal", "minimum norm, power")
+@pytest.mark.slow_cases("iterations", "newton", "newton, primal", "minimum norm, power")
 @pytest.mark.parametrize("name", METHODS)
 def test_one_column_is_one_output(name):
     """Value, outer weights and scores of targets (N, 1) and (N,), and of a column among others."""
@@ -319,7 +319,7 @@ def derivatives(solver, problem, tangent):
     return value, first, second, jax.grad(function)(problem)
 
 
-@pytest.mark.slow_cases("newton-3", "norm-3", "newton-1.5")
+@pytest.mark.slow_cases("ridge", "newton-3", "norm-3", "newton-1.5")
 @pytest.mark.parametrize(("name", "solver", "p"), [pytest.param(*c, id=c[0]) for c in derivative_cases()])
 def test_derivatives_of_the_solution_to_second_order(name, solver, p):
     rng = np.random.default_rng(1)
@@ -342,7 +342,7 @@ def test_derivatives_of_the_solution_to_second_order(name, solver, p):
     assert float(gradient.masses[2]) == pytest.approx(one_sided, rel=1e-5)
 
 
-@pytest.mark.slow_cases("norm-3", "newton-3")
+@pytest.mark.slow_cases("newton-1.5", "norm-3", "newton-3")
 @pytest.mark.parametrize(("name", "solver", "p"), [pytest.param(*c, id=c[0]) for c in derivative_cases()])
 def test_no_derivative_is_nan_where_all_outer_weights_are_at_the_minimizer(name, solver, p):
     # With b = c A m the solution is alpha = 0, and f'' is 0, finite or infinite there.
@@ -482,7 +482,7 @@ def energy_value(energy, points, weights):
     return energy.solve(mf.measures.Particles(points, weights)).value
 
 
-@pytest.mark.slow_cases("cosh-0.0", "power-1.5-0.0", "cosh-0.05", "power-3-0.0")
+@pytest.mark.slow_cases("power-1.5-0.05", "cosh-0.0", "power-1.5-0.0", "cosh-0.05", "power-3-0.0")
 @pytest.mark.parametrize("lam", [0.05, 0.0])
 @pytest.mark.parametrize("name", ["unbiased", "power-1.5", "power-3", "cosh"])
 def test_value_and_potential_agree(name, lam):

@@ -147,7 +147,13 @@ def test_density_and_quantiles_agree_to_second_order(name, outputs):
     assert 1.8 < order < 2.4 and errors[-1] < 0.02 * moved
 
 
-@pytest.mark.slow_cases("two timescales-particles", "two timescales-density", "outer momentum-particles")
+@pytest.mark.slow_cases(
+    "with a potential-particles",
+    "with a potential-density",
+    "two timescales-particles",
+    "two timescales-density",
+    "outer momentum-particles",
+)
 @pytest.mark.parametrize("side", ["density", "particles"])
 @pytest.mark.parametrize("name", FLOWS)
 def test_generic(name, side):

@@ -47,6 +47,7 @@ def end(energy, mu, stepper, t1, domain=LINE, space=None):
 # --- kernels
 
 
+@pytest.mark.slow_cases("0.75")
 @pytest.mark.parametrize("order", [0.75, 1.0, 1.25, 1.5, 1.500001, 2.0, 2.5, 3.0])
 def test_closed_form_against_the_polylogarithm(order):
     """L^{2s-1} 2 (2 pi)^{-2s} Re Li_{2s}(e^{2 pi i t}) by mpmath in 30 digits."""
@@ -136,7 +137,7 @@ def test_generic_in_two_dimensions_and_single_precision():
     )
 
 
-@pytest.mark.slow_cases("density")
+@pytest.mark.slow_cases("grid", "density")
 @pytest.mark.parametrize("source", SOURCES)
 def test_closed_form_against_a_long_series(source):
     """Tails as the docstring states them: 2 (2 pi)^{-2s} modes^{1-2s} / (2s - 1) of the kernel."""
@@ -351,7 +352,7 @@ def test_rates_in_every_norm_in_the_plane():
 # --- linear rates
 
 
-@pytest.mark.slow_cases("1.0")
+@pytest.mark.slow_cases("1.5", "1.0")
 @pytest.mark.parametrize("order", [1.0, 1.5, 2.0])
 def test_linear_rates(order):
     """(2 pi k)^{2 - 2s}: on the spectral grid, on particles with fewer modes than half their number."""
@@ -425,7 +426,7 @@ def test_spectral_against_finite_volumes():
 # --- the spectral discretization
 
 
-@pytest.mark.slow_cases("shape2-1.0", "shape3-0.6666666666666666")
+@pytest.mark.slow_cases("shape0-1.0", "shape2-1.0", "shape3-0.6666666666666666")
 @pytest.mark.parametrize(("shape", "dealias"), [((15,), 1.0), ((16,), 2 / 3), ((6, 8), 1.0), ((9, 6), 2 / 3)])
 def test_spectral_rates_are_exact_for_few_modes(shape, dealias):
     """div(rho grad V) + T Laplacian rho of trigonometric polynomials, their mass and their dissipation."""

@@ -139,6 +139,7 @@ def test_a_diverging_cell_leaves_the_others_untouched(method):
     assert_tables_equal(caught.value.run, mixed)
 
 
+@pytest.mark.slow_cases("4")
 @pytest.mark.parametrize("batch_size", [4, 100])
 def test_groups_of_a_batch_agree(batch_size):
     axes = {"edge": [10.0, 20.0], "seed": SEEDS}
@@ -271,6 +272,10 @@ HIDDEN = {
 
 
 @pytest.mark.slow_cases(
+    "an object-vmap",
+    "a static module-loop",
+    "a static field-vmap",
+    "a partial-loop",
     *(f"{kind}-{method}" for kind in ("a static field", "an object") for method in ("loop", "map")),
     *(f"{kind}-{method}" for kind in ("a partial", "a static module") for method in ("map", "vmap")),
     *(f"a static partial-{method}" for method in ("loop", "map", "vmap")),
@@ -302,6 +307,7 @@ def tanh_by_a_rule(factor):
     return tanh
 
 
+@pytest.mark.slow
 def test_a_rule_of_differentiation_may_read_a_global(monkeypatch):
     activation = tanh_by_a_rule(lambda: GLOBAL)
     with_lam = lambda sim, lam: eqx.tree_at(lambda sim: sim.flow.energy.lam, sim, lam)
@@ -312,6 +318,7 @@ def test_a_rule_of_differentiation_may_read_a_global(monkeypatch):
         np.testing.assert_allclose(table["energy"][0], run.observables["energy"], rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:A JAX array is being set as static")
 def test_an_array_in_a_static_field_may_change():
     slope = np.array(1.0)
@@ -323,6 +330,7 @@ def test_an_array_in_a_static_field_may_change():
         np.testing.assert_allclose(table["energy"][0], run.observables["energy"], rtol=1e-12)
 
 
+@pytest.mark.slow_cases("loop")
 @pytest.mark.parametrize("method", ["loop", "vmap"])
 def test_the_loop_of_what_libraries_made_is_traced_once(method):
     """Another number, start, or number within a field of the same structure: the loop is the same."""
@@ -349,7 +357,7 @@ def test_the_loop_of_what_libraries_made_is_traced_once(method):
     assert loops() == made
 
 
-@pytest.mark.slow_cases("map")
+@pytest.mark.slow_cases("vmap", "map")
 @pytest.mark.parametrize("method", ["loop", "map", pytest.param("vmap", marks=pytest.mark.core)])
 def test_a_global_that_changes_between_two_calls(method, monkeypatch):
     fn = HIDDEN["a global"]

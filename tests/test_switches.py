@@ -49,6 +49,8 @@ RUNS = {
 
 
 @pytest.mark.slow_cases(
+    "multirate-jax_numpy_dtype_promotion",
+    "density-jax_check_tracer_leaks",
     "density-jax_debug_nans",
     "sweep-jax_check_tracer_leaks",
     "multirate-jax_debug_nans",

@@ -473,6 +473,23 @@ def check(name, side, domain, dtype):
 
 
 @pytest.mark.slow_cases(
+    "ultra-fast diffusion, quantization, particles",
+    "outer momentum, particles",
+    "variable projection, particles",
+    "blobs, particles",
+    "two timescales, three outputs, density",
+    "two timescales, infinitely many data, density",
+    "two timescales, density",
+    "Wasserstein-Fisher-Rao, balanced, density",
+    "mean-field Langevin, density",
+    "kernel discrepancy, particles",
+    "separated variables, particles",
+    "Sobolev discrepancy, particles",
+    "Wasserstein-Fisher-Rao, density",
+    "mean-field network, density",
+    "Wasserstein-Fisher-Rao, noise, particles",
+    "Sobolev discrepancy, spectral, density",
+    "interaction, particles",
     "variable projection, three outputs, density",
     "variable projection, batches, density",
     "two timescales, batches, particles",
@@ -518,6 +535,7 @@ def test_two_torus(name, side):
     check(name, side, PLANE, "float64")
 
 
+@pytest.mark.slow_cases("ultra-fast diffusion, density")
 @rows(
     lambda system, stepper: not (isinstance(stepper, str) or system.plane or system.sphere),
     quick={("variable projection", "particles"), ("ultra-fast diffusion", "density")},

@@ -175,6 +175,7 @@ def entropic(a, b, cost, blur):
     return float(np.sum(plan * cost) + 2 * blur**2 * kl)
 
 
+@pytest.mark.slow
 def test_sinkhorn_divergence_against_another_program():
     mu, nu = (Particles(TORUS.sample(jr.key(i), n), masses(n, i)) for i, n in enumerate((20, 14)))
     blur, (a, b) = 0.3, (np.asarray(m.weights) for m in (mu, nu))

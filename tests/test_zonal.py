@@ -128,7 +128,7 @@ def harmonic_risk(dim, degree, dtype="float64"):
     return Risk(features, features.inputs(), jnp.ones(degree + 1, dtype))
 
 
-@pytest.mark.slow_cases("mmd", "mmd, relu", "population risk")
+@pytest.mark.slow_cases("interaction", "mmd", "mmd, relu", "population risk")
 @pytest.mark.parametrize("name", CHECKED)
 def test_generic(name):
     mu = Particles(ANGLES[1:5] + 0.1, MASSES[1:5])
