@@ -157,8 +157,40 @@ class _Program(ABC):
         self.constant = 0.5 * self.center**2 * (y.shape[1] if y.ndim == 2 else 1)
 
     @abstractmethod
+    def start(self) -> np.ndarray:
+        """Masses >= 0 to begin with, the unknowns of the program."""
+
+    @abstractmethod
+    def signed(self, w: np.ndarray) -> np.ndarray:
+        """The masses of nu."""
+
+    @abstractmethod
+    def descent(self, signed: np.ndarray) -> np.ndarray:
+        """How the objective falls in each unknown: nowhere at the optimum."""
+
+    @abstractmethod
+    def on_support(self, w: np.ndarray, entering: int) -> np.ndarray:
+        """The minimizer with the support of `w` and one more unknown; those that reach zero leave."""
+
     def solve(self, tolerance: float, max_atoms: int | None) -> np.ndarray:
         """The masses of nu."""
+        w = self.start()
+        blocked = np.zeros(w.size, bool)
+        for _ in range(4 * self.a.shape[0] + 100 if max_atoms is None else max_atoms):
+            signed = self.signed(w)
+            if self.good(signed, tolerance):
+                break
+            free = np.where((w > 0) | blocked, -np.inf, self.descent(signed))
+            entering = int(np.argmax(free))
+            if not free[entering] > 0:
+                break
+            trial = self.on_support(w, entering)
+            if trial[entering] > 0 and self.value(self.signed(trial)) < self.value(signed):
+                w, blocked = trial, np.zeros(w.size, bool)
+            else:
+                # A column that depends on the support, to rounding.
+                blocked[entering] = True
+        return self.signed(w)
 
     def penalty(self, t: float) -> tuple[float, float, float]:
         """h(t) = f(t) minus its linear part, h'(t), h''(t), for t >= 0."""
@@ -205,32 +237,19 @@ class _OneOutput(_Program):
 
     reducible = (Quadratic, Power)
 
-    def solve(self, tolerance: float, max_atoms: int | None) -> np.ndarray:
-        k = self.a.shape[1]
-        w, blocked = np.zeros(2 * k), np.zeros(2 * k, bool)
-        for _ in range(4 * self.a.shape[0] + 100 if max_atoms is None else max_atoms):
-            signed = w[:k] - w[k:]
-            _, score = self.score(signed)
-            total = float(np.sum(w))
-            level = self.penalty(total)[1] if total > 0 else 0.0
-            # Descent of each half-cell: the certificate says that none is positive.
-            descent = np.concatenate([score + self.center, -score - self.center]) - level
-            if self.good(signed, tolerance):
-                break
-            free = np.where((w > 0) | blocked, -np.inf, descent)
-            entering = int(np.argmax(free))
-            if not free[entering] > 0:
-                break
-            trial = self._on_support(w, entering)
-            if trial[entering] > 0 and self.value(trial[:k] - trial[k:]) < self.value(signed):
-                w, blocked = trial, np.zeros(2 * k, bool)
-            else:
-                # A column that depends on the support, to rounding.
-                blocked[entering] = True
-        return w[:k] - w[k:]
+    def start(self):
+        return np.zeros(2 * self.a.shape[1])
 
-    def _on_support(self, w: np.ndarray, entering: int) -> np.ndarray:
-        """The minimizer with the support of `w` and one more half-cell; those that reach zero leave."""
+    def signed(self, w):
+        return w[: w.size // 2] - w[w.size // 2 :]
+
+    def descent(self, signed):
+        _, score = self.score(signed)
+        total = float(np.sum(np.abs(signed)))
+        level = self.penalty(total)[1] if total > 0 else 0.0
+        return np.concatenate([score + self.center, -score - self.center]) - level
+
+    def on_support(self, w, entering):
         k, w = self.a.shape[1], w.copy()
         support = np.append(np.flatnonzero(w), entering)
         for _ in range(20 * support.size + 100):
@@ -271,25 +290,18 @@ class _SeveralOutputs(_Program):
 
     reducible = (Quadratic,)
 
-    def solve(self, tolerance: float, max_atoms: int | None) -> np.ndarray:
-        k = self.a.shape[1]
-        mu, blocked = np.zeros(k), np.zeros(k, bool)
+    def start(self):
+        mu = np.zeros(self.a.shape[1])
         mu[np.argmax(lengths(self.a.T @ self.b + self.center))] = 1
-        for _ in range(4 * self.a.shape[0] + 100 if max_atoms is None else max_atoms):
-            least, weights, _ = self._at(mu, np.arange(k))
-            if self.good(mu[:, None] * weights, tolerance):
-                break
-            descent = lengths(weights) ** 2
-            free = np.where((mu > 0) | blocked, -np.inf, descent - mu @ descent)
-            entering = int(np.argmax(free))
-            if not free[entering] > 0:
-                break
-            trial = self._on_support(mu, entering)
-            if trial[entering] > 0 and self._at(trial, np.flatnonzero(trial))[0] < least:
-                mu, blocked = trial, np.zeros(k, bool)
-            else:
-                blocked[entering] = True
-        return mu[:, None] * self._at(mu, np.arange(k))[1]
+        return mu
+
+    def signed(self, w):
+        return w[:, None] * self._at(w, np.arange(w.size))[1]
+
+    def descent(self, signed):
+        squares = lengths(self.center + self.score(signed)[1]) ** 2
+        masses = lengths(signed)
+        return squares - masses @ squares / np.sum(masses)
 
     def _at(self, mu: np.ndarray, cells: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         """L, and u and A^T G^-1 A in some cells, which hold the support."""
@@ -303,9 +315,8 @@ class _SeveralOutputs(_Program):
         weights = self.center + inside @ known + outside.T @ beyond / self.lam
         return value, weights, inside @ across + outside.T @ outside / self.lam
 
-    def _on_support(self, mu: np.ndarray, entering: int) -> np.ndarray:
-        """The minimizer with the support of `mu` and one more cell; those that reach zero leave."""
-        support = np.append(np.flatnonzero(mu), entering)
+    def on_support(self, w, entering):
+        mu, support = w, np.append(np.flatnonzero(w), entering)
         value, weights, curvature = self._at(mu, support)
         for _ in range(100):
             descent, count = 0.5 * lengths(weights) ** 2, support.size
