@@ -129,9 +129,9 @@ CASES = {
     "a product of nothing": (lambda: D.Product(), r"a Product needs factors: Product\(Sphere\(1\), "),
     "a factor that is no domain": (
         lambda: D.Product(TORUS, 2),
-        "the factors of a Product must be Domains, got int",
+        "a factor of a Product must be a Domain, got int",
     ),
-    "factors in a list": (lambda: D.Product([TORUS, TORUS]), "must be Domains, got list"),
+    "factors in a list": (lambda: D.Product([TORUS, TORUS]), "must be a Domain, got list"),
     "a class as a factor": (
         lambda: D.Product(TORUS, D.Sphere),
         r"got the class Sphere: write Sphere\(\.\.\.",

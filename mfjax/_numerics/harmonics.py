@@ -1,4 +1,4 @@
-"""Harmonics of spheres: zonal ones of S^d, polynomials of one height, and all of S^2."""
+"""Harmonics: waves along an axis, zonal ones of S^d, polynomials of one height, and all of S^2."""
 
 from math import comb, pi
 
@@ -6,6 +6,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+
+def waves_along(
+    q: Float[Array, ""], length: Float[Array, ""], closed: bool, degree: int
+) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    """Orthonormal waves at `q` from the lower end of an axis, the constant first, and squared frequencies.
+
+    On a closed axis cosines, then sines; between walls cosines, without slope there.
+
+    >>> values, squares = waves_along(jnp.array(0.5), jnp.array(1.0), False, 1)
+    >>> values.round(3).tolist(), squares.round(3).tolist()
+    ([1.0, 0.0], [0.0, 9.87...])
+    """
+    frequency = jnp.arange(1, degree + 1, dtype=q.dtype) * ((2 if closed else 1) * jnp.asarray(pi, q.dtype))
+    frequency = frequency / length
+    waves = [jnp.cos(frequency * q), jnp.sin(frequency * q)] if closed else [jnp.cos(frequency * q)]
+    values = jnp.concatenate([jnp.sqrt(1 / length)[None], *(jnp.sqrt(2 / length) * wave for wave in waves)])
+    return values, jnp.concatenate([jnp.zeros((1,), q.dtype), jnp.tile(frequency**2, len(waves))])
 
 
 def zonal_harmonics(degree: int, dim: int) -> np.ndarray:

@@ -8,10 +8,10 @@ coordinates, lengths, walls and closed axes are asked of the domain, never of it
   axis; `Signed` copies of any of them for a signed measure.
 - `Product` of any of them; of its factors some may be `Frozen`, along which nothing moves, or `Noiseless`.
 - To write one: `Domain`, its coordinates `Axis`, the `Cells` of a grid and their `Metric`; `Wrapped`, which
-  answers as another domain but for what differs; `torus_period`.
+  answers as another domain but for what differs; `require_domain`, `torus_period`.
 """
 
-from mfjax.domains.base import Axis, Cells, Domain, Metric, torus_period
+from mfjax.domains.base import Axis, Cells, Domain, Metric, require_domain, torus_period
 from mfjax.domains.box import Box, Interval
 from mfjax.domains.euclidean import Euclidean
 from mfjax.domains.frozen import Frozen
@@ -39,5 +39,6 @@ __all__ = [
     "Torus",
     "Wrapped",
     "Zonal",
+    "require_domain",
     "torus_period",
 ]

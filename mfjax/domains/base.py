@@ -11,7 +11,8 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Key, Shaped
 
-from mfjax._numerics.arrays import count, finite, is_traced, safe_norm
+from mfjax._numerics.arrays import count, finite, is_traced, kind, safe_norm
+from mfjax._numerics.harmonics import waves_along
 from mfjax.domains.gaussians import gaussian, wrapped
 
 Point = Float[Array, " ambient"]
@@ -273,17 +274,17 @@ class Domain(eqx.Module):
         for i, axis in enumerate(axes):
             kinds["endless" if axis.endless else "closed" if axis.closed else "walls"].append(i)
         factors = []
-        for kind, which in kinds.items():
+        for form, which in kinds.items():
             if not which:
                 continue
             here, there = (p, q) if len(which) == self.dim else (p[np.array(which)], q[np.array(which)])
             difference = here - there
-            if kind == "endless":
+            if form == "endless":
                 factors.append(gaussian(difference / width) / width)
                 continue
             ends = ([getattr(axes[i], side) for i in which] for side in ("lower", "upper"))
             lower, upper = (jnp.stack([jnp.asarray(end) for end in side]).astype(x.dtype) for side in ends)
-            if kind == "closed":
+            if form == "closed":
                 factors.append(wrapped(difference, width, upper - lower))
             else:
                 period = 2 * (upper - lower)
@@ -303,16 +304,11 @@ class Domain(eqx.Module):
             raise ValueError(
                 f"no harmonics are known on {self!r}: a domain that has them overrides `harmonics`"
             )
-        k = jnp.arange(1, degree + 1, dtype=x.dtype)
         values, eigenvalues = jnp.ones((1,), x.dtype), jnp.zeros((1,), x.dtype)
         for q, axis in zip(self.coordinates(x), self.axes, strict=True):
             lower, length = (jnp.asarray(number, x.dtype) for number in (axis.lower, axis.length))
-            frequency = k * (2 if axis.closed else 1) * jnp.asarray(np.pi, x.dtype) / length
-            phase = frequency * (q - lower)
-            waves = [jnp.cos(phase), jnp.sin(phase)] if axis.closed else [jnp.cos(phase)]
-            along = jnp.concatenate([jnp.sqrt(1 / length)[None], *(jnp.sqrt(2 / length) * w for w in waves)])
-            squares = jnp.concatenate([jnp.zeros((1,), x.dtype), jnp.tile(frequency**2, len(waves))])
-            values = jnp.outer(values, along).ravel()
+            waves, squares = waves_along(q - lower, length, axis.closed, degree)
+            values = jnp.outer(values, waves).ravel()
             eigenvalues = jnp.add.outer(eigenvalues, squares).ravel()
         return values[1:], eigenvalues[1:]
 
@@ -366,6 +362,15 @@ class Domain(eqx.Module):
                     f"{name}[{bad[0]}] = {where} does not lie on {self!r}: jax.vmap(domain.retract)"
                     "(points, jnp.zeros_like(points)) is what lies there"
                 )
+
+
+def require_domain(domain: Any, name: str = "domain") -> None:
+    """Refuse whatever is not a domain.
+
+    **Raises** `ValueError` unless `domain` is one.
+    """
+    if not isinstance(domain, Domain):
+        raise ValueError(f"{name} must be a Domain, got {kind(domain)}")
 
 
 def torus_period(domain: Domain) -> Array | None:

@@ -10,8 +10,8 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array
 
-from mfjax._numerics.arrays import kind, safe_norm
-from mfjax.domains.base import Axis, Cells, Domain, Metric, axes_of
+from mfjax._numerics.arrays import safe_norm
+from mfjax.domains.base import Axis, Cells, Domain, Metric, axes_of, require_domain
 
 
 class Factored(Domain):
@@ -189,8 +189,7 @@ class Product(Factored):
         if not factors:
             raise ValueError("a Product needs factors: Product(Sphere(1), Interval(0.0, 1.0))")
         for factor in factors:
-            if not isinstance(factor, Domain):
-                raise ValueError(f"the factors of a Product must be Domains, got {kind(factor)}")
+            require_domain(factor, "a factor of a Product")
         self.factors = factors
 
     def __repr__(self) -> str:

@@ -4,8 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 
-from mfjax._numerics.arrays import kind
-from mfjax.domains.base import Axis, Cells, Domain
+from mfjax.domains.base import Axis, Cells, Domain, require_domain
 from mfjax.domains.product import Factored
 
 
@@ -28,8 +27,7 @@ class Signed(Factored):
     domain: Domain
 
     def __init__(self, domain: Domain):
-        if not isinstance(domain, Domain):
-            raise ValueError(f"domain must be a Domain, got {kind(domain)}")
+        require_domain(domain)
         self.domain = domain
 
     @property

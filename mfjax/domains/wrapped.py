@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from mfjax._numerics.arrays import kind
-from mfjax.domains.base import Axis, Cells, Domain
+from mfjax.domains.base import Axis, Cells, Domain, require_domain
 
 
 class Wrapped(Domain):
@@ -15,8 +14,7 @@ class Wrapped(Domain):
     domain: Domain
 
     def __init__(self, domain: Domain):
-        if not isinstance(domain, Domain):
-            raise ValueError(f"domain must be a Domain, got {kind(domain)}")
+        require_domain(domain)
         self.domain = domain
 
     @property

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from mfjax._numerics.arrays import kind, known
-from mfjax.domains import Domain
+from mfjax.domains import Domain, require_domain
 from mfjax.energies.base import Energy
 from mfjax.grids.base import internal_parts
 from mfjax.grids.diffusion import Part
@@ -68,8 +68,7 @@ class Flow(eqx.Module):
     def __check_init__(self):
         if not isinstance(self.energy, Energy | None):
             raise ValueError(f"energy must be an Energy, got {kind(self.energy)}")
-        if not isinstance(self.domain, Domain):
-            raise ValueError(f"domain must be a Domain, got {kind(self.domain)}")
+        require_domain(self.domain)
 
     @property
     def falls(self) -> bool:

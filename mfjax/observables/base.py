@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mfjax._numerics.arrays import as_floats, count, finite, is_traced, kind
-from mfjax.domains import Domain
+from mfjax._numerics.arrays import as_floats, count, finite, is_traced
+from mfjax.domains import Domain, require_domain
 from mfjax.flows.base import Flow
 from mfjax.measures import Grid, Measure, Particles
 
@@ -34,8 +34,8 @@ CELLS = {1: 4096, 2: 64, 3: 16}
 
 def as_measure(target: Any, domain: Domain | None, cells: int | None) -> Measure:
     """A measure from a measure, from (M, d) points, or from a density of one point (on `cells` per axis)."""
-    if domain is not None and not isinstance(domain, Domain):
-        raise ValueError(f"domain must be a Domain, got {kind(domain)}")
+    if domain is not None:
+        require_domain(domain)
     if isinstance(target, Measure):
         measure = target
     elif callable(target):

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._numerics.arrays import kind, safe_sqrt, scalar
-from mfjax.domains import Domain
+from mfjax._numerics.arrays import safe_sqrt, scalar
+from mfjax.domains import Domain, require_domain
 from mfjax.flows.base import Flow
 from mfjax.measures import Measure, Particles
 from mfjax.observables.base import Observable, check_dimension
@@ -47,8 +47,7 @@ class HeightDistance(Observable):
     def __init__(self, target: Any, domain: Domain):
         if not isinstance(target, Measure):
             raise ValueError(f"target must be a measure with the mark 'H', got {type(target).__name__}")
-        if not isinstance(domain, Domain):
-            raise ValueError(f"domain must be a Domain, got {kind(domain)}")
+        require_domain(domain)
         domain.validate(target.points, "target")
         _height(target)
         self.target, self.domain = target, domain

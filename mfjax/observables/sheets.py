@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mfjax._numerics.arrays import count, inner, kind
-from mfjax.domains import Domain
+from mfjax.domains import Domain, require_domain
 from mfjax.flows.base import Flow
 from mfjax.measures import Measure, Particles
 from mfjax.observables.base import Observable, arc_length, one_dimensional
@@ -34,8 +34,7 @@ class _OfSheets(Observable):
     domain: Domain
 
     def __init__(self, domain: Domain):
-        if not isinstance(domain, Domain):
-            raise ValueError(f"domain must be a Domain, got {kind(domain)}")
+        require_domain(domain)
         if not one_dimensional(domain):
             raise ValueError(
                 f"{type(self).__name__} is over the places of a line or a closed curve, got {domain!r}"
