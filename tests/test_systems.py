@@ -428,6 +428,8 @@ def rows(keep, quick=None):
 # From JAX 0.12 on the FFT on CPU takes as many members of a batch at a time as fit into a register, and the
 # rest one by one: their last digits differ (one transform of 18 numbers shows it in a batch of three).
 TRANSFORMED = {("Sobolev discrepancy", "density"), ("Sobolev discrepancy, spectral", "density")}
+# Of these, the recorded residual alone, the norm of what is rounding, has other last digits in one member.
+ROUNDED = ("variable projection, three outputs", SPHERE)
 
 
 def swept(name, side, domain, dtype):
@@ -445,8 +447,7 @@ def swept(name, side, domain, dtype):
         if (name, side) in TRANSFORMED and jnp.issubdtype(twin.dtype, jnp.floating):
             scale = np.max(np.abs(twin), initial=0.0)
             np.testing.assert_allclose(twin[0], twin[2], rtol=0, atol=1e3 * jnp.finfo(dtype).eps * scale)
-        elif path[-1] == jax.tree_util.DictKey("residual"):
-            # Nothing but rounding, it depends on where a member lies in memory.
+        elif (name, domain) == ROUNDED and path[-1] == jax.tree_util.DictKey("residual"):
             np.testing.assert_allclose(twin[0], twin[2], rtol=0, atol=4 * jnp.finfo(dtype).eps)
         else:
             np.testing.assert_array_equal(twin[0], twin[2])

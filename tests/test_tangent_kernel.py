@@ -126,9 +126,9 @@ def test_the_kernel_of_the_other_scaling_stays(even):
     """Its relative change over a fixed time: like M^-1 for an even law of outer weights, else M^-1/2.
 
     What the start says is added to the targets, so that all widths learn the same. The next terms are smaller
-    by M^-1/2 alone: slopes between the last two widths are within 0.25.
+    by M^-1/2 alone: the slope between the last two widths is taken.
     """
-    widths, changes, moved = (256, 1024, 4096), [], []
+    widths, changes, moved = (1024, 4096, 16384), [], []
     neuron = Weighted(Ridge(jnp.tanh, 0.5))
 
     @jax.jit
@@ -142,12 +142,12 @@ def test_the_kernel_of_the_other_scaling_stays(even):
         return jnp.linalg.norm(second - first) / jnp.linalg.norm(first), way
 
     for width in widths:
-        change, way = zip(*(one(lazy(width, jr.key(seed), even)) for seed in range(8)), strict=True)
+        change, way = zip(*(one(lazy(width, jr.key(seed), even)) for seed in range(16)), strict=True)
         changes.append(np.sqrt(np.mean(np.square(change))))
         moved.append(np.mean(way))
     slopes = [np.diff(np.log(v)) / np.log(4) for v in (changes, moved)]
     print(f"M = {widths}: relative change of K {changes}, way of parameters {moved}, slopes {slopes}")
-    assert abs(slopes[0][-1] + (1 if even else 0.5)) < 0.25 and abs(slopes[1][-1] + 0.5) < 0.05
+    assert abs(slopes[0][-1] + (1 if even else 0.5)) < 0.1 and abs(slopes[1][-1] + 0.5) < 0.05
 
 
 @pytest.mark.slow
