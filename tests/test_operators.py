@@ -257,10 +257,10 @@ def test_particles_off_the_circle_are_refused():
         mf.flows.Wasserstein(energy, mf.domains.Euclidean(2)).init(mu)
 
 
-@pytest.mark.parametrize("n", [1, 63, 64, 65, 1000])
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 1000])
 def test_prefix_sums(n, dtype):
-    values = jr.normal(jr.key(n), (3, n), dtype)
-    exact = np.cumsum(np.asarray(values, float), axis=1)
+    values = jr.normal(jr.key(n), (n, 3), dtype)
+    exact = np.cumsum(np.asarray(values, float), axis=0)
     sums = prefix_sums(values)
-    assert sums.dtype == dtype and np.all(sums[:, 0] == 0)
-    np.testing.assert_allclose(sums[:, 1:], exact, atol=1e-12 if dtype == "float64" else 1e-4)
+    assert sums.dtype == dtype and np.all(sums[0] == 0)
+    np.testing.assert_allclose(sums[1:], exact, atol=1e-12 if dtype == "float64" else 1e-4)

@@ -196,6 +196,16 @@ def inner(a: Array, b: Array) -> Array:
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
+def transposed_inner(a: Float[Array, "n m"], b: Float[Array, "n *c"]) -> Float[Array, "m *c"]:
+    """a^T b as the transpose of b^T a: on CPU the product that transposes a is several times slower.
+
+    >>> transposed_inner(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([1.0, 1.0])).tolist()
+    [4.0, 6.0]
+    """
+    # Without the barrier XLA would write the transpose of a product as the product we avoid.
+    return inner(b, a) if b.ndim == 1 else jax.lax.optimization_barrier(inner(b.T, a)).T
+
+
 def as_part(function: Callable) -> Callable:
     """A function as a part of a pytree: a plain one is structure, a module brings its arrays as leaves."""
     module = isinstance(function, (eqx.Module, jax.tree_util.Partial))
@@ -215,6 +225,15 @@ def columns(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
     """
     batch = jax.vmap(function, in_axes=1, out_axes=-1)
     return lambda block: function(block) if block.ndim == 1 else batch(block)
+
+
+def as_block(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """`function` of a block (n, c), for a block or for a vector (n,), which is one of a single column.
+
+    >>> as_block(lambda block: 2 * block)(jnp.array([1.0, 5.0])).tolist()
+    [2.0, 10.0]
+    """
+    return lambda values: function(values[:, None])[:, 0] if values.ndim == 1 else function(values)
 
 
 def pairing(a: Array, b: Array) -> Float[Array, ""]:

@@ -6,13 +6,18 @@ needs no other thread; other devices keep the batch.
 """
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.scipy.linalg as jsl
 from jaxtyping import Array, Float
+
+from mfjax._numerics.arrays import columns
+
+# Columns and rows up to which a block is solved column by column on CPU.
+NARROW, SMALL = 32, 256
 
 
 def one_by_one(function: Callable) -> Callable:
@@ -58,9 +63,16 @@ def cholesky(matrix: Float[Array, "K K"]) -> Float[Array, "K K"]:
     return jsl.cho_factor(matrix, lower=True)[0]
 
 
-@one_by_one
 def cholesky_solve(factor: Float[Array, "K K"], b: Float[Array, "K *c"]) -> Float[Array, "K *c"]:
     """(L L^T)^{-1} b for the lower factor L."""
+    solve = partial(_cholesky_solve, factor)
+    # A few columns at once wake threads of LAPACK that cost more than the solve beside those of the program.
+    narrow = b.ndim == 2 and b.shape[1] <= NARROW and len(factor) <= SMALL
+    return columns(solve)(b) if narrow else solve(b)
+
+
+@one_by_one
+def _cholesky_solve(factor: Float[Array, "K K"], b: Float[Array, "K *c"]) -> Float[Array, "K *c"]:
     return jsl.cho_solve((factor, True), b)
 
 

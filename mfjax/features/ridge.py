@@ -29,5 +29,6 @@ class Ridge(FeatureMap):
         self.bias = scalar(bias, "bias")
 
     def __call__(self, omega, x):
-        z = inner(omega, x)
+        # In this order the products of all inputs and particles lie as a matrix of features does.
+        z = inner(x, omega)
         return self.sigma(z + self.bias.astype(z.dtype))

@@ -11,7 +11,7 @@ from mfjax.outer.conjugate_gradient import ConjugateGradient
 
 # Smaller side up to which a factorization beats the products of an iteration, by measurement on two cores;
 # and where the Gram matrix needs no product of matrices.
-FACTORED, FACTORED_QUICKLY = 64, 192
+FACTORED, FACTORED_QUICKLY = 128, 192
 # The same for one solve alone, which has no previous solution and no basis, and for features of more
 # variables than `FEW`, which no few functions span: iterations are many.
 FACTORED_ALONE, FEW = 2048, 2

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mfjax import status as codes
-from mfjax._numerics.arrays import along, inner, long_norm, pairing, scalar
+from mfjax._numerics.arrays import along, inner, long_norm, pairing, scalar, transposed_inner
 from mfjax._numerics.operators import Operator, as_operator
 from mfjax.regularizers import Regularizer
 
@@ -77,7 +77,7 @@ class OuterProblem(eqx.Module):
         scores = self.scores(alpha)
         eps = float(jnp.finfo(alpha.dtype).eps)
         sizes = jnp.abs(self.matrix)
-        blur = 64 * eps * inner(jnp.abs(alpha).T, sizes).T
+        blur = 64 * eps * transposed_inner(sizes, jnp.abs(alpha))
         weights = self.regularizer.conjugate_derivative
         spread = jnp.where(jnp.abs(scores) <= blur, weights(blur) - weights(-blur), 0.0)
         return relative(inner(sizes, along(self.masses, spread) * spread), self.target)

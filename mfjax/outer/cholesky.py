@@ -9,7 +9,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from mfjax import status as codes
-from mfjax._numerics.arrays import along, count, inner, safe_sqrt
+from mfjax._numerics.arrays import along, count, inner, safe_sqrt, transposed_inner
 from mfjax._numerics.linalg import shifted_solver
 from mfjax._numerics.operators import Operator, as_operator
 from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver, bound, graded, tolerance
@@ -69,7 +69,7 @@ def _dual(operator, masses, lam, refinements):
     def solve(weighted, inverse, lam, b):
         alpha = inverse(b)
         for _ in range(refinements):
-            alpha = alpha + inverse(b - inner(weighted, inner(alpha.T, weighted).T) - lam * alpha)
+            alpha = alpha + inverse(b - inner(weighted, transposed_inner(weighted, alpha)) - lam * alpha)
         return alpha
 
     return Partial(solve, weighted, inverse, lam)

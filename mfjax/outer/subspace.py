@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mfjax._numerics.arrays import inner
+from mfjax._numerics.arrays import inner, transposed_inner
 from mfjax._numerics.linalg import pseudo_inverse, shifted_solver, singular_values
 from mfjax.outer.base import OuterProblem
 
@@ -48,7 +48,7 @@ class Subspace(eqx.Module):
             solved = solve(inside)
             # A matrix that rounding has made indefinite has no factor, and preconditions nothing.
             change = jnp.where(jnp.all(jnp.isfinite(solved)), lam * solved - inside, 0)
-            return b + inner(change.T, self.basis).T
+            return b + transposed_inner(self.basis, change)
 
         return apply
 

@@ -14,7 +14,7 @@ class Arcs(eqx.Module):
 
     It is centered at the angle of x_j with half width arccos(-bias / |x_j|): half a circle at bias 0. Ends
     lie in [-pi, pi); `wraps` (N,) is one where the arc contains the angle -pi. `begin` and `end` (N,) are
-    the ends sorted, `by_begin` and `by_end` the data in these orders. `moments` (3, N + 1), for data of mass
+    the ends sorted, `by_begin` and `by_end` the data in these orders. `moments` (N + 1, 3), for data of mass
     root^2, are the sums of p_j (x_j1^2, x_j1 x_j2, x_j2^2) over the first 0 to N of `by_begin`. Made once
     for given data.
     """
@@ -24,7 +24,7 @@ class Arcs(eqx.Module):
     by_begin: Int[Array, " N"]
     by_end: Int[Array, " N"]
     wraps: Float[Array, " N"]
-    moments: Float[Array, "3 n1"]
+    moments: Float[Array, "n1 3"]
 
     def __init__(self, x: Float[Array, "N 2"], bias: Float[Array, ""], root: Float[Array, " N"]):
         # Data may be constants of the program: sorting them is no work for the compiler.
@@ -41,7 +41,7 @@ class Arcs(eqx.Module):
         self.by_begin, self.by_end = jnp.argsort(begin), jnp.argsort(end)
         self.begin, self.end = begin[self.by_begin], end[self.by_end]
         first, second = (root[:, None] * x)[self.by_begin].T
-        self.moments = prefix_sums(jnp.stack([first * first, first * second, second * second]))
+        self.moments = prefix_sums(jnp.stack([first * first, first * second, second * second], axis=1))
 
 
 def opposite(angle: Array) -> Array:

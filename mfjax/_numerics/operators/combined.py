@@ -2,7 +2,7 @@
 
 from jaxtyping import Array, Float
 
-from mfjax._numerics.arrays import inner
+from mfjax._numerics.arrays import inner, transposed_inner
 from mfjax._numerics.operators.base import Operator
 
 
@@ -35,7 +35,7 @@ class Combined(Operator):
         return inner(self.left, self.operator.output(v))
 
     def scores(self, alpha):
-        return self.operator.scores(inner(alpha.T, self.left).T)
+        return self.operator.scores(transposed_inner(self.left, alpha))
 
     def rows(self, index):
         return inner(self.left[index], self.operator.matrix())

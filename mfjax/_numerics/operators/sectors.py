@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mfjax._numerics.arrays import along, inner
+from mfjax._numerics.arrays import along, inner, transposed_inner
 from mfjax._numerics.operators.arcs import Arcs, opposite, wrapped
 from mfjax._numerics.operators.base import Operator
 
@@ -38,7 +38,8 @@ class Sectors(Operator):
         return 32
 
     def output(self, v):
-        return (self.root * inner(v.T, self.transposed)).T
+        output = transposed_inner(self.transposed, v)
+        return along(self.root, output) * output
 
     def scores(self, alpha):
         return inner(self.transposed, along(self.root, alpha) * alpha)
@@ -65,8 +66,8 @@ def sector_gram(points: Float[Array, "M 2"], arcs: Arcs) -> Float[Array, "M M"]:
     theta_k - theta_i < pi, and E(theta_k) - T - E(theta_i - pi) beyond.
     """
     angle = wrapped(jnp.arctan2(points[:, 1], points[:, 0]))
-    total = _symmetric(arcs.moments[:, -1:])
-    seen = lambda theta: _symmetric(arcs.moments[:, jnp.searchsorted(arcs.begin, theta)])
+    total = _symmetric(arcs.moments[-1:])
+    seen = lambda theta: _symmetric(arcs.moments[jnp.searchsorted(arcs.begin, theta)])
     low = angle < 0
     # Here and below 2-vectors (2, M): E(theta_i) omega_i and E(theta_i - pi) omega_i.
     omega = points.T
@@ -80,8 +81,8 @@ def sector_gram(points: Float[Array, "M 2"], arcs: Arcs) -> Float[Array, "M M"]:
     return jnp.where(near == (gap >= 0), upper, upper.T) - whole
 
 
-def _symmetric(moments: Float[Array, "3 K"]) -> tuple[Array, Array, Array]:
-    return moments[0], moments[1], moments[2]
+def _symmetric(moments: Float[Array, "K 3"]) -> tuple[Array, Array, Array]:
+    return moments[:, 0], moments[:, 1], moments[:, 2]
 
 
 def _times(matrix: tuple[Array, Array, Array], vector: Float[Array, "2 M"]) -> Float[Array, "2 M"]:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from mfjax._numerics.arrays import columns, inner
+from mfjax._numerics.arrays import as_block, inner
 from mfjax._numerics.operators.arcs import Arcs, opposite, wrapped
 from mfjax._numerics.operators.base import LARGEST, Operator
 from mfjax._numerics.operators.prefix import prefix_sums
@@ -83,38 +83,38 @@ class Windows(Operator):
         return 32
 
     def output(self, v):
-        return columns(self._output)(v)
+        return as_block(self._output)(v)
 
     def scores(self, alpha):
-        return columns(self._scores)(alpha)
+        return as_block(self._scores)(alpha)
 
-    def _output(self, v: Float[Array, " M"]) -> Float[Array, " N"]:
-        terms = self._terms(v, self.points)
-        sums = prefix_sums(terms[:, self.order])
-        seen = sums[:, self.before_end] - sums[:, self.before_begin] + self.arcs.wraps * sums[:, -1:]
-        return self.root * self._inside(seen, self.x)
+    def _output(self, v: Float[Array, "M c"]) -> Float[Array, "N c"]:
+        sums = prefix_sums(self._terms(v, self.points)[self.order])
+        seen = sums[self.before_end] - sums[self.before_begin] + self.arcs.wraps[:, None] * sums[-1]
+        return self.root[:, None] * self._inside(seen, self.x)
 
-    def _scores(self, alpha: Float[Array, " N"]) -> Float[Array, " M"]:
-        terms = self._terms(self.root * alpha, self.x)
-        begun = prefix_sums(terms[:, self.arcs.by_begin])
+    def _scores(self, alpha: Float[Array, "N c"]) -> Float[Array, "M c"]:
+        terms = self._terms(self.root[:, None] * alpha, self.x)
+        begun = prefix_sums(terms[self.arcs.by_begin])
         if self.bias is None:
-            seen = begun[:, self.begun] - begun[:, self.ended] + jnp.where(self.low, begun[:, -1:], 0)
+            seen = begun[self.begun] - begun[self.ended] + jnp.where(self.low[:, None], begun[-1], 0)
         else:
-            ended = prefix_sums(terms[:, self.arcs.by_end])
-            always = inner(terms, self.arcs.wraps)[:, None]
-            seen = always + begun[:, self.begun] - ended[:, self.ended]
+            ended = prefix_sums(terms[self.arcs.by_end])
+            seen = inner(self.arcs.wraps, terms) + begun[self.begun] - ended[self.ended]
         return self._inside(seen, self.points)
 
-    def _terms(self, factors: Array, at: Float[Array, "n 2"]) -> Float[Array, "c n"]:
-        """What is summed: factors times (at, 1), or times `at` alone where there is no bias."""
-        return jnp.stack(
-            [factors * at[:, 0], factors * at[:, 1], *([factors] if self.bias is not None else [])]
-        )
+    def _terms(self, factors: Float[Array, "n c"], at: Float[Array, "n 2"]) -> Float[Array, "n k"]:
+        """What is summed: factors times at_1, at_2 and, where there is a bias, 1, side by side."""
+        parts = [factors * at[:, :1], factors * at[:, 1:]]
+        return jnp.concatenate(parts if self.bias is None else [*parts, factors], axis=1)
 
-    def _inside(self, seen: Float[Array, "c n"], at: Float[Array, "n 2"]) -> Float[Array, " n"]:
+    def _inside(self, seen: Float[Array, "n k"], at: Float[Array, "n 2"]) -> Float[Array, "n c"]:
         """The sums times (at, bias)."""
-        flat = seen[0] * at[:, 0] + seen[1] * at[:, 1]
-        return flat if self.bias is None else flat + seen[2] * self.bias
+        if self.bias is None:
+            first, second = jnp.split(seen, 2, axis=1)
+            return first * at[:, :1] + second * at[:, 1:]
+        first, second, factors = jnp.split(seen, 3, axis=1)
+        return first * at[:, :1] + second * at[:, 1:] + factors * self.bias
 
     def gram(self):
         # Without a bias particles see half planes of the data, which have moments.
