@@ -4,7 +4,7 @@ Stochastic gradient descent of a few neurons beside the expansion of its mean in
 the partial differential equation, with steps eps = eps_0 N^(beta - 1), and with batches for all particles
 or for each, real ones or their Gaussian form; what falling steps, averages and reduced variance make of the
 noise at a minimum; and variable projection whose outer weights are those of a batch, or averaged over batches
-(thesis III.46), over batch size and momentum.
+(thesis III.46), over batch size and momentum. All figures take about four minutes on two cores.
 """
 
 import sys
@@ -28,7 +28,7 @@ class Preset:
     first_step: Positive = 0.5  # eps_0, the step of one particle
     repeats: Count = 24  # repetitions of each width
     cells: Count = 256  # cells of the partial differential equation
-    noise_step: Positive = 2**-4  # eps_0 where noise is compared
+    noise_step: Positive = 2**-6  # eps_0 where noise is compared
     noise_widths: tuple[Count, ...] = (8, 32, 128, 512)  # particles where it is compared
     noise_seeds: Count = 64  # repetitions of each width and kind of noise
     descent_steps: Count = 4096  # steps to the minimum of a linear model
@@ -48,6 +48,7 @@ PAPER = Preset(
     seeds=8192,
     widths=(16, 64, 256, 1024, 4096),
     repeats=48,
+    noise_step=2**-7,
     noise_widths=(8, 32, 128, 512, 2048),
     noise_seeds=256,
     descent_seeds=64,

@@ -109,8 +109,9 @@ class Figures(Gallery):
         plot.legend(right, loc="lower right", bbox_to_anchor=(1.02, 0.3))
         return (
             fig,
-            "a batch for all leaves its noise however wide the network, batches for each N^-1/2 of it; at a "
-            "minimum reduced variance alone falls to rounding, in straight lines of the logarithm",
+            "a batch for all leaves its noise however wide the network, batches for each N^-1/2 of it, steps "
+            "like N^-1/2 leave N^-1/4; at a minimum reduced variance alone falls to rounding, in straight "
+            "lines of the logarithm",
         )
 
     def projection(self):

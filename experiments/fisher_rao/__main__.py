@@ -1,6 +1,6 @@
 """Wasserstein-Fisher-Rao flows of ReLU networks: neurons as a measure on the sphere, mode by mode.
 
-Small by default (all figures within three minutes on two cores); `--preset paper` is larger.
+Small by default (all figures within two minutes on two cores); `--preset paper` is larger.
 """
 
 import sys
