@@ -1,8 +1,8 @@
 """Which limit governs the training of a two-layer network: over lam, the timescale gamma, width and bias.
 
-Small by default (all figures within two and a half minutes on two cores); `--preset paper` refines every axis. Kernel
-and teacher are those of infinitely many inputs, so that rates and distances have no sampling error of the
-data. Rates, limits and bounds are computed in float64 whatever `--precision` says.
+Small by default (all figures within two and a half minutes on two cores); `--preset paper` refines every
+axis. Kernel and teacher are those of infinitely many inputs, so that rates and distances have no sampling
+error of the data. Rates, limits and bounds are computed in float64 whatever `--precision` says.
 """
 
 import sys
