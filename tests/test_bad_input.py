@@ -185,7 +185,11 @@ CASES = {
     ),
     "lengths between layers": (
         lambda: OBS.WassersteinDistance(G.uniform(LAYERS, 4), 2, LAYERS),
-        "differ in a frozen coordinate of Product.*infinitely far apart",
+        "differ in a sign or a frozen coordinate of Product.*infinitely far apart",
+    ),
+    "lengths between signs": (
+        lambda: OBS.SinkhornDivergence(G.uniform(D.Signed(D.Torus(1)), 4), 0.1, D.Signed(D.Torus(1))),
+        "differ in a sign or a frozen coordinate of Signed.*infinitely far apart",
     ),
     "an elliptic solve between layers": (
         lambda: OBS.SobolevDistance(G.uniform(LAYERS, 4))(G.uniform(LAYERS, 4)),

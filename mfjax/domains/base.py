@@ -160,6 +160,11 @@ class Domain(eqx.Module):
         """Whether noise leaves some directions alone in which a point can move."""
         return False
 
+    @property
+    def connected(self) -> bool:
+        """Whether a path leads from each point to each other: else some are infinitely far apart."""
+        return True
+
     def __repr__(self) -> str:
         numbers = lambda value: value if is_traced(value) or not eqx.is_array(value) else value.tolist()
         fields = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))

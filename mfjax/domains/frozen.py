@@ -53,6 +53,10 @@ class Frozen(Wrapped):
     def noiseless(self) -> bool:
         return False
 
+    @property
+    def connected(self) -> bool:
+        return False
+
     def tangent_basis(self, x):
         return jnp.zeros((self.ambient, 0), x.dtype)
 

@@ -75,6 +75,10 @@ class Factored(Domain):
     def noiseless(self) -> bool:
         return any(factor.noiseless for factor in self.factors)
 
+    @property
+    def connected(self) -> bool:
+        return all(factor.connected for factor in self.factors)
+
     def tangent_basis(self, x):
         blocks, above = [], 0
         for factor, part in zip(self.factors, self._parts(x), strict=True):

@@ -53,6 +53,13 @@ class _Signs(Domain):
     def displacement(self, x, y):
         return jnp.where(x == y, jnp.zeros_like(x), jnp.inf)
 
+    def distance(self, x, y):
+        return jnp.where(x[0] == y[0], jnp.zeros((), x.dtype), jnp.inf)
+
+    @property
+    def connected(self) -> bool:
+        return False
+
     def project(self, x, v):
         return jnp.zeros_like(v)
 

@@ -57,6 +57,10 @@ class Wrapped(Domain):
     def noiseless(self) -> bool:
         return self.domain.noiseless
 
+    @property
+    def connected(self) -> bool:
+        return self.domain.connected
+
     def tangent_basis(self, x):
         return self.domain.tangent_basis(x)
 

@@ -15,7 +15,7 @@ from mfjax.domains import Domain
 from mfjax.flows.base import Flow
 from mfjax.measures import Measure
 from mfjax.observables.base import Observable, as_measure, check_dimension
-from mfjax.observables.transport import check_lengths, distances
+from mfjax.observables.transport import check_connected, check_lengths, distances
 
 # Iterations of conjugate gradients in a Newton step, and the shares of it that are tried.
 CONJUGATE, SHARES = 100, (0.0, 2.0**-6, 2.0**-4, 2.0**-2, 1.0)
@@ -77,6 +77,7 @@ class SinkhornDivergence(Observable):
         rtol: ScalarLike | None = None,
         max_iterations: int = 200,
     ):
+        check_connected(domain)
         self.target, self.domain = as_measure(target, domain, cells), domain
         self.blur = scalar(blur, "blur", above=0)
         self.rtol = None if rtol is None else scalar(rtol, "rtol", above=0)

@@ -35,8 +35,9 @@ class WassersteinDistance(Observable):
     the best coupling is unique, hence almost everywhere; zero at distance zero. In points there are second
     ones, too.
 
-    **Raises** `ValueError` for another order, points of another dimension, frozen coordinates, and for a flow
-    on a domain that is not flat without `domain`. The value is NaN where a point or a mass is.
+    **Raises** `ValueError` for another order, points of another dimension, a domain of signs or frozen
+    coordinates, and for a flow on a domain that is not flat without `domain`. The value is NaN where a point
+    or a mass is.
 
     Source: the distances of Theorem 4.1 and Corollary 4.1 of the VarPro paper.
 
@@ -55,11 +56,7 @@ class WassersteinDistance(Observable):
         self, target: Any, order: int = 1, domain: Domain | None = None, *, cells: int | None = None
     ):
         self.order, self.domain = check_order(order), domain
-        if domain is not None and domain.tangent_dim < domain.dim:
-            raise ValueError(
-                f"points that differ in a frozen coordinate of {domain!r} are infinitely far apart: take the "
-                "distance of those of one place, on its other factors"
-            )
+        check_connected(domain)
         self.target, self.sorted = as_measure(target, domain, cells), None
         if one_dimensional(domain):
             self.sorted = Wasserstein1D(self.target, self.order, domain)
@@ -91,4 +88,13 @@ def check_lengths(flow: Flow | None, domain: Domain | None) -> None:
         raise ValueError(
             f"this flow moves on a {type(flow.domain).__name__}, whose shortest paths are no straight lines: "
             "pass domain= to the observable"
+        )
+
+
+def check_connected(domain: Domain | None) -> None:
+    """**Raises** `ValueError` where some points of `domain` are infinitely far apart."""
+    if domain is not None and not domain.connected:
+        raise ValueError(
+            f"points that differ in a sign or a frozen coordinate of {domain!r} are infinitely far apart: "
+            "take the distance of those of one place, on its other factors"
         )

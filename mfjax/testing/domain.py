@@ -33,13 +33,13 @@ def check_domain(
     the displacement is infinite; `project` is linear, idempotent, self-adjoint and of rank `tangent_dim`;
     displacement(retract(x, h v), x) = h v + O(h^2) for admissible v; derivatives are finite at coincident
     points. A `distance`, where there is one, is symmetric, that of such a retraction to first order, and
-    infinite where the displacement is. `tangent_basis` is orthonormal and tangent, and so is the noise; a
-    `chord` is as long as the difference of `embed`. Coordinates, if there are any, lie between the ends of
-    `axes`, are undone by `point`, and measure lengths on an `isometric` domain; two points beside the seam of
-    a closed axis are near to each other for `displacement`, `chord` and `embed`. With `cells` per axis, the
-    centers lie inside, their volumes add up to `volume`, the axes are as long and closed as those of the
-    domain, as many of them frozen as points cannot move along, and its Gaussian, where there is one, has mass
-    one.
+    infinite where the displacement is: nowhere on a `connected` domain. `tangent_basis` is orthonormal and
+    tangent, and so is the noise; a `chord` is as long as the difference of `embed`. Coordinates, if there are
+    any, lie between the ends of `axes`, are undone by `point`, and measure lengths on an `isometric` domain;
+    two points beside the seam of a closed axis are near to each other for `displacement`, `chord` and
+    `embed`. With `cells` per axis, the centers lie inside, their volumes add up to `volume`, the axes are as
+    long and closed as those of the domain, as many of them frozen as points cannot move along, and its
+    Gaussian, where there is one, has mass one.
 
     >>> import mfjax as mf
     >>> errors = check_domain(mf.domains.Torus(1), cells=8, volume=1.0)
@@ -136,6 +136,8 @@ def check_domain(
     for name, (left, right) in pairs.items():
         errors.same(name, left, right, 40 * step if "first order" in name else bar)
     chex.assert_tree_all_finite(slopes)
+    paths = bool(jnp.all(jnp.isfinite(jax.vmap(domain.displacement)(points[::-1], points))))
+    ensure(paths == domain.connected, f"connected is {domain.connected}, finite displacements: {paths}")
     ensure(len(domain.axes) == domain.dim, f"{len(domain.axes)} axes in dimension {domain.dim}")
     known = has_coordinates(domain, points[0])
     if known:
