@@ -529,6 +529,16 @@ CASES = {
         lambda: mf.flows.VarianceReduced(flow(risk(batches=E.Batches(2))), 0),
         "every must be at least 1, got 0",
     ),
+    "variance reduced by steps in the space around": (
+        lambda: mf.simulate(
+            mf.flows.VarianceReduced(flow(risk(batches=E.Batches(2))), 4),
+            mu(),
+            stepper=S.NormalizedEuler(0.1),
+            steps=2,
+            key=jr.key(0),
+        ),
+        "keeps rates of its own domain.*take steppers.Euler",
+    ),
     "variance reduced of what depends on time": (
         lambda: mf.flows.VarianceReduced(
             mf.flows.Scheduled(lambda t: flow((1 + t) * risk(batches=E.Batches(2)))), 4

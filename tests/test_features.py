@@ -90,7 +90,9 @@ def test_modes_make_the_population_kernel():
         (lambda: CircleModes([1.0]), "coefficients must be a vector"),
         (lambda: CircleModes([1.0, -1.0]), "non-negative"),
         (lambda: Symmetrized(Ridge(jnp.tanh), jnp.eye(2)), r"matrices \(G, k, k\), got shape \(2, 2\)"),
-        (lambda: Symmetrized(Ridge(jnp.tanh), FLIPS[1:]), "that of 0 and 0 is missing"),
+        (lambda: Symmetrized(Ridge(jnp.tanh), FLIPS[1:]), "must hold the identity"),
+        (lambda: Symmetrized(Ridge(jnp.tanh), [[[0.0]]]), "must hold the identity"),
+        (lambda: Symmetrized(Ridge(jnp.tanh), [[[1.0]], [[2.0]]]), "that of 1 and 1 is missing"),
     ],
 )
 def test_bad_input(make, message):

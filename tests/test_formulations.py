@@ -525,6 +525,19 @@ def test_height_distance():
     np.testing.assert_allclose(distance(mu, moved) / h, jnp.sqrt(now.dissipation), rtol=1e-8)
 
 
+@pytest.mark.parametrize("domain", [mf.domains.Torus(2), mf.domains.Sphere(2)], ids=["torus", "sphere"])
+def test_the_height_distance_is_that_of_the_laws_of_features_and_heights(domain):
+    """A Wasserstein distance on the product of the domain and a line."""
+    pair = lambda key: Particles(
+        domain.sample(jr.key(key), 7), marks={"H": jr.normal(jr.key(key + 1), (7,), float)}
+    )
+    law = lambda mu: Particles(jnp.concatenate([mu.points, mu.marks["H"][:, None]], axis=1), mu.weights)
+    mu, nu = pair(0), pair(2)
+    product = mf.domains.Product(domain, mf.domains.Euclidean(1))
+    there = mf.observables.WassersteinDistance(law(nu), 2, product)(law(mu))
+    np.testing.assert_allclose(HeightDistance(nu, domain)(mu), there, rtol=1e-12)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("domain", [INTERVAL, mf.domains.Torus(1, 4.0)], ids=["interval", "torus"])
 def test_geodesics_of_the_height_distance(domain):

@@ -15,8 +15,9 @@ from mfjax.flows import Averaged, VarianceReduced, Wasserstein
 from mfjax.measures import Particles
 from mfjax.observables import AtAverage, HeldOutRisk
 from mfjax.steppers import Euler, EulerMaruyama, Heun, Optax
+from mfjax.testing import check_traces
 
-PLANE = mf.domains.Euclidean(3)
+SPACE = mf.domains.Euclidean(3)
 NEURON = Weighted(Ridge(jnp.tanh))
 X = jr.normal(jr.key(0), (13, 2))
 Y = jnp.sin(X @ jnp.array([1.0, 0.5])) + 0.2
@@ -42,7 +43,7 @@ def risk(batches=None, lam=0.01, **options):
 
 
 def descend(batches, steps=12, **options):
-    flow = Wasserstein(risk(batches, independent=options.pop("independent", True)), PLANE)
+    flow = Wasserstein(risk(batches, independent=options.pop("independent", True)), SPACE)
     given = {"measure": NEURONS, "stepper": Euler(0.1), "key": KEY} | options
     return mf.simulate(flow, given.pop("measure"), steps=steps, **given)
 
@@ -155,7 +156,7 @@ def test_independent_noise_follows_from_key_step_and_particle(kind):
     padded = descend(KINDS[kind], measure=Particles(filled, mf.measures.padded_weights(6, 9)))
     np.testing.assert_allclose(padded.final.points[:6], whole.final.points, rtol=1e-12)
     cell = lambda lam: mf.Simulation(
-        Wasserstein(risk(KINDS[kind], lam, independent=True), PLANE),
+        Wasserstein(risk(KINDS[kind], lam, independent=True), SPACE),
         NEURONS,
         stepper=Euler(0.1),
         steps=12,
@@ -169,7 +170,7 @@ def test_independent_noise_follows_from_key_step_and_particle(kind):
 @pytest.mark.parametrize("name", ["growth", "noise", "sum", "outputs"])
 def test_flows_take_independent_batches(name):
     """Near the flow of all data, and apart from it."""
-    mu, domain = NEURONS, PLANE
+    mu, domain = NEURONS, SPACE
     if name == "outputs":
         energy = lambda **options: Risk(
             Weighted(Ridge(jnp.tanh), outputs=2), X, jnp.arange(13) % 2, 0.01, mf.losses.Softmax(), **options
@@ -196,7 +197,7 @@ def test_flows_take_independent_batches(name):
 def test_single_precision_of_independent_batches():
     x, y = X.astype("float32"), Y.astype("float32")
     mu = Particles(NEURONS.points.astype("float32"))
-    flow = Wasserstein(Risk(NEURON, x, y, 0.01, batches=Batches(4), independent=True), PLANE)
+    flow = Wasserstein(Risk(NEURON, x, y, 0.01, batches=Batches(4), independent=True), SPACE)
     run = mf.simulate(flow, mu, stepper=Euler(0.1), steps=12, key=KEY)
     assert run.final.points.dtype == run.observables["energy"].dtype == jnp.float32
     np.testing.assert_allclose(run.final.points, descend(Batches(4)).final.points, rtol=1e-4, atol=1e-5)
@@ -207,7 +208,7 @@ def test_derivatives_of_runs_of_noise():
     """In lam and in the size of the batches, at a fixed key, against differences."""
 
     def end(lam, size):
-        flow = Wasserstein(risk(GaussianBatches(size), lam, independent=True), PLANE)
+        flow = Wasserstein(risk(GaussianBatches(size), lam, independent=True), SPACE)
         run = mf.simulate(flow, NEURONS, stepper=Euler(0.1), steps=6, key=KEY)
         return run.observables["energy"][-1]
 
@@ -223,7 +224,7 @@ def test_derivatives_of_runs_of_noise():
 # Variance reduction
 
 
-LINE = mf.domains.Euclidean(2)
+PLANE = mf.domains.Euclidean(2)
 LINEAR = Function(lambda w, x: w @ x)
 ONE = Particles(jnp.array([[3.0, -2.0]]))
 
@@ -238,7 +239,7 @@ def exact_minimizer():
 
 
 def reduced(every=5, batches=KINDS["replacement"], **options):
-    return VarianceReduced(Wasserstein(least_squares(batches, **options), LINE), every)
+    return VarianceReduced(Wasserstein(least_squares(batches, **options), PLANE), every)
 
 
 @pytest.mark.core
@@ -262,10 +263,12 @@ def test_variance_reduced_descent_by_numpy():
 
 def test_variance_reduced_rates_are_unbiased_and_lose_their_noise_at_the_snapshot():
     flow = reduced(batches=Batches(2, replace=True))
-    state, plain = flow.init(ONE), Wasserstein(least_squares(), LINE)
+    state, plain = flow.init(ONE), Wasserstein(least_squares(), PLANE)
     deviations = []
     for distance in (1.0, 0.1):
-        moved = state.with_measure(state.measure.move(LINE, mf.measures.Tangent(points=ONE.points), distance))
+        moved = state.with_measure(
+            state.measure.move(PLANE, mf.measures.Tangent(points=ONE.points), distance)
+        )
         rate = jax.vmap(lambda k, s=moved: flow.draw(jr.key(2), k).rate(s).points)
         rates = np.asarray(jax.jit(rate)(jnp.arange(10_000)))[:, 0]
         z = (rates.mean(axis=0) - plain.rate(moved).points[0]) / (rates.std(axis=0, ddof=1) / 100)
@@ -279,7 +282,7 @@ def test_variance_reduced_descent_converges_where_plain_batches_end_in_noise():
     """Steps of one size on a strongly convex risk: linear convergence to rounding."""
     options = {"stepper": Euler(0.1), "steps": 400, "save_every": 100, "key": KEY}
     run = mf.simulate(reduced(26, Batches(1, replace=True)), ONE, **options)
-    plain = mf.simulate(Wasserstein(least_squares(Batches(1, replace=True)), LINE), ONE, **options)
+    plain = mf.simulate(Wasserstein(least_squares(Batches(1, replace=True)), PLANE), ONE, **options)
     errors = [np.linalg.norm(r.measures.points[:, 0] - exact_minimizer(), axis=1) for r in (run, plain)]
     print(f"errors each 100 steps: variance reduced {errors[0]}, plain {errors[1]}")
     assert np.all(errors[0][1:] < 0.02 * errors[0][:-1]) and errors[0][-1] < 1e-7
@@ -297,13 +300,21 @@ def test_variance_reduced_runs_go_on_bit_for_bit(name):
     elif name == "averaged":
         flow = Averaged(flow)
     elif name == "network":
-        flow, mu = VarianceReduced(Wasserstein(risk(Batches(4)), PLANE), 5), NEURONS
+        flow, mu = VarianceReduced(Wasserstein(risk(Batches(4)), SPACE), 5), NEURONS
     go = lambda steps, **options: mf.simulate(flow, stepper=stepper, steps=steps, key=KEY, **options)
     whole, half = go(14, measure=mu), go(7, measure=mu)
     rest = go(7, start=half)
     assert int(whole.status) == 0
     for a, b in zip(jax.tree.leaves(rest.final), jax.tree.leaves(whole.final), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_the_interval_of_snapshots_is_a_number():
+    """One program for all, and each its own numbers."""
+    flow = lambda every: VarianceReduced(Wasserstein(least_squares(Batches(1)), PLANE), every)
+    end = lambda flow: mf.simulate(flow, ONE, stepper=Euler(0.05), steps=6, key=KEY).final.points
+    assert check_traces(end, [(flow(every),) for every in (1, 2, 5)]) == 1
+    assert len({tuple(end(flow(every)).ravel().tolist()) for every in (1, 2, 5)}) == 3
 
 
 @pytest.mark.slow
@@ -322,24 +333,47 @@ def test_variance_reduction_on_a_curved_domain():
     np.testing.assert_allclose(jnp.linalg.norm(run.final.points, axis=1), 1, rtol=1e-12)
 
 
-# Averages along a run
+# Averages along a run, and wrappers
+
+
+class Plain(mf.flows.WrapperFlow):
+    """Another flow and nothing else."""
+
+    flow: mf.flows.Flow
+
+
+def test_a_wrapper_is_what_it_wraps():
+    """It depends on time, and its energy falls, where those of the inner flow do."""
+    still = Wasserstein(mf.energies.Potential(lambda x: x @ x), PLANE)
+    timed = mf.flows.Scheduled(lambda t: Wasserstein((1 + t) * mf.energies.Potential(lambda x: x @ x), PLANE))
+    for flow in (still, timed):
+        assert (Plain(flow).timed, Plain(flow).falls) == (flow.timed, flow.falls)
+    assert timed.timed and not timed.falls and still.falls
 
 
 @pytest.mark.core
-@pytest.mark.slow_cases("since", "memory")
-@pytest.mark.parametrize("how", ["mean", "since", "memory"])
+@pytest.mark.slow_cases("since", "memory", "memory, early", "memory, late")
+@pytest.mark.parametrize("how", ["mean", "since", "memory", "memory, early", "memory, late"])
 def test_averages_by_numpy(how):
     """Of stochastic gradient descent, with what an observable sees of them."""
-    options = {"mean": {}, "since": {"since": 0.45}, "memory": {"memory": 0.5}}[how]
-    flow = Averaged(Wasserstein(risk(KINDS["epochs"]), PLANE), **options)
+    options = {
+        "mean": {},
+        "since": {"since": 0.45},
+        "memory": {"memory": 0.5},
+        "memory, early": {"memory": 0.5, "since": 0.42},
+        "memory, late": {"memory": 0.5, "since": 0.48},
+    }[how]
+    flow = Averaged(Wasserstein(risk(KINDS["epochs"]), SPACE), **options)
     held_out = HeldOutRisk(X, Y)
     run = mf.simulate(
         flow, NEURONS, stepper=Euler(0.1), steps=12, key=KEY, observables={"risk": AtAverage(held_out)}
     )
     points = np.asarray(run.measures.points)[1:]
-    if how == "memory":
-        m, average = np.exp(-0.1 / 0.5), points[0]
-        for x in points[1:]:
+    if how.startswith("memory"):
+        # The first point after 0.4 is that at 0.5.
+        first = 4 if "since" in options else 0
+        m, average = np.exp(-0.1 / 0.5), points[first]
+        for x in points[first + 1 :]:
             average = m * average + (1 - m) * x
     else:
         average = points.mean(axis=0)
@@ -365,7 +399,7 @@ class Apart(Euler):
 def test_averages_of_other_steppers_and_of_unequal_steps(name):
     """Weighted by the lengths of the steps, 0.1, 0.075 and 0.075, whatever moves points and clock."""
     stepper = {"heun": Heun(0.1), "optax": Optax(optax.sgd(0.1), 0.1), "own": Apart(0.1)}[name]
-    flow = Averaged(Wasserstein(mf.energies.Potential(lambda x: jnp.sum(jnp.cosh(x))), LINE))
+    flow = Averaged(Wasserstein(mf.energies.Potential(lambda x: jnp.sum(jnp.cosh(x))), PLANE))
     run = mf.simulate(flow, ONE, stepper=stepper, save_at=[0.1, 0.175, 0.25])
     average = np.einsum("s,sij->ij", [0.4, 0.3, 0.3], run.measures.points[1:])
     np.testing.assert_allclose(run.final.marks["average"], average, rtol=1e-12)
@@ -382,7 +416,7 @@ def test_averages_on_a_circle_take_the_short_way():
 @pytest.mark.slow
 def test_the_average_of_descent_with_batches_is_nearer_to_the_minimum():
     """Mean squared errors over 64 runs of a linear model: that of a step of one size, and like 1 / t."""
-    flow = Averaged(Wasserstein(least_squares(Batches(1, replace=True)), LINE), since=20.0)
+    flow = Averaged(Wasserstein(least_squares(Batches(1, replace=True)), PLANE), since=20.0)
     least = exact_minimizer()
     mu = Particles(least[None])
 

@@ -712,5 +712,12 @@ def test_foreign_files_are_not_loaded(tmp_path):
     with pytest.raises(ValueError, match=r"c\.nc does not exist$"):
         mf.load(tmp_path / "c.nc")
     path = made(*PLACES["circle"], observables={}).save(tmp_path / "d.nc")
+    older = xr.load_dataset(path)
+    for name, value in older.attrs.items():
+        if isinstance(value, str) and '"frozen": []' in value:
+            older.attrs[name] = value.replace('"frozen": []', '"frozen": 0')
+    write_dataset(older, tmp_path / "older.nc")
+    with pytest.raises(ValueError, match="of an unreleased version.*make it again"):
+        mf.load(tmp_path / "older.nc")
     with jax.enable_x64(False), pytest.raises(ValueError, match="double precision: load it after"):
         mf.load(path)

@@ -421,7 +421,7 @@ def test_files_figures_and_sweeps_of_products(tmp_path):
     mu, energy = Grid.uniform(domain, (4, 5, 6)), Potential(lambda x: jnp.sum(jnp.sin(x))) + 0.1 * Entropy()
     run = mf.simulate(Wasserstein(energy, domain), mu, stepper=ImplicitEuler(1e-3), steps=2)
     back = mf.load(run.save(tmp_path / "run.nc"))
-    assert back.domain == domain or repr(back.domain) == repr(domain)
+    assert repr(back.domain) == repr(domain)
     for one, other in zip(jax.tree.leaves(back.final), jax.tree.leaves(run.final), strict=True):
         np.testing.assert_array_equal(one, other)
     assert (back.final.frozen, back.final.noiseless) == ((0,), (2,))

@@ -13,7 +13,7 @@ from mfjax.energies import Batches, GaussianBatches
 from mfjax.measures import Grid, Particles
 
 # Few neurons w tanh(theta . x) and their data.
-PLANE, NEURON = mf.domains.Euclidean(3), mf.features.Weighted(mf.features.Ridge(jnp.tanh))
+SPACE, NEURON = mf.domains.Euclidean(3), mf.features.Weighted(mf.features.Ridge(jnp.tanh))
 DATA = 16
 SAMPLINGS = {
     "epochs of single data": Batches(1),
@@ -35,7 +35,7 @@ NOISES = {
 }
 
 # Ways to the minimum of a linear model by single data; averages are those of the second half.
-LINE, STEP = mf.domains.Euclidean(2), 0.1
+PLANE, STEP = mf.domains.Euclidean(2), 0.1
 DESCENTS = ("plain", "averaged", "falling steps", "reduced variance")
 
 
@@ -58,7 +58,7 @@ class BatchRuns(Runs):
         """Descent of the risk of a few neurons."""
         x = jr.normal(jr.key(0), (DATA, 2), self.dtype)
         y = 0.5 * (jnp.sin(2 * x[:, 0]) + x[:, 1])
-        return mf.flows.Wasserstein(mf.energies.Risk(NEURON, x, y, 0.01, batches=batches), PLANE)
+        return mf.flows.Wasserstein(mf.energies.Risk(NEURON, x, y, 0.01, batches=batches), SPACE)
 
     def neurons(self) -> Particles:
         return Particles(jr.normal(jr.key(1), (4, 3), self.dtype))
@@ -151,7 +151,7 @@ class BatchRuns(Runs):
         mu, every = Particles(jnp.array([[3.0, -2.0]], self.dtype)), preset.descent_steps // 64
 
         def cell(seed):
-            flow, stepper, observe = mf.flows.Wasserstein(risk, LINE), mf.steppers.Euler(STEP), error
+            flow, stepper, observe = mf.flows.Wasserstein(risk, PLANE), mf.steppers.Euler(STEP), error
             if name == "falling steps":
                 stepper = mf.steppers.Euler(lambda n: 5.0 / (n + 5.0 / STEP))
             elif name == "reduced variance":

@@ -115,7 +115,8 @@ def one_step(sim: Simulation, carry: Carry, time: Array, dt: Array) -> tuple[Car
             f"{jax.tree.structure(step.memory)} for {jax.tree.structure(carry.memory)}"
         )
     if sim.flow.random:
-        # The scheme has seen the batch of this step at its end: nobody asks, and the compiler leaves it out.
+        # The scheme has seen the batch of this step at its end. What it found there nobody asks for, and the
+        # compiler leaves it out, but for the memory of a term that has no batches: that one is solved twice.
         now = sim.stepper.evaluate(drawn(sim, carry.steps + 1), step.state)
         step = eqx.tree_at(lambda s: s.evaluation, step, now)
     rates = carry.evaluation.dissipation + step.evaluation.dissipation

@@ -9,7 +9,7 @@
 - Of points that stand for a density: `Quantization`, whose limit is a `PowerDivergence`.
 - Added and scaled: `Sum`, as `F + 0.1 * G` makes it.
 - To write one: `Energy` and the `Solution` it returns, `Field` (a potential that knows many points at once),
-  `InternalEnergy` and `DensityEstimate`, `Dual` (for Gibbs measures), `Data`.
+  `Reduced` with its `Score`, `InternalEnergy` and `DensityEstimate`, `Dual` (for Gibbs measures), `Data`.
 """
 
 from mfjax.energies.base import Energy, Solution, Sum
@@ -29,6 +29,7 @@ from mfjax.energies.potential import Potential
 from mfjax.energies.power_divergence import PowerDivergence
 from mfjax.energies.predictor import Predictor
 from mfjax.energies.quantization import Quantization
+from mfjax.energies.reduced import Reduced, Score
 from mfjax.energies.reduced_risk import ReducedRisk
 from mfjax.energies.risk import Risk
 from mfjax.energies.sobolev import Sobolev
@@ -54,9 +55,11 @@ __all__ = [
     "PowerDivergence",
     "Predictor",
     "Quantization",
+    "Reduced",
     "ReducedRisk",
     "Risk",
     "Sampling",
+    "Score",
     "Sobolev",
     "Solution",
     "Spacings",

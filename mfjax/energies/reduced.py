@@ -15,7 +15,7 @@ from mfjax.regularizers import Regularizer
 
 
 class Score(eqx.Module):
-    """s(omega), what the error of a network asks of an outer weight at ONE point, a number or c of them.
+    """What the error of a network asks of an outer weight at ONE point, s(omega), a number or c of them.
 
     At the optimal outer weights u(omega) = (f*)'(s(omega)) for every omega.
     """
@@ -43,10 +43,11 @@ class ReducedPotential(Field):
 
 
 class Reduced(Energy):
-    """L(mu) = min over u of E(mu, u), a risk over lam. A new one has `solve` and `at_weights`.
+    """A risk whose outer weights are the best ones at every measure. A new one has `solve` and `at_weights`.
 
-    E(mu, u) = |F - y|^2 / (2 lam) + int f(u) dmu, with F = int u phi dmu; its slopes are
-    dE/du_i = m_i (f'(u_i) - s(omega_i)) and dE/domega_i = -m_i u_i grad s(omega_i), s at these u.
+    L(mu) = min over u of E(mu, u), E(mu, u) = |F - y|^2 / (2 lam) + int f(u) dmu, with F = int u phi dmu. The
+    slopes of E are dE/du_i = m_i (f'(u_i) - s(omega_i)) and dE/domega_i = -m_i u_i grad s(omega_i), s at
+    these u.
     """
 
     lam: eqx.AbstractVar[Float[Array, ""]]

@@ -24,8 +24,8 @@ class Symmetrized(FeatureMap):
     - `features`: phi.
     - `group` (|G|, k, k): all its matrices, the identity among them.
 
-    **Raises** `ValueError` for matrices that are not square or not finite, or no group: products that are not
-    among them.
+    **Raises** `ValueError` for matrices that are not square or not finite, or no group: the identity or
+    products that are not among them.
 
     >>> import mfjax as mf
     >>> even = Symmetrized(mf.features.ReLU(), [[[1.0]], [[-1.0]]])
@@ -45,6 +45,8 @@ class Symmetrized(FeatureMap):
         if not is_traced(self.group):
             elements = np.asarray(self.group, np.float64)
             products = np.einsum("aij,bjk->abik", elements, elements)
+            if np.abs(elements - np.eye(shape[1])).max(axis=(-1, -2)).min() > 1e-5:
+                raise ValueError("group must hold the identity, which is not among its matrices")
             gaps = np.abs(products[:, :, None] - elements).max(axis=(-1, -2)).min(axis=-1)
             if gaps.max() > 1e-5:
                 a, b = np.unravel_index(int(gaps.argmax()), gaps.shape)

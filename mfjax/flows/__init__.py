@@ -7,8 +7,8 @@
 - `BatchExpansion`: what batches do to particles in the mean, to first order in the step.
 - `VarianceReduced`: batches whose noise vanishes at a minimum; `Averaged`: points averaged along a run.
 - `Scheduled`: numbers of any of them that depend on time.
-- To write one: `Flow`, `HeightFlow` of pairs, `OuterWeightFlow`, `WrapperFlow` of another flow; the `State`
-  it moves; `Evaluation`, made by `evaluation`.
+- To write one: `Flow`, `HeightFlow` of pairs, `OuterWeightFlow` by its `Drive`, `WrapperFlow` of another
+  flow; the `State` it moves; `Evaluation`, made by `evaluation`.
 """
 
 from mfjax.flows.averaged import Averaged
@@ -17,7 +17,7 @@ from mfjax.flows.batch_expansion import BatchExpansion
 from mfjax.flows.fisher_rao import WassersteinFisherRao
 from mfjax.flows.heights import HeightFlow
 from mfjax.flows.outer_momentum import OuterMomentum
-from mfjax.flows.outer_weights import OuterWeightFlow
+from mfjax.flows.outer_weights import Drive, OuterWeightFlow
 from mfjax.flows.propagation_of_chaos import PropagationOfChaos
 from mfjax.flows.scheduled import Scheduled
 from mfjax.flows.separated_variables import SeparatedVariables
@@ -31,6 +31,7 @@ from mfjax.flows.wrapper import WrapperFlow
 __all__ = [
     "Averaged",
     "BatchExpansion",
+    "Drive",
     "Evaluation",
     "Flow",
     "HeightFlow",

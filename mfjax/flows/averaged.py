@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._numerics.arrays import scalar
 from mfjax.flows.base import Evaluation, Flow, State
-from mfjax.flows.wrapper import WrapperFlow, inner
+from mfjax.flows.wrapper import WrapperFlow, require_flow
 
 
 class Averaged(WrapperFlow):
@@ -49,7 +49,7 @@ class Averaged(WrapperFlow):
     autonomous: ClassVar[bool] = False
 
     def __init__(self, flow: Flow, *, since: ScalarLike = 0.0, memory: ScalarLike | None = None):
-        self.flow, self.since = inner(flow, "Averaged"), scalar(since, "since", minimum=0)
+        self.flow, self.since = require_flow(flow, "Averaged"), scalar(since, "since", minimum=0)
         self.memory = None if memory is None else scalar(memory, "memory", above=0)
 
     def init(self, mu):
@@ -78,5 +78,5 @@ class Averaged(WrapperFlow):
         """The weight of a point at the end of a step, averages being of this age."""
         if self.memory is None:
             return step / jnp.maximum(age, step)
-        # The first step that ends after `since` is the one whose age is below its length.
-        return jnp.where(age < 1.5 * step, 1, -jnp.expm1(-step / self.memory.astype(step.dtype)))
+        # The first step that ends after `since` is the one that began no later, up to rounding of the clock.
+        return jnp.where(age <= 1.01 * step, 1, -jnp.expm1(-step / self.memory.astype(step.dtype)))

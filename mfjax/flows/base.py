@@ -79,6 +79,11 @@ class Flow(eqx.Module):
         partly = self.energy is not None and self.domain.noiseless and internal_parts(self.energy)
         return self.monotone and not partly
 
+    @property
+    def timed(self) -> bool:
+        """Whether the rate depends on the time, too: of a flow that is not `autonomous`, or made of one."""
+        return not self.autonomous
+
     def at(self, state: State | None = None) -> "Flow":
         """The flow with its numbers as they are at the time of `state`, at the start unless given."""
         return self

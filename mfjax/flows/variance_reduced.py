@@ -5,11 +5,11 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Int
 
-from mfjax._numerics.arrays import count, known
+from mfjax._numerics.arrays import count, is_traced, known
 from mfjax.flows.base import Flow, State
-from mfjax.flows.wrapper import WrapperFlow, inner
+from mfjax.flows.wrapper import WrapperFlow, require_flow
 
 
 class VarianceReduced(WrapperFlow):
@@ -32,7 +32,7 @@ class VarianceReduced(WrapperFlow):
     computes what the m-th needs.
 
     **Raises** `ValueError` for flows without batches, that depend on time, or move more than points, for
-    grids, and for m < 1.
+    grids, for `steppers.NormalizedEuler`, and for m < 1.
 
     Source: R. Johnson, T. Zhang (NeurIPS 2013), the snapshot being the last point of a pass.
 
@@ -47,18 +47,19 @@ class VarianceReduced(WrapperFlow):
     """
 
     flow: Flow
-    every: int = eqx.field(static=True)
+    every: Int[Array, ""]
     monotone: ClassVar[bool] = False
 
-    def __init__(self, flow: Flow, every: int):
-        self.flow, self.every = inner(flow, "VarianceReduced"), count(every, "every")
+    def __init__(self, flow: Flow, every: int | Int[Array, ""]):
+        self.flow = require_flow(flow, "VarianceReduced")
+        self.every = jnp.asarray(every if is_traced(every) else count(every, "every"), jnp.int32)
 
     def __check_init__(self):
         if not self.flow.random:
             raise ValueError(
                 "VarianceReduced needs a flow that sees batches of data: give batches= to its energy"
             )
-        if not self.flow.autonomous:
+        if self.flow.timed:
             raise ValueError(
                 f"VarianceReduced keeps rates at a snapshot, and {type(self.flow).__name__} depends on time"
             )
@@ -82,6 +83,12 @@ class _Corrected(WrapperFlow):
 
     def __init__(self, flow: Flow, whole: Flow, renew: Bool[Array, ""]):
         self.flow, self.whole, self.renew = flow, whole, renew
+
+    def on(self, domain):
+        raise ValueError(
+            f"VarianceReduced keeps rates of its own domain, {self.domain!r}, and this stepper asks for those "
+            "in the space around it: take steppers.Euler"
+        )
 
     def evaluate(self, state):
         now, marks = self.flow.evaluate(state), state.measure.marks

@@ -8,12 +8,10 @@ from mfjax._numerics.arrays import kind
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy
 from mfjax.flows.base import Evaluation, Flow, State, require_measure
-from mfjax.grids.diffusion import Part
-from mfjax.grids.rates import Pairs
 from mfjax.measures import Measure, Particles, Tangent
 
 
-def inner(flow: Any, name: str) -> Flow:
+def require_flow(flow: Any, name: str) -> Flow:
     """`flow`. **Raises** `ValueError` unless it is one."""
     if not isinstance(flow, Flow):
         raise ValueError(f"{name} is of another flow, such as flows.Wasserstein(...), got {kind(flow)}")
@@ -39,12 +37,16 @@ class WrapperFlow(Flow):
         return self.flow.domain
 
     @property
-    def temperature(self) -> Any:
-        return self.flow.temperature
+    def falls(self) -> bool:
+        return self.monotone and self.flow.falls
 
     @property
-    def mark_temperatures(self):
-        return self.flow.mark_temperatures
+    def timed(self) -> bool:
+        return not self.autonomous or self.flow.timed
+
+    @property
+    def temperature(self) -> Any:
+        return self.flow.temperature
 
     @property
     def random(self) -> bool:
@@ -87,12 +89,6 @@ class WrapperFlow(Flow):
 
     def evaluate(self, state: State) -> Evaluation:
         return self.flow.evaluate(state)
-
-    def diffusion(self, mu: Measure) -> tuple[Part, ...]:
-        return self.flow.diffusion(mu)
-
-    def linearize(self, state: State, now: Evaluation) -> Pairs:
-        return self.flow.linearize(state, now)
 
     def move(self, state: State, tangent: Tangent, time: Any, noise: Tangent | None = None) -> State:
         return self.flow.move(state, tangent, time, noise)

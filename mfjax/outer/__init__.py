@@ -6,7 +6,7 @@
 """
 
 from mfjax.outer.automatic import Automatic
-from mfjax.outer.base import OuterSolution, OuterSolver
+from mfjax.outer.base import OuterProblem, OuterSolution, OuterSolver
 from mfjax.outer.cholesky import Cholesky
 from mfjax.outer.conjugate_gradient import ConjugateGradient
 from mfjax.outer.minimum_norm import MinimumNorm
@@ -18,6 +18,7 @@ __all__ = [
     "ConjugateGradient",
     "MinimumNorm",
     "Newton",
+    "OuterProblem",
     "OuterSolution",
     "OuterSolver",
 ]

@@ -17,7 +17,9 @@ from mfjax.regularizers import Regularizer
 
 
 class OuterProblem(eqx.Module):
-    """min over u of |A diag(m) u - b|^2 / (2 lam) + sum_i m_i f(u_i), by its dual variable.
+    """The best outer weights for given features and data, as a convex problem and by its dual variable.
+
+    min over u of |A diag(m) u - b|^2 / (2 lam) + sum_i m_i f(u_i).
 
     `operator` A (N, M), a matrix or what has its products, holds sqrt(p_j) phi(omega_i, x_j), `target`
     b (N,) holds sqrt(p_j) y_j for data masses p_j (1/N unless given), `masses` m (M,), `lam` the strength,

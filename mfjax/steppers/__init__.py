@@ -6,12 +6,11 @@
 - Minimizing movements: `Proximal` of particles, `EntropicProximal` on a grid.
 - Stiff diffusion on a grid: `RosenbrockW` (the default), `Rosenbrock`, `ImplicitEuler`.
 - Few outer solves: `Multirate`.
-- To write one: `Stepper` and the `Step` it returns by `settle`; `step_size`, `step_sizes`, `brownian`,
-  `with_clock`;
-  explicit schemes are a `Tableau` for `runge_kutta`.
+- To write one: `Stepper` and the `Step` it returns by `settle`; `step_size`, `step_sizes` (which makes
+  `StepSizes` of a function), `brownian`, `with_clock`; explicit schemes are a `Tableau` for `runge_kutta`.
 """
 
-from mfjax.steppers.base import Step, Stepper, settle, step_size, step_sizes, with_clock
+from mfjax.steppers.base import Step, Stepper, StepSizes, settle, step_size, step_sizes, with_clock
 from mfjax.steppers.birth_death import BirthDeath
 from mfjax.steppers.entropic import EntropicProximal
 from mfjax.steppers.explicit import RK4, Adaptive, Euler, Heun, Tableau, runge_kutta
@@ -41,6 +40,7 @@ __all__ = [
     "Rosenbrock",
     "RosenbrockW",
     "Step",
+    "StepSizes",
     "Stepper",
     "StochasticHeun",
     "Tableau",

@@ -30,7 +30,7 @@ class Step(eqx.Module):
 
 
 class StepSizes(eqx.Module):
-    """Steps of unequal lengths: `size` (flow time) of the step of a number n = 0, 1, ... of a run."""
+    """Steps of unequal lengths, by their number: `size(n)` in flow time, n from 0 at the start of a run."""
 
     size: Callable
 

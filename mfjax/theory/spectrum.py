@@ -96,7 +96,7 @@ def linearize(flow: Flow, mu_star: Measure, *, tolerance: float | None = 1e-3) -
         raise ValueError(
             f"the state of {type(flow).__name__} also holds {', '.join(state.fields)}, "
             "which are not at rest with the measure: linearize "
-            + ("it on a Grid" if flow.autonomous else "the flow of one time, flow.at()")
+            + ("it on a Grid" if not flow.timed else "the flow of one time, flow.at()")
         )
     if isinstance(mu, Particles) and flow.stochastic:
         raise ValueError(
