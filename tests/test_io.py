@@ -717,7 +717,7 @@ def test_foreign_files_are_not_loaded(tmp_path):
         if isinstance(value, str) and '"frozen": []' in value:
             older.attrs[name] = value.replace('"frozen": []', '"frozen": 0')
     write_dataset(older, tmp_path / "older.nc")
-    with pytest.raises(ValueError, match="of an unreleased version.*make it again"):
+    with pytest.raises(ValueError, match=r"of an unreleased version.*make it anew"):
         mf.load(tmp_path / "older.nc")
     with jax.enable_x64(False), pytest.raises(ValueError, match="double precision: load it after"):
         mf.load(path)

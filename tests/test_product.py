@@ -10,6 +10,7 @@ import pytest
 import mfjax as mf
 from mfjax import grids
 from mfjax.domains import Box, Euclidean, Frozen, Interval, Noiseless, Product, Sphere, Torus, Zonal
+from mfjax.domains.product import Factored
 from mfjax.energies import Entropy, Potential, PowerDivergence, Risk
 from mfjax.features import Function, ReLU, Weighted
 from mfjax.flows import Wasserstein, WassersteinFisherRao
@@ -28,6 +29,17 @@ SAME = {
 
 def wave(x):
     return jnp.sin(2 * x[0]) + 0.5 * jnp.cos(x[0] - 2 * x[-1])
+
+
+# What every domain makes of its axes and of one point.
+DERIVED = {"closed", "lengths", "agrees", "sample"}
+
+
+@pytest.mark.parametrize("kind", [mf.domains.Wrapped, Factored])
+def test_a_domain_made_of_others_has_its_own_answer_to_every_question(kind):
+    """A method that `Domain` gets is not answered by its default, that of flat space, by mistake."""
+    questions = {name for name in vars(mf.domains.Domain) if not name.startswith("_")}
+    assert questions - vars(kind).keys() == DERIVED
 
 
 @pytest.mark.slow_cases("space", "box")

@@ -86,8 +86,8 @@ class _Corrected(WrapperFlow):
 
     def on(self, domain):
         raise ValueError(
-            f"VarianceReduced keeps rates of its own domain, {self.domain!r}, and this stepper asks for those "
-            "in the space around it: take steppers.Euler"
+            f"VarianceReduced keeps rates of its own domain, {self.domain!r}, and this stepper asks for "
+            "those in the space around it: take steppers.Euler"
         )
 
     def evaluate(self, state):
