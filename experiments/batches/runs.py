@@ -51,6 +51,13 @@ def start(x):
     return 1 + 0.8 * jnp.cos(2 * jnp.pi * x[0])
 
 
+def quantiles(u: Any) -> Any:
+    """The points of `start` below which it has the shares `u` of its mass."""
+    place = np.linspace(0, 1, 4097)
+    mass = place + 0.8 * np.sin(2 * np.pi * place) / (2 * np.pi)
+    return jnp.interp(u, jnp.asarray(mass, u.dtype), jnp.asarray(place, u.dtype))
+
+
 class BatchRuns(Runs):
     """The series, each computed once."""
 
@@ -98,14 +105,12 @@ class BatchRuns(Runs):
         """Squared distance of particles to the density over width, beta and seed, one datum a step."""
         preset, flow = self.preset, self.many(Batches(1, replace=True))
         distance = {"mmd_squared": mf.observables.EnergyDistance(self.density(), LOOP)}
-        place = np.linspace(0, 1, 4097)
-        mass = jnp.asarray(place + 0.8 * np.sin(2 * np.pi * place) / (2 * np.pi), self.dtype)
 
         def cell(width, beta, seed):
             for_start, key = jr.split(jr.key(seed))
             keys = jax.vmap(lambda i: jr.fold_in(for_start, i))(jnp.arange(width))
             u = jax.vmap(lambda k: jr.uniform(k, (), self.dtype))(keys)
-            mu = Particles(jnp.interp(u, mass, jnp.asarray(place, self.dtype))[:, None])
+            mu = Particles(quantiles(u)[:, None])
             dt = LIMIT_TIME / jnp.round(LIMIT_TIME * width ** (1 - beta) / preset.first_step)
             return mf.Simulation(
                 flow, mu, stepper=mf.steppers.Euler(dt), t1=LIMIT_TIME, key=key, observables=distance,
@@ -118,8 +123,6 @@ class BatchRuns(Runs):
     def noises(self) -> Any:
         """int cos(2 pi x) dmu of particles at `LIMIT_TIME` over the kind of noise, width and seed."""
         preset = self.preset
-        place = np.linspace(0, 1, 4097)
-        mass = jnp.asarray(place + 0.8 * np.sin(2 * np.pi * place) / (2 * np.pi), self.dtype)
         wave = lambda mu, flow: mu.integrate(jnp.cos(2 * jnp.pi * mu.points[:, 0]))
 
         slots = max(preset.noise_widths)
@@ -128,7 +131,7 @@ class BatchRuns(Runs):
             batches, independent, beta = NOISES[noise]
             # Evenly spread, so that the batches alone are random; beyond the width without mass.
             u = jnp.minimum((jnp.arange(slots, dtype=self.dtype) + 0.5) / width, 1)
-            points = jnp.interp(u, mass, jnp.asarray(place, self.dtype))[:, None]
+            points = quantiles(u)[:, None]
             mu = Particles(points % 1, mf.measures.padded_weights(width, slots, self.dtype))
             dt = LIMIT_TIME / jnp.round(LIMIT_TIME * width ** (1 - beta) / preset.noise_step)
             return mf.Simulation(

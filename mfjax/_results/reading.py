@@ -128,7 +128,7 @@ def _measure(data: Any, prefix: str, grid: dict | None, leading: tuple[int, ...]
         return _made(Particles, points=points, weights=weights, marks=marks)
     if not isinstance(grid.get("frozen"), (list, tuple)):
         raise ValueError(
-            "the file is of an unreleased version of mfjax, which kept frozen axes in another way: make it anew"
+            "the file is of an unreleased version of mfjax, which kept frozen axes otherwise: make it anew"
         )
     cells = len(grid["shape"])
     flat = lambda a, lead: a.reshape(*lead, -1, *a.shape[len(lead) + cells :])
