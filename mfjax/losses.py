@@ -148,8 +148,9 @@ class Softmax(Loss):
 
     Targets are labels 0, ..., c - 1, one number a datum, or rows. Stable for outputs of any size: differences
     of outputs alone enter. Adding a number to all outputs changes nothing, so that one class is as good as a
-    reference, and the loss is convex, not strictly. It is not bounded in a neighborhood of its minimizer's
-    direction: Assumption II.1 of the thesis, which names it as an example, does not hold.
+    reference, and the loss is convex, not strictly. For a label it has no minimizer, and
+    |grad l| <= 2^(1/2) min(l, 1): the inequality |grad l|^2 >= 2 l of Assumption II.1 of the thesis, which
+    names it as an example there (locally) and withdraws it in II.6, fails near 0, and for large l.
 
     **Raises** `ValueError` for labels that are not whole numbers from 0 to c - 1, and rows that are not
     probabilities.

@@ -1,5 +1,8 @@
 """Runs whose steps see batches of data: stochastic gradient descent, epochs, one-pass learning."""
 
+import itertools
+import math
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -232,6 +235,71 @@ def test_the_expansion_is_the_error_of_the_mean_to_first_order_in_the_step(how):
         assert apart < 0.1
     else:
         assert np.all(covariance == 0)
+
+
+def mean_of_all_orders(x, y, lam, size, start, time, periods):
+    """E z of a linear model at `time` over all orders of all epochs, exactly, and the step."""
+    n, orders = len(x), np.array(list(itertools.permutations(range(len(x)))))
+    # Batches of a period, after which one ends with an epoch: their places in the orders that they see.
+    steps = n // math.gcd(n, size)
+    eps = time / (periods * steps)
+    slopes, shifts = x[orders] ** 2 / size, (x * y)[orders] / size
+
+    def period():
+        """E of slope and shift of the affine map of a period, which is independent of the others.
+
+        By the order of the moment, each with its share of the runs.
+        """
+        share = np.full(len(orders), 1 / len(orders))
+        slope, shift = share, 0 * share
+        for first in range(0, steps * size, size):
+            at, end = first % n, first % n + size
+            h, g = slopes[:, at:end].sum(axis=1)[:, None], shifts[:, at:end].sum(axis=1)[:, None]
+            if end > n:
+                # What is left of one order, and the beginning of the next, which is any.
+                h, g = h + slopes[:, : end - n].sum(axis=1), g + shifts[:, : end - n].sum(axis=1)
+            factor = 1 - eps * (h + lam)
+            slope, shift = slope[:, None] * factor, shift[:, None] * factor + eps * g * share[:, None]
+            if end < n:
+                slope, shift = slope[:, 0], shift[:, 0]
+            else:
+                slope, shift = (np.mean(part, axis=0) * np.ones(len(orders)) for part in (slope, shift))
+        return slope.sum(), shift.sum()
+
+    slope, shift = period()
+    z = start
+    for _ in range(periods):
+        z = slope * z + shift
+    return z, eps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "size"), [(4, 2), (4, 3), (5, 4), (5, 3)])
+def test_the_expansion_in_epochs_is_that_of_all_orders(n, size):
+    """Exactly, where batches end with the epoch and where some take from two of them."""
+    x, y = np.array([1.0, -0.5, 2.0, 0.3, -1.2])[:n], np.array([1.0, 0.0, -1.0, 2.0, 0.5])[:n]
+    linear = mf.features.Function(lambda w, x: w @ x)
+    energy = Risk(linear, x[:, None], y, 0.1, batches=Batches(size))
+    flow = mf.flows.BatchExpansion(mf.flows.Wasserstein(energy, mf.domains.Euclidean(1)))
+    end = mf.simulate(flow, Particles(jnp.array([[0.7]])), stepper=RK4(0.01), steps=200).final
+    found = []
+    for periods in (64, 128):
+        mean, eps = mean_of_all_orders(x, y, 0.1, size, 0.7, 2.0, periods)
+        found.append((mean - float(end.points[0, 0])) / eps)
+    expected = float(end.marks["mean"][0, 0])
+    print(f"N = {n}, B = {size}: {2 * found[1] - found[0]:.6f}, by the expansion {expected:.6f}")
+    np.testing.assert_allclose(2 * found[1] - found[0], expected, rtol=2e-3, atol=1e-4)
+
+
+def test_rows_of_a_step_in_32_bits():
+    """Every datum once in an epoch, where the number of the datum in the run is beyond them."""
+    n, size = 1_000_000, 4096
+    rows = jax.jit(lambda step: Batches(size).rows(n, KEY, step))
+    # The epoch 2147 begins within the step of this number.
+    first = 2147 * n // size
+    places = np.concatenate([np.asarray(rows(first + k)) for k in range(n // size + 2)])
+    begin = 2147 * n - first * size
+    assert len(np.unique(places[begin : begin + n])) == n
 
 
 @pytest.mark.slow

@@ -71,8 +71,9 @@ class Batches(Sampling):
             return jr.randint(jr.fold_in(key, step), (self.size,), 0, n)
         # step * size + i in terms of N: the product may exceed 32 bits.
         passes, rest = jnp.divmod(jnp.asarray(step, jnp.int32), n)
-        place = rest * self.size + jnp.arange(self.size, dtype=jnp.int32)
-        epoch, place = passes * self.size + place // n, place % n
+        begun, first = divided_product(rest, self.size, n)
+        place = first + jnp.arange(self.size, dtype=jnp.int32)
+        epoch, place = passes * self.size + begun + place // n, place % n
         # A batch lies in one epoch, or in two.
         first = epoch[0]
         secrets = [jr.bits(jr.fold_in(key, first + k), (ROUNDS, 1), jnp.uint32) for k in (0, 1)]
@@ -118,6 +119,23 @@ class GaussianBatches(Sampling):
         spread = jnp.sqrt(n / self.size.astype(dtype))
         masses = data.weights * (1 + spread * (noise - jnp.mean(noise)))
         return eqx.tree_at(lambda d: d.weights, data, masses)
+
+
+def divided_product(a: Int[Array, ""], b: int, n: int) -> tuple[Int[Array, ""], Int[Array, ""]]:
+    """divmod(a b, n) for 0 <= a < n and b <= n < 2^29, in 32 bits, which the product may exceed.
+
+    >>> quotient, rest = divided_product(jnp.asarray(999_999), 4096, 1_000_000)
+    >>> int(quotient), int(rest)
+    (4095, 995904)
+    """
+    if n * b < 2**31:
+        return jnp.divmod(a * b, n)
+    # By the bits of b: (quotient, rest) of a times the bits so far.
+    quotient = rest = jnp.zeros_like(a)
+    for bit in f"{b:b}":
+        rest = 2 * rest + (a if bit == "1" else 0)
+        quotient, rest = 2 * quotient + rest // n, rest % n
+    return quotient, rest
 
 
 # Of the network that mixes the order of an epoch: with 8, orders of five to eight data are not uniform.

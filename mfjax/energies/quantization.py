@@ -48,7 +48,7 @@ class Quantization(NeighborEstimate):
     one point or negative at a particle, on another domain than the flow's, and for a `Grid`. **Fails** at
     jumps of nu, which the nodes do not see: forces are off by a cell. Good values: p = 2, and
     `steppers.Proximal` or adaptive steps: explicit ones are limited by the square of the gaps times
-    mu^(p + 2) / nu.
+    mu^(p + 1) / nu.
 
     Source: E. Caglioti, F. Golse, M. Iacobelli, Math. Models Methods Appl. Sci. 25 (2015), for equal masses;
     M. Iacobelli, F. Patacchini, F. Santambrogio, Arch. Rational Mech. Anal. 232 (2019), for the limit.

@@ -17,9 +17,10 @@ class Symmetrized(FeatureMap):
     phi_G(omega, x) = 1/|G| sum_g phi(omega, g x), so that every network of these has F(g x) = F(x).
 
     Where the objective has a symmetry it belongs into the problem (survey 2.1): of ridge features
-    phi(omega, g x) = phi(g^T omega, x), and the flow of mu with these features is that of the symmetrized
-    measure 1/|G| sum_g (g^T) mu with plain ones on symmetric data, by |G| times fewer particles. A network is
-    symmetrized without loss: the risk is convex in mu, and that of the symmetrized measure no greater.
+    phi(omega, g x) = phi(g^T omega, x), and the risk of mu with these features is that of the symmetrized
+    measure 1/|G| sum_g (g^T) mu with plain ones on symmetric data. For orthogonal g so is its flow, by |G|
+    times fewer particles; others do not keep the lengths of velocities. A network is symmetrized without
+    loss: the risk is convex in mu, and that of the symmetrized measure no greater.
 
     - `features`: phi.
     - `group` (|G|, k, k): all its matrices, the identity among them.

@@ -1,5 +1,6 @@
 """What random batches do to particles in the mean, to first order in the step."""
 
+import math
 from typing import ClassVar
 
 import equinox as eqx
@@ -27,10 +28,13 @@ class BatchExpansion(Flow):
     data, D the derivative in all coordinates of all particles, C the covariance, and m the mean:
 
         with replacement:  m' = Db m - Db b / 2 + D^2 b : C / 2,  C' = Db C + C Db^T + cov_j(b_j) / B
-        in epochs:         m' = Db m - Db b / 2 - (N - B) / (2 B (N - 1)) mean_j (Db_j - Db) (b_j - b),  C = 0
+        in epochs:         m' = Db m - Db b / 2 - a mean_j (Db_j - Db) (b_j - b),  C = 0,
+                           a = (N - B + (B^2 - g^2) / (3 N)) / (2 B (N - 1)),  g = gcd(N, B)
 
     -Db b / 2 is the error of the Euler steps themselves. In epochs each datum counts alike, so that their
-    noise cancels; what is left is the order within an epoch. That line holds at times that end an epoch.
+    noise cancels; what is left is the order within an epoch: a counts the pairs of data that are in one epoch
+    and not in one batch. Where B does not divide N (g < B) some batches take from two epochs. That line holds
+    at times that end B / g epochs.
 
     `GaussianBatches(B)` are as batches with replacement; where each particle draws its own (`independent`),
     the parts of cov_j(b_j) between two particles vanish.
@@ -147,7 +151,8 @@ class BatchExpansion(Flow):
             spreading = stretched + stretched.T + noise
         elif self.count > self.batches.size:
             own = jax.vmap(lambda j, v: jax.jvp(lambda y: part(y, j), (z,), (v,))[1])(data, each)
-            order = (self.count - batch) / (2 * batch * (self.count - 1))
+            n, shared = self.count, math.gcd(self.count, self.batches.size)
+            order = (n - batch + (batch**2 - shared**2) / (3 * n)) / (2 * batch * (n - 1))
             rising = rising - order * (jnp.mean(own, axis=0) - bending)
         whole = Wasserstein(self.energy, self.domain).evaluate(State(mu))
         rates = {"mean": rising.reshape(shape), "covariance": spreading.reshape(*shape, z.size)}

@@ -23,10 +23,10 @@ class PathNorm(Observable):
 
     The Barron norm of F is the infimum over all measures that represent F (thesis 1.3.3), as of ReLU neurons,
     or others that are homogeneous of degree one; this is its value at one of them. It does not see the scale
-    that ReLU neurons trade between u and omega, is at most half of int u^2 + |omega|^2 dmu, and sampling M
-    neurons in proportion to |u| |omega| leaves an rms error of at most the norm times |x| / sqrt(M). On a
-    sphere |omega| = 1, and it is the total variation of the network; `mf.minimize_reduced_risk` finds the
-    least as lam -> 0.
+    that ReLU neurons trade between u and omega, is at most half of int u^2 + |omega|^2 dmu (with a bias, of
+    int u^2 + (|omega'| + |b|)^2 dmu), and sampling M neurons in proportion to |u| |omega| leaves an rms error
+    of at most the norm times |x| / sqrt(M). On a sphere |omega| = 1, and it is the total variation of the
+    network; `mf.minimize_reduced_risk` finds the least as lam -> 0.
 
     The outer weights u are those of `flow.outer_weights(mu)`: the optimal ones of a reduced risk, marks, or
     the first coordinates of particles of `features.Weighted`. For c outputs |u| is the length of u.

@@ -29,7 +29,7 @@ def algebraic_decay(
     From L <= int f*(s) d(teacher / mass - mu), the convexity of f*, and dL/dt = -int |grad f*(s)|^2 dmu
     follows dL/dt <= -(L / norm)^2, mu being a probability measure. Between two saved times the norm is not
     seen: save often where it changes. C does not depend on lam, and the bound is far from sharp: L falls
-    exponentially in the end.
+    exponentially in the end. Of several outputs each must be that of the same teacher.
 
     **Raises** `ValueError` for another energy, and for a regularizer whose minimum is not zero at `mass`,
     such as f_b.
