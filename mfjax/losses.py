@@ -180,7 +180,10 @@ class Softmax(Loss):
     def _row(self, prediction, target):
         if target.ndim == 1:
             return target
-        return jax.nn.one_hot(target.astype(jnp.int32), len(prediction), dtype=prediction.dtype)
+        c = len(prediction)
+        row = jax.nn.one_hot(target.astype(jnp.int32), c, dtype=prediction.dtype)
+        # Labels that are drawn inside a program are seen by no check, and no class would cost nothing.
+        return jnp.where((target >= 0) & (target < c) & (target == jnp.round(target)), row, jnp.nan)
 
     def validate(self, targets, shape=None):
         if shape == ():
@@ -189,6 +192,10 @@ class Softmax(Loss):
                 "-1 and +1, or features.Weighted(phi, outputs=c)"
             )
         if targets.ndim == 2:
+            if targets.shape[1] == 1:
+                raise ValueError(
+                    f"labels of the softmax loss have shape (N,), got {targets.shape}: take y[:, 0]"
+                )
             _refuse(targets, lambda y: y < 0, "rows of the softmax loss are probabilities")
             off = lambda y: np.abs(y.sum(axis=1) - 1) > 1e-4
             _refuse(targets, off, "rows of the softmax loss are probabilities, with sum 1")

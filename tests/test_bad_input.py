@@ -459,6 +459,38 @@ CASES = {
         ),
         r"the mark 'H' of Weighted\(outputs=2\) has shape \(2, 2\), got \(2,\)",
     ),
+    "labels of a run's accuracy": (
+        lambda: run(
+            flow(risk(y=jnp.ones((3, 2)))),
+            stepper=S.Euler(0.1),
+            steps=1,
+            observables={"a": OBS.Accuracy(X, [0, 1, 2])},
+        ),
+        r"labels of the softmax loss are 0 to 1 for 2 outputs, got y\[2\] = 2",
+    ),
+    "targets held out of a run": (
+        lambda: run(
+            mf.flows.Averaged(flow()),
+            stepper=S.Euler(0.1),
+            steps=1,
+            observables={"a": OBS.AtAverage(OBS.HeldOutRisk(X, jnp.ones((3, 2))))},
+        ),
+        r"targets must have shape \(3,\) for a network with one output",
+    ),
+    "labels in a column": (lambda: several(2, [[0.0], [1.0], [0.0]], mf.losses.Softmax()), r"take y\[:, 0\]"),
+    "outer weights of other outputs": (
+        lambda: run(
+            mf.flows.TwoTimescale(risk(), CIRCLE, rate=1.0),
+            P(UNIT, marks={"u": jnp.ones((2, 3))}),
+            stepper=S.Euler(0.1),
+            steps=1,
+        ),
+        r"the mark 'u' has shape \(2,\), a number for each particle and output, got \(2, 3\)",
+    ),
+    "a predictor of other outputs": (
+        lambda: risk().predictor(P(UNIT), jnp.ones((2, 3))),
+        r"outer_weights must have shape \(2,\), got \(2, 3\)",
+    ),
     # Batches
     "batch beyond the data": (
         lambda: risk(batches=E.Batches(4)),
@@ -532,7 +564,7 @@ CASES = {
     "variance reduced by steps in the space around": (
         lambda: mf.simulate(
             mf.flows.VarianceReduced(flow(risk(batches=E.Batches(2))), 4),
-            mu(),
+            P(UNIT),
             stepper=S.NormalizedEuler(0.1),
             steps=2,
             key=jr.key(0),

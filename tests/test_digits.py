@@ -102,6 +102,7 @@ WRONG = {
     "short line": (lines("1,2,x", "3,y"), "", "line 3 of .* has 2 values, the first 3"),
     "long line": (lines("1,2,x", "3,4,5,y"), "", "line 3 of .* has 4 values, the first 3"),
     "no names": (lines("1,2,3", header="4,5,6"), "", "first line of .* must name the columns, got 4"),
+    "a first line of data": (lines("1,2,x", header="5.1,3.5,y"), "", "must name the columns, got 5.1"),
     "semicolons": (lines("1;2;x", header="a;b;c"), "", "separated by commas"),
     "two of a name": (lines("1,2,x", header="a,a,c"), "", "two columns 'a'"),
     "names alone": ("a,b,c\n", "", "holds no data"),

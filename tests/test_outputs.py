@@ -285,3 +285,11 @@ def test_a_teacher_may_have_several_outputs():
     got = mf.problems.network_output(TANH, neurons, X)
     want = np.tanh(np.asarray(X) @ np.asarray(neurons.points).T) @ np.asarray(neurons.marks["u"]) / 3
     np.testing.assert_allclose(got, want, rtol=1e-12)
+
+
+def test_labels_inside_a_program_that_are_no_classes_cost_nan():
+    """No check sees them there, and a label beyond the outputs would cost nothing."""
+    cost = jax.jit(lambda label: (Softmax()(jnp.zeros(3), label), Softmax().derivative(jnp.zeros(3), label)))
+    for label, right in ((0.0, True), (2.0, True), (3.0, False), (-1.0, False), (0.5, False)):
+        value, slope = cost(jnp.array(label))
+        assert np.isfinite(value) == right and np.all(np.isfinite(slope)) == right

@@ -158,7 +158,7 @@ def _option(name: str) -> str:
 
 
 def _faults(preset: Any) -> Iterator[tuple[str, str]]:
-    """(field, what is wrong with its value)."""
+    """(field, what is wrong with its value), then what the preset itself finds in its `faults`."""
     kinds = get_type_hints(type(preset), include_extras=True)
     for name in (field.name for field in fields(preset)):
         value = getattr(preset, name)
@@ -169,6 +169,7 @@ def _faults(preset: Any) -> Iterator[tuple[str, str]]:
             yield name, f"must not repeat a value, got {' '.join(map(str, value))}"
         for words in _broken(kinds[name], value):
             yield name, f"{words}, got {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
+    yield from getattr(preset, "faults", tuple)()
 
 
 def _broken(kind: Any, value: Any) -> Iterator[str]:

@@ -10,11 +10,14 @@ noise at a minimum; and variable projection whose outer weights are those of a b
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from _lab.cli import Count, Positive
+from _lab.cli import Check, Count, Positive
 from _lab.program import run
+
+Momentum = Annotated[float, Check("must be at least 0 and less than 1", lambda value: 0 <= value < 1)]
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,17 @@ class Preset:
     inputs: Count = 1024  # data of variable projection
     projected: Count = 48  # its particles
     batches: tuple[Count, ...] = (16, 64, 256, 1024)  # its batch sizes
-    momenta: tuple[float, ...] = (0.0, 0.5, 0.9, 0.98)  # its momenta
+    momenta: tuple[Momentum, ...] = (0.0, 0.5, 0.9, 0.98)  # its momenta
     lam: Positive = 1e-2  # its regularization strength
     noise: Positive = 0.2  # deviation of the noise of its targets
     iterations: Count = 1024  # its steps
     tau: Positive = 2**-7  # flow time of each
     starts: Count = 4  # repetitions of each
+
+    def faults(self):
+        """(field, what is wrong with it beside the others)."""
+        if max(self.batches) > self.inputs:
+            yield "batches", f"must be at most --inputs, {self.inputs}, got {max(self.batches)}"
 
 
 PAPER = Preset(

@@ -44,7 +44,7 @@ class Preset:
     width: Count = 128  # particles
     gain: Positive = 0.5  # size of the inner weights at the start
     lams: tuple[Positive, ...] = (1e-3, 1e-4, 1e-5)  # regularization strengths to choose from
-    batch: Count = 128  # data that a step of SGD and of two timescales sees
+    batch: Count = 128  # data that a step of SGD and of two timescales sees, all of a smaller table
     rate: Positive = 4.0  # how much faster the outer weights of two timescales move
     temperature: Positive = 1e-4  # T of the noise of Langevin dynamics
     time: Positive = 1000.0  # end of the runs with a square loss

@@ -87,7 +87,10 @@ def read_csv(path: str, target: str) -> Table:
 def column_names(path: str, line: list[str]) -> list[str]:
     """The names of the columns. **Raises** `Refused` for a first line that does not name two or more."""
     names = [name.strip() for name in line]
-    if all(map(is_number, names)):
+    numbers = [name for name in names if is_number(name)]
+    # Tables without names of their own have the numbers of their columns.
+    counted = any(numbers == [str(k + first) for k in range(len(numbers))] for first in (0, 1))
+    if len(numbers) == len(names) or (numbers and not counted):
         raise refused(f"the first line of {path} must name the columns, got {', '.join(names[:3])}")
     if len(names) < 2:
         raise refused(

@@ -124,6 +124,10 @@ class Simulation(eqx.Module):
             raise ValueError(f"stepper must be a Stepper, got {kind(stepper)}")
         self.stepper.validate(flow, initial)
         self.observables = _checked_observables(given.get("observables"))
+        for observable in self.observables.values():
+            # Functions have none; those of a run that goes on were asked at its start.
+            if self.start is None and hasattr(observable, "validate"):
+                observable.validate(initial, flow)
         self.stop = given.get("stop")
         if self.stop is not None:
             _check_function(self.stop, "stop")

@@ -167,6 +167,8 @@ class ReducedRisk(DataEnergy, Reduced):
         `outer_weights` are others where they move by themselves: `mu.marks["u"]` of a `TwoTimescale` run.
         """
         outer = self.outer_weights(mu) if outer_weights is None else outer_weights
+        if outer.shape != (mu.size, *self.outputs):
+            raise ValueError(f"outer_weights must have shape {(mu.size, *self.outputs)}, got {outer.shape}")
         return Predictor(self.features, mu.points, along(mu.weights, outer) * outer)
 
     def predict(self, mu, x: Float[Array, "B k"]) -> Float[Array, "B *c"]:

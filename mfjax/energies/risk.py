@@ -110,6 +110,10 @@ class Risk(DataEnergy):
         layer = self.loss if isinstance(self.loss, SecondLayer) else None
         return Predictor(self.features, mu.points, mu.weights, layer)
 
+    def predict(self, mu, x: Float[Array, "B k"]) -> Float[Array, "B *c"]:
+        """The network F at new inputs: `predictor(mu)(x)`."""
+        return self.predictor(mu)(x)
+
     def draw(self, key, step):
         return _OwnBatches(self, key, step) if self.independent else super().draw(key, step)
 

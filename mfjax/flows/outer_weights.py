@@ -106,7 +106,14 @@ class OuterWeightFlow(Flow):
                     "spread them: use Particles, which carry theirs along, or the density of pairs of "
                     "TwoTimescale.of_pairs"
                 )
-        self._terms()[1].validate(mu, self.domain)
+        risk = self._terms()[1]
+        risk.validate(mu, self.domain)
+        expected = (mu.size, *risk.outputs)
+        if "u" in mu.marks and mu.marks["u"].shape != expected:
+            raise ValueError(
+                f"the mark 'u' has shape {expected}, a number for each particle and output, got "
+                f"{mu.marks['u'].shape}; without it a run starts from the best outer weights"
+            )
         self._rest().validate(mu, self.domain)
 
     def init(self, mu: Measure) -> State:

@@ -31,6 +31,10 @@ class AtAverage(Observable):
             raise ValueError(f"observable must be a function of (measure, flow), got {shown(observable)}")
         self.observable = as_part(observable)
 
+    def validate(self, mu, flow):
+        if isinstance(self.observable, Observable):
+            self.observable.validate(mu, flow)
+
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Any:
         if "average" not in mu.marks:
             raise ValueError("this measure has no averages: run flows.Averaged(flow)")

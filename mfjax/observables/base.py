@@ -27,6 +27,12 @@ class Observable(eqx.Module):
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Array:
         """The value at `mu`."""
 
+    def validate(self, mu: Measure, flow: Flow) -> None:
+        """What a run from `mu` checks before it begins, while data are no tracers yet.
+
+        **Raises** `ValueError` for data that this observable cannot be asked about there.
+        """
+
 
 # Cells per axis on which a density is discretized, by dimension of the domain.
 CELLS = {1: 4096, 2: 64, 3: 16}

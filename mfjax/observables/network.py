@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -74,6 +75,11 @@ class Prediction(Observable):
         return network(self.x.astype(mu.dtype))
 
 
+def _predicted(data: Data, mu: Measure, flow: Flow) -> jax.ShapeDtypeStruct:
+    """What the network of a run from `mu` would make of the inputs, without making it."""
+    return eqx.filter_eval_shape(lambda nu: Prediction(data.x)(flow.init(nu).measure, flow), mu)
+
+
 class HeldOutRisk(Observable):
     """The risk of the network on data that the flow does not see.
 
@@ -110,16 +116,22 @@ class HeldOutRisk(Observable):
         if self.loss is not None:
             self.loss.validate(self.data.y)
 
+    def validate(self, mu, flow):
+        self._loss(flow).validate(self.data.y, _predicted(self.data, mu, flow).shape[1:])
+
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
-        prediction = Prediction(self.data.x)(mu, flow)
+        prediction, loss = Prediction(self.data.x)(mu, flow), self._loss(flow)
+        loss.validate(self.data.y, prediction.shape[1:])
+        y, masses = (part.astype(prediction.dtype) for part in (self.data.y, self.data.weights))
+        return inner(masses, loss.values(prediction, y))
+
+    def _loss(self, flow: Flow | None) -> Loss:
         loss = self.loss
         if loss is None:
             energy = risk_of(flow, (ReducedRisk, Risk), self)
             loss = energy.loss if isinstance(energy, Risk) else Square()
             loss = loss.loss if isinstance(loss, SecondLayer) else loss
-        loss.validate(self.data.y, prediction.shape[1:])
-        y, masses = (part.astype(prediction.dtype) for part in (self.data.y, self.data.weights))
-        return inner(masses, loss.values(prediction, y))
+        return loss
 
 
 class Accuracy(Observable):
@@ -146,14 +158,16 @@ class Accuracy(Observable):
 
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
         prediction, y = Prediction(self.data.x)(mu, flow), self.data.y
-        if prediction.ndim == 1:
-            Logistic().validate(y, ())
-            label = y
-        else:
-            Softmax().validate(y, prediction.shape[1:])
-            label = y if y.ndim == 1 else jnp.argmax(y, axis=1)
+        self._check(prediction.shape[1:])
+        label = y if y.ndim == 1 else jnp.argmax(y, axis=1)
         right = labels_of(prediction) == label.astype(int)
         return inner(self.data.weights.astype(prediction.dtype), right.astype(prediction.dtype))
+
+    def validate(self, mu, flow):
+        self._check(_predicted(self.data, mu, flow).shape[1:])
+
+    def _check(self, outputs: tuple[int, ...]) -> None:
+        (Softmax() if outputs else Logistic()).validate(self.data.y, outputs)
 
 
 class KernelSpectrum(Observable):

@@ -146,6 +146,8 @@ def step_size(dt: Any) -> Array:
 def step_sizes(dt: Any) -> Array | StepSizes:
     """A step in flow time, or a function from the number of a step to it, as the schedules of optax are.
 
+    The number is an array inside a compiled program: `jnp.where`, no `if`.
+
     **Raises** `ValueError` unless the step, the first one of a function, is a positive number.
     """
     if not callable(dt):
