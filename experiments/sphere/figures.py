@@ -96,8 +96,8 @@ class Figures(TeacherFigures):
         plot.legend(axes[0, 1], entries, loc="lower left")
         return (
             fig,
-            "two-timescale (dashed) follows VarPro at λ = 0.1 and 0.01, is slower at 0.001, where wide networks "
-            "of the published size end farther from the teacher, and at 0.0001 does not converge there",
+            "two-timescale (dashed) follows VarPro at λ = 0.1 and 0.01, is slower at 0.001, where wide "
+            "networks of the published size end farther from the teacher, and at 0.0001 does not converge",
         )
 
     def identifiability(self):
