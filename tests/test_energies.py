@@ -797,8 +797,7 @@ def test_a_predictor_is_the_network_without_its_data(kind, tmp_path):
     expected = np.asarray(operator.output(mu.weights * outer))
     net = energy.predictor(mu)
     assert np.array_equal(net(new), expected)
-    if kind != "risk":
-        assert np.array_equal(energy.predict(mu, new), expected)
+    assert np.array_equal(energy.predict(mu, new), expected)
     assert all(leaf.shape[:1] != (9,) for leaf in jax.tree.leaves(net))
     back = mf.energies.Predictor.load(net.save(tmp_path / "new" / "net.npz"), energy.features)
     assert np.array_equal(back(new), expected)

@@ -140,10 +140,13 @@ def test_what_watches_a_run_sees_the_second_layer_of_its_time(tmp_path):
     net = trained.energy.predictor(trained.lift(run.final))
     np.testing.assert_allclose(net(X), last, rtol=1e-12)
     path = net.save(tmp_path / "two.npz")
-    again = mf.energies.Predictor.load(path, net.features, net.layer)
+    # The layer as it was declared: its numbers come from the file.
+    again = mf.energies.Predictor.load(path, net.features, flow.layer)
     np.testing.assert_array_equal(again(X), net(X))
-    with pytest.raises(ValueError, match=r"layer\.weights"):
-        mf.energies.Predictor.load(path, net.features, flow.layer)
+    narrow = mf.losses.SecondLayer(jnp.tanh, jnp.ones(1))
+    for layer, here in ((narrow, r"\[1\.\]"), (None, "nothing")):
+        with pytest.raises(ValueError, match=rf"another layer: layer\.masses is .* there and {here} here"):
+            mf.energies.Predictor.load(path, net.features, layer)
     scheduled = mf.flows.Scheduled(lambda t: declared(theta, weights()[1], w, lam=LAM + 0 * t)[0])
     other = mf.simulate(scheduled, mu, stepper=STEPPER, steps=20, save_every=20, observables=seen)
     np.testing.assert_allclose(other.observables["F"], run.observables["F"], rtol=1e-12)

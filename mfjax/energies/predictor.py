@@ -94,11 +94,15 @@ class Predictor(eqx.Module):
     def load(path: str | Path, features: FeatureMap, layer: SecondLayer | None = None) -> "Predictor":
         """The predictor that was saved, bit for bit, given features and layer: a file holds no functions.
 
-        **Raises** `ValueError` for a file of something else, and features or a layer of other numbers.
+        The numbers of the layer are those of the file, which were trained; those of the features must agree.
+
+        **Raises** `ValueError` for a file of something else, features of other numbers, and a layer of other
+        shapes.
         """
         require_features(features)
         with np.load(path, allow_pickle=False) as file:
             stored = {name: file[name] for name in file.files}
+        layer = _trained(layer, stored)
         here = {name: np.asarray(a) for name, a in _numbers(features, layer).items()}
         missing = {"points", "weights"} - set(stored)
         if missing:
@@ -106,9 +110,11 @@ class Predictor(eqx.Module):
         for name in sorted(set(here) | (set(stored) - {"points", "weights"})):
             there, given = stored.get(name), here.get(name)
             if there is None or given is None or not np.array_equal(there, given, equal_nan=True):
+                of_layer = name.startswith("layer.")
+                other = "another layer" if of_layer else f"other features than {type(features).__name__}"
                 raise ValueError(
-                    f"the predictor in {path} has other features than {type(features).__name__}: {name} is "
-                    f"{there} there and {given} here"
+                    f"the predictor in {path} has {other}: {name} is "
+                    f"{_told(there)} there and {_told(given)} here"
                 )
         return Predictor(features, stored["points"], stored["weights"], layer)
 
@@ -123,3 +129,20 @@ def _numbers(features: FeatureMap, layer: SecondLayer | None) -> dict[str, Array
     leaves = jax.tree_util.tree_flatten_with_path({"features": features, "layer": layer})[0]
     name = lambda path: jax.tree_util.keystr(path, simple=True, separator=".")
     return {name(path): leaf for path, leaf in leaves if eqx.is_array(leaf)}
+
+
+def _trained(layer: SecondLayer | None, stored: dict[str, np.ndarray]) -> SecondLayer | None:
+    """`layer` with the stored numbers, where they have its shapes."""
+    leaves, tree = jax.tree_util.tree_flatten_with_path({"layer": layer})
+    name = lambda path: jax.tree_util.keystr(path, simple=True, separator=".")
+    fits = lambda there, leaf: eqx.is_array(leaf) and there is not None and there.shape == leaf.shape
+    found = ((stored.get(name(path)), leaf) for path, leaf in leaves)
+    kept = [jnp.asarray(there) if fits(there, leaf) else leaf for there, leaf in found]
+    return jax.tree_util.tree_unflatten(tree, kept)["layer"]
+
+
+def _told(value: np.ndarray | None) -> str:
+    """Few numbers, the shape of many, or that there are none."""
+    if value is None:
+        return "nothing"
+    return str(value) if value.size <= 4 else f"of shape {value.shape} with other numbers"

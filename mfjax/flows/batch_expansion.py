@@ -78,9 +78,10 @@ class BatchExpansion(Flow):
             or not isinstance(risks[0].batches, Batches | GaussianBatches)
         ):
             found = ", ".join(type(term).__name__ for _, term in flow.energy.parts())
+            why = "outer weights of a ReducedRisk are no mean over data, and a Stream has no data to sum over"
             raise ValueError(
-                f"BatchExpansion needs the flow of one Risk(..., batches=Batches(B)), got {found}: the outer "
-                "weights of a ReducedRisk are no mean over data, and a Stream has no data to sum over"
+                f"BatchExpansion needs the flow of one Risk(..., batches=Batches(B)), got {found}: "
+                + (f"the {why}" if risks else "give batches= to the risk")
             )
         if flow.stochastic:
             raise ValueError("BatchExpansion is of batches alone: leave the Entropy of the energy out")
