@@ -561,6 +561,10 @@ CASES = {
         lambda: mf.flows.VarianceReduced(flow(risk(batches=E.Batches(2))), 0),
         "every must be at least 1, got 0",
     ),
+    "variance reduced of a stream": (
+        lambda: mf.flows.VarianceReduced(flow(risk(batches=E.Stream(lambda key: (X, Y)))), 4),
+        "of which a Stream has none: take energies.Batches",
+    ),
     "variance reduced by steps in the space around": (
         lambda: mf.simulate(
             mf.flows.VarianceReduced(flow(risk(batches=E.Batches(2))), 4),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from mfjax._numerics.arrays import count, is_traced, known
+from mfjax.energies.batches import Stream
 from mfjax.flows.base import Flow, State
 from mfjax.flows.wrapper import WrapperFlow, require_flow
 
@@ -31,8 +32,8 @@ class VarianceReduced(WrapperFlow):
     the batch twice, and every m-th one all data; in a batch of runs (`jax.vmap`, sweeps by "vmap") each step
     computes what the m-th needs.
 
-    **Raises** `ValueError` for flows without batches, that depend on time, or move more than points, for
-    grids, for `steppers.NormalizedEuler`, and for m < 1.
+    **Raises** `ValueError` for flows without batches, or of a `Stream`, that depend on time, or move more
+    than points, for grids, for `steppers.NormalizedEuler`, and for m < 1.
 
     Source: R. Johnson, T. Zhang (NeurIPS 2013), the snapshot being the last point of a pass.
 
@@ -58,6 +59,12 @@ class VarianceReduced(WrapperFlow):
         if not self.flow.random:
             raise ValueError(
                 "VarianceReduced needs a flow that sees batches of data: give batches= to its energy"
+            )
+        terms = self.flow.energy.parts() if self.flow.energy is not None else ()
+        if any(isinstance(getattr(term, "batches", None), Stream) for _, term in terms):
+            raise ValueError(
+                "VarianceReduced corrects batches by a gradient of all data, of which a Stream has none: take "
+                "energies.Batches"
             )
         if self.flow.timed:
             raise ValueError(
