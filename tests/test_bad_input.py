@@ -563,7 +563,7 @@ CASES = {
     ),
     "variance reduced of a stream": (
         lambda: mf.flows.VarianceReduced(flow(risk(batches=E.Stream(lambda key: (X, Y)))), 4),
-        "of which a Stream has none: take energies.Batches",
+        "and a Stream has none: take energies.Batches",
     ),
     "variance reduced by steps in the space around": (
         lambda: mf.simulate(

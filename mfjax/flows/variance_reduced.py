@@ -63,7 +63,7 @@ class VarianceReduced(WrapperFlow):
         terms = self.flow.energy.parts() if self.flow.energy is not None else ()
         if any(isinstance(getattr(term, "batches", None), Stream) for _, term in terms):
             raise ValueError(
-                "VarianceReduced corrects batches by a gradient of all data, of which a Stream has none: take "
+                "VarianceReduced corrects batches by a gradient of all data, and a Stream has none: take "
                 "energies.Batches"
             )
         if self.flow.timed:
