@@ -63,7 +63,8 @@ MESSAGES = {
     NEGATIVE_MASS: "a step made a cell or particle mass negative: use a smaller step, or stepper=None",
     STEP_UNDERFLOW: "the adaptive step became too small: the tolerance is below what the dtype resolves, "
     "or the solution is singular",
-    STEP_BUDGET: "max_steps was used up between two saved times: raise max_steps or loosen the tolerance",
+    STEP_BUDGET: "max_steps was used up between two saved times: raise max_steps, loosen the tolerance, or "
+    "take larger steps",
     NOT_CONVERGED: "a nonlinear equation did not converge, that of an implicit step or of the energy: use a "
     "smaller step, or more iterations of the energy's own solver",
     CFL: "the fixed step violates the transport limit dt * max|v| <= cell size / 2: use a smaller step, or "

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -88,26 +89,32 @@ def _floating(values: Mapping[str, Any]) -> bool:
 def format_table(rows: Mapping[str, Mapping[str, float]], style: str = "text") -> str:
     """Certificates of several runs as aligned "text" or as "csv", one run a line; statuses in words.
 
+    In text "-" is what is NaN in a run without a fault: nothing is known of it, such as of the balance of a
+    run with batches.
+
     **Raises** `ValueError` for another style.
 
-    >>> print(format_table({"a": {"mass_drift": 1e-16, "status": 0.0}}))
-    run  mass_drift  status
-    a    1.0e-16     completed
+    >>> print(format_table({"a": {"balance_defect": float("nan"), "mass_drift": 1e-16, "status": 0.0}}))
+    run  balance_defect  mass_drift  status
+    a    -               1.0e-16     completed
     """
     if style not in ("text", "csv"):
         raise ValueError(f"style must be 'text' or 'csv', got {style!r}")
     columns = list(dict.fromkeys(key for row in rows.values() for key in row))
     number = "{:.1e}" if style == "text" else "{!r}"
 
-    def cell(key, value):
+    def cell(key, row):
+        value = row.get(key)
         if value is None:
             return ""
+        if style == "text" and math.isnan(value) and row.get("status") == codes.OK:
+            return "-"
         if key == "status":
             return codes.describe(int(value)) if style == "csv" else codes.describe(int(value)).split(":")[0]
         return str(int(value)) if key == "saves" else number.format(float(value))
 
     lines = [["run", *columns]]
-    lines += [[name, *(cell(key, row.get(key)) for key in columns)] for name, row in rows.items()]
+    lines += [[name, *(cell(key, row) for key in columns)] for name, row in rows.items()]
     if style == "csv":
         buffer = io.StringIO()
         csv.writer(buffer, lineterminator="\n").writerows(lines)
