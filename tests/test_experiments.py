@@ -191,7 +191,7 @@ def other(value):
         choices = (("float32", "float64"), ("separated", "transported", "chaos"))
         (names,) = (names for names in choices if value in names)
         return names[names.index(value) - 1]
-    return value + 1 if isinstance(value, int) else 1.5 * value
+    return value + 1 if isinstance(value, int) else 0.75 * value
 
 
 def words(name, value):

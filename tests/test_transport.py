@@ -96,7 +96,11 @@ def test_shortest_paths():
         np.hypot(0.2, 0.4)
     )
     with pytest.raises(NotImplementedError, match="overrides `distance`"):
-        mf.domains.Signed(SPHERE).distance(jnp.ones(4), jnp.ones(4))
+        mf.domains.Domain.distance(SPHERE, north, near)
+    signs = mf.domains.Signed(TORUS)
+    here, there = jnp.array([1.0, 0.1, 0.2]), jnp.array([1.0, 2.4, 2.3])
+    assert float(signs.distance(here, there)) == pytest.approx(np.hypot(0.2, 0.4))
+    assert float(signs.distance(here, there.at[0].set(-1.0))) == np.inf
 
 
 def test_nan_and_masses_that_do_not_match_end_in_nan():

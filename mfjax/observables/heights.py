@@ -34,7 +34,7 @@ class HeightDistance(Observable):
     **Raises** `ValueError` for measures without the mark "H" or of another dimension, and for a domain of
     signs or frozen coordinates.
 
-    >>> import mfjax as mf
+    >>> import jax.numpy as jnp, mfjax as mf
     >>> line = mf.domains.Euclidean(1)
     >>> mu = mf.measures.Particles(jnp.array([[0.0], [3.0]]), marks={"H": jnp.array([0.0, 4.0])})
     >>> nu = mf.measures.Particles(jnp.array([[3.0], [0.0]]), marks={"H": jnp.array([4.0, 2.0])})
