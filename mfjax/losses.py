@@ -127,10 +127,15 @@ class Logistic(Loss):
     """
 
     def __call__(self, prediction, target):
-        return jnp.sum(jax.nn.softplus(-target * prediction))
+        return jnp.sum(jax.nn.softplus(-self._sign(target) * prediction))
 
     def derivative(self, prediction, target):
-        return -target * jax.nn.sigmoid(-target * prediction)
+        sign = self._sign(target)
+        return -sign * jax.nn.sigmoid(-sign * prediction)
+
+    def _sign(self, target):
+        # Labels that are drawn inside a program are seen by no check, and 0 would teach nothing.
+        return jnp.where(jnp.abs(target) == 1, target, jnp.nan)
 
     def probabilities(self, predictions):
         """Those of the label +1, output by output."""

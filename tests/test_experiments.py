@@ -164,6 +164,15 @@ def test_wrong_options_are_one_line(parse, capsys, case):
     assert message in refusal(parse, capsys, "sphere", *arguments)
 
 
+def test_fields_that_must_agree(parse, capsys):
+    """What a preset finds in itself names the option, too."""
+    for options, message in (
+        (("--batches", "64", "--inputs", "32"), "--batches: must be at most --inputs, 32, got 64"),
+        (("--momenta", "1.0"), "--momenta: must be at least 0 and less than 1, got 1.0"),
+    ):
+        assert message in refusal(parse, capsys, "batches", *options)
+
+
 def test_wrong_options_end_the_program(environment, tmp_path):
     """Status 2, one line, and no folder is made."""
     environment = environment | {"HOME": str(tmp_path)}

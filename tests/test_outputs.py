@@ -290,6 +290,11 @@ def test_a_teacher_may_have_several_outputs():
 def test_labels_inside_a_program_that_are_no_classes_cost_nan():
     """No check sees them there, and a label beyond the outputs would cost nothing."""
     cost = jax.jit(lambda label: (Softmax()(jnp.zeros(3), label), Softmax().derivative(jnp.zeros(3), label)))
+    signs = jax.jit(
+        lambda label: (Logistic()(jnp.zeros(()), label), Logistic().derivative(jnp.zeros(()), label))
+    )
+    for label, right in ((-1.0, True), (1.0, True), (0.0, False), (2.0, False)):
+        assert all(np.isfinite(value) == right for value in signs(jnp.array(label)))
     for label, right in ((0.0, True), (2.0, True), (3.0, False), (-1.0, False), (0.5, False)):
         value, slope = cost(jnp.array(label))
         assert np.isfinite(value) == right and np.all(np.isfinite(slope)) == right

@@ -15,10 +15,11 @@ from mfjax._numerics.arrays import as_floats, count, finite, is_traced, kind, kn
 from mfjax._results.run import Run, is_reserved
 from mfjax.flows.base import Flow
 from mfjax.measures import Measure, Particles
+from mfjax.observables.base import Observable
 from mfjax.steppers import Adaptive, Rosenbrock, RosenbrockW, Stepper
 from mfjax.steppers.rosenbrock import linearized_exactly
 
-Observable = Callable[[Measure, Flow], Array]
+Watched = Callable[[Measure, Flow], Array]
 
 
 class Options(TypedDict, total=False):
@@ -29,7 +30,7 @@ class Options(TypedDict, total=False):
     save_every: int
     t1: ScalarLike | None
     save_at: Any
-    observables: Mapping[str, Observable] | None
+    observables: Mapping[str, Watched] | None
     key: Key[Array, ""] | None
     save_measures: bool
     max_steps: int
@@ -91,7 +92,7 @@ class Simulation(eqx.Module):
     flow: Flow
     measure: Measure
     stepper: Stepper
-    observables: dict[str, Observable]
+    observables: dict[str, Watched]
     key: Key[Array, ""] | None
     save_times: Float[Array, " S"]
     # The first time, and the state of a run at its end, from which this one goes on.
@@ -125,8 +126,8 @@ class Simulation(eqx.Module):
         self.stepper.validate(flow, initial)
         self.observables = _checked_observables(given.get("observables"))
         for observable in self.observables.values():
-            # Functions have none; those of a run that goes on were asked at its start.
-            if self.start is None and hasattr(observable, "validate"):
+            # Those of a run that goes on were asked at its start.
+            if self.start is None and isinstance(observable, Observable):
                 observable.validate(initial, flow)
         self.stop = given.get("stop")
         if self.stop is not None:
@@ -179,7 +180,7 @@ def default_stepper(flow: Flow, measure: Measure) -> Stepper:
     return Adaptive()
 
 
-def _checked_observables(observables) -> dict[str, Observable]:
+def _checked_observables(observables) -> dict[str, Watched]:
     observables = {} if observables is None else observables
     if not isinstance(observables, Mapping):
         raise ValueError(
