@@ -1,8 +1,7 @@
-"""Losses of a prediction and a target, for risks: convex ones, and such behind a second hidden layer."""
+"""Losses of a prediction and a target, for risks."""
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -10,16 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._numerics.arrays import along, as_floats, as_part, finite, inner, is_traced, scalar, shown
+from mfjax._numerics.arrays import as_part, is_traced, scalar, shown
 
-__all__ = ["ConvexLoss", "Huber", "Logistic", "Loss", "SecondLayer", "Softmax", "Square", "as_loss"]
+__all__ = ["ConvexLoss", "Huber", "Logistic", "Loss", "Softmax", "Square", "as_loss"]
 
 
 class Loss(eqx.Module):
     """A loss of a prediction, convex in it.
 
-    l(f, y) of one prediction f, a number or the c outputs of a network, and its target y. (`SecondLayer`
-    alone is not convex.)
+    l(f, y) of one prediction f, a number or the c outputs of a network, and its target y.
 
     A new loss is a subclass with `__call__`, written for one datum; its derivative follows by
     differentiation, or is overridden by a closed form. `values` and `slopes` are those of many data.
@@ -280,92 +278,6 @@ class ConvexLoss(Loss):
 
     def __call__(self, prediction, target):
         return jnp.asarray(self.function(prediction, target)).astype(prediction.dtype)
-
-
-class SecondLayer(Loss):
-    """A second hidden layer and the loss of its output, as one loss of what the first layer hands over.
-
-    l(Z, y) = loss(F, y), F = sum_j q_j w_j sigma(z_j), z_j = Z_j / sqrt(q_j).
-
-    With `features.Weighted(phi, outputs=N_2)`, whose neuron i hands H_ij phi(theta_i, x) to neuron j of the
-    second layer, Z_j = sum_i p_i H_ij phi(theta_i, x), this is the network with two hidden layers
-
-        F(x) = sum_j q_j w_j sigma( sum_i p_i b_ij phi(theta_i, x) ),  H_ij = sqrt(q_j) b_ij,
-
-    (5.1) of the survey with the masses p, q of the neurons of each layer, 1 / N_1 and 1 / N_2 unless given.
-    In the coordinates H the length of the weights of a neuron is their mean square, |H_i|^2 =
-    sum_j q_j b_ij^2, whatever N_2: the gradient flow of `Risk` in them is that of plain gradients over the
-    masses of both layers, b_ij' = -(1 / (p_i q_j)) dR/db_ij, and its `lam` stands before half of
-    sum_ij p_i q_j b_ij^2. Not convex in Z. `flows.TwoHiddenLayers` trains w too.
-
-    - `sigma`: the activation, a function of one number.
-    - `weights` w (N_2,), or (N_2, c) for c outputs.
-    - `masses` q (N_2,) > 0, 1 / N_2 unless given. `loss` of F, `Square()` unless given.
-
-    **Raises** `ValueError` for a `sigma` that is no function, weights and masses that do not go together or
-    are not finite, masses that are not positive; with a risk, for a first layer of another number of outputs.
-
-    >>> layer = SecondLayer(jnp.tanh, [1.0, -2.0], [0.25, 0.75])
-    >>> first = layer.heights(jnp.array([0.5, 1.0]))
-    >>> bool(jnp.isclose(layer.output(first), 0.25 * jnp.tanh(0.5) - 1.5 * jnp.tanh(1.0)))
-    True
-    """
-
-    sigma: Callable
-    weights: Float[Array, "N2 *c"]
-    masses: Float[Array, " N2"]
-    loss: Loss
-
-    def __init__(
-        self, sigma: Callable, weights: Any, masses: Any = None, loss: Loss | Callable | None = None
-    ):
-        if not callable(sigma):
-            raise ValueError(f"sigma must be a function of one number, got {shown(sigma)}")
-        self.sigma, self.loss = as_part(sigma), as_loss(loss)
-        self.weights = finite(as_floats(weights, "weights"), "weights")
-        if self.weights.ndim not in (1, 2) or 0 in self.weights.shape:
-            raise ValueError(f"weights must be (N_2,), or (N_2, c) for c outputs, got {self.weights.shape}")
-        size = len(self.weights)
-        masses = jnp.full((size,), 1 / size, self.weights.dtype) if masses is None else masses
-        self.masses = finite(as_floats(masses, "masses"), "masses")
-        if self.masses.shape != (size,):
-            raise ValueError(f"masses must be ({size},), one of each neuron, got {self.masses.shape}")
-        if not is_traced(self.masses) and not np.all(np.asarray(self.masses) > 0):
-            least = float(np.min(np.asarray(self.masses)))
-            raise ValueError(f"masses of the second layer must be positive, got {least:g}: leave neurons out")
-
-    def heights(self, connections: Float[Array, "*K N2"]) -> Float[Array, "*K N2"]:
-        """H_ij = sqrt(q_j) b_ij for the weights b (..., N_2) between the layers."""
-        return connections * self._roots(connections)
-
-    def connections(self, heights: Float[Array, "*K N2"]) -> Float[Array, "*K N2"]:
-        """b_ij = H_ij / sqrt(q_j), and likewise z of Z."""
-        return heights / self._roots(heights)
-
-    def _roots(self, values: Array) -> Array:
-        """sqrt(q_j) for the last axis of some values."""
-        return jnp.sqrt(self.masses).astype(values.dtype).reshape(*[1] * (values.ndim - 1), -1)
-
-    def signals(self, handed: Float[Array, "*N N2"]) -> Float[Array, "*N N2"]:
-        """sigma(z_j), what the neurons of the second layer say where the first hands over Z (..., N_2)."""
-        return self.sigma(self.connections(handed))
-
-    def output(self, handed: Float[Array, "*N N2"]) -> Float[Array, "*Nc"]:
-        """F, what the network says where the first layer hands over Z (..., N_2)."""
-        q, w = (part.astype(handed.dtype) for part in (self.masses, self.weights))
-        return inner(self.signals(handed), along(q, w) * w)
-
-    def __call__(self, prediction, target):
-        return self.loss(self.output(prediction), target)
-
-    def validate(self, targets, shape=None):
-        outputs = None if shape is None else self.weights.shape[1:]
-        if shape not in (None, self.masses.shape):
-            raise ValueError(
-                f"a second layer of {len(self.masses)} neurons follows a first one of as many outputs, "
-                f"features.Weighted(phi, outputs={len(self.masses)}), got {_outputs(shape)}"
-            )
-        self.loss.validate(targets, outputs)
 
 
 def as_loss(loss: Loss | Callable | None) -> Loss:

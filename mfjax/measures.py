@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Inexact, Key
 
 from mfjax._numerics.arrays import as_floats, count, finite, inner, is_traced, kind
 from mfjax.domains import Domain, Metric
-from mfjax.domains.base import volume_of
+from mfjax.domains.cells import volume_of
 
 __all__ = ["Grid", "Marks", "Measure", "Particles", "Tangent", "padded_weights"]
 

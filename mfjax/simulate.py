@@ -68,7 +68,8 @@ def simulate(
     **Raises** `ValueError` for wrong arguments and for the derivative of a run through times that takes more
     than `max_steps` steps of a fixed size between two of them; `mf.SimulationError` (whose `run` holds all
     that was computed), naming step and likely cause, if the run fails. **Warns** if the energy of a flow that
-    lowers it has risen: steps that are too large blow up, or oscillate, long before they overflow.
+    lowers it has risen: steps that are too large blow up, or oscillate, long before they overflow. **Warns**
+    if an observable is NaN at a time at which the run was fine.
 
     >>> import jax.numpy as jnp, mfjax as mf
     >>> energy = mf.energies.Potential(lambda x: 0.5 * jnp.sum(x * x))
@@ -103,6 +104,8 @@ def simulate(
         warnings.warn(
             f"the run {run.describe()}, but {rise}: {codes.RISE_REMEDY}", RuntimeWarning, stacklevel=2
         )
+    if undefined := run.undefined:
+        warnings.warn(f"the run {run.describe()}, but {undefined}", RuntimeWarning, stacklevel=2)
     return run
 
 

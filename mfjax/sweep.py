@@ -113,7 +113,7 @@ def sweep(
     shared = spans_processes(request.mesh)
     writes = path is not None and not (shared and jax.process_index())
     cells: dict[tuple, Any] = {}
-    layouts, rises = {}, {}
+    layouts, rises, undefined = {}, {}, {}
     place = None if path is None else Directory(path)
     again = None if path is None else f"the same call with resume=True goes on from {path}"
     total = prod(len(values) for values in named.values())
@@ -137,10 +137,12 @@ def sweep(
                 cells[cell] = result
                 if falls and (rise := result.rise):
                     rises[cell] = rise
+                if isinstance(result, Run) and (lost := result.undefined):
+                    undefined[cell] = lost
         table = tabulate(named, cells, {"layout": layouts})
         if writes:
             table.save(Path(known(path)) / "results.nc")
-    report(table, throw, rises)
+    report(table, throw, rises, undefined)
     return table
 
 

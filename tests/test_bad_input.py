@@ -44,10 +44,10 @@ def run(the_flow=None, mu=None, **arguments):
     return mf.simulate(the_flow, P(UNIT) if mu is None else mu, **arguments)
 
 
-def several(outputs, y, loss=None):
+def several(outputs, y, loss=None, layer=None):
     """The risk of a network with some outputs."""
     features = F.Weighted(F.ReLU(), outputs=outputs)
-    return E.Risk(features, X, y, loss=loss)(P(jnp.ones((2, 2 + (outputs or 1)))))
+    return E.Risk(features, X, y, loss=loss, layer=layer)(P(jnp.ones((2, 2 + (outputs or 1)))))
 
 
 def zonal_risk(dim):
@@ -244,19 +244,23 @@ CASES = {
         r"got ndarray of shape \(9, 9\)",
     ),
     "second layer without a function": (
-        lambda: mf.losses.SecondLayer(1.0, jnp.ones(3)),
+        lambda: mf.energies.SecondLayer(1.0, jnp.ones(3)),
         "sigma must be a function of one number, got 1.0",
     ),
     "second layer of no neurons": (
-        lambda: mf.losses.SecondLayer(jnp.tanh, []),
+        lambda: mf.energies.SecondLayer(jnp.tanh, []),
         r"weights must be \(N_2,\), or \(N_2, c\) for c outputs, got \(0,\)",
     ),
     "neurons without mass": (
-        lambda: mf.losses.SecondLayer(jnp.tanh, jnp.ones(2), [1.0, 0.0]),
+        lambda: mf.energies.SecondLayer(jnp.tanh, jnp.ones(2), [1.0, 0.0]),
         "masses of the second layer must be positive, got 0: leave neurons out",
     ),
+    "second layer as a loss": (
+        lambda: several(3, Y, layer=mf.losses.Square()),
+        "layer must be an energies.SecondLayer, got Square",
+    ),
     "second layer after too few outputs": (
-        lambda: several(2, Y, mf.losses.SecondLayer(jnp.tanh, jnp.ones(3))),
+        lambda: several(2, Y, layer=mf.energies.SecondLayer(jnp.tanh, jnp.ones(3))),
         r"3 neurons follows a first one of as many .*Weighted\(phi, outputs=3\), got 2 outputs",
     ),
     "tangent kernel of a reduced risk": (

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import mfjax as mf
-from mfjax._engine.step import DATA
+from mfjax._engine.simulation import data_key
 from mfjax.energies import Batches, Data, Entropy, GaussianBatches, ReducedRisk, Risk, Stream
 from mfjax.features import Ridge, Weighted
 from mfjax.measures import Grid, Particles
@@ -46,7 +46,7 @@ def descend(batches, steps=12, **options):
 
 def seen(batches, step):
     """The rows of one step of a run."""
-    return np.asarray(batches.rows(13, jr.fold_in(KEY, DATA), jnp.asarray(step)))
+    return np.asarray(batches.rows(13, data_key(KEY), jnp.asarray(step)))
 
 
 @pytest.mark.core
@@ -174,7 +174,7 @@ def linear_noise(batches, independent, n):
     data, particles = Data(jnp.arange(13.0)[:, None], jnp.zeros(13)), jnp.arange(6)
 
     def masses(seed, k, i):
-        key = jr.fold_in(jr.key(seed), DATA)
+        key = data_key(jr.key(seed))
         drawn = batches.draw(data, jr.fold_in(key, i) if independent else key, k)
         return jnp.zeros(13).at[drawn.x[:, 0].astype(int)].add(drawn.weights)
 
@@ -435,7 +435,7 @@ def test_fresh_data_at_every_step():
     law = lambda key: (jr.normal(key, (8, 2)), jnp.ones(8))
     run, points = descend(Stream(law), steps=3), np.asarray(NEURONS.points)
     for step in range(3):
-        x, y = law(jr.fold_in(jr.fold_in(KEY, DATA), step))
+        x, y = law(jr.fold_in(data_key(KEY), step))
         alone = mf.flows.Wasserstein(Risk(Weighted(TANH), x, y, 0.01), PLANE)
         points = mf.simulate(alone, Particles(points), stepper=Euler(0.1), steps=1).final.points
     np.testing.assert_allclose(run.final.points, points, rtol=1e-12)

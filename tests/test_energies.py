@@ -197,7 +197,9 @@ ENERGIES = {
         (0.1, 0.0),
     ),
     "risk, a second layer": (
-        lambda a, d: Risk(Curves(), *data(dtype=d), 0.1, mf.losses.SecondLayer(jnp.tanh, [2.0, a, -1.0])),
+        lambda a, d: Risk(
+            Curves(), *data(dtype=d), 0.1, layer=mf.energies.SecondLayer(jnp.tanh, [2.0, a, -1.0])
+        ),
         (1.0, 0.5),
     ),
     "mmd, gaussian": (lambda s, d: MMD(mf.kernels.Gaussian(s), target(d)), (1.0, 0.5)),

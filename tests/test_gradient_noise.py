@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import mfjax as mf
-from mfjax._engine.step import DATA
+from mfjax._engine.simulation import data_key
 from mfjax.energies import Batches, Data, Entropy, GaussianBatches, Risk, Stream
 from mfjax.features import Function, Ridge, Weighted
 from mfjax.flows import Averaged, VarianceReduced, Wasserstein
@@ -65,7 +65,7 @@ def test_descent_by_numpy(kind, independent):
     for step in range(12):
         w, omega, gradient = points[:, 0], points[:, 1:], np.zeros_like(points)
         for i in range(6):
-            key = jr.fold_in(KEY, DATA)
+            key = data_key(KEY)
             seen = batches.draw(data, jr.fold_in(key, i) if independent else key, jnp.asarray(step))
             x, y, q = (np.asarray(a) for a in (seen.x, seen.y, seen.weights))
             error = q * (np.tanh(x @ omega.T) @ w / 6 - y)
@@ -254,7 +254,7 @@ def test_variance_reduced_descent_by_numpy():
     for step in range(17):
         if step % 5 == 0:
             snapshot, whole = w, gradient(w, np.arange(13))
-        rows = np.asarray(KINDS["replacement"].rows(13, jr.fold_in(KEY, DATA), jnp.asarray(step)))
+        rows = np.asarray(KINDS["replacement"].rows(13, data_key(KEY), jnp.asarray(step)))
         w = w - 0.2 * (gradient(w, rows) - gradient(snapshot, rows) + whole)
     np.testing.assert_allclose(run.final.points[0], w, rtol=1e-12)
     np.testing.assert_allclose(run.final.marks["snapshot"][0], snapshot, rtol=1e-12)

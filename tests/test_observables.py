@@ -1049,7 +1049,7 @@ BAD = [
     (lambda: obs.KernelDensity(POINTS, 0.1, CIRCLE)(measure([[1.0]])), "points of dimension 2"),
     (lambda: obs.Prediction(POINTS[0]), r"x must have shape \(B, k\)"),
     (lambda: obs.Prediction(POINTS)(measure(POINTS)), "needs a flow"),
-    (lambda: obs.Prediction(POINTS)(measure(POINTS), PLANE_FLOW), "got the energy Potential"),
+    (lambda: obs.Prediction(POINTS)(measure(POINTS), PLANE_FLOW), "got Potential"),
     (lambda: obs.HeldOutRisk(POINTS, jnp.ones(3)), r"y must have shape \(2,\)"),
     (
         lambda: obs.HeldOutRisk(POINTS, jnp.arange(2.0), loss=mf.losses.Logistic()),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import mfjax as mf
-from mfjax._engine.step import DATA
+from mfjax._engine.simulation import data_key
 from mfjax.energies import Batches, Entropy, PopulationReducedRisk, Potential, ReducedRisk, Risk
 from mfjax.features import Function, Ridge
 from mfjax.flows import OuterMomentum, TwoTimescale, Wasserstein
@@ -298,7 +298,7 @@ def test_noisy_particles_against_the_density_of_pairs(everywhere):
 
 
 def seen(batches, step):
-    return np.asarray(batches.rows(13, jr.fold_in(KEY, DATA), jnp.asarray(step)))
+    return np.asarray(batches.rows(13, data_key(KEY), jnp.asarray(step)))
 
 
 @pytest.mark.core

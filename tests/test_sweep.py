@@ -802,3 +802,29 @@ def test_a_schedule_may_read_a_number_of_its_cell(method):
             table["energy"][i], mf.simulate(cooled(halving)).observables["energy"], rtol=1e-12
         )
     assert table.to_xarray()["final_density"].dims == ("halving", "x")
+
+
+def test_observables_that_are_not_defined_are_told_of():
+    """By name, in a run and in a sweep; not where a run has failed, whose later records are NaN."""
+    well = mf.flows.Wasserstein(mf.energies.Potential(lambda x: jnp.sum(x * x)), mf.domains.Euclidean(1))
+    mu = mf.measures.Particles(jnp.ones((1, 1)))
+    root = lambda floor: lambda mu, flow: jnp.sqrt(mu.points[0, 0] - floor)
+    sim = lambda floor, **options: mf.Simulation(
+        well, mu, stepper=mf.steppers.Euler(0.1), steps=4, observables={"root": root(floor)}, **options
+    )
+    with pytest.warns(
+        RuntimeWarning, match=r"but 'root' is NaN at 3 of 5 saved times, first at t = 0.2: its"
+    ):
+        mf.simulate(sim(0.7))
+    with pytest.warns(RuntimeWarning, match=r"in 1 of 2 cells an observable is not .*floor = 0.7, 'root'"):
+        mf.sweep(sim, floor=[0.1, 0.7])
+    far = mf.Simulation(
+        well,
+        mu,
+        stepper=mf.steppers.Euler(1e30),
+        steps=9,
+        observables={"x": lambda mu, flow: mu.points[0, 0]},
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert int(mf.simulate(far, throw=False).status) > 0

@@ -104,8 +104,8 @@ def pairs(domain, dtype, factor):
 def layers(domain, dtype, factor):
     """`factor` times the risk of a network with two hidden layers."""
     phi = Function(lambda omega, x: jnp.exp(jnp.cos(2 * jnp.pi * (omega - x))).mean())
-    second = mf.losses.SecondLayer(jnp.tanh, [1.0, -2.0])
-    return factor * E.Risk(Weighted(phi, outputs=2), *data(domain, dtype), loss=second)
+    second = E.SecondLayer(jnp.tanh, [1.0, -2.0])
+    return factor * E.Risk(Weighted(phi, outputs=2), *data(domain, dtype), layer=second)
 
 
 class System(NamedTuple):

@@ -9,10 +9,10 @@ import pytest
 
 import mfjax as mf
 from mfjax._engine.loop import trajectory
-from mfjax.energies import Risk
+from mfjax.energies import Risk, SecondLayer
 from mfjax.features import Ridge, Weighted
 from mfjax.flows import PropagationOfChaos, TwoHiddenLayers, Wasserstein
-from mfjax.losses import Huber, SecondLayer, Softmax, Square
+from mfjax.losses import Huber, Softmax, Square
 from mfjax.measures import Grid, Particles
 from mfjax.observables import HeldOutRisk, PathNorm, Prediction, TangentKernel
 from mfjax.steppers import RK4, Euler
@@ -40,9 +40,9 @@ def network(theta, b, w, p=P, q=Q, x=X):
 
 def declared(theta, b, w, p=P, q=Q, y=Y, loss=None, domain=PLANE, lam=LAM, **options):
     """The flow, and the measure of the first layer."""
-    layer = SecondLayer(jnp.tanh, w, q, loss)
+    layer = SecondLayer(jnp.tanh, w, q)
     features = Weighted(Ridge(jnp.tanh), outputs=len(q))
-    flow = TwoHiddenLayers(Risk(features, X, y, lam, layer, **options), domain)
+    flow = TwoHiddenLayers(Risk(features, X, y, lam, loss, layer=layer, **options), domain)
     return flow, Particles(theta, p, marks={"H": layer.heights(b)})
 
 
@@ -143,7 +143,7 @@ def test_what_watches_a_run_sees_the_second_layer_of_its_time(tmp_path):
     # The layer as it was declared: its numbers come from the file.
     again = mf.energies.Predictor.load(path, net.features, flow.layer)
     np.testing.assert_array_equal(again(X), net(X))
-    narrow = mf.losses.SecondLayer(jnp.tanh, jnp.ones(1))
+    narrow = mf.energies.SecondLayer(jnp.tanh, jnp.ones(1))
     for layer, here in ((narrow, r"\[1\.\]"), (None, "nothing")):
         with pytest.raises(ValueError, match=rf"another layer: layer\.masses is .* there and {here} here"):
             mf.energies.Predictor.load(path, net.features, layer)
@@ -274,7 +274,7 @@ def test_neurons_of_the_second_layer_that_start_with_one_weight_stay_alike():
         (lambda: PathNorm()(*declared(*weights())[::-1]), "networks with one hidden layer"),
         (
             lambda: TwoHiddenLayers(Risk(Weighted(Ridge(jnp.tanh), outputs=3), X, Y), PLANE),
-            r"loss=losses.SecondLayer\(sigma, w\)\), got Risk without",
+            r"layer=energies.SecondLayer\(sigma, w\)\), got Risk",
         ),
         (
             lambda: declared(*weights()[:2], jnp.ones(2), q=Q)[0],

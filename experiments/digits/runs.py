@@ -21,7 +21,8 @@ class Trained(NamedTuple):
     """One method on every split: what held-out data chose, and the runs on the whole training parts.
 
     `lam` and `save`, the number of the saved time to stop at, `score` there and `seconds` of a run are
-    (seed,), `curves` (seed, save) by name, `networks` those of the chosen times.
+    (seed,), `curves` (seed, save) by name, `networks` those of the chosen times. `rise` is by what share the
+    energy rose at most between two saved times, of dynamics under which it falls in short steps; zero else.
     """
 
     lam: np.ndarray
@@ -30,6 +31,7 @@ class Trained(NamedTuple):
     seconds: np.ndarray
     curves: dict[str, np.ndarray]
     networks: list[Network]
+    rise: float
 
 
 class Explained(mf.observables.Observable):
@@ -122,7 +124,7 @@ class Training(Runs):
     def train(self, name: str) -> Trained:
         """The runs on the whole training parts, at what held-out data chose for each split."""
         if name not in self.trained:
-            method, rows = self.methods[name], []
+            method, rows, rise = self.methods[name], [], 0.0
             lams, saves = self.chosen(name)
             for index, (lam, save) in enumerate(zip(lams, saves, strict=True)):
                 fit, test = self.learned(self.splits.final.at(index))
@@ -133,13 +135,16 @@ class Training(Runs):
                 started = time.perf_counter()
                 run = jax.block_until_ready(mf.simulate(sim, progress=False))
                 seconds = time.perf_counter() - started
+                if sim.falls and not sim.flow.stochastic:
+                    energy = np.asarray(run.observables["energy"])
+                    rise = max(rise, float(np.max(np.diff(energy) / np.abs(energy[:-1]))))
                 watched = {"train": self.watched(method, fit), "test": self.watched(method, test)}
                 curves = {f"{part}_{what}": curve for part, what, curve in watch(watched, run, sim.flow)}
                 network = method.neurons(run.measure(int(save)), sim.flow, self.table.outputs)
                 rows.append((curves["test_score"][save], seconds, curves, network))
             scores, seconds, curves, networks = zip(*rows, strict=True)
             stacked = {what: np.stack([each[what] for each in curves]) for what in curves[0]}
-            found = Trained(lams, saves, np.array(scores), np.array(seconds), stacked, list(networks))
+            found = Trained(lams, saves, np.array(scores), np.array(seconds), stacked, list(networks), rise)
             self.trained[name] = found
         return self.trained[name]
 

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from mfjax import status as codes
 from mfjax._engine.record import observed
@@ -110,73 +110,113 @@ def fixed_step(system: System, carry: Carry, time: Array, dt: Array) -> Carry:
     return select(carry.status == codes.OK, moved, carry)
 
 
+class Elapsed(eqx.Module):
+    """The time since a saved time, summed with its rounding error kept.
+
+    A stiff run takes steps that are far below the rounding of the time it has reached.
+    """
+
+    time: Float[Array, ""]
+    lost: Float[Array, ""]
+
+    def short_of(self, length: Array) -> Array:
+        """Whether an interval of this length is not crossed yet."""
+        return self.time - self.lost < length
+
+    def rest(self, length: Array) -> Array:
+        """What is left of an interval of this length."""
+        return (length - self.time) + self.lost
+
+    def fills(self, dt: Array, length: Array) -> Array:
+        """Whether a step of this size would cross what is left, but for rounding."""
+        return dt >= self.rest(length) * (1 - 10 * float(jnp.finfo(dt.dtype).eps))
+
+    def after(self, dt: Array, last: Array, length: Array) -> "Elapsed":
+        """The time after a step, which lands on the end of the interval exactly if it is the `last`."""
+        added = dt - self.lost
+        total = self.time + added
+        lost = (total - self.time) - added
+        return Elapsed(jnp.where(last, length, total), jnp.where(last, 0, lost))
+
+
+class Crossing(eqx.Module):
+    """A run between two saved times: the time since the first, steps tried, and their sizes if kept."""
+
+    carry: Carry
+    elapsed: Elapsed
+    tries: Int[Array, ""]
+    mesh: Float[Array, " S"] | None
+
+
+def interval_by_steps(
+    system: System, carry: Carry, begin: Array, end: Array, mesh: Array | None = None
+) -> tuple[Carry, Array | None]:
+    """Steps of unequal sizes from one saved time to the next, landing on it exactly.
+
+    Their sizes are written to `mesh`, if one is given.
+    """
+    length, zero = end - begin, jnp.zeros_like(end)
+    step = _adaptive_step if system.sizes is None else _planned_step
+    start = Crossing(carry, Elapsed(zero, zero), jnp.zeros((), jnp.int32), mesh)
+    unfinished = lambda now: (now.carry.status == codes.OK) & now.elapsed.short_of(length)
+
+    def attempt(now: Crossing) -> Crossing:
+        new, dt, good, last = step(system, now, begin, end)
+        # A rejected step is overwritten by the next one.
+        kept = None if now.mesh is None else now.mesh.at[now.carry.steps - carry.steps].set(dt)
+        clock = select(good, now.elapsed.after(dt, last, length), now.elapsed)
+        return Crossing(new, clock, now.tries + 1, kept)
+
+    done = jax.lax.while_loop(lambda now: unfinished(now) & (now.tries < system.max_steps), attempt, start)
+    out_of_steps = jnp.asarray(codes.STEP_BUDGET, jnp.int32)
+    return select(unfinished(done), fail(done.carry, out_of_steps), done.carry), done.mesh
+
+
+def _planned_step(
+    system: System, now: Crossing, begin: Array, end: Array
+) -> tuple[Carry, Array, Array, Array]:
+    """(carry, size, whether it was taken, whether it was the last): of the size that its number gives."""
+    length, carry = end - begin, now.carry
+    dt = cast(StepSizes, system.sizes)(carry.steps).astype(carry.dt.dtype)
+    last = now.elapsed.fills(dt, length)
+    dt = jnp.where(last, now.elapsed.rest(length), dt)
+    new = fixed_step(system, carry, begin + now.elapsed.time, dt)
+    return new, dt, new.status == codes.OK, last
+
+
 SAFETY, SHRINK, GROW = 0.9, 0.2, 5.0
 
 
-def adaptive_interval(
-    system: System, carry: Carry, begin: Array, end: Array, mesh: Array | None = None
-) -> tuple[Carry, Array | None]:
-    """Adaptive steps from one saved time to the next, landing on it exactly.
-
-    Their sizes are written to `mesh`, if one is given. The time since `begin` is summed with its rounding
-    error kept: a stiff run takes steps that are far below the rounding of the time it has reached.
-    """
-    eps = float(jnp.finfo(carry.dt.dtype).eps)
-    exponent = -1.0 / system.order
-    length = end - begin
-
-    def running(loop):
-        carry, (elapsed, lost), tries, _ = loop
-        return (carry.status == codes.OK) & (elapsed - lost < length) & (tries < system.max_steps)
-
-    def attempt(loop):
-        carry, (elapsed, lost), tries, mesh = loop
-        planned = system.sizes
-        if planned is None:
-            allowed = jnp.minimum(carry.dt, carry.evaluation.max_step)
-        else:
-            allowed = planned(carry.steps).astype(carry.dt.dtype)
-        remaining = (length - elapsed) + lost
-        last = allowed >= remaining * (1 - 10 * eps)
-        # Two equal steps rather than one long and one tiny step before the saved time.
-        halved = jnp.minimum(allowed, jnp.maximum(0.5 * remaining, 0.6 * allowed))
-        dt = jnp.where(last, remaining, halved if planned is None else allowed)
-        kept, error, status = system.attempt(carry, begin + elapsed, dt)
-        good = (status == codes.OK) & (error <= 1)
-        factor = jnp.clip(SAFETY * jnp.maximum(error, 1e-10) ** exponent, SHRINK, GROW)
-        # A NaN error or a fault says nothing of the right size: shrink.
-        factor = jnp.where((status == codes.OK) & jnp.isfinite(error), factor, SHRINK)
-        proposal = dt * jnp.where(good, factor, jnp.minimum(factor, SAFETY))
-        # A step cut short by a saved time says little of the size that accuracy allows.
-        proposal = jnp.where(good, jnp.maximum(proposal, jnp.where(error < 0.5, carry.dt, 0.0)), proposal)
-        rejected = eqx.tree_at(lambda c: c.rejected, carry, carry.rejected + 1)
-        new = select(good, kept, rejected)
-        new = eqx.tree_at(lambda c: c.dt, new, proposal)
-        # Steps may be shorter than the rounding of the time, if they still move something. Relative to the
-        # time reached, not to the end: a stiff start needs steps far below eps * end.
-        scale = jnp.maximum(begin + elapsed, 1e-4 * end)
-        at_rest = good & (dt <= 16 * eps * scale) & _equal(kept.state.measure, carry.state.measure)
-        stuck = at_rest | (~good & (dt <= 16 * eps**2 * scale))
-        if planned is not None:
-            stuck = ~good
-        # No step is small enough to mend this.
-        stuck = stuck | (status == codes.NEGATIVE_FACTOR)
-        cause = jnp.where(status == codes.OK, codes.STEP_UNDERFLOW, status)
-        new = select(stuck, fail(new, cause.astype(jnp.int32)), new)
-        added = dt - lost
-        total = elapsed + added
-        clock = (jnp.where(last, length, total), jnp.where(last, 0.0, (total - elapsed) - added))
-        if mesh is not None:
-            # A rejected step is overwritten by the next one.
-            mesh = mesh.at[carry.steps - first].set(dt)
-        return new, select(good, clock, (elapsed, lost)), tries + 1, mesh
-
-    first, zero = carry.steps, jnp.zeros_like(length)
-    start = (carry, (zero, zero), jnp.zeros((), jnp.int32), mesh)
-    carry, (elapsed, lost), _, mesh = jax.lax.while_loop(running, attempt, start)
-    unfinished = (carry.status == codes.OK) & (elapsed - lost < length)
-    out_of_steps = jnp.asarray(codes.STEP_BUDGET, jnp.int32)
-    return select(unfinished, fail(carry, out_of_steps), carry), mesh
+def _adaptive_step(
+    system: System, now: Crossing, begin: Array, end: Array
+) -> tuple[Carry, Array, Array, Array]:
+    """(carry, size, whether it was accepted, whether it was the last): of the size that its error allows."""
+    length, carry, eps = end - begin, now.carry, float(jnp.finfo(end.dtype).eps)
+    allowed = jnp.minimum(carry.dt, carry.evaluation.max_step)
+    remaining, last = now.elapsed.rest(length), now.elapsed.fills(allowed, length)
+    # Two equal steps rather than one long and one tiny step before the saved time.
+    halved = jnp.minimum(allowed, jnp.maximum(0.5 * remaining, 0.6 * allowed))
+    dt = jnp.where(last, remaining, halved)
+    time = begin + now.elapsed.time
+    kept, error, status = system.attempt(carry, time, dt)
+    good = (status == codes.OK) & (error <= 1)
+    factor = jnp.clip(SAFETY * jnp.maximum(error, 1e-10) ** (-1.0 / system.order), SHRINK, GROW)
+    # A NaN error or a fault says nothing of the right size: shrink.
+    factor = jnp.where((status == codes.OK) & jnp.isfinite(error), factor, SHRINK)
+    proposal = dt * jnp.where(good, factor, jnp.minimum(factor, SAFETY))
+    # A step cut short by a saved time says little of the size that accuracy allows.
+    proposal = jnp.where(good, jnp.maximum(proposal, jnp.where(error < 0.5, carry.dt, 0.0)), proposal)
+    rejected = eqx.tree_at(lambda c: c.rejected, carry, carry.rejected + 1)
+    new = eqx.tree_at(lambda c: c.dt, select(good, kept, rejected), proposal)
+    # Steps may be shorter than the rounding of the time, if they still move something. Relative to the
+    # time reached, not to the end: a stiff start needs steps far below eps * end.
+    scale = jnp.maximum(time, 1e-4 * end)
+    at_rest = good & (dt <= 16 * eps * scale) & _equal(kept.state.measure, carry.state.measure)
+    stuck = at_rest | (~good & (dt <= 16 * eps**2 * scale))
+    # No step is small enough to mend this.
+    stuck = stuck | (status == codes.NEGATIVE_FACTOR)
+    cause = jnp.where(status == codes.OK, codes.STEP_UNDERFLOW, status)
+    return select(stuck, fail(new, cause.astype(jnp.int32)), new), dt, good, last
 
 
 def _equal(a: Any, b: Any) -> Array:
@@ -200,7 +240,7 @@ def next_save(system: System, carry: Carry) -> Carry:
         return equally(system, carry, system.save_every)
     begin, end = system.interval(carry)
     if system.dt is None or system.sizes is not None:
-        return adaptive_interval(system, carry, begin, end)[0]
+        return interval_by_steps(system, carry, begin, end)[0]
     n, dt = equal_steps(system, begin, end)
     number = lambda c: begin + c.taken.astype(dt.dtype) * dt
     return jax.lax.fori_loop(0, n, lambda _, c: fixed_step(system, c, number(c), dt), carry)
@@ -239,7 +279,7 @@ def replay_save(system: System, carry: Carry) -> Carry:
         moved = replay(system, carry, step, n, system.max_steps)
         return select(n > system.max_steps, fail(moved, jnp.asarray(codes.STEP_BUDGET, jnp.int32)), moved)
     still = frozen((system, carry, begin, end))
-    found, mesh = adaptive_interval(*still, jnp.zeros(system.max_steps, carry.dt.dtype))
+    found, mesh = interval_by_steps(*still, jnp.zeros(system.max_steps, carry.dt.dtype))
     mesh, length = known(mesh), end - begin
     growth = length / jnp.where(length > 0, frozen(length), 1)
     before = jnp.cumsum(mesh) - mesh

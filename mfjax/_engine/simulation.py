@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, ScalarLike
+from jaxtyping import Array, Float, Int, Key, ScalarLike
 
 from mfjax._engine.devices import refuse_explicit
 from mfjax._numerics.arrays import as_floats, count, finite, is_traced, kind, known, scalar, shown
@@ -20,6 +20,15 @@ from mfjax.steppers import Adaptive, Rosenbrock, RosenbrockW, Stepper
 from mfjax.steppers.rosenbrock import linearized_exactly
 
 Watched = Callable[[Measure, Flow], Array]
+
+
+# Apart from the numbers of the steps, by which the noise of a step is told from others.
+DATA = 2**31 - 1
+
+
+def data_key(key: Key[Array, ""]) -> Key[Array, ""]:
+    """The key from which a run of this `key` draws what its steps see of the data."""
+    return jax.random.fold_in(key, DATA)
 
 
 class Options(TypedDict, total=False):
@@ -146,6 +155,20 @@ class Simulation(eqx.Module):
         """The saved times, t = 0 or the end of `start` first."""
         first = jnp.broadcast_to(self.begin[..., None], (*self.save_times.shape[:-1], 1))
         return jnp.concatenate([first, self.save_times], axis=-1)
+
+    def seen(self, step: Int[Array, ""] | int) -> Flow:
+        """The flow that the step of this number sees, from 0: of an energy with batches that of its batch.
+
+        >>> import jax.numpy as jnp, mfjax as mf
+        >>> linear, batches = mf.features.Function(lambda w, x: w @ x), mf.energies.Batches(2)
+        >>> risk = mf.energies.Risk(linear, jnp.arange(6.0)[:, None], jnp.zeros(6), batches=batches)
+        >>> flow = mf.flows.Wasserstein(risk, mf.domains.Euclidean(1))
+        >>> mu, stepper = mf.measures.Particles(jnp.ones((1, 1))), mf.steppers.Euler(0.1)
+        >>> sim = Simulation(flow, mu, stepper=stepper, steps=3, key=jax.random.key(0))
+        >>> sorted(float(x[0]) for step in range(3) for x in sim.seen(step).energy.data.x)
+        [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+        """
+        return self.flow.draw(data_key(known(self.key)), jnp.asarray(step)) if self.flow.random else self.flow
 
     @property
     def falls(self) -> bool:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from mfjax import status as codes
 from mfjax._engine.simulation import Simulation
-from mfjax._numerics.arrays import Fixed, known
+from mfjax._numerics.arrays import Fixed
 from mfjax.flows.base import Evaluation, Flow, State
 from mfjax.steppers.base import Step
 
@@ -39,7 +39,7 @@ def start(sim: Simulation) -> Carry:
     """The carry at t = 0, or where the run goes on."""
     state = sim.flow.init(sim.measure).at_time(sim.times[0]) if sim.start is None else sim.start.state
     first = jnp.zeros((), jnp.int32) if sim.start is None else sim.start.steps
-    evaluation = sim.stepper.evaluate(drawn(sim, first), state)
+    evaluation = sim.stepper.evaluate(sim.seen(first), state)
     state, evaluation = state.with_carry(evaluation.carry), _alone(evaluation)
     dtype = sim.measure.dtype
     zero = jnp.zeros((), jnp.int32)
@@ -56,7 +56,7 @@ def start(sim: Simulation) -> Carry:
     carry = Carry(
         state=state,
         evaluation=evaluation,
-        memory=sim.stepper.init(drawn(sim, first), state),
+        memory=sim.stepper.init(sim.seen(first), state),
         save=zero,
         taken=zero,
         steps=zero,
@@ -67,15 +67,6 @@ def start(sim: Simulation) -> Carry:
         failed_at=zero,
     )
     return carry if sim.start is None else _further(sim.start, carry)
-
-
-# Apart from the numbers of the steps, by which the noise of a step is told from others.
-DATA = 2**31 - 1
-
-
-def drawn(sim: Simulation, step: Int[Array, ""]) -> Flow:
-    """The flow that a step sees."""
-    return sim.flow.draw(jr.fold_in(known(sim.key), DATA), step) if sim.flow.random else sim.flow
 
 
 def _further(end: Carry, fresh: Carry) -> Carry:
@@ -102,7 +93,8 @@ def one_step(sim: Simulation, carry: Carry, time: Array, dt: Array) -> tuple[Car
     """Try one step of size `dt` from `time`: (the carry if it is kept, its error, its status)."""
     key = None if sim.key is None else jr.fold_in(sim.key, carry.steps)
     state = carry.state.at_time(time)
-    step = sim.stepper.step(drawn(sim, carry.steps), state, carry.evaluation, dt, key, carry.memory)
+    flow = sim.seen(carry.steps)
+    step = sim.stepper.step(flow, state, carry.evaluation, dt, key, carry.memory)
     if not isinstance(step, Step):
         raise ValueError(
             f"{type(sim.stepper).__name__}.step must return a steppers.Step, as steppers.settle makes it, "
@@ -114,15 +106,16 @@ def one_step(sim: Simulation, carry: Carry, time: Array, dt: Array) -> tuple[Car
             f"{name}.step returned another memory than {name}.init, which makes that of the first step: "
             f"{jax.tree.structure(step.memory)} for {jax.tree.structure(carry.memory)}"
         )
+    end, evaluation = flow.end_step(step.state.at_time(time + dt), dt), step.evaluation
     if sim.flow.random:
         # The scheme has seen the batch of this step at its end. What it found there nobody asks for, and the
-        # compiler leaves it out, but for the memory of a term that has no batches: that one is solved twice.
-        now = sim.stepper.evaluate(drawn(sim, carry.steps + 1), step.state)
-        step = eqx.tree_at(lambda s: s.evaluation, step, now)
-    rates = carry.evaluation.dissipation + step.evaluation.dissipation
+        # compiler leaves it out: terms without batches start from where the step did, too.
+        evaluation = sim.stepper.evaluate(sim.seen(carry.steps + 1), end.with_carry(state.carry))
+        end = end.with_carry(evaluation.carry)
+    rates = carry.evaluation.dissipation + evaluation.dissipation
     kept = Carry(
-        state=step.state.at_time(time + dt),
-        evaluation=_alone(step.evaluation),
+        state=end,
+        evaluation=_alone(evaluation),
         memory=step.memory,
         save=carry.save,
         taken=carry.taken + 1,
@@ -134,9 +127,7 @@ def one_step(sim: Simulation, carry: Carry, time: Array, dt: Array) -> tuple[Car
         failed_at=carry.failed_at,
     )
     # What the scheme itself reports comes first: a NaN is often its consequence.
-    status = codes.first(
-        step.status, _clock(carry, step.state, time + dt), health(sim.flow, step.state, step.evaluation)
-    )
+    status = codes.first(step.status, _clock(carry, step.state, time + dt), health(sim.flow, end, evaluation))
     return kept, step.error, status
 
 

@@ -96,6 +96,25 @@ class Run(eqx.Module):
         seen = self.observables
         return codes.risen(self.times, seen["energy"], seen["dissipated"], seen["steps"])
 
+    @property
+    def undefined(self) -> str | None:
+        """Which observable that was asked for is NaN, in words, at saved times at which the run was fine."""
+        fine = np.asarray(self.observables["status"]) <= codes.OK
+        for name, values in self.observables.items():
+            if name in RECORDED or not getattr(values, "is_fully_addressable", True):
+                continue
+            values = np.asarray(values)
+            if not np.issubdtype(values.dtype, np.inexact):
+                continue
+            lost = fine & np.isnan(values).reshape(len(fine), -1).any(axis=1)
+            if lost.any():
+                first = float(np.asarray(self.times)[np.argmax(lost)])
+                return (
+                    f"{name!r} is NaN at {lost.sum()} of {len(fine)} saved times, first at t = {first:.4g}: "
+                    "its docstring says where it has no value"
+                )
+        return None
+
     def to_xarray(self) -> Any:
         """The run as an `xarray.Dataset` with coordinate `time`.
 

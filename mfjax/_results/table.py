@@ -220,15 +220,24 @@ def array_row(result: Any) -> dict[str, _Column]:
     return {name: _Column(a, axis_labels(name, np.ndim(a), arrays)) for name, a in arrays.items()}
 
 
-def report(table: Table, throw: bool, rises: Mapping[tuple[int, ...], str]) -> None:
-    """Warn, or raise, if a cell stopped early; warn if an energy rose that should not, `rises` by cell."""
+Causes = Mapping[tuple[int, ...], str]
+
+
+def report(table: Table, throw: bool, rises: Causes, undefined: Causes) -> None:
+    """Warn, or raise, if a cell stopped early; warn of energies that rose, and observables that are NaN."""
     total = int(np.prod([len(v) for v in table.axes.values()]))
     label = lambda cell: ", ".join(f"{name} = {value}" for name, value in cell.items())
-    if rises:
-        index, rise = next(iter(rises.items()))
-        cell = {name: values[i] for (name, values), i in zip(table.axes.items(), index, strict=True)}
-        message = f"in {len(rises)} of {total} cells the energy rose; in the first, {label(cell)}, {rise}"
-        warnings.warn(f"{message}: {codes.RISE_REMEDY}", RuntimeWarning, stacklevel=3)
+    for causes, what, remedy in (
+        (rises, "the energy rose", f": {codes.RISE_REMEDY}"),
+        (undefined, "an observable is not defined", ""),
+    ):
+        if causes:
+            index, cause = next(iter(causes.items()))
+            cell = {name: values[i] for (name, values), i in zip(table.axes.items(), index, strict=True)}
+            message = (
+                f"in {len(causes)} of {total} cells {what}; in the first, {label(cell)}, {cause}{remedy}"
+            )
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
     failed = table.failed
     if not failed:
         return

@@ -11,8 +11,10 @@ coordinates, lengths, walls and closed axes are asked of the domain, never of it
   answers as another domain but for what differs; `require_domain`, `torus_period`.
 """
 
-from mfjax.domains.base import Axis, Cells, Domain, Metric, require_domain, torus_period
+from mfjax.domains.axis import Axis
+from mfjax.domains.base import Domain, require_domain, torus_period
 from mfjax.domains.box import Box, Interval
+from mfjax.domains.cells import Cells, Metric
 from mfjax.domains.euclidean import Euclidean
 from mfjax.domains.frozen import Frozen
 from mfjax.domains.noiseless import Noiseless

@@ -1,96 +1,23 @@
-"""The abstract domain, written for one point, its axes and its cells."""
+"""The abstract domain, written for one point."""
 
 import dataclasses
 from abc import abstractmethod
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, Key, Shaped
+from jaxtyping import Array, Float, Key
 
 from mfjax._numerics.arrays import count, finite, is_traced, kind, safe_norm
 from mfjax._numerics.harmonics import waves_along
+from mfjax.domains.axis import Axis
+from mfjax.domains.cells import Cells
 from mfjax.domains.gaussians import gaussian, wrapped
 
 Point = Float[Array, " ambient"]
-# Where an axis ends, and how long it is.
-Number = int | float | np.integer | np.floating | Shaped[Array | np.ndarray, ""]
-
-
-class Metric(NamedTuple):
-    """The sizes of cells between lines of orthogonal curvilinear coordinates.
-
-    `volume` of every cell; for each axis `areas` of the faces, entry i between the cells i and i + 1, and
-    `distances` between the centers of those two. Arrays that broadcast to the shape of the grid: one that
-    does not depend on a coordinate has length one along it.
-    """
-
-    volume: Float[Array, "..."]
-    areas: tuple[Float[Array, "..."], ...]
-    distances: tuple[Float[Array, "..."], ...]
-
-
-class Cells(NamedTuple):
-    """A tensor grid: cell centers `points` (K, ambient), steps `spacing` (dim,), cells per axis `shape`.
-
-    The cells are boxes of sides `spacing`, in arc length. Where there is a `metric` they are not: `spacing`
-    holds the steps of orthogonal coordinates, and the metric what volumes, faces and distances these make.
-    Nothing flows along the axes numbered in `frozen`, and no noise spreads mass along those in `noiseless`.
-    Axes that number copies of a domain, and are no coordinates of its, come first.
-    """
-
-    points: Float[Array, "K ambient"]
-    spacing: Float[Array, " dim"]
-    shape: tuple[int, ...]
-    periodic: tuple[bool, ...]
-    frozen: tuple[int, ...] = ()
-    metric: Metric | None = None
-    noiseless: tuple[int, ...] = ()
-
-    @property
-    def volume(self) -> Float[Array, "*K"]:
-        """The volume of a cell, one number where all have the same, else (K,)."""
-        return volume_of(self.spacing, self.metric, self.shape)
-
-
-def volume_of(
-    spacing: Float[Array, " dim"], metric: Metric | None, shape: tuple[int, ...]
-) -> Float[Array, "*K"]:
-    """The volume of the cells of a grid, one number for boxes, else (K,)."""
-    return jnp.prod(spacing) if metric is None else jnp.broadcast_to(metric.volume, shape).ravel()
-
-
-class Axis(NamedTuple):
-    """One coordinate of a domain: from `lower` to `upper`, `None` where endless, or `closed` to a circle.
-
-    An axis that has ends and is not closed ends at walls, or where coordinates degenerate (a pole).
-    `label` is its name, with the unit in brackets, "angle [rad]", for figures.
-
-    >>> Axis(0.0, 2.0, closed=True).length
-    2.0
-    """
-
-    lower: Number | None = None
-    upper: Number | None = None
-    closed: bool = False
-    label: str | None = None
-
-    @property
-    def endless(self) -> bool:
-        """Whether the coordinate may be any number."""
-        return self.lower is None
-
-    @property
-    def length(self) -> Number:
-        """The length between the ends, infinite where there are none."""
-        if self.lower is None or self.upper is None:
-            return float("inf")
-        # Without an operation, so that a period known inside `jit` stays known.
-        at_origin = isinstance(self.lower, float) and self.lower == 0
-        return self.upper if at_origin else self.upper - self.lower
 
 
 class Domain(eqx.Module):
@@ -398,19 +325,3 @@ def torus_period(domain: Domain) -> Array | None:
 def tolerance(x: Array) -> float:
     """How far from a domain a point may be by rounding, in units of one."""
     return 100 * float(jnp.finfo(x.dtype).eps)
-
-
-def axes_of(n: int | tuple[int, ...], dim: int) -> tuple[int, ...]:
-    """Cells per axis from one number or one for each. **Raises** `ValueError` for fewer than 4."""
-    shape = tuple(n) if isinstance(n, (tuple, list)) else (n,) * dim
-    if len(shape) != dim:
-        raise ValueError(f"n must be one number or {dim} numbers, got {n!r}")
-    return tuple(count(k, "n", minimum=4) for k in shape)
-
-
-def tensor_centers(lower: Array, upper: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
-    """(centers (K, dim) in C order, spacing (dim,)) of the cells between two corners."""
-    spacing = (upper - lower) / jnp.asarray(shape, lower.dtype)
-    axes = [lower[i] + spacing[i] * (jnp.arange(k, dtype=lower.dtype) + 0.5) for i, k in enumerate(shape)]
-    mesh = jnp.meshgrid(*axes, indexing="ij")
-    return jnp.stack([m.ravel() for m in mesh], axis=-1), spacing

@@ -11,7 +11,9 @@ import numpy as np
 from jaxtyping import Array
 
 from mfjax._numerics.arrays import safe_norm
-from mfjax.domains.base import Axis, Cells, Domain, Metric, axes_of, require_domain
+from mfjax.domains.axis import Axis
+from mfjax.domains.base import Domain, require_domain
+from mfjax.domains.cells import Cells, Metric, axes_of
 
 
 class Factored(Domain):

@@ -4,7 +4,9 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 
-from mfjax.domains.base import Axis, Cells, Domain, require_domain
+from mfjax.domains.axis import Axis
+from mfjax.domains.base import Domain, require_domain
+from mfjax.domains.cells import Cells
 from mfjax.domains.product import Factored
 
 

@@ -10,7 +10,9 @@ import numpy as np
 
 from mfjax._numerics.arrays import count, safe_norm
 from mfjax._numerics.harmonics import spherical_harmonics
-from mfjax.domains.base import Axis, Cells, Domain, Metric, axes_of, tensor_centers, tolerance
+from mfjax.domains.axis import Axis
+from mfjax.domains.base import Domain, tolerance
+from mfjax.domains.cells import Cells, Metric, axes_of, tensor_centers
 from mfjax.domains.polar import sine_integrals, sines_of_centers, sines_of_faces
 
 

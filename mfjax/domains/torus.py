@@ -6,7 +6,9 @@ import jax.random as jr
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._numerics.arrays import count, scalar
-from mfjax.domains.base import Axis, Cells, Domain, axes_of, tensor_centers
+from mfjax.domains.axis import Axis
+from mfjax.domains.base import Domain
+from mfjax.domains.cells import Cells, axes_of, tensor_centers
 
 
 class Torus(Domain):

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from mfjax.domains.base import Axis, Cells, Domain, require_domain
+from mfjax.domains.axis import Axis
+from mfjax.domains.base import Domain, require_domain
+from mfjax.domains.cells import Cells
 
 
 class Wrapped(Domain):

@@ -10,7 +10,9 @@ from jaxtyping import Array, Float
 
 from mfjax._numerics.arrays import count, inner, safe_norm
 from mfjax._numerics.harmonics import multiplicities, zonal_harmonics
-from mfjax.domains.base import Axis, Cells, Domain, Metric, Point, axes_of, tensor_centers
+from mfjax.domains.axis import Axis
+from mfjax.domains.base import Domain, Point
+from mfjax.domains.cells import Cells, Metric, axes_of, tensor_centers
 from mfjax.domains.polar import sine_integrals, sines_of_faces, sphere_volume
 
 

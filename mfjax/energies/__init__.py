@@ -1,7 +1,8 @@
 """Energies F(mu) of a measure, one per file. A new energy is one subclass of `Energy` with `solve`.
 
 - Networks: `ReducedRisk` (variable projection), `PopulationReducedRisk` (infinitely many data), `Risk` (all
-  weights move); `compress` makes `Compressed` data; `Predictor` is a network without its data.
+  weights move), with a `SecondLayer` of two hidden layers; `compress` makes `Compressed` data; `Predictor` is
+  a network without its data.
 - What a step sees of the data: `Batches`, `GaussianBatches`, `Stream`; to write one: `Sampling`.
 - Distances to a target: `MMD`, `Sobolev`, `PowerDivergence` (ultra-fast diffusion).
 - External and of pairs: `Potential`, `Interaction`.
@@ -32,6 +33,7 @@ from mfjax.energies.quantization import Quantization
 from mfjax.energies.reduced import Reduced, Score
 from mfjax.energies.reduced_risk import ReducedRisk
 from mfjax.energies.risk import Risk
+from mfjax.energies.second_layer import SecondLayer
 from mfjax.energies.sobolev import Sobolev
 from mfjax.energies.spacings import Spacings
 
@@ -60,6 +62,7 @@ __all__ = [
     "Risk",
     "Sampling",
     "Score",
+    "SecondLayer",
     "Sobolev",
     "Solution",
     "Spacings",

@@ -40,7 +40,7 @@ class Batches(Sampling):
     all data in the mean. Without replacement the data are gone through in a new random order each time
     (epochs; where B does not divide N a batch takes from two of them), so that each datum counts alike; with
     replacement rows are independent. They follow from the key of the run and the number of the step alone:
-    a run that goes on, and cells of all widths, see the same.
+    a run that goes on, and cells of all widths, see the same; `Simulation.seen(step)` shows them.
 
     - `size` B: rows of a batch, at most N. **Good values**: 1 to N / 4.
     - `replace`: whether rows are drawn independently.

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from mfjax._numerics.arrays import as_floats, finite
+from mfjax.energies.second_layer import SecondLayer
 from mfjax.features import FeatureMap, check_features, require_features
-from mfjax.losses import SecondLayer
 
 ENDING = ".npz"
 
@@ -20,7 +20,7 @@ class Predictor(eqx.Module):
     """The network of a measure as a function of new inputs x (B, k), a number or a vector (c,) for each.
 
     F(x) = sum_i weights_i phi(points_i, x), where weights (K,) or (K, c) are masses times outer weights, for
-    c outputs. It holds no data. A `layer`, `losses.SecondLayer`, makes its own output of these.
+    c outputs. It holds no data. A `layer`, `energies.SecondLayer`, makes its own output of these.
 
     `labels(x)` are the classes it puts inputs into, and `loss.probabilities(net(x))`, of `losses.Softmax` or
     `Logistic`, those of the classes.

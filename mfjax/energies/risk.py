@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Int, Key, ScalarLike
 
-from mfjax._numerics.arrays import Prepared, along, inner, known, over_outputs, pairing, scalar
+from mfjax._numerics.arrays import Prepared, along, inner, kind, known, over_outputs, pairing, scalar
 from mfjax._numerics.operators import Dense, Operator
 from mfjax._numerics.sums.rows import over_rows
 from mfjax.energies.base import Solution
@@ -18,8 +18,9 @@ from mfjax.energies.data import Data
 from mfjax.energies.dual import Dual
 from mfjax.energies.field import Field
 from mfjax.energies.predictor import Predictor
+from mfjax.energies.second_layer import SecondLayer
 from mfjax.features import FeatureMap, Interpolated, check_features, require_features
-from mfjax.losses import Loss, SecondLayer, Square, as_loss
+from mfjax.losses import Loss, Square, as_loss
 from mfjax.measures import Grid, Measure
 
 
@@ -38,9 +39,9 @@ class Risk(DataEnergy):
     - `x` (N, k); `y` (N,), (N, c) for c outputs, or labels (N,) for `losses.Softmax`; masses `data_weights`
       (N,), 1/N unless given; `lam` >= 0, default 0.
     - `loss`: l of prediction and target, one of `mf.losses` or a function of two numbers (or vectors),
-      convex in the first; `Square()`, |f - y|^2 / 2, unless given. Behind `losses.SecondLayer` F is what the
-      first of two hidden layers hands over, and the risk is not convex in mu.
-
+      convex in the first; `Square()`, |f - y|^2 / 2, unless given.
+    - `layer`: `energies.SecondLayer`, which makes F of what the particles, then the first of two hidden
+      layers, hand over. The risk is then not convex in mu.
     - `batches`: what a step of a run sees of the data, `Batches(32)` for stochastic gradient descent, or
       `Stream(sample)` for fresh data; all of them unless given.
     - `independent`: whether each particle draws batches of its own, in place of one for all. Particle i moves
@@ -50,7 +51,7 @@ class Risk(DataEnergy):
 
     **Raises** `ValueError` for data that are empty, not finite or of mismatched shapes, lam < 0, labels that
     the loss does not take, targets of another width than the network, which is known with a measure, and
-    independent batches where there are none, or on a `Grid`.
+    independent batches where there are none, or on a `Grid`, and a `layer` of another width than Phi.
 
     >>> import mfjax as mf
     >>> mu = mf.measures.Particles(jnp.array([[1.0], [3.0]]))
@@ -64,6 +65,7 @@ class Risk(DataEnergy):
     data: Data
     lam: Float[Array, ""]
     loss: Loss
+    layer: SecondLayer | None
     batches: Sampling | None
     independent: bool = eqx.field(static=True)
 
@@ -75,6 +77,7 @@ class Risk(DataEnergy):
         lam: ScalarLike = 0.0,
         loss: Loss | Callable | None = None,
         *,
+        layer: SecondLayer | None = None,
         data_weights=None,
         batches: Sampling | None = None,
         independent: bool = False,
@@ -85,6 +88,9 @@ class Risk(DataEnergy):
         self.lam = scalar(lam, "lam", minimum=0.0)
         self.loss = as_loss(loss)
         self.loss.validate(self.data.y)
+        if not isinstance(layer, SecondLayer | None):
+            raise ValueError(f"layer must be an energies.SecondLayer, got {kind(layer)}")
+        self.layer = layer
         self.batches, self.independent = checked_sampling(batches, self.data, signed=True), bool(independent)
         if self.independent and self.batches is None:
             raise ValueError("independent=True is about batches: give them by batches=energies.Batches(size)")
@@ -96,19 +102,22 @@ class Risk(DataEnergy):
                 "all, or Particles"
             )
         shape = check_features(self.features, mu.points, self.data.x, domain, several=True)
+        if self.layer is not None:
+            self.layer.require_before(shape)
+            shape = self.layer.weights.shape[1:]
         self.loss.validate(self.data.y, shape)
-        if isinstance(self.features, Interpolated) and not isinstance(self.loss, Square):
-            raise ValueError(
-                f"compressed data are those of the squared loss, got {type(self.loss).__name__}: use all data"
-            )
+        if isinstance(self.features, Interpolated) and not (
+            isinstance(self.loss, Square) and self.layer is None
+        ):
+            what = type(self.loss if self.layer is None else self.layer).__name__
+            raise ValueError(f"compressed data are those of the squared loss, got {what}: use all data")
 
     def predictor(self, mu) -> Predictor:
         """The network F at `mu` without the data, a function of new inputs.
 
         Of heights over points (`flows.SeparatedVariables`) it is that of `flow.lift(mu)`.
         """
-        layer = self.loss if isinstance(self.loss, SecondLayer) else None
-        return Predictor(self.features, mu.points, mu.weights, layer)
+        return Predictor(self.features, mu.points, mu.weights, self.layer)
 
     def predict(self, mu, x: Float[Array, "B k"]) -> Float[Array, "B *c"]:
         """The network F at new inputs: `predictor(mu)(x)`."""
@@ -125,24 +134,31 @@ class Risk(DataEnergy):
         return eqx.tree_at(lambda data: data.weights, self.data, jnp.ones_like(self.data.weights))
 
     def at_data(self, mu: Measure, carry: Any = None) -> Float[Array, "N *c"]:
-        """F at the inputs of the data."""
+        """F at the inputs of the data, or with a `layer` what is handed over to it."""
         prepared = None if carry is None else carry.value
         return self._unweighted().operator(self.features, mu.points, prepared).output(mu.weights)
 
     def solve(self, mu, carry=None):
         prepared = None if carry is None else carry.value
-        unweighted, prediction = self._unweighted(), self.at_data(mu, carry)
-        y, masses = (part.astype(prediction.dtype) for part in (self.data.y, self.data.weights))
-        lam = self.lam.astype(prediction.dtype)
+        unweighted, handed = self._unweighted(), self.at_data(mu, carry)
+        y, masses = (part.astype(handed.dtype) for part in (self.data.y, self.data.weights))
+        lam = self.lam.astype(handed.dtype)
         squares = jnp.sum(mu.points * mu.points, axis=-1)
+        prediction = handed if self.layer is None else self.layer.output(handed)
         value = inner(masses, self.loss.values(prediction, y)) + 0.5 * lam * mu.integrate(squares)
-        slopes = self.loss.slopes(prediction, y)
+        slopes = self._slopes(handed, y)
         dual = along(masses, slopes) * slopes
         potential = RiskPotential(self.features, unweighted, dual, lam, prepared)
         return Solution(value, potential, carry=carry)
 
+    def _slopes(self, handed: Float[Array, "N *c"], y: Float[Array, "N *y"]) -> Float[Array, "N *c"]:
+        """The slopes of the loss by F at data of targets `y`, or with a `layer` by what is handed over."""
+        if self.layer is None:
+            return self.loss.slopes(handed, y)
+        return self.layer.pulled_back(handed, self.loss.slopes(self.layer.output(handed), y))
+
     def dual(self, mu):
-        if isinstance(self.loss, SecondLayer):
+        if self.layer is not None:
             return None
         operator = Dense(self.features.matrix(mu.points, self.data.x.astype(mu.dtype)))
         linear = 0.5 * self.lam.astype(mu.dtype) * jnp.sum(mu.points * mu.points, axis=-1)
@@ -210,27 +226,28 @@ class _OwnBatches(Risk):
     step: Int[Array, ""] | int
 
     def __init__(self, risk: Risk, key: Key[Array, ""], step: Int[Array, ""] | int):
-        self.features, self.data, self.lam, self.loss = risk.features, risk.data, risk.lam, risk.loss
+        self.features, self.data, self.lam = risk.features, risk.data, risk.lam
+        self.loss, self.layer = risk.loss, risk.layer
         self.batches, self.independent = risk.batches, risk.independent
         self.key, self.step = key, step
 
     def solve(self, mu, carry=None):
         if known(self.batches).selects:
-            # The slopes of all data, once: rows of them are drawn in the place of targets.
-            there = eqx.tree_at(lambda risk: risk.data.y, self, self._slopes(mu, self.data))
-            return Solution(None, _OwnPotentials(there))
-        drawn = jax.vmap(self.seen)(jnp.arange(mu.size))
-        slopes = self._slopes(mu, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), drawn))
-        each = slopes.reshape(*drawn.weights.shape, *slopes.shape[1:])
-        return Solution(None, _OwnPotentials(self, eqx.tree_at(lambda data: data.y, drawn, each)))
+            # The slopes of all data, once: each particle draws rows of them.
+            return Solution(None, _OwnPotentials(self, self._sloped(mu, self.data), drawn=False))
+        drawn = jax.vmap(lambda i: self.seen(i, self.data))(jnp.arange(mu.size))
+        rows = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), drawn)
+        apart = lambda leaf: leaf.reshape(*drawn.weights.shape, *leaf.shape[1:])
+        return Solution(None, _OwnPotentials(self, jax.tree.map(apart, self._sloped(mu, rows)), drawn=True))
 
-    def _slopes(self, mu, data: Data) -> Float[Array, "N *c"]:
-        prediction = eqx.tree_at(lambda risk: risk.data, self, data).at_data(mu)
-        return self.loss.slopes(prediction, data.y.astype(prediction.dtype))
+    def _sloped(self, mu, data: Data) -> Data:
+        """`data` with the slopes of the loss in the place of targets."""
+        handed = eqx.tree_at(lambda risk: risk.data, self, data).at_data(mu)
+        return eqx.tree_at(lambda d: d.y, data, self._slopes(handed, data.y.astype(handed.dtype)))
 
-    def seen(self, i: Int[Array, ""]) -> Data:
-        """The data that particle i sees."""
-        return known(self.batches).draw(self.data, jr.fold_in(self.key, i), self.step)
+    def seen(self, i: Int[Array, ""], data: Data) -> Data:
+        """What particle i sees of `data`."""
+        return known(self.batches).draw(data, jr.fold_in(self.key, i), self.step)
 
     def first_variation(self, mu, solution=None):
         own = (self.solve(mu) if solution is None else solution).potential
@@ -242,14 +259,24 @@ class _OwnBatches(Risk):
 
 
 class _OwnPotentials(eqx.Module):
-    """The potential of each particle: of `risk`, whose targets are the slopes, or of data `drawn` (M, B)."""
+    """The potential of each particle.
+
+    `sloped` are data with slopes in the place of targets: those of all particles, or where they are `drawn`
+    those of each, (M, B).
+    """
 
     risk: _OwnBatches
-    drawn: Data | None = None
+    sloped: Data
+    drawn: bool = eqx.field(static=True)
+
+    def _seen(self, i: Int[Array, ""]) -> Data:
+        return (
+            jax.tree.map(lambda leaf: leaf[i], self.sloped) if self.drawn else self.risk.seen(i, self.sloped)
+        )
 
     def of(self, i: Int[Array, ""], point: Float[Array, " d"]) -> Float[Array, ""]:
         """The potential of particle i at a point."""
-        seen = self.risk.seen(i) if self.drawn is None else jax.tree.map(lambda leaf: leaf[i], self.drawn)
+        seen = self._seen(i)
         row = jax.vmap(self.risk.features, in_axes=(None, 0))(point, seen.x.astype(point.dtype))
         slopes = seen.y.astype(point.dtype)
         dual = along(seen.weights.astype(point.dtype), slopes) * slopes
@@ -258,7 +285,7 @@ class _OwnPotentials(eqx.Module):
     @property
     def width(self) -> int:
         """The rows that a particle sees."""
-        return jax.eval_shape(self.risk.seen, 0).weights.shape[0]
+        return jax.eval_shape(self._seen, 0).weights.shape[0]
 
     def __call__(self, point):
         raise ValueError(

@@ -1,14 +1,13 @@
 """The points of a flow averaged along a run."""
 
-from typing import Any, ClassVar
+from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._numerics.arrays import scalar
-from mfjax.flows.base import Evaluation, Flow, State
+from mfjax.flows.base import Flow, State
 from mfjax.flows.wrapper import WrapperFlow, require_flow
 
 
@@ -45,8 +44,6 @@ class Averaged(WrapperFlow):
     flow: Flow
     since: Float[Array, ""]
     memory: Float[Array, ""] | None
-    monotone: ClassVar[bool] = False
-    autonomous: ClassVar[bool] = False
 
     def __init__(self, flow: Flow, *, since: ScalarLike = 0.0, memory: ScalarLike | None = None):
         self.flow, self.since = require_flow(flow, "Averaged"), scalar(since, "since", minimum=0)
@@ -54,25 +51,15 @@ class Averaged(WrapperFlow):
 
     def init(self, mu):
         state = super().init(mu)
-        # The time up to which there is an average: steppers may move the clock and the points apart.
-        fields = {**state.fields, "averaged": jnp.zeros((), mu.dtype)}
-        return State(state.measure.with_marks(average=mu.points), state.carry, fields).at_time(0)
+        return state.with_measure(state.measure.with_marks(average=mu.points))
 
-    def evaluate(self, state: State) -> Evaluation:
-        now = self.flow.evaluate(state)
-        one = jnp.ones((), state.measure.dtype)
-        return eqx.tree_at(lambda e: e.tangent.time, now, one, is_leaf=lambda leaf: leaf is None)
-
-    def move(self, state: State, tangent, time, noise=None) -> State:
-        moved = self.flow.move(state, tangent, time, noise)
-        if tangent.points is None:
-            return moved
-        mu, now = moved.measure, jnp.asarray(moved.time, moved.measure.dtype)
-        weight = self._weight(now - state.fields["averaged"], now - self.since.astype(mu.dtype))
+    def end_step(self, state: State, dt) -> State:
+        state = self.flow.end_step(state, dt)
+        mu = state.measure
+        weight = self._weight(dt, jnp.asarray(state.time, mu.dtype) - self.since.astype(mu.dtype))
         toward = lambda a, x: self.domain.retract(a, weight * self.domain.displacement(x, a))
         average = jax.vmap(toward)(mu.marks["average"], mu.points)
-        fields = {**moved.fields, "averaged": now}
-        return State(mu.with_marks(average=average), moved.carry, fields, moved.time)
+        return state.with_measure(mu.with_marks(average=average))
 
     def _weight(self, step: Any, age: Any) -> Any:
         """The weight of a point at the end of a step, averages being of this age."""

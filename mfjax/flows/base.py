@@ -169,3 +169,11 @@ class Flow(eqx.Module):
             fields[name] = fields[name] + time * rate
         now = state.time if tangent.time is None else state.time + time * tangent.time
         return State(measure, state.carry, fields, now)
+
+    def end_step(self, state: State, dt: Float[Array, ""]) -> State:
+        """The state at the end of a step of length `dt`, with what the flow keeps of it.
+
+        A run calls it once a step, whatever the stepper. The rate may depend on what changes here where the
+        flow is `random`, and is evaluated anew.
+        """
+        return state

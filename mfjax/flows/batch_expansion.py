@@ -165,7 +165,7 @@ def _by_rows(risk: Risk) -> Risk:
     if not risk.random:
         return risk
     data = risk.data
-    options = {"data_weights": data.weights, "batches": _Row()}
+    options = {"data_weights": data.weights, "batches": _Row(), "layer": risk.layer}
     return Risk(risk.features, data.x, data.y, risk.lam, risk.loss, **options)
 
 

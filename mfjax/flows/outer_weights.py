@@ -12,7 +12,7 @@ from mfjax import grids
 from mfjax import status as codes
 from mfjax._numerics.arrays import Prepared, inner, known, over_outputs, scalar
 from mfjax.domains import Domain
-from mfjax.energies.base import Energy, Solution, Sum
+from mfjax.energies.base import Energy, Solution, Sum, one_term
 from mfjax.energies.reduced import Reduced, Score
 from mfjax.flows.base import Evaluation, Flow, State, evaluation, require_measure
 from mfjax.flows.wasserstein import smooth_part
@@ -72,13 +72,7 @@ class OuterWeightFlow(Flow):
     domain: Domain
 
     def __check_init__(self):
-        found = [term for _, term in self.energy.parts() if isinstance(term, Reduced)]
-        if len(found) != 1:
-            terms = ", ".join(type(term).__name__ for _, term in self.energy.parts())
-            raise ValueError(
-                f"{type(self).__name__} needs a ReducedRisk or PopulationReducedRisk, one alone, got {terms}"
-            )
-        scalar(found[0].lam, f"the lam of a {type(self).__name__} flow", above=0)
+        scalar(self._terms()[1].lam, f"the lam of a {type(self).__name__} flow", above=0)
 
     @abstractmethod
     def drive(
@@ -88,7 +82,8 @@ class OuterWeightFlow(Flow):
 
     def _terms(self) -> tuple[Any, Reduced]:
         """(coefficient, risk), the term whose outer weights move."""
-        return next((c, cast(Reduced, term)) for c, term in self.energy.parts() if isinstance(term, Reduced))
+        needed = f"{type(self).__name__} needs a ReducedRisk or PopulationReducedRisk, one alone"
+        return one_term(self.energy, lambda term: isinstance(term, Reduced), needed)
 
     def _rest(self) -> Energy:
         """The other terms that have a potential."""

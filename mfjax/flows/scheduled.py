@@ -128,6 +128,9 @@ class Scheduled(Flow):
     def move(self, state: State, tangent: Tangent, time: Any, noise: Tangent | None = None) -> State:
         return self.at(state).move(state, tangent, time, noise)
 
+    def end_step(self, state: State, dt: Any) -> State:
+        return self.at(state).end_step(state, dt)
+
 
 class _Drawn(eqx.Module):
     """A schedule whose flows are drawn for one step."""

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mfjax._numerics.arrays import along, inner, over_outputs
+from mfjax.energies.base import one_term
 from mfjax.energies.risk import Risk
+from mfjax.energies.second_layer import SecondLayer
 from mfjax.flows.base import Evaluation, State
 from mfjax.flows.propagation_of_chaos import PropagationOfChaos
-from mfjax.losses import SecondLayer
 from mfjax.measures import Measure
 
 
@@ -32,8 +33,8 @@ class TwoHiddenLayers(PropagationOfChaos):
     of half its mass changes nothing. Energy R, which falls at sum_i p_i |theta_i'|^2 +
     sum_ij p_i q_j b_ij'^2 + sum_j q_j w_j'^2.
 
-    - `energy`: one `Risk(Weighted(phi, outputs=N_2), x, y, lam, SecondLayer(sigma, w, q))`, and other terms
-      of (H, theta). With batches it is stochastic gradient descent.
+    - `energy`: one `Risk(Weighted(phi, outputs=N_2), x, y, lam, layer=SecondLayer(sigma, w, q))`, and other
+      terms of (H, theta). With batches it is stochastic gradient descent.
     - `noise` as in `PropagationOfChaos`.
 
     `flow.at(state)`, which observables are given, holds the w of that state: `flow.layer.weights`, and of a
@@ -60,8 +61,8 @@ class TwoHiddenLayers(PropagationOfChaos):
 
     >>> import mfjax as mf
     >>> phi = mf.features.Weighted(mf.features.Ridge(jnp.tanh), outputs=3)
-    >>> layer = SecondLayer(jnp.tanh, [1.0, -1.0, 0.5])
-    >>> risk = mf.energies.Risk(phi, jnp.array([[1.0], [2.0]]), jnp.array([0.5, -0.5]), loss=layer)
+    >>> layer = mf.energies.SecondLayer(jnp.tanh, [1.0, -1.0, 0.5])
+    >>> risk = mf.energies.Risk(phi, jnp.array([[1.0], [2.0]]), jnp.array([0.5, -0.5]), layer=layer)
     >>> b = jnp.array([[1.0, 2.0, 0.5], [-1.0, 0.5, 1.0]])
     >>> mu = mf.measures.Particles(jnp.array([[1.0], [-0.3]]), marks={"H": layer.heights(b)})
     >>> flow = TwoHiddenLayers(risk, mf.domains.Euclidean(1))
@@ -79,18 +80,13 @@ class TwoHiddenLayers(PropagationOfChaos):
 
     def _network(self) -> tuple[Any, Risk, SecondLayer]:
         """(coefficient, risk, its second layer)."""
-        found = [
-            (c, term, term.loss)
-            for c, term in self.energy.parts()
-            if isinstance(term, Risk) and isinstance(term.loss, SecondLayer)
-        ]
-        if len(found) != 1:
-            terms = ", ".join(type(term).__name__ for _, term in self.energy.parts())
-            raise ValueError(
-                "TwoHiddenLayers needs one Risk(Weighted(phi, outputs=N_2), x, y, "
-                f"loss=losses.SecondLayer(sigma, w)), got {terms} without one such loss"
-            )
-        return found[0]
+        needed = (
+            "TwoHiddenLayers needs one Risk(Weighted(phi, outputs=N_2), x, y, "
+            "layer=energies.SecondLayer(sigma, w))"
+        )
+        layered = lambda term: isinstance(term, Risk) and term.layer is not None
+        factor, risk = one_term(self.energy, layered, needed)
+        return factor, risk, risk.layer
 
     @property
     def layer(self) -> SecondLayer:
@@ -125,6 +121,6 @@ class TwoHiddenLayers(PropagationOfChaos):
     def _slope(self, risk: Risk, layer: SecondLayer, handed: Float[Array, "N N2"]) -> Float[Array, "N2 *c"]:
         """(1/q_j) dR/dw_j where the first layer hands over Z."""
         y, masses = (part.astype(handed.dtype) for part in (risk.data.y, risk.data.weights))
-        slopes = layer.loss.slopes(layer.output(handed), y)
+        slopes = risk.loss.slopes(layer.output(handed), y)
         pull = inner(layer.signals(handed).T, along(masses, slopes) * slopes)
         return pull + risk.lam.astype(handed.dtype) * layer.weights.astype(handed.dtype)

@@ -104,10 +104,10 @@ class _Corrected(WrapperFlow):
         rate = jax.vmap(self.domain.velocity)(state.measure.points, known(now.tangent.points) + lacking)
         return eqx.tree_at(lambda e: e.tangent.points, now, rate)
 
-    def move(self, state: State, tangent, time, noise=None):
-        moved = self.flow.move(state, tangent, time, noise)
-        mu = moved.measure
-        new = lambda: (mu.points, known(self.whole.rate(moved).points))
+    def end_step(self, state: State, dt) -> State:
+        state = self.flow.end_step(state, dt)
+        mu = state.measure
+        new = lambda: (mu.points, known(self.whole.rate(state).points))
         old = lambda: (mu.marks["snapshot"], mu.marks["snapshot_rate"])
         snapshot, rate = jax.lax.cond(self.renew, new, old)
-        return moved.with_measure(mu.with_marks(snapshot=snapshot, snapshot_rate=rate))
+        return state.with_measure(mu.with_marks(snapshot=snapshot, snapshot_rate=rate))

@@ -92,3 +92,6 @@ class WrapperFlow(Flow):
 
     def move(self, state: State, tangent: Tangent, time: Any, noise: Tangent | None = None) -> State:
         return self.flow.move(state, tangent, time, noise)
+
+    def end_step(self, state: State, dt: Any) -> State:
+        return self.flow.end_step(state, dt)

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mfjax._numerics.arrays import as_floats, count, finite, inner, known, safe_sqrt
-from mfjax.energies.base import Energy
+from mfjax.energies.base import Energy, one_term
 from mfjax.energies.data import Data
 from mfjax.energies.predictor import labels_of
 from mfjax.energies.reduced_risk import ReducedRisk
 from mfjax.energies.risk import Risk
 from mfjax.flows.base import Flow
-from mfjax.losses import Logistic, Loss, SecondLayer, Softmax, Square, as_loss
+from mfjax.losses import Logistic, Loss, Softmax, Square, as_loss
 from mfjax.measures import Measure
 from mfjax.observables.base import Observable
 
@@ -24,13 +24,11 @@ E = TypeVar("E", bound=Energy)
 
 def risk_of(flow: Flow | None, kinds: tuple[type[E], ...], observable: Observable) -> E:
     """The one term of the energy of `flow` that is a risk."""
-    if flow is not None and flow.energy is not None:
-        found = [term for _, term in flow.energy.parts() if isinstance(term, kinds)]
-        if len(found) == 1:
-            return found[0]
     names = " or ".join(kind.__name__ for kind in kinds)
-    have = "no flow" if flow is None else f"the energy {type(flow.energy).__name__}"
-    raise ValueError(f"{type(observable).__name__} needs a flow whose energy holds one {names}, got {have}")
+    needed = f"{type(observable).__name__} needs a flow whose energy holds one {names}"
+    if flow is None:
+        raise ValueError(f"{needed}, got no flow")
+    return one_term(flow.energy, lambda term: isinstance(term, kinds), needed)[1]
 
 
 class Prediction(Observable):
@@ -130,7 +128,6 @@ class HeldOutRisk(Observable):
         if loss is None:
             energy = risk_of(flow, (ReducedRisk, Risk), self)
             loss = energy.loss if isinstance(energy, Risk) else Square()
-            loss = loss.loss if isinstance(loss, SecondLayer) else loss
         return loss
 
 

@@ -9,7 +9,6 @@ from mfjax.energies.reduced import Reduced
 from mfjax.energies.risk import Risk
 from mfjax.features import Weighted
 from mfjax.flows.base import Flow
-from mfjax.losses import SecondLayer
 from mfjax.measures import Measure
 from mfjax.observables.base import Observable
 from mfjax.observables.network import risk_of
@@ -50,8 +49,8 @@ class PathNorm(Observable):
 
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
         risk = risk_of(flow, (Reduced, Risk), self)
-        if isinstance(risk, Risk) and isinstance(risk.loss, SecondLayer):
-            raise ValueError("PathNorm is of networks with one hidden layer, got one with losses.SecondLayer")
+        if isinstance(risk, Risk) and risk.layer is not None:
+            raise ValueError("PathNorm is of networks with one hidden layer, got one with a SecondLayer")
         u, omega = known(flow).outer_weights(mu), mu.points
         if u is None:
             features = risk.features if isinstance(risk, Risk) else None

@@ -10,7 +10,6 @@ from mfjax._numerics.arrays import along, as_floats, finite, inner, known
 from mfjax.energies.risk import Risk
 from mfjax.flows.base import Flow
 from mfjax.flows.two_hidden_layers import TwoHiddenLayers
-from mfjax.losses import SecondLayer
 from mfjax.measures import Measure
 from mfjax.observables.base import Observable
 from mfjax.observables.network import risk_of
@@ -58,7 +57,7 @@ class TangentKernel(Observable):
         flow, lifted, x = known(flow), known(flow).lift(mu), self.x.astype(mu.dtype)
         matrix = risk.features.matrix(lifted.points, x)
         handed = jnp.tensordot(lifted.weights, matrix, axes=(0, 1), precision=jax.lax.Precision.HIGHEST)
-        layer = risk.loss if isinstance(risk.loss, SecondLayer) else None
+        layer = risk.layer
         outer = lifted.points.shape[1] - mu.points.shape[1]
 
         def slopes(point: Array, place: Array) -> Array:
