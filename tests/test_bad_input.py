@@ -263,6 +263,10 @@ CASES = {
         lambda: several(2, Y, layer=mf.energies.SecondLayer(jnp.tanh, jnp.ones(3))),
         r"3 neurons follows a first one of as many .*Weighted\(phi, outputs=3\), got 2 outputs",
     ),
+    "negative distances in HWI": (
+        lambda: mf.bounds.hwi([0.0, 1.0], [1.0, -2.0], [1.0, 1.0], convexity=0.0),
+        "distances must not be negative, got -2",
+    ),
     "tangent kernel of a reduced risk": (
         lambda: OBS.TangentKernel(X)(P(UNIT), flow()),
         "TangentKernel needs a flow whose energy holds one Risk",

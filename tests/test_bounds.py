@@ -744,7 +744,8 @@ def test_hwi_along_a_run_in_two_dimensions():
     bound = bounds.hwi(times, values["w"], values["i"], convexity=-2.0)
     margin = bound.check(times, values["kl"])
     print(f"HWI in a double well: margin {margin:.3f}, W_2 {values['w']}")
-    assert 0 < margin < 1 and bound.check(times, values["i"]) < 0
+    # Within a factor of five of the entropy.
+    assert margin > 0 and bound.check(times, 5 * values["kl"]) < 0
 
 
 def confined(sigma, hill=0.7, stiffness=1.4):

@@ -405,6 +405,34 @@ def test_averages_of_other_steppers_and_of_unequal_steps(name):
     np.testing.assert_allclose(run.final.marks["average"], average, rtol=1e-12)
 
 
+class Keeping(Plain):
+    """A wrapper that keeps a mark which it has not begun with."""
+
+    def end_step(self, state, dt):
+        return state.with_measure(state.measure.with_marks(new=state.measure.weights))
+
+
+def test_what_a_flow_keeps_begins_in_init():
+    flow = Keeping(Wasserstein(mf.energies.Potential(lambda x: x @ x), PLANE))
+    with pytest.raises(ValueError, match=r"Keeping\.end_step returned a state of another structure"):
+        mf.simulate(flow, ONE, stepper=Euler(0.1), steps=1)
+
+
+@pytest.mark.slow
+def test_averages_in_a_batch_of_adaptive_runs_have_derivatives():
+    """Cells that take fewer steps than others wait for them in steps of no length."""
+
+    def end(rate):
+        flow = Averaged(Wasserstein(mf.energies.Potential(lambda x: rate * x @ x), PLANE), since=0.5)
+        stepper = mf.steppers.Adaptive(1e-8)
+        run = mf.simulate(flow, Particles(jnp.ones((1, 2))), stepper=stepper, t1=1.0, max_steps=256)
+        return jnp.sum(run.final.marks["average"])
+
+    rates = jnp.array([0.5, 8.0])
+    slopes = jax.vmap(jax.grad(end))(rates)
+    np.testing.assert_allclose(slopes, [jax.grad(end)(rate) for rate in rates], rtol=1e-9)
+
+
 @pytest.mark.slow
 def test_averages_on_a_circle_take_the_short_way():
     """Turning at one speed, from 0.9 across 1 to 0.2: the average lies half way, not at the mean number."""

@@ -74,7 +74,8 @@ class Figures(Gallery):
         curves = [training.train(name).curves for name in training.methods]
         if any(np.any(each[f"{part}_score"] == 1) for each in curves for part in ("train", "test")):
             # Nothing wrong, which a logarithm does not show; no other share is below one datum.
-            least = 1 / len(training.splits.final.at(0).seen)
+            part = training.splits.final.at(0)
+            least = 1 / max(len(part.fit), len(part.seen))
             for ax in axes[1]:
                 ax.set_yscale("symlog", linthresh=least, linscale=0.3)
                 ax.set_ylim(bottom=0)
@@ -85,7 +86,7 @@ class Figures(Gallery):
         plot.legend(axes[1, 0], entries, loc="upper right")
         axes[0, 0].set_ylabel("risk")
         axes[1, 0].set_ylabel("share of wrong classes" if classes else "1 - R²")
-        return fig, "whether test error has settled by the times that held-out data chose (dots)"
+        return fig, "dots are where held-out data stop training: has test error settled by then?"
 
     def loss(self, name: str) -> str:
         """The class of the loss of a method."""

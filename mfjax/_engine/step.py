@@ -106,11 +106,14 @@ def one_step(sim: Simulation, carry: Carry, time: Array, dt: Array) -> tuple[Car
             f"{name}.step returned another memory than {name}.init, which makes that of the first step: "
             f"{jax.tree.structure(step.memory)} for {jax.tree.structure(carry.memory)}"
         )
-    end, evaluation = flow.end_step(step.state.at_time(time + dt), dt), step.evaluation
+    end, evaluation = step.state.at_time(time + dt), step.evaluation
     if sim.flow.random:
         # The scheme has seen the batch of this step at its end. What it found there nobody asks for, and the
         # compiler leaves it out: terms without batches start from where the step did, too.
-        evaluation = sim.stepper.evaluate(sim.seen(carry.steps + 1), end.with_carry(state.carry))
+        end = end.with_carry(state.carry)
+    end = _ended(flow, end, dt)
+    if sim.flow.random:
+        evaluation = sim.stepper.evaluate(sim.seen(carry.steps + 1), end)
         end = end.with_carry(evaluation.carry)
     rates = carry.evaluation.dissipation + evaluation.dissipation
     kept = Carry(
@@ -129,6 +132,18 @@ def one_step(sim: Simulation, carry: Carry, time: Array, dt: Array) -> tuple[Car
     # What the scheme itself reports comes first: a NaN is often its consequence.
     status = codes.first(step.status, _clock(carry, step.state, time + dt), health(sim.flow, end, evaluation))
     return kept, step.error, status
+
+
+def _ended(flow: Flow, state: State, dt: Array) -> State:
+    """`flow.end_step`. **Raises** `ValueError` where it returns another kind of state."""
+    end = flow.end_step(state, dt)
+    shapes = lambda state: jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), state)
+    if jax.tree.structure(end) != jax.tree.structure(state) or shapes(end) != shapes(state):
+        raise ValueError(
+            f"{type(flow).__name__}.end_step returned a state of another structure than it was given: what "
+            "it keeps begins in `init`"
+        )
+    return end
 
 
 def _clock(carry: Carry, state: State, time: Array) -> Array | int:

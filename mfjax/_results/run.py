@@ -100,8 +100,11 @@ class Run(eqx.Module):
     def undefined(self) -> str | None:
         """Which observable that was asked for is NaN, in words, at saved times at which the run was fine."""
         fine = np.asarray(self.observables["status"]) <= codes.OK
-        for name, values in self.observables.items():
-            if name in RECORDED or not getattr(values, "is_fully_addressable", True):
+        if fine.ndim != 1:
+            raise ValueError("these are several runs, of a batch: ask each of them")
+        own = {name: value for name, value in self.observables.items() if name not in RECORDED}
+        for name, values in named_arrays(own).items():
+            if not getattr(values, "is_fully_addressable", True):
                 continue
             values = np.asarray(values)
             if not np.issubdtype(values.dtype, np.inexact):
@@ -109,10 +112,7 @@ class Run(eqx.Module):
             lost = fine & np.isnan(values).reshape(len(fine), -1).any(axis=1)
             if lost.any():
                 first = float(np.asarray(self.times)[np.argmax(lost)])
-                return (
-                    f"{name!r} is NaN at {lost.sum()} of {len(fine)} saved times, first at t = {first:.4g}: "
-                    "its docstring says where it has no value"
-                )
+                return f"{name!r} is NaN at {lost.sum()} of {len(fine)} saved times, first at t = {first:.4g}"
         return None
 
     def to_xarray(self) -> Any:

@@ -183,13 +183,13 @@ def solved(energy: Energy, mu: Measure, carry: Any = None) -> Solution:
 def one_term(energy: Energy | None, wanted: Callable[[Energy], bool], needed: str) -> tuple[Any, Any]:
     """(coefficient, term), the one term of a sum that is `wanted`.
 
-    **Raises** `ValueError`, "`needed`, got ..." with the terms there are, unless it is one.
+    **Raises** `ValueError`, "`needed`, got ..." with the terms there are, where not one of them is.
     """
     terms = () if energy is None else energy.parts()
     found = [pair for pair in terms if wanted(pair[1])]
     if len(found) != 1:
         names = ", ".join(type(term).__name__ for _, term in terms) or "no energy"
-        raise ValueError(f"{needed}, got {names}")
+        raise ValueError(f"{needed}, got {names}" + (f": {len(found)} of these are" if found else ""))
     return found[0]
 
 

@@ -40,9 +40,9 @@ class Data(eqx.Module):
             raise ValueError("data_weights must have a positive sum, got zeros: no datum would count")
 
     @property
-    def outputs(self) -> int | None:
-        """The number of outputs c of targets (N, c), `None` for (N,)."""
-        return None if self.y.ndim == 1 else self.y.shape[1]
+    def outputs(self) -> tuple[int, ...]:
+        """The shape of a target: (), or (c,) for c outputs."""
+        return self.y.shape[1:]
 
     def prepare(self, features: FeatureMap, points: Array) -> Any:
         """What `features` know of these inputs before any particles, in the dtype of `points`."""

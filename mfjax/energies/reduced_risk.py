@@ -100,7 +100,7 @@ class ReducedRisk(DataEnergy, Reduced):
 
     @property
     def outputs(self) -> tuple[int, ...]:
-        return self.data.y.shape[1:]
+        return self.data.outputs
 
     def validate(self, mu, domain=None):
         check_features(self.features, mu.points, self.data.x, domain)

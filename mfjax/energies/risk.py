@@ -50,8 +50,8 @@ class Risk(DataEnergy):
       not small; independent noise averages out, and its limit is of McKean-Vlasov type. On particles.
 
     **Raises** `ValueError` for data that are empty, not finite or of mismatched shapes, lam < 0, labels that
-    the loss does not take, targets of another width than the network, which is known with a measure, and
-    independent batches where there are none, or on a `Grid`, and a `layer` of another width than Phi.
+    the loss does not take, targets of another width than the network and a `layer` of another width than
+    Phi, which are known with a measure, and independent batches where there are none, or on a `Grid`.
 
     >>> import mfjax as mf
     >>> mu = mf.measures.Particles(jnp.array([[1.0], [3.0]]))

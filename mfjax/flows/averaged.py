@@ -64,6 +64,8 @@ class Averaged(WrapperFlow):
     def _weight(self, step: Any, age: Any) -> Any:
         """The weight of a point at the end of a step, averages being of this age."""
         if self.memory is None:
-            return step / jnp.maximum(age, step)
+            # A step of no length, as cells of a batch take while others go on, has no weight.
+            span = jnp.maximum(age, step)
+            return step / jnp.where(span > 0, span, 1)
         # The first step that ends after `since` is the one that began no later, up to rounding of the clock.
         return jnp.where(age <= 1.01 * step, 1, -jnp.expm1(-step / self.memory.astype(step.dtype)))

@@ -171,9 +171,9 @@ class Flow(eqx.Module):
         return State(measure, state.carry, fields, now)
 
     def end_step(self, state: State, dt: Float[Array, ""]) -> State:
-        """The state at the end of a step of length `dt`, with what the flow keeps of it.
+        """The state at the end of a step of length `dt`, with what the flow keeps of it, in marks or fields.
 
-        A run calls it once a step, whatever the stepper. The rate may depend on what changes here where the
-        flow is `random`, and is evaluated anew.
+        A run calls it once a step, whatever the stepper. The flow has been evaluated there already: unless it
+        is `random`, so that the next draw is evaluated, neither rate nor energy may depend on what changes.
         """
         return state

@@ -9,13 +9,13 @@
 - Of the network: `Prediction`, `HeldOutRisk`, `Accuracy`, `CompressionError`, `PathNorm`, `TangentKernel`; of
   its dual variable, `DualNorm`, `SourceNorm`.
 - Of averages along a run: `AtAverage` of any of them.
-- To write one: `Observable`, or any function of a measure and a flow.
+- To write one: `Observable`, `Divergence` of densities, or any function of a measure and a flow.
 """
 
 from mfjax.observables.average import AtAverage
 from mfjax.observables.base import Observable
 from mfjax.observables.compression import CompressionError
-from mfjax.observables.divergences import KL, ChiSquare, MaxLogRatio, MaxRatio
+from mfjax.observables.divergences import KL, ChiSquare, Divergence, MaxLogRatio, MaxRatio
 from mfjax.observables.dual import DualNorm, SourceNorm
 from mfjax.observables.energy_distance import EnergyDistance
 from mfjax.observables.heights import HeightDistance
@@ -41,6 +41,7 @@ __all__ = [
     "ChiSquare",
     "ClosureDefect",
     "CompressionError",
+    "Divergence",
     "DualNorm",
     "EnergyDistance",
     "FisherInformation",

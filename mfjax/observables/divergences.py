@@ -13,7 +13,25 @@ from mfjax.measures import Grid, Measure
 from mfjax.observables.base import Observable
 
 
-class _Divergence(Observable):
+class Divergence(Observable):
+    """How a density on cells differs from a target. A new one is a subclass with `__call__`.
+
+    - `target`: a `Grid` of as many cells, or a density of one point, taken at cell centers and scaled to mass
+      one.
+
+    **Raises** `ValueError` for other targets, and on particles, which have no density.
+
+    >>> import mfjax as mf
+    >>> class TotalVariation(Divergence):
+    ...     def __call__(self, mu, flow=None):
+    ...         here, there = self.masses(mu)
+    ...         return 0.5 * jnp.sum(jnp.abs(here - there))
+    >>> line = mf.domains.Interval(0.0, 1.0)
+    >>> tilted = mf.measures.Grid.from_density(line, 64, lambda x: 2 * x[0])
+    >>> float(TotalVariation(lambda x: jnp.ones(()))(tilted))
+    0.25
+    """
+
     target: Any
 
     def __init__(self, target: Any):
@@ -24,7 +42,7 @@ class _Divergence(Observable):
             )
         self.target = target
 
-    def _masses(self, mu: Measure) -> tuple[Array, Array]:
+    def masses(self, mu: Measure) -> tuple[Array, Array]:
         """The masses of the measure and of the target, cell by cell."""
         if not isinstance(mu, Grid):
             raise ValueError(
@@ -49,7 +67,7 @@ class _Divergence(Observable):
         """The divergence at a `Grid`."""
 
 
-class ChiSquare(_Divergence):
+class ChiSquare(Divergence):
     """The chi-square divergence of a density from its target.
 
     chi^2(target | mu) = int (target / mu - 1)^2 dmu, which is int target^2 / mu - 1 for mass one.
@@ -76,11 +94,11 @@ class ChiSquare(_Divergence):
         super().__init__(target)
 
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
-        m, t = self._masses(mu)
+        m, t = self.masses(mu)
         return jnp.sum(_where_positive(m, (t - m) ** 2, jnp.where(t > 0, jnp.inf, 0.0)))
 
 
-class KL(_Divergence):
+class KL(Divergence):
     """The Kullback-Leibler divergence of two measures on one grid, in either order.
 
     KL(mu | target) = int log(mu / target) dmu - mu(1) + target(1); with `reverse=True`, KL(target | mu).
@@ -106,13 +124,13 @@ class KL(_Divergence):
         self.reverse = bool(reverse)
 
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
-        m, t = self._masses(mu)
+        m, t = self.masses(mu)
         first, second = (t, m) if self.reverse else (m, t)
         excess = jnp.where(second > 0, (first - second) / jnp.where(second > 0, second, 1), 0)
         return jnp.sum(jnp.where(second > 0, second * _entropy(excess), jnp.where(first > 0, jnp.inf, 0.0)))
 
 
-class MaxRatio(_Divergence):
+class MaxRatio(Divergence):
     """The largest ratio of target to density, which the maximum principle of the diffusion bounds.
 
     max over cells of target / mu, the quantity of the maximum principle of ultra-fast diffusion.
@@ -133,11 +151,11 @@ class MaxRatio(_Divergence):
         super().__init__(target)
 
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
-        m, t = self._masses(mu)
+        m, t = self.masses(mu)
         return jnp.max(_where_positive(m, t, jnp.where(t > 0, jnp.inf, 0.0)))
 
 
-class MaxLogRatio(_Divergence):
+class MaxLogRatio(Divergence):
     """The largest log-ratio of density and target: the bound on log-densities that limit theorems ask for.
 
     max over cells of |log(target / mu)|. With the uniform target `lambda point: 1.0` it is the sup norm of
@@ -161,7 +179,7 @@ class MaxLogRatio(_Divergence):
         super().__init__(target)
 
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
-        m, t = self._masses(mu)
+        m, t = self.masses(mu)
         both, neither = (m > 0) & (t > 0), (m == 0) & (t == 0)
         ratio = jnp.where(both, t, 1) / jnp.where(both, m, 1)
         return jnp.max(jnp.where(both | neither, jnp.abs(jnp.log(ratio)), jnp.inf))

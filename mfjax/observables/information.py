@@ -18,10 +18,10 @@ from mfjax.grids.faces import above, cells, face_slopes
 from mfjax.grids.fitting import fitted
 from mfjax.measures import Grid, Measure, Particles
 from mfjax.observables.base import Observable
-from mfjax.observables.divergences import _Divergence
+from mfjax.observables.divergences import Divergence
 
 
-class FisherInformation(_Divergence):
+class FisherInformation(Divergence):
     """The relative Fisher information of a density on a grid.
 
     I(mu | target) = int |grad log(mu / target)|^2 dmu on a `Grid`.
@@ -48,7 +48,7 @@ class FisherInformation(_Divergence):
         super().__init__(target)
 
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
-        m, t = self._masses(mu)
+        m, t = self.masses(mu)
         mu = cast(Grid, mu)
         there, full = t > 0, (m > 0) & (t > 0)
         log = lambda values, seen: jnp.log(jnp.where(seen, values, 1))

@@ -11,13 +11,13 @@ from mfjax.flows.base import Flow
 from mfjax.grids.diffusion import Conductance, stiffness
 from mfjax.grids.faces import above, below, cells, content, distance, shares, without_wall
 from mfjax.measures import Grid, Measure
-from mfjax.observables.divergences import _Divergence
+from mfjax.observables.divergences import Divergence
 
 # Conjugate gradients of one solve, some ten for each cell of an axis.
 ITERATIONS = 5000
 
 
-class SobolevDistance(_Divergence):
+class SobolevDistance(Divergence):
     """The weighted negative Sobolev distance to a target.
 
     |target - mu| in dot-H^{-1}(mu): the supremum of int h d(target - mu) over int |h'|^2 dmu <= 1.
@@ -53,7 +53,7 @@ class SobolevDistance(_Divergence):
         super().__init__(target)
 
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
-        m, t = self._masses(mu)
+        m, t = self.masses(mu)
         mu = cast(Grid, mu)
         if mu.frozen:
             raise ValueError(

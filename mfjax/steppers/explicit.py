@@ -102,7 +102,8 @@ class Euler(_Fixed):
 
     - `dt`: a step in flow time, or a function from the number n = 0, 1, ... of a step to its size, as the
       schedules of optax are: steps that fall like 1/n let stochastic gradient descent converge (Robbins,
-      Monro 1951). The other explicit schemes and those with noise take one, too.
+      Monro 1951). If they add up to less than the end of a run through times, it uses up `max_steps`.
+      The other explicit schemes and those with noise take one, too.
 
     >>> import mfjax as mf
     >>> well = mf.flows.Wasserstein(mf.energies.Potential(lambda x: x @ x / 2), mf.domains.Euclidean(1))

@@ -107,7 +107,7 @@ def minimize_reduced_risk(
             "minimize_reduced_risk runs on the host, and its energy or grid is traced: call it outside jit, "
             "vmap and mf.sweep, in a Python loop over the values"
         )
-    task = _OneOutput(energy, grid) if energy.data.outputs is None else _SeveralOutputs(energy, grid)
+    task = _SeveralOutputs(energy, grid) if energy.outputs else _OneOutput(energy, grid)
     signed = task.solve(tolerance, max_atoms)
     alpha, weights, gap = task.certificate(signed)
     value = task.value(signed)
@@ -141,7 +141,7 @@ class _Program(ABC):
         f = energy.regularizer
         if not isinstance(f, self.reducible):
             names = " and ".join(kind.__name__ for kind in self.reducible)
-            outputs = "one output" if energy.data.outputs is None else f"{energy.data.outputs} outputs"
+            outputs = f"{energy.outputs[0]} outputs" if energy.outputs else "one output"
             raise ValueError(
                 f"the reduction to total variation of {outputs} is known for {names}, got {type(f).__name__}"
             )

@@ -66,6 +66,8 @@ def linearize(flow: Flow, mu_star: Measure, *, tolerance: float | None = 1e-3) -
     Near any teacher, ultra-fast diffusion `PowerDivergence(target, order, scale)` has order * scale times
     the eigenvalues of h -> -div(target grad h) / target, the least of which is the spectral gap.
 
+    A flow that sees batches of data is linearized with all of them.
+
     Particles without mass follow the others and move none: the rates are those without them and, for each,
     those of -Hess V at its place (its block of the matrix; the modes of the others leave it where it is).
 

@@ -1,5 +1,7 @@
 """How fast two flows of the reduced risk can part: the semiconvexity of the energy."""
 
+from math import prod
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -85,7 +87,7 @@ def semiconvexity(
         )
     radius = jnp.sqrt(2 * level / energy.lam)
     # The length of c (1, ..., 1), one entry an output.
-    shift = jnp.abs(energy.regularizer.center) * (energy.data.outputs or 1) ** 0.5
+    shift = jnp.abs(energy.regularizer.center) * prod(energy.outputs) ** 0.5
     return radius * k2 * (shift + radius * k0) + (radius * k1) ** 2
 
 

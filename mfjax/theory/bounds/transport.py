@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import jax.numpy as jnp
+import numpy as np
 from jaxtyping import ScalarLike
 
-from mfjax._numerics.arrays import as_floats, scalar
+from mfjax._numerics.arrays import as_floats, is_traced, safe_sqrt, scalar
 from mfjax.theory.bounds.base import Recorded
 
 
@@ -23,6 +23,8 @@ def hwi(times: Any, distances: Any, information: Any, *, convexity: ScalarLike) 
     except distances below it: in one dimension take `Wasserstein1D` with `spread`. For K > 0 the
     log-Sobolev inequality KL <= I / (2 K) follows, whatever the distance.
 
+    **Raises** `ValueError` for arrays of other shapes, or negative ones.
+
     Source: slides, "Convergence, step 2" (F. Otto, C. Villani, J. Funct. Anal. 173 (2000) 361-400).
 
     >>> bound = hwi([0.0, 1.0], [2.0, 1.0], [4.0, 1.0], convexity=1.0)
@@ -30,4 +32,7 @@ def hwi(times: Any, distances: Any, information: Any, *, convexity: ScalarLike) 
     [2.0, 0.5]
     """
     w, i = as_floats(distances, "distances"), as_floats(information, "information")
-    return Recorded(times, w * (jnp.sqrt(i) - 0.5 * scalar(convexity, "convexity") * w), "HWI")
+    for values, name in ((w, "distances"), (i, "information")):
+        if not is_traced(values) and np.any(np.asarray(values) < 0):
+            raise ValueError(f"{name} must not be negative, got {float(np.nanmin(np.asarray(values))):g}")
+    return Recorded(times, w * (safe_sqrt(i) - 0.5 * scalar(convexity, "convexity") * w), "HWI")
