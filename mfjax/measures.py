@@ -218,9 +218,9 @@ class Grid(Measure):
     the volumes, faces and distances. `marks` are further values of each cell (a height `H`), a mapping from
     names to arrays (K, ...).
 
-    `Grid(domain, n, weights)`: `n` >= 4 cells per axis, one number or one for each, of a sphere, a
-    torus, an interval, a box, or a product of these; K is the product of n. `weights` are masses, not
-    densities, in proportion to volume and of total mass one unless given; from a density by
+    `Grid(domain, n, weights)`: `n` >= 4 cells per axis, along a frozen one >= 1, one number or one for each,
+    of a sphere, a torus, an interval, a box, or a product of these; K is their product. `weights` are masses,
+    not densities, in proportion to volume and of total mass one unless given; from a density by
     `Grid.from_density`. Good values: 8 cells or more across the finest feature; memory is O(n^dim), which is
     for dim <= 3.
 
@@ -245,6 +245,9 @@ class Grid(Measure):
 
     def __init__(self, domain: Domain, n, weights=None, *, marks: Mapping | None = None, dtype=None):
         cells = domain.cells(n)
+        moving = [count for axis, count in enumerate(cells.shape) if axis not in cells.frozen]
+        if min(moving, default=4) < 4:
+            raise ValueError(f"n must be at least 4, got {min(moving)}, along an axis on which mass moves")
         dtype = jnp.result_type(float) if dtype is None else _precision(dtype)
         self.points = cells.points.astype(dtype)
         self.spacing = cells.spacing.astype(dtype)

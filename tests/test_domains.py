@@ -473,7 +473,7 @@ def test_a_domain_without_coordinates_says_so():
         (lambda: mf.domains.Zonal(2).gaussian(*jnp.ones((2, 1)), jnp.ones(())), "no Gaussian is known"),
         (lambda: mf.domains.Euclidean(1).cells(8), "has no grid of cells"),
         (lambda: mf.domains.Torus(2).cells((8,)), "one number or 2 numbers"),
-        (lambda: mf.domains.Torus(1).cells(2), "n must be at least 4"),
+        (lambda: mf.domains.Torus(1).cells(0), "n must be at least 1"),
         (lambda: mf.domains.Torus(1).sample(jr.key(0), 0), "n must be at least 1"),
         (lambda: mf.domains.Sphere(1).validate(jnp.ones((3, 2))), "does not lie on Sphere"),
         (lambda: mf.domains.Sphere(1).validate(jnp.ones((3, 3))), "must have shape \\(M, 2\\)"),

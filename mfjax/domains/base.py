@@ -266,7 +266,7 @@ class Domain(eqx.Module):
     def cells(self, n: int | tuple[int, ...]) -> Cells:
         """A tensor grid of `n` cells per axis, equal steps of each coordinate.
 
-        **Raises** `ValueError` where the domain has no grid.
+        **Raises** `ValueError` where the domain has no grid, or n is not positive, on curvilinear ones n < 4.
         """
         raise ValueError(
             f"{type(self).__name__} has no grid of cells; use Sphere, Zonal, Torus, Interval, Box, or a "

@@ -51,12 +51,12 @@ def volume_of(
     return jnp.prod(spacing) if metric is None else jnp.broadcast_to(metric.volume, shape).ravel()
 
 
-def axes_of(n: int | tuple[int, ...], dim: int) -> tuple[int, ...]:
-    """Cells per axis from one number or one for each. **Raises** `ValueError` for fewer than 4."""
+def axes_of(n: int | tuple[int, ...], dim: int, minimum: int = 1) -> tuple[int, ...]:
+    """Cells per axis from one number or one for each. **Raises** `ValueError` for fewer than `minimum`."""
     shape = tuple(n) if isinstance(n, (tuple, list)) else (n,) * dim
     if len(shape) != dim:
         raise ValueError(f"n must be one number or {dim} numbers, got {n!r}")
-    return tuple(count(k, "n", minimum=4) for k in shape)
+    return tuple(count(k, "n", minimum=minimum) for k in shape)
 
 
 def tensor_centers(lower: Array, upper: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:

@@ -123,7 +123,7 @@ class Sphere(Domain):
         if not isinstance(n, (tuple, list)):
             around = count(n, "n", minimum=4)
             n = (around,) + (max(4, (around + 1) // 2),) * (self.dim - 1)
-        shape = axes_of(n, self.dim)
+        shape = axes_of(n, self.dim, minimum=4)
         ends = [(float(np.asarray(axis.lower)), float(np.asarray(axis.upper))) for axis in self.axes]
         lower, upper = (jnp.asarray(side, dtype) for side in zip(*ends, strict=True))
         places, spacing = tensor_centers(lower, upper, shape)

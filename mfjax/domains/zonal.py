@@ -120,7 +120,7 @@ class Zonal(Domain):
         return 0.5 * super().gaussian(x, y, width)
 
     def cells(self, n):
-        shape, dtype = axes_of(n, 1), jnp.result_type(float)
+        shape, dtype = axes_of(n, 1, minimum=4), jnp.result_type(float)
         points, spacing = tensor_centers(jnp.zeros((1,), dtype), jnp.full((1,), pi, dtype), shape)
         power, orbit = self.sphere_dim - 1, sphere_volume(self.sphere_dim - 1)
         volume = jnp.asarray(orbit * sine_integrals(shape[0], power), dtype)
