@@ -171,8 +171,8 @@ class ReducedRisk(DataEnergy, Reduced):
             raise ValueError(f"outer_weights must have shape {(mu.size, *self.outputs)}, got {outer.shape}")
         return Predictor(self.features, mu.points, along(mu.weights, outer) * outer)
 
-    def predict(self, mu, x: Float[Array, "B k"]) -> Float[Array, "B *c"]:
-        """The network F at new inputs, with the optimal outer weights at `mu`: `predictor(mu)(x)`."""
+    def predict(self, mu, x: Any) -> Float[Array, "B *c"]:
+        """The network F at new inputs `x` (B, k), with the optimal outer weights at `mu`: `predictor(mu)(x)`."""
         return self.predictor(mu)(x)
 
 

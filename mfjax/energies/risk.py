@@ -119,8 +119,8 @@ class Risk(DataEnergy):
         """
         return Predictor(self.features, mu.points, mu.weights, self.layer)
 
-    def predict(self, mu, x: Float[Array, "B k"]) -> Float[Array, "B *c"]:
-        """The network F at new inputs: `predictor(mu)(x)`."""
+    def predict(self, mu, x: Any) -> Float[Array, "B *c"]:
+        """The network F at new inputs `x` (B, k): `predictor(mu)(x)`."""
         return self.predictor(mu)(x)
 
     def draw(self, key, step):
