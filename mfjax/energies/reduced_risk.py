@@ -172,7 +172,7 @@ class ReducedRisk(DataEnergy, Reduced):
         return Predictor(self.features, mu.points, along(mu.weights, outer) * outer)
 
     def predict(self, mu, x: Any) -> Float[Array, "B *c"]:
-        """The network F at new inputs `x` (B, k), with the optimal outer weights at `mu`: `predictor(mu)(x)`."""
+        """The network F at inputs `x` (B, k), with the optimal outer weights at `mu`: `predictor(mu)(x)`."""
         return self.predictor(mu)(x)
 
 
