@@ -76,8 +76,10 @@ class Flow(eqx.Module):
 
         It may where mass diffuses along some axes alone: the entropy of what moves along the others can rise.
         """
-        partly = self.energy is not None and self.domain.noiseless and internal_parts(self.energy)
-        return self.monotone and not partly
+        # First, for the energy of a flow that varies in time is not known where its numbers are shapes alone.
+        if not self.monotone:
+            return False
+        return self.energy is None or not (self.domain.noiseless and internal_parts(self.energy))
 
     @property
     def timed(self) -> bool:
