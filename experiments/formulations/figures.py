@@ -87,7 +87,7 @@ class Figures(Gallery):
         row[1].loglog(meshes, 0.3 * errors[0] * (meshes[0] / meshes) ** 2, color="0.6", label="slope −2")
         row[1].set_xticks(meshes, [str(n) for n in meshes])
         row[1].minorticks_off()
-        row[1].set(xlabel="cells", ylabel="largest error of a moment (absolute)")
+        row[1].set(xlabel="cells", ylabel="largest error of a moment")
         plot.title(row[1], "grids of (3.23) against particles")
         plot.legend(row[1])
         return fig, "the difference is rounding, far below the dotted 1e-10; grids converge at second order"
