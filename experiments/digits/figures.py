@@ -57,7 +57,7 @@ class Figures(Gallery):
             trained, times = training.train(name), training.times(method)
             column = shown.index(self.loss(name))
             for part, dash in (("test", "-"), ("train", "--")):
-                risk, error = trained.curves[f"{part}_risk"], 1 - trained.curves[f"{part}_score"]
+                risk, error = trained.curves[f"{part}_risk"], self.errors(name, part)
                 label = method.title if part == "test" else None
                 style = {"color": plot.color(index), "linestyle": dash, "label": label}
                 for ax, values in zip(axes[:, column], (risk, error), strict=True):
@@ -71,13 +71,16 @@ class Figures(Gallery):
             ax.set_xlabel("flow time t")
         for ax in axes.flat:
             ax.set_yscale("log")
-        curves = [training.train(name).curves for name in training.methods]
-        if any(np.any(each[f"{part}_score"] == 1) for each in curves for part in ("train", "test")):
+        rows = training.splits.final.at(0)
+        least = 1 / max(len(rows.fit), len(rows.seen))
+        smallest = min(
+            self.errors(name, part).min() for name in training.methods for part in ("test", "train")
+        )
+        if smallest < 0.5 * least:
             # Nothing wrong, which a logarithm does not show; no other share is below one datum.
-            part = training.splits.final.at(0)
-            least = 1 / max(len(part.fit), len(part.seen))
             for ax in axes[1]:
                 ax.set_yscale("symlog", linthresh=least, linscale=0.3)
+                ax.set_yticks([0, *10.0 ** np.arange(np.ceil(np.log10(least)), 1)])
                 ax.set_ylim(bottom=0)
         for ax in axes[:, 0]:
             plot.plain_log_ticks(ax.yaxis)
@@ -87,6 +90,10 @@ class Figures(Gallery):
         axes[0, 0].set_ylabel("risk")
         axes[1, 0].set_ylabel("share of wrong classes" if classes else "1 - R²")
         return fig, "dots are where held-out data stop training: has test error settled by then?"
+
+    def errors(self, name: str, part: str) -> np.ndarray:
+        """What the score of a method lacks to one (seed, save), never less than zero by rounding."""
+        return np.maximum(1 - self.training.train(name).curves[f"{part}_score"], 0)
 
     def loss(self, name: str) -> str:
         """The class of the loss of a method."""
