@@ -39,7 +39,7 @@ class Preset:
     inputs: Count = 1024  # data of variable projection
     projected: Count = 48  # its particles
     batches: tuple[Count, ...] = (16, 64, 256, 1024)  # its batch sizes
-    momenta: tuple[Momentum, ...] = (0.0, 0.5, 0.9, 0.98)  # its momenta
+    momenta: tuple[Momentum, ...] = (0.0, 0.5, 0.9, 0.99)  # its momenta
     lam: Positive = 1e-2  # its regularization strength
     noise: Positive = 0.2  # deviation of the noise of its targets
     iterations: Count = 1024  # its steps
