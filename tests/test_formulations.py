@@ -13,9 +13,11 @@ from mfjax._engine.loop import trajectory
 from mfjax.energies import Entropy, PorousMedium, Potential, Risk
 from mfjax.features import Function, Ridge, Weighted
 from mfjax.flows import PropagationOfChaos, SeparatedVariables, Transported, Wasserstein
-from mfjax.measures import Grid, Particles
+from mfjax.flows.base import State
+from mfjax.measures import Grid, Particles, Tangent
 from mfjax.observables import HeightDistance, Prediction
 from mfjax.steppers import RK4, Euler, EulerMaruyama
+from mfjax.steppers.explicit import scaled_error
 from mfjax.testing import check_flow
 from mfjax.theory import optimal_coupling
 
@@ -339,10 +341,6 @@ def test_two_dimensions():
 
 def test_errors_of_heights_in_empty_cells_are_seen():
     """An error of a height where no mass is counts a little: it would run off, and mass enter it later."""
-    from mfjax.flows.base import State
-    from mfjax.measures import Tangent
-    from mfjax.steppers.explicit import scaled_error
-
     grid = Grid(INTERVAL, 8, [0, 0, 1, 1, 1, 1, 0, 0], marks={"H": jnp.ones(8)})
     moved = lambda cell: Tangent(marks={"H": jnp.zeros(8).at[cell].set(1.0)})
     error = lambda cell: float(scaled_error(State(grid), State(grid), moved(cell), 1.0, None, None))
