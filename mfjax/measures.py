@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Inexact, Key
 
-from mfjax._numerics.arrays import as_floats, count, finite, inner, is_traced, kind
-from mfjax.domains import Domain, Metric
+from mfjax._numerics.arrays import as_floats, count, finite, inner, is_traced, kind, scalar
+from mfjax.domains import Domain, Metric, require_domain
 from mfjax.domains.cells import volume_of
 
 __all__ = ["Grid", "Marks", "Measure", "Particles", "Tangent", "padded_weights"]
@@ -169,6 +169,7 @@ class Particles(Measure):
         `width` may be a traced number when `capacity` is given: a sweep over widths then shares one
         compiled program. Point `i` depends on `(key, i)` only.
         """
+        require_domain(domain)
         if capacity is None:
             capacity = count(width, "width")
         capacity = count(capacity, "capacity")
@@ -244,6 +245,7 @@ class Grid(Measure):
     noiseless: tuple[int, ...] = eqx.field(static=True)
 
     def __init__(self, domain: Domain, n, weights=None, *, marks: Mapping | None = None, dtype=None):
+        require_domain(domain)
         cells = domain.cells(n)
         moving = [count for axis, count in enumerate(cells.shape) if axis not in cells.frozen]
         if min(moving, default=4) < 4:
@@ -290,7 +292,9 @@ class Grid(Measure):
 
         Measured values come as an array of one number a cell, of shape (K,) or that of the cells.
 
-        The result is scaled to total `mass`; `mass=None` keeps the midpoint sum as it is.
+        The result is scaled to total `mass` > 0; `mass=None` keeps the midpoint sum as it is.
+
+        **Raises** `ValueError` as `Grid` does, for a mass that is not positive, and values of another shape.
         """
         grid = Grid(domain, n, dtype=dtype)
         if callable(density):
@@ -307,7 +311,8 @@ class Grid(Measure):
             raise ValueError(f"density must return one number per point, got shape {values.shape[1:]}")
         weights = _checked_weights(values.astype(grid.dtype) * grid.volume, grid.size, grid.dtype)
         if mass is not None:
-            weights = weights * (mass / jnp.sum(weights))
+            total = scalar(mass, "mass", above=0).astype(grid.dtype)
+            weights = weights * (total / jnp.sum(weights))
         return grid.with_weights(weights)
 
     @property
@@ -338,3 +343,41 @@ class Grid(Measure):
     def move(self, domain: Domain, tangent: Tangent, time, noise: Tangent | None = None) -> "Grid":
         """The masses and marks after `time` along `tangent`."""
         return eqx.tree_at(lambda mu: (mu.weights, mu.marks), self, self._moved(tangent, time))
+
+
+def same_cells(a: Any, b: Any, rtol: float = 0.0) -> bool:
+    """Whether two grids have the same cells, whatever moves on them, as far as their numbers are known.
+
+    Spacing, volumes and one center decide.
+
+    >>> from mfjax.domains import Interval, Torus
+    >>> unit, half = (Grid.uniform(Interval(0.0, length), 4) for length in (1.0, 0.5))
+    >>> same_cells(unit, unit), same_cells(unit, half), same_cells(unit, Grid.uniform(Torus(1), 4))
+    (True, False, False)
+    """
+    kind = lambda grid: (grid.shape, grid.periodic, grid.points.shape)
+    if not isinstance(a, Grid) or not isinstance(b, Grid) or kind(a) != kind(b):
+        return False
+    cells = lambda grid: (grid.spacing, grid.metric, grid.points)
+    if is_traced((cells(a), cells(b))):
+        return True
+    atol = rtol * float(np.min(np.asarray(a.spacing)))
+    pairs = ((a.spacing, b.spacing), (a.volume, b.volume), (a.points[0], b.points[0]))
+    return all(np.allclose(np.asarray(x), np.asarray(y), rtol, atol) for x, y in pairs)
+
+
+def require_same_cells(own: Grid, mu: Grid, name: str) -> None:
+    """**Raises** `ValueError` unless `own`, called `name` in the message, has the cells of `mu`."""
+    if own.shape != mu.shape:
+        raise ValueError(f"the {name} lives on {own.shape} cells and the measure on {mu.shape}; use one grid")
+    # That of a target may be of another precision.
+    if not same_cells(own, mu, rtol=1e-5):
+        raise ValueError(
+            f"the {name} lives on {_described(own)}, and the measure on {_described(mu)}; use one grid"
+        )
+
+
+def _described(grid: Grid) -> str:
+    numbers = lambda array: [round(float(n), 6) for n in array]
+    closed = "closed" if any(grid.periodic) else "open"
+    return f"{closed} axes with cells of size {numbers(grid.spacing)} from {numbers(grid.points[0])} on"

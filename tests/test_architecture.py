@@ -22,6 +22,7 @@ ROOT = Path(mf.__file__).parent
 ORDER = [
     "status",
     "_versions",
+    "_files",
     "_numerics",
     "domains",
     "measures",

@@ -528,6 +528,95 @@ CASES = {
         lambda: run(flow(risk(batches=E.Batches(2))), stepper=S.Adaptive(), t1=1.0, key=jr.key(0)),
         "Adaptive finds its steps by differences that batches of data disturb",
     ),
+    "batches with an implicit scheme": (
+        lambda: run(
+            flow(E.Risk(F.ReLU(), X, Y, batches=E.Batches(2)) + 0.1 * E.Entropy()),
+            G.uniform(CIRCLE, 8),
+            stepper=S.RosenbrockW(),
+            t1=1.0,
+            key=jr.key(0),
+        ),
+        "RosenbrockW finds its steps by differences that batches of data disturb",
+    ),
+    "a target on a longer interval": (
+        lambda: run(
+            flow(E.PowerDivergence(G.uniform(D.Interval(0.0, 2.0), 8)), D.Interval(0.0, 1.0)),
+            G.uniform(D.Interval(0.0, 1.0), 8),
+            t1=0.1,
+        ),
+        r"the target lives on open axes with cells of size \[0\.25\] from \[0\.125\] on, and the measure on",
+    ),
+    "a divergence from a torus": (
+        lambda: OBS.KL(G.uniform(TORUS, 8))(G.uniform(D.Interval(0.0, 1.0), 8)),
+        "the target lives on closed axes with cells of size .*, and the measure on open axes",
+    ),
+    "a divergence in a run, from elsewhere": (
+        lambda: run(
+            flow(E.Entropy(), D.Interval(0.0, 1.0)),
+            G.uniform(D.Interval(0.0, 1.0), 8),
+            t1=0.1,
+            observables={"kl": OBS.KL(G.uniform(D.Interval(1.0, 2.0), 8))},
+        ),
+        "the target lives on open axes .* from .1.0625. on",
+    ),
+    "spacings of zones": (
+        lambda: E.Spacings(E.PorousMedium(), D.Zonal(2)),
+        r"neighbors need one dimension.*, got Zonal\(sphere_dim=2\)",
+    ),
+    "quantization of zones": (
+        lambda: E.Quantization(lambda x: jnp.ones(()), D.Zonal(1)),
+        r"neighbors need one dimension.*, got Zonal\(sphere_dim=1\)",
+    ),
+    "free energy of zones": (
+        lambda: OBS.FreeEnergy(E.Entropy())(
+            P(jnp.linspace(0.1, 3.0, 8)[:, None]), flow(E.Entropy(), D.Zonal(2))
+        ),
+        r"distances on Zonal\(sphere_dim=2\) are not those of the sphere: use a Grid",
+    ),
+    "harmonics of zones in a product": (
+        lambda: OBS.SobolevNorm(lambda x: jnp.ones(()), 1.0, D.Product(D.Zonal(2), TORUS), degree=3),
+        "no harmonics are known on Product",
+    ),
+    "synchronous copies of zones": (
+        lambda: mf.bounds.contraction_rate(
+            flow(E.Potential(well) + E.Entropy(), D.Zonal(2)), P(jnp.array([[0.5], [1.0]]))
+        ),
+        "copies under one noise are compared on flat domains, got Zonal",
+    ),
+    "labels of zones": (
+        lambda: mf.flows.Transported(E.Potential(well), D.Zonal(2), labels=(8,)),
+        "labels must hold one number per axis of a flat domain",
+    ),
+    "bumps of another torus": (
+        lambda: run(
+            flow(E.ReducedRisk(F.RBF(TORUS, scale=0.2), X[:, :1], Y, 0.1), D.Torus(1, 4.0)), P(X[:, :1])
+        ),
+        r"these features take distances on Torus.* moves on Torus.*: pass it as torus=",
+    ),
+    "modes of the circle on the sphere": (
+        lambda: run(
+            flow(E.Risk(F.CircleModes([1.0, 0.5]), F.CircleModes([1.0, 0.5]).inputs(), Y), D.Sphere(2)),
+            P.sample(D.Sphere(2), jr.key(0), 3),
+        ),
+        r"these are features on Sphere\(1\), and the measure moves on Sphere\(dim=2\)",
+    ),
+    "a density of mass zero": (
+        lambda: G.from_density(TORUS, 8, lambda x: jnp.ones(()), mass=0.0),
+        "mass must be greater than 0, got 0",
+    ),
+    "neurons that are no features": (lambda: F.Weighted(jnp.tanh), "features must be a FeatureMap"),
+    "rates of two hidden layers": (
+        lambda: mf.linearize(
+            mf.flows.TwoHiddenLayers(
+                E.Risk(
+                    F.Weighted(F.Ridge(jnp.tanh), outputs=2), X, Y, layer=E.SecondLayer(jnp.tanh, [1.0, 2.0])
+                ),
+                D.Box([-1.0, -1.0], [1.0, 1.0]),
+            ),
+            G.uniform(D.Box([-1.0, -1.0], [1.0, 1.0]), 8).with_marks(H=jnp.zeros((64, 2))),
+        ),
+        r"also holds w, which are not at rest with the measure: linearize a flow of the measure alone$",
+    ),
     "steps that begin with zero": (
         lambda: S.Euler(lambda n: 0.1 * n),
         "dt of the first step must be greater than 0, got 0",

@@ -308,6 +308,18 @@ def test_the_dtype_is_that_of_the_measure(name, data, measure):
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype(measure)}
 
 
+@pytest.mark.parametrize("kind", ["potential", "interaction"])
+def test_functions_that_close_over_another_precision(kind):
+    wide = jnp.asarray(0.3, jnp.float64)
+    energy = Potential(lambda x: wide * x[0] ** 2)
+    if kind == "interaction":
+        energy = Interaction(lambda x, y: wide * jnp.sum((x - y) ** 2))
+    mu = particles("float32")
+    solution = energy.solve(mu)
+    found = solution.value, solution.potential(mu.points[0]), energy.gradient_field(mu, solution)
+    assert {array.dtype for array in (*found, energy.first_variation(mu, solution))} == {mu.dtype}
+
+
 def density(x):
     return (1 + 0.5 * x[0]) / (2 * jnp.pi)
 
@@ -832,6 +844,16 @@ def test_a_predictor_refuses_other_files_features_and_inputs(tmp_path):
     np.savez(tmp_path / "other.npz", points=np.ones((2, 2)))
     with pytest.raises(ValueError, match=r"other\.npz holds no predictor: it has no weights"):
         load(tmp_path / "other.npz", energy.features)
+    (tmp_path / "text.npz").write_text("points, weights")
+    with pytest.raises(ValueError, match=r"text\.npz holds no predictor: no \.npz file can be read there"):
+        load(tmp_path / "text.npz", energy.features)
+    with pytest.raises(ValueError, match=r"none\.npz does not exist"):
+        load(tmp_path / "none.npz", energy.features)
+    with (
+        jax.enable_x64(False),
+        pytest.raises(ValueError, match=r"points of .*net\.npz is in double precision"),
+    ):
+        load(path, mf.features.ReLU(bias=0.5))
     with pytest.raises(ValueError, match=r"written as \.npz, got 'net\.pkl'"):
         net.save(tmp_path / "net.pkl")
     with pytest.raises(ValueError, match=r"shape \(B, k\).*x\[None\] is one input"):

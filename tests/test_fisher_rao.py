@@ -17,7 +17,7 @@ from mfjax.flows import State, Wasserstein, WassersteinFisherRao
 from mfjax.kernels import ArcCosine
 from mfjax.measures import Grid, Particles
 from mfjax.problems import relu_coefficients
-from mfjax.steppers import RK4, Adaptive, BirthDeath, Euler, Heun
+from mfjax.steppers import RK4, Adaptive, BirthDeath, Euler, EulerMaruyama, Heun
 from mfjax.testing import check_flow, check_stepper_order
 
 CIRCLE = mf.domains.Sphere(1)
@@ -409,6 +409,18 @@ def test_births_and_deaths_reweight_in_the_mean():
     assert np.all(error > 0)
 
 
+@pytest.mark.parametrize("scheme", [EulerMaruyama, BirthDeath])
+def test_births_and_deaths_diffuse_with_the_noise_of_the_flow(scheme):
+    """Without reaction a quadratic well keeps its Ornstein-Uhlenbeck process: variance within z < 4."""
+    line, dt, temperature = mf.domains.Euclidean(1), 0.05, 0.5
+    well = Potential(lambda x: 0.5 * x[0] ** 2) + temperature * Entropy()
+    flow = WassersteinFisherRao(well, line, 1.0, 0.0, blur=0.5)
+    end = ended(flow, Particles(jnp.zeros((4000, 1))), scheme(dt), 20, jr.key(3))
+    exact = 2 * temperature * dt * (1 - (1 - dt) ** 40) / (1 - (1 - dt) ** 2)
+    np.testing.assert_array_equal(end.weights, 1 / 4000)
+    assert abs(float(jnp.var(end.points)) - exact) < 4 * exact * np.sqrt(2 / 4000)
+
+
 def test_births_and_deaths_follow_the_masses_in_time():
     """A whole run of 400 particles of equal mass against masses that grow: within 4 standard errors."""
     flow = WassersteinFisherRao(Potential(lambda x: x[0] + 0.2), CIRCLE, 1.0, 1.0)
@@ -506,9 +518,12 @@ def test_arc_cosine_kernel_is_that_of_relu():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("scheme", [EulerMaruyama, BirthDeath], ids=["masses", "births"])
 @pytest.mark.parametrize("balanced", [False, True])
-def test_noisy_particles_grow_as_the_density_does(balanced):
+def test_noisy_particles_grow_as_the_density_does(balanced, scheme):
     """Entropy as noise and, by an estimate of stated width, as growth: 24 runs of 512 particles at t = 0.3.
+
+    Masses grow, or particles are born and die.
 
     Integrals within 4 standard errors and the squared width of the estimate; fixed key.
     """
@@ -531,9 +546,10 @@ def test_noisy_particles_grow_as_the_density_does(balanced):
 
     def run(seed):
         keys = jr.split(jr.key(seed))
-        mu = mf.measures.Particles(jnp.interp(jr.uniform(keys[0], (512,)), mass, place)[:, None])
-        stepper = mf.steppers.EulerMaruyama(0.3 / 40)
-        return integrals(mf.simulate(flow, mu, stepper=stepper, steps=40, key=keys[1]).final)
+        points = jnp.interp(jr.uniform(keys[0], (512,)), mass, place)[:, None]
+        free = jnp.zeros((512 if scheme is BirthDeath else 0, 1))
+        mu = Particles(jnp.append(points, free, 0), jnp.append(jnp.full(512, 1 / 512), free))
+        return integrals(mf.simulate(flow, mu, stepper=scheme(0.3 / 40), steps=40, key=keys[1]).final)
 
     found, exact = np.asarray(jax.jit(jax.vmap(run))(jnp.arange(24))), np.asarray(integrals(end))
     error = found.std(axis=0, ddof=1) / np.sqrt(24)

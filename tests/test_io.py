@@ -25,7 +25,7 @@ from mfjax._engine.directory import (
     write_arrays,
 )
 from mfjax._engine.identity import closed_over, described, numbers_of_run, step_program, text_of
-from mfjax._results.atomic import write_atomically
+from mfjax._files import write_atomically
 from mfjax._results.datasets import read_dataset, write_dataset
 
 pytestmark = pytest.mark.core
@@ -275,9 +275,14 @@ def test_a_directory_without_manifest(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / ".checkpoint.npz.17.tmp").write_bytes(b"half")
     (tmp_path / "parts" / ".000001.npz.17.tmp").write_bytes(b"half")
+    (tmp_path / "cell-00002" / "parts").mkdir(parents=True)
+    (tmp_path / "cell-00002" / "parts" / ".000008.npz.17.tmp").write_bytes(b"half")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / ".checkpoint.npz.18.tmp").write_bytes(b"of another run")
+    (tmp_path / ".mine.tmp").write_text("mine")
     opened(tmp_path, MANIFEST, False)
     assert (tmp_path / "notes.txt").read_text() == "mine"
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert sorted(p.name for p in tmp_path.rglob("*.tmp")) == [".checkpoint.npz.18.tmp", ".mine.tmp"]
 
 
 @pytest.mark.parametrize("name", ["results.nc", "checkpoint.npz"])

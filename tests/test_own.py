@@ -32,6 +32,14 @@ class Score(E.Energy):
         )
 
 
+class Periodic(Score):
+    """The same on a torus."""
+
+    def solve(self, mu, carry=None):
+        value = None if self.value is None else jnp.asarray(self.value)
+        return E.Solution(value, lambda x: jnp.cos(2 * jnp.pi * x[0] / 3))
+
+
 class Drift(mf.flows.Flow):
     """A flow that decreases no energy."""
 
@@ -62,6 +70,51 @@ def test_what_is_not_known_is_nan_and_no_fault(kind):
     np.testing.assert_allclose(run.final.points, MU.points * np.exp(-1), rtol=1e-5)
     for name in ("energy", "dissipation", "dissipated"):
         assert np.isnan(run.observables[name]).all() and run.observables[name].shape == (3,)
+
+
+WALLS = mf.domains.Interval(-1.5, 1.5)
+DENSITIES = {
+    "wasserstein": (mf.flows.Wasserstein(Score(), WALLS), None),
+    "entropy": (mf.flows.Wasserstein(Score() + 0.2 * E.Entropy(), WALLS), S.RosenbrockW()),
+    "implicit": (mf.flows.Wasserstein(Score() + 0.2 * E.Entropy(), WALLS), S.ImplicitEuler(0.1)),
+    "sinkhorn": (
+        mf.flows.Wasserstein(Score() + 0.2 * E.Entropy(), WALLS),
+        S.EntropicProximal(0.1, blur=0.1),
+    ),
+    "growth": (mf.flows.WassersteinFisherRao(Score() + 0.2 * E.Entropy(), WALLS), None),
+    "heights": (mf.flows.PropagationOfChaos(Score(), WALLS), None),
+    "spectral": (
+        mf.flows.Wasserstein(
+            Periodic() + 0.2 * E.Entropy(), mf.domains.Torus(1, 3.0), space=mf.grids.Spectral()
+        ),
+        None,
+    ),
+}
+
+
+@pytest.mark.slow_cases("implicit", "sinkhorn", "growth", "spectral", "heights")
+@pytest.mark.parametrize("kind", DENSITIES)
+def test_a_density_moves_by_an_energy_without_value(kind):
+    """As by one with the same potential and a value, bit for bit."""
+    flow, stepper = DENSITIES[kind]
+    mu = mf.measures.Grid.from_density(flow.domain, 16, lambda x: 1 + 0.3 * jnp.cos(2 * jnp.pi * x[0] / 3))
+    if kind == "heights":
+        mu = mu.with_marks(H=mu.points[:, 0])
+    of_value = lambda node: isinstance(node, Score)
+    named = jax.tree.map(lambda n: type(n)(1.0) if of_value(n) else n, flow.energy, is_leaf=of_value)
+    other = eqx.tree_at(lambda f: f.energy, flow, named)
+    run, same = (mf.simulate(f, mu, stepper=stepper, save_at=[0.2, 0.3]) for f in (flow, other))
+    np.testing.assert_array_equal(run.final.weights, same.final.weights)
+    assert np.isnan(run.observables["energy"]).all() and np.isfinite(same.observables["energy"]).all()
+
+
+def test_what_needs_the_value_says_so():
+    mu = mf.measures.Grid.uniform(WALLS, 16)
+    with pytest.raises(ValueError, match="the value of this energy is not known, and the search"):
+        mf.gibbs(Score() + 0.2 * E.Entropy(), mu)
+    for measure in (mu, MU):
+        with pytest.raises(ValueError, match="is not known, and so is its free energy"):
+            mf.observables.FreeEnergy(Score())(measure)
 
 
 def test_a_flow_without_energy_has_rates_and_no_outer_weights():

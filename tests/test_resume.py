@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 
 import mfjax as mf
+from mfjax import _files as atomic
 from mfjax._engine import directory as files
 from mfjax._engine.programs import Programs
-from mfjax._results import atomic
 
 PROGRAM = """
 import jax
@@ -381,7 +381,7 @@ def test_a_later_end_keeps_the_saved_times_that_were_reached(tmp_path):
 
 
 def test_a_cosmetic_edit_goes_on(stopped):
-    path, _ = stopped
+    path, go = stopped
     space = namespace() | {"__name__": "program"}
     exec(
         "# a comment\n"
@@ -389,6 +389,9 @@ def test_a_cosmetic_edit_goes_on(stopped):
         space,
     )
     space["go"]("run", path, True)
+    go("run", path.parent / "straight", False)
+    one, other = (mf.load(place).final.points for place in (path, path.parent / "straight"))
+    np.testing.assert_array_equal(one, other)
 
 
 def test_another_version_is_refused_by_name(stopped, monkeypatch):

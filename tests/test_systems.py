@@ -522,6 +522,26 @@ def test_one_dimension(name, side):
 
 @pytest.mark.slow
 @rows(lambda system, stepper: not isinstance(stepper, str))
+def test_a_schedule_that_stays_as_it_is(name, side):
+    """Whatever a system has, noise of points and marks, batches, fields, a schedule passes on."""
+    sim = declared(name, side, SYSTEMS[name].values[0], CIRCLE, "float64")
+    still = W.Scheduled(lambda t: sim.flow)
+    assert still.stochastic == sim.flow.stochastic and still.random == sim.flow.random
+    stepper, options = getattr(SYSTEMS[name], side), {"save_at": [END / 2, END], "save_measures": False}
+    scheduled = mf.Simulation(still, sim.measure, stepper=stepper, key=sim.key, **options)
+    carry, (_, values) = eqx.filter_jit(trajectory)(scheduled)
+    expected, (_, others) = eqx.filter_jit(trajectory)(sim)
+    assert int(carry.status) == status.OK
+    exact = stepper is not None
+    for one, other in zip(*map(jax.tree.leaves, (carry.state.measure, expected.state.measure)), strict=True):
+        # An adaptive scheme sees the clock among its errors.
+        np.testing.assert_allclose(one, other, rtol=1e-9 if exact else 1e-4, atol=1e-11 if exact else 1e-5)
+    for key in ("energy", "mass"):
+        np.testing.assert_allclose(values[key], others[key], rtol=1e-9 if exact else 1e-4, atol=1e-8)
+
+
+@pytest.mark.slow
+@rows(lambda system, stepper: not isinstance(stepper, str))
 def test_single_precision(name, side):
     double, noisy = check(name, side, CIRCLE, "float64")
     single, _ = check(name, side, CIRCLE, "float32")

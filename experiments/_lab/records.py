@@ -13,7 +13,7 @@ import numpy as np
 
 import mfjax as mf
 from _lab.cli import Settings
-from mfjax._results.atomic import write_text
+from mfjax._files import write_text
 from mfjax._results.datasets import write_dataset
 from mfjax.theory.bounds import Bound
 from mfjax.theory.certificates import REQUIRED, certify, format_table

@@ -10,7 +10,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from _lab.cli import Settings
 from _lab.figures import Gallery
 from mfjax import plot
-from mfjax._results.atomic import write_text
+from mfjax._files import write_text
 from mfjax.plot.canvas import colorbar
 
 from .baselines import Fitted, fit, models

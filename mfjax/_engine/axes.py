@@ -135,8 +135,8 @@ def _also(names: Sequence[str]) -> str:
 
 def _weak(values: tuple) -> jax.ShapeDtypeStruct:
     """The number, weakly typed as the Python number of a single cell would be: it promotes nothing."""
-    kinds = [float if any(isinstance(v, float) for v in values) else int]
-    return jax.ShapeDtypeStruct((), jnp.asarray(kinds[0](0)).dtype, weak_type=True)
+    number = 0.0 if any(isinstance(v, float) for v in values) else 0
+    return jax.ShapeDtypeStruct((), jnp.asarray(number).dtype, weak_type=True)
 
 
 def check_ends(fn: Callable[..., Any], constant: dict[str, Any], columns: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 import jaxlib
 import numpy as np
 
-from mfjax._results.atomic import write_atomically, write_json, write_text
+from mfjax._files import write_atomically, write_json, write_text
 
 
 class RunDirectoryError(ValueError):
@@ -126,6 +127,10 @@ def environment() -> dict[str, Any]:
 
 FORMAT = 2
 MANIFEST, PROGRAM, LOCK = "manifest.json", "program.txt", ".lock"
+# How `write_atomically` calls what it has not finished.
+TEMPORARY = re.compile(
+    r"\.(manifest\.json|program\.txt|checkpoint\.npz|results\.nc|[0-9]{6}\.npz)\.[0-9]+\.tmp"
+)
 
 
 def _around_difference(*lines: str, before: int = 60, shown: int = 160) -> list[str]:
@@ -206,12 +211,18 @@ class Directory:
             self.path.mkdir(parents=True, exist_ok=True)
             if lock:
                 self._take_lock()
-            for leftover in self.path.rglob(".*.tmp"):
+            for leftover in self._leftovers():
                 leftover.unlink(missing_ok=True)
             if text is not None and not (self.path / PROGRAM).exists():
                 write_text(self.path / PROGRAM, text)
             if not (self.path / MANIFEST).exists():
                 write_json(self.path / MANIFEST, {"format": FORMAT, **manifest})
+
+    def _leftovers(self) -> Iterator[Path]:
+        """The temporary files that a kill left here or in the places of cells, and nobody else's."""
+        for place in (self.path, *self.path.glob("cell*-[0-9]*")):
+            for folder in (place, place / "parts"):
+                yield from (p for p in folder.glob(".*.tmp") if TEMPORARY.fullmatch(p.name))
 
     def amend(self, entries: Mapping[str, Any]) -> None:
         """Add entries to the manifest."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -58,76 +58,107 @@ def drive(
     if claim is not None:
         claim()
     times = np.asarray(times)
-    saves = times.shape[-1] - 1
-    chunk, axis = chunk_of(saves, every), programs.axis
-    expand = lambda leaf: np.expand_dims(np.asarray(leaf), axis)
-    pieces = [jax.tree.map(expand, first)]
-    reached = taken = 0
+    saves, axis = times.shape[-1] - 1, programs.axis
+    chunk, at = chunk_of(saves, every), _Position(0, 0)
+    pieces = [jax.tree.map(partial(_one_record, axis), first)]
     if place is not None:
         if writes:
             place.open()
         if place.checkpoint.exists():
-            like = (np.zeros((), np.int64), np.zeros((), np.int64), carry)
-            counts = read_arrays(place.checkpoint, like)
-            reached, taken, carry = int(counts[0]), int(counts[1]), as_placed(counts[2], carry)
-            if reached > saves:
-                raise ForeignRun(f"{place.path} holds {reached} saved times, more than the {saves} asked for")
-            begin = 1
-            for file, length in place.parts(reached):
-                here = times[..., begin : begin + length]
-                stored, records = read_arrays(
-                    file, (here, jax.tree.map(partial(_several, axis, length), first))
-                )
-                if not np.array_equal(stored, here):
-                    raise ForeignRun(
-                        f"{place.path} holds another run: its saved times differ; use another path"
-                    )
-                pieces.append(records)
-                begin += length
+            at, carry, stored = _restored(place, carry, pieces[0], times, axis)
+            pieces += stored
     shown = 0.0
 
     def report() -> None:
         nonlocal shown
-        share = _share(times, reached + (taken / every if every else 0))
+        share = _share(times, at.reached + (at.taken / every if every else 0))
         if update is not None:
             update(share - shown)
         shown = share
 
     report()
-    while reached < saves:
+    while at.reached < saves:
         if np.all(np.take(np.asarray(pieces[-1][1]["status"]), -1, axis=axis) != codes.OK):
             # Every run has stopped: later records repeat the last one.
-            repeated = [-1] * (saves - reached)
+            repeated = [-1] * (saves - at.reached)
             pieces.append(jax.tree.map(partial(np.take, indices=repeated, axis=axis), pieces[-1]))
-            reached, taken = saves, 0
+            at = _Position(saves, 0)
             report()
             break
-        begun, piece = reached, None
-        if chunk.steps or taken:
-            whole = known(every)
-            steps = min(chunk.steps or whole, whole - taken)
-            carry = programs.advance_steps(inputs, carry, steps)
-            taken += steps
-            if taken == every:
-                carry, record = programs.close(inputs, carry)
-                piece = jax.tree.map(expand, gathered(record))
-                reached, taken = reached + 1, 0
-        else:
-            number = min(chunk.saves, saves - reached)
-            carry, records = programs.advance(inputs, carry, number, chunk.saves)
-            piece = gathered(records)
-            reached += number
+        begun = at.reached
+        at, carry, piece = _advanced(programs, inputs, carry, at, chunk, every, saves)
         if piece is not None:
             pieces.append(jax.tree.map(np.asarray, piece))
         if place is not None:
             state = gathered(carry)
             if writes:
                 if piece is not None:
-                    write_arrays(place.part(begun + 1), (times[..., begun + 1 : reached + 1], pieces[-1]))
-                write_arrays(place.checkpoint, (np.int64(reached), np.int64(taken), state))
+                    part = times[..., begun + 1 : at.reached + 1], pieces[-1]
+                    write_arrays(place.part(begun + 1), part)
+                write_arrays(place.checkpoint, (np.int64(at.reached), np.int64(at.taken), state))
         report()
     join = lambda *leaves: np.concatenate(leaves, axis=axis)
     return gathered(carry), jax.tree.map(join, *pieces)
+
+
+class _Position(NamedTuple):
+    """How far a run has come: saved times that it has `reached`, and steps `taken` from there."""
+
+    reached: int
+    taken: int
+
+
+def _restored(
+    place: Place, carry: Any, first: Any, times: np.ndarray, axis: int
+) -> tuple[_Position, Any, list[Any]]:
+    """(position, carry, records of the parts) of the checkpoint of a run with these saved times.
+
+    **Raises** `ForeignRun` where there are more saved times on disk, or others.
+    """
+    saves = times.shape[-1] - 1
+    like = (np.zeros((), np.int64), np.zeros((), np.int64), carry)
+    reached, taken, state = read_arrays(place.checkpoint, like)
+    at = _Position(int(reached), int(taken))
+    if at.reached > saves:
+        raise ForeignRun(f"{place.path} holds {at.reached} saved times, more than the {saves} asked for")
+    pieces, begin = [], 1
+    for file, length in place.parts(at.reached):
+        here = times[..., begin : begin + length]
+        stored, records = read_arrays(file, (here, jax.tree.map(partial(_several, axis, length), first)))
+        if not np.array_equal(stored, here):
+            raise ForeignRun(f"{place.path} holds another run: its saved times differ; use another path")
+        pieces.append(records)
+        begin += length
+    return at, as_placed(state, carry), pieces
+
+
+def _advanced(
+    programs: Programs,
+    inputs: Any,
+    carry: Any,
+    at: _Position,
+    chunk: Chunk,
+    every: int | None,
+    saves: int,
+) -> tuple[_Position, Any, Any]:
+    """(position, carry, records or `None`) after one chunk: of saved times, or of steps between two."""
+    if not chunk.steps and not at.taken:
+        number = min(chunk.saves, saves - at.reached)
+        carry, records = programs.advance(inputs, carry, number, chunk.saves)
+        return _Position(at.reached + number, 0), carry, gathered(records)
+    whole = known(every)
+    steps = min(chunk.steps or whole, whole - at.taken)
+    carry = programs.advance_steps(inputs, carry, steps)
+    if at.taken + steps < whole:
+        return _Position(at.reached, at.taken + steps), carry, None
+    carry, record = programs.close(inputs, carry)
+    one = jax.tree.map(partial(_one_record, programs.axis), gathered(record))
+    return _Position(at.reached + 1, 0), carry, one
+
+
+def _one_record(axis: int, leaf: Any) -> np.ndarray:
+    """One record along the axis of records."""
+    return np.expand_dims(np.asarray(leaf), axis)
 
 
 def _share(times: np.ndarray, position: int | float) -> float:
@@ -138,5 +169,5 @@ def _share(times: np.ndarray, position: int | float) -> float:
 
 
 def _several(axis: int, length: int, leaf: Any) -> jax.ShapeDtypeStruct:
-    """The shape of `length` records like one."""
-    return jax.ShapeDtypeStruct((*leaf.shape[:axis], length, *leaf.shape[axis:]), leaf.dtype)
+    """The shape of `length` records like the one of `leaf`."""
+    return jax.ShapeDtypeStruct((*leaf.shape[:axis], length, *leaf.shape[axis + 1 :]), leaf.dtype)

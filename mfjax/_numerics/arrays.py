@@ -70,6 +70,11 @@ def known(value: T | None) -> T:
     return value
 
 
+def added(a: Array | None, b: Array | None) -> Array | None:
+    """The sum of two numbers, or `None` where one of them is not known."""
+    return None if a is None or b is None else a + b
+
+
 def frozen(tree: T) -> T:
     """`tree` with the same numbers and no derivatives.
 

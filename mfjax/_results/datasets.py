@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mfjax._results.atomic import write_atomically
+from mfjax._files import write_atomically
 from mfjax._results.labels import free_name
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mfjax._results.atomic import write_atomically
+from mfjax._files import write_atomically
 from mfjax._results.datasets import LARGEST, write_dataset
 from mfjax._results.paraview import write_paraview
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mfjax._results.atomic import write_text
+from mfjax._files import write_text
 
 HEAD = '<?xml version="1.0"?>\n<VTKFile type="{}" version="1.0" byte_order="LittleEndian">\n'
 TYPES = {"f4": "Float32", "f8": "Float64", "i8": "Int64"}

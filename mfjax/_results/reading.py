@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mfjax._files import exact
 from mfjax._numerics.arrays import known
 from mfjax._results.datasets import read_dataset
 from mfjax._results.labels import GridAxis, GridLabels
@@ -78,7 +78,7 @@ def _run(data: Any, file: Path, domain: Domain | None) -> Run:
         final = measure_at(known(measures), -1)
     observables = {name: data[name].values for name in attributes["observables"]}
     status, failed_at = (jnp.asarray(attributes[name], jnp.int32) for name in ("status", "failed_at"))
-    times = _exact(data["time"].values, "time")
+    times = exact(data["time"].values, "time")
     return Run(times, observables, measures, final, status, failed_at, None, Origin.known(domain, settings))
 
 
@@ -122,8 +122,8 @@ def _measure(data: Any, prefix: str, grid: dict | None, leading: tuple[int, ...]
     marks = {}
     for name in data.data_vars:
         if str(name).startswith(f"{prefix}mark_"):
-            marks[str(name).removeprefix(f"{prefix}mark_")] = _exact(data[name].values, name)
-    points, weights = (_exact(data[f"{prefix}{name}"].values, name) for name in ("points", "weights"))
+            marks[str(name).removeprefix(f"{prefix}mark_")] = exact(data[name].values, name)
+    points, weights = (exact(data[f"{prefix}{name}"].values, name) for name in ("points", "weights"))
     if grid is None:
         return _made(Particles, points=points, weights=weights, marks=marks)
     if not isinstance(grid.get("frozen"), (list, tuple)):
@@ -160,16 +160,6 @@ def _made(kind: type[T], **fields: Any) -> T:
     for name, value in fields.items():
         object.__setattr__(made, name, value)
     return made
-
-
-def _exact(values: np.ndarray, name: Any) -> jax.Array:
-    """An array of the same dtype. **Raises** `ValueError` where JAX would round it."""
-    array = jnp.asarray(values)
-    if array.dtype != values.dtype:
-        raise ValueError(
-            f"{name} is in double precision: load it after jax.config.update('jax_enable_x64', True)"
-        )
-    return array
 
 
 def _plain(attributes: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from mfjax._results.run import (
     named_arrays,
     placed,
 )
-from mfjax.measures import Grid
+from mfjax.measures import Grid, same_cells
 from mfjax.status import SimulationError
 
 
@@ -176,18 +176,10 @@ def _described(axes, results: list[Any], attributes, taken) -> tuple[dict[str, A
     if not isinstance(first, Run):
         return attributes, None, ()
     mu, labels = first.final, None
-    if isinstance(mu, Grid) and all(_same_grid(mu, run.final) for run in results):
+    if isinstance(mu, Grid) and all(same_cells(mu, run.final) for run in results):
         labels = grid_labels(mu, first.domain, {*axes, *taken, *RESERVED})
     attributes = attributes | {"first_cell": first.settings} | described_grid(mu, labels)
     return attributes, labels, tuple(coordinate_names(first.domain, mu.points.shape[-1]))
-
-
-def _same_grid(a: Grid, b: Any) -> bool:
-    """Whether two grids have the same cells, which spacing, volumes and one center decide."""
-    kind = lambda grid: (grid.shape, grid.periodic, grid.frozen, grid.noiseless)
-    alike = isinstance(b, Grid) and kind(a) == kind(b)
-    pairs = ((a.spacing, b.spacing), (a.volume, b.volume), (a.points[0], b.points[0])) if alike else ()
-    return alike and all(np.array_equal(x, y) for x, y in pairs)
 
 
 def _row(result: Any) -> dict[str, _Column]:

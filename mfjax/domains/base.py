@@ -175,6 +175,16 @@ class Domain(eqx.Module):
         return self.dim == 1
 
     @property
+    def orbits(self) -> bool:
+        """Whether points stand for orbits, whose sizes their volumes contain."""
+        return False
+
+    @property
+    def euclidean(self) -> bool:
+        """Whether coordinates measure lengths and volumes."""
+        return self.isometric and not self.orbits
+
+    @property
     def volume_powers(self) -> tuple[int, ...]:
         """The power of each axis' unit that a volume has; above one where points stand for orbits."""
         return (1,) * self.dim
@@ -232,7 +242,7 @@ class Domain(eqx.Module):
 
         **Raises** `ValueError` where none are known.
         """
-        if not self.isometric or any(axis.endless for axis in self.axes):
+        if not self.euclidean or any(axis.endless for axis in self.axes):
             raise ValueError(
                 f"no harmonics are known on {self!r}: a domain that has them overrides `harmonics`"
             )

@@ -131,6 +131,10 @@ class Factored(Domain):
         return all(factor.isometric for factor in self.factors)
 
     @property
+    def orbits(self) -> bool:
+        return any(factor.orbits for factor in self.factors)
+
+    @property
     def volume_powers(self) -> tuple[int, ...]:
         return tuple(power for factor in self.factors for power in factor.volume_powers)
 

@@ -101,6 +101,10 @@ class Wrapped(Domain):
         return self.domain.isometric
 
     @property
+    def orbits(self) -> bool:
+        return self.domain.orbits
+
+    @property
     def volume_powers(self) -> tuple[int, ...]:
         return self.domain.volume_powers
 

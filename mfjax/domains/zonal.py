@@ -62,6 +62,10 @@ class Zonal(Domain):
         return (False,)
 
     @property
+    def orbits(self) -> bool:
+        return True
+
+    @property
     def volume_powers(self) -> tuple[int, ...]:
         return (self.sphere_dim,)
 

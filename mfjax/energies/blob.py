@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._numerics.arrays import inner, scalar
-from mfjax.domains import Domain
+from mfjax.domains import Domain, require_domain
 from mfjax.energies.base import Solution
 from mfjax.energies.convolution import convolution
 from mfjax.energies.internal import DensityEstimate, InternalEnergy
@@ -50,6 +50,7 @@ class Blob(DensityEstimate):
     def __init__(self, energy: InternalEnergy, width: ScalarLike, domain: Domain):
         if not isinstance(energy, InternalEnergy):
             raise ValueError(f"energy must be an InternalEnergy, got {type(energy).__name__}")
+        require_domain(domain)
         self.energy, self.domain = energy, domain
         self.width = scalar(width, "width", above=0)
         # A domain without one says so.

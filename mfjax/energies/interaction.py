@@ -39,7 +39,7 @@ class Interaction(Energy):
         check_kernel(self.kernel, domain, mu.points[0])
 
     def solve(self, mu, carry=None):
-        value = 0.5 * mu.integrate(convolution(self.kernel, mu, mu.points))
+        value = 0.5 * mu.integrate(convolution(self.kernel, mu, mu.points).astype(mu.dtype))
         return Solution(value, InteractionPotential(self.kernel, mu))
 
 
@@ -50,10 +50,10 @@ class InteractionPotential(Field):
     mu: Measure
 
     def __call__(self, point: Array) -> Array:
-        return convolution_at(self.kernel, self.mu, point)
+        return convolution_at(self.kernel, self.mu, point).astype(point.dtype)
 
     def at(self, points):
-        return convolution(self.kernel, self.mu, points)
+        return convolution(self.kernel, self.mu, points).astype(points.dtype)
 
     def slopes(self, points):
         return convolution_slopes(self.kernel, self.mu, points)

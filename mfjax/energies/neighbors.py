@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mfjax.domains import Domain
+from mfjax.domains import Domain, require_domain
 from mfjax.energies.base import Solution
 from mfjax.energies.internal import DensityEstimate
 from mfjax.measures import Measure
@@ -101,9 +101,10 @@ class NeighborEstimate(DensityEstimate):
         return jnp.sum(jnp.where(pieces.real, pieces.values, 0))
 
 
-def check_dimension(domain: Domain) -> None:
+def require_neighbors(domain: Domain) -> None:
     """**Raises** `ValueError` unless particles on `domain` have neighbors."""
-    if not (domain.dim == 1 and domain.isometric):
+    require_domain(domain)
+    if not (domain.dim == 1 and domain.euclidean):
         raise ValueError(
             f"neighbors need one dimension, as on Euclidean(1), an interval, Torus(1), Sphere(1) or a curve, "
             f"got {domain!r}"

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 
 from mfjax._numerics.arrays import shown
 from mfjax.energies.base import Energy, Solution, require_number
@@ -37,7 +38,7 @@ class Potential(Energy):
         require_number("the potential", self.function, mu.points[0])
 
     def solve(self, mu, carry=None):
-        value = mu.integrate(jax.vmap(self.function)(mu.points))
+        value = mu.integrate(jax.vmap(self.function)(mu.points).astype(mu.dtype))
         potential = eqx.Partial(_apply, self.function)
         return Solution(value, potential)
 
@@ -46,4 +47,4 @@ class Potential(Energy):
 
 
 def _apply(function, point):
-    return function(point)
+    return jnp.asarray(function(point)).astype(point.dtype)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._numerics.arrays import as_floats, is_traced, scalar
 from mfjax.energies.internal import InternalEnergy
-from mfjax.measures import Grid
+from mfjax.measures import Grid, require_same_cells
 
 
 class PowerDivergence(InternalEnergy):
@@ -69,10 +69,8 @@ class PowerDivergence(InternalEnergy):
     def validate(self, mu, domain=None):
         super().validate(mu, domain)
         mu = cast(Grid, mu)
-        if isinstance(self.target, Grid) and self.target.shape != mu.shape:
-            raise ValueError(
-                f"the target lives on {self.target.shape} cells and the measure on {mu.shape}; use one grid"
-            )
+        if isinstance(self.target, Grid):
+            require_same_cells(self.target, mu, "target")
         target = self.target_density(mu.points)
         if target.shape != (mu.size,):
             raise ValueError(f"target must return one number per point, got {target.shape[1:]}")

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from mfjax._numerics.arrays import as_floats, finite
+from mfjax._files import exact, write_atomically
+from mfjax._numerics.arrays import as_floats, finite, known
 from mfjax.energies.second_layer import SecondLayer
 from mfjax.features import FeatureMap, check_features, require_features
 
@@ -84,11 +85,9 @@ class Predictor(eqx.Module):
         if path.suffix != ENDING:
             raise ValueError(f"a predictor is written as {ENDING}, got {path.name!r}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
         arrays = {"points": self.points, "weights": self.weights} | _numbers(self.features, self.layer)
-        with open(temporary, "wb") as file:
-            np.savez(file, allow_pickle=False, **{name: np.asarray(a) for name, a in arrays.items()})
-        return temporary.replace(path)
+        plain = {name: np.asarray(a) for name, a in arrays.items()}
+        return write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **plain))
 
     @staticmethod
     def load(path: str | Path, features: FeatureMap, layer: SecondLayer | None = None) -> "Predictor":
@@ -96,17 +95,17 @@ class Predictor(eqx.Module):
 
         The numbers of the layer are those of the file, which were trained; those of the features must agree.
 
-        **Raises** `ValueError` for a file of something else, features of other numbers, and a layer of other
-        shapes.
+        **Raises** `ValueError` for a missing file, one of something else, one in double precision where JAX
+        has none, features of other numbers, and a layer of other shapes.
         """
         require_features(features)
-        with np.load(path, allow_pickle=False) as file:
-            stored = {name: file[name] for name in file.files}
-        layer = _trained(layer, stored)
-        here = {name: np.asarray(a) for name, a in _numbers(features, layer).items()}
+        stored = _stored(Path(path))
         missing = {"points", "weights"} - set(stored)
         if missing:
             raise ValueError(f"{path} holds no predictor: it has no {min(missing)}")
+        points, weights = (exact(stored[name], f"{name} of {path}") for name in ("points", "weights"))
+        layer = _trained(layer, stored)
+        here = {name: np.asarray(a) for name, a in _numbers(features, layer).items()}
         for name in sorted(set(here) | (set(stored) - {"points", "weights"})):
             there, given = stored.get(name), here.get(name)
             if there is None or given is None or not np.array_equal(there, given, equal_nan=True):
@@ -116,7 +115,21 @@ class Predictor(eqx.Module):
                     f"the predictor in {path} has {other}: {name} is "
                     f"{_told(there)} there and {_told(given)} here"
                 )
-        return Predictor(features, stored["points"], stored["weights"], layer)
+        return Predictor(features, points, weights, layer)
+
+
+def _stored(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file by their names. **Raises** `ValueError` where there are none."""
+    if not path.exists():
+        raise ValueError(f"{path} does not exist")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except Exception as error:
+        # A file of something else fails in as many ways as it has bytes.
+        raise ValueError(
+            f"{path} holds no predictor: no {ENDING} file can be read there ({error})"
+        ) from error
 
 
 def labels_of(outputs: Float[Array, "B *c"]) -> Int[Array, " B"]:
@@ -137,7 +150,7 @@ def _trained(layer: SecondLayer | None, stored: dict[str, np.ndarray]) -> Second
     name = lambda path: jax.tree_util.keystr(path, simple=True, separator=".")
     fits = lambda there, leaf: eqx.is_array(leaf) and there is not None and there.shape == leaf.shape
     found = ((stored.get(name(path)), leaf) for path, leaf in leaves)
-    kept = [jnp.asarray(there) if fits(there, leaf) else leaf for there, leaf in found]
+    kept = [exact(known(there), "the layer") if fits(there, leaf) else leaf for there, leaf in found]
     return jax.tree_util.tree_unflatten(tree, kept)["layer"]
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, ScalarLike
 from mfjax._numerics.arrays import inner, is_traced, scalar, shown
 from mfjax.domains import Domain
 from mfjax.energies.base import require_number
-from mfjax.energies.neighbors import NeighborEstimate, Pieces, check_dimension
+from mfjax.energies.neighbors import NeighborEstimate, Pieces, require_neighbors
 from mfjax.energies.power_divergence import DensityFunction, PowerDivergence
 
 
@@ -69,7 +69,7 @@ class Quantization(NeighborEstimate):
     def __init__(self, density: Callable, domain: Domain, order: ScalarLike = 2.0):
         if not callable(density):
             raise ValueError(f"density must be a function of one point, got {shown(density)}")
-        check_dimension(domain)
+        require_neighbors(domain)
         axis = domain.axes[0]
         if axis.lower is None or axis.upper is None:
             raise ValueError(f"the outer cells of {domain!r} have no end: take an Interval that holds nu")

@@ -9,7 +9,7 @@ from jaxtyping import Array, Complex, Float, ScalarLike
 
 from mfjax._numerics.arrays import count, is_traced, scalar
 from mfjax._numerics.sums.waves import grid_waves, half_space
-from mfjax.domains import Domain, Torus, torus_period
+from mfjax.domains import Domain, Torus, require_domain, torus_period
 from mfjax.energies.base import Energy, Solution
 from mfjax.energies.convolution import convolution
 from mfjax.energies.fourier import Series, cell_values
@@ -83,6 +83,7 @@ class Sobolev(Energy):
         modes: int | None = None,
     ):
         self.domain = Torus(1) if domain is None else domain
+        require_domain(self.domain)
         if torus_period(self.domain) is None:
             raise ValueError(f"a Sobolev discrepancy lives on a Torus, got {self.domain!r}")
         self.target = TorusTarget(target, self.domain)

@@ -6,7 +6,7 @@ import numpy as np
 from mfjax._numerics.arrays import is_traced
 from mfjax.domains import Domain
 from mfjax.energies.internal import InternalEnergy
-from mfjax.energies.neighbors import NeighborEstimate, Pieces, check_dimension
+from mfjax.energies.neighbors import NeighborEstimate, Pieces, require_neighbors
 
 
 class Spacings(NeighborEstimate):
@@ -51,7 +51,7 @@ class Spacings(NeighborEstimate):
     def __init__(self, energy: InternalEnergy, domain: Domain):
         if not isinstance(energy, InternalEnergy):
             raise ValueError(f"energy must be an InternalEnergy, got {type(energy).__name__}")
-        check_dimension(domain)
+        require_neighbors(domain)
         self.energy, self.domain = energy, domain
 
     def validate(self, mu, domain=None):

@@ -13,7 +13,7 @@ from mfjax._numerics.arrays import as_floats, is_traced, known, shown
 from mfjax._numerics.sums.waves import grid_waves, half_space
 from mfjax.domains import Domain, torus_period
 from mfjax.energies.fourier import cell_transform
-from mfjax.measures import Grid, Measure, Particles
+from mfjax.measures import Grid, Measure, Particles, require_same_cells
 
 SAMPLES = 256
 
@@ -64,8 +64,7 @@ class TorusTarget(eqx.Module):
     def sampled(self, mu: Grid) -> Grid:
         """The target, a density or a grid, on the cells of `mu`."""
         if isinstance(self.source, Grid):
-            if self.source.shape != mu.shape:
-                raise ValueError(f"target on {self.source.shape} cells, measure on {mu.shape}: use one grid")
+            require_same_cells(self.source, mu, "target")
             return self.source
         density = as_floats(jax.vmap(cast(Callable, self.source))(mu.points), "target density")
         if density.shape != (mu.size,):

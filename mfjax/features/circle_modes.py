@@ -20,7 +20,7 @@ class CircleModes(FeatureMap):
 
     - `coefficients` (K + 1,): c_0, ..., c_K; `mf.problems.relu_coefficients` gives those of ReLU.
 
-    **Raises** `ValueError` for negative coefficients (no kernel) or fewer than two.
+    **Raises** `ValueError` for negative coefficients (no kernel) or fewer than two, and off the circle.
 
     >>> modes = CircleModes([0.2, 0.1])
     >>> row = modes.matrix(jnp.array([[1.0, 0.0]]), modes.inputs())[:, 0]
@@ -38,6 +38,11 @@ class CircleModes(FeatureMap):
             )
         if not is_traced(self.coefficients) and float(np.min(np.asarray(self.coefficients))) < 0:
             raise ValueError("coefficients must be non-negative: kappa is a positive semidefinite kernel")
+
+    def validate(self, points, domain=None):
+        if points.shape[1] != 2 or not (domain is None or (domain.dim, domain.ambient) == (1, 2)):
+            place = f"points of {points.shape[1]} coordinates" if domain is None else repr(domain)
+            raise ValueError(f"these are features on Sphere(1), and the measure moves on {place}")
 
     def inputs(self) -> Float[Array, "N 2"]:
         """The index set (k, parity): parity 0 for cosines, 1 for sines; N = 2 K + 1."""

@@ -24,7 +24,7 @@ class RBF(FeatureMap):
     sign, a jump of 2 e^{-period / (2 scale)} times its largest for "laplace". The "laplace" gradient is 0 at
     omega = x.
 
-    **Raises** `ValueError` for other domains and profiles and scale <= 0.
+    **Raises** `ValueError` for other domains and profiles, scale <= 0, and measures on another torus.
 
     >>> import mfjax as mf
     >>> rbf = RBF(mf.domains.Torus(1), scale=0.2)
@@ -48,6 +48,13 @@ class RBF(FeatureMap):
         self.scale = scalar(scale, "scale", above=0)
         self.amplitude = scalar(amplitude, "amplitude")
         self.profile = profile
+
+    def validate(self, points, domain=None):
+        if domain is not None and not (domain.flat or self.torus.agrees(domain)):
+            raise ValueError(
+                f"these features take distances on {self.torus!r} and the measure moves on {domain!r}: "
+                "pass it as torus="
+            )
 
     def __call__(self, omega, x):
         vector = self.torus.displacement(omega, x) / self.scale.astype(omega.dtype)

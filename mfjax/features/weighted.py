@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from mfjax._numerics.arrays import count
 from mfjax._numerics.operators import Scaled
-from mfjax.features.base import FeatureMap
+from mfjax.features.base import FeatureMap, require_features
 
 
 class Weighted(FeatureMap):
@@ -18,7 +18,7 @@ class Weighted(FeatureMap):
     (c + d,): Omega = R^c x Theta (thesis I.8). Outer weights of size one at the start are a good choice; at
     w = 0 omega feels no force, and where all w are 0 only they move.
 
-    **Raises** `ValueError` for `outputs` that are not a whole number >= 1.
+    **Raises** `ValueError` for what is no feature map, and `outputs` that are not a whole number >= 1.
 
     >>> import jax.numpy as jnp, mfjax as mf
     >>> float(Weighted(mf.features.ReLU())(jnp.array([2.0, 1.0, 0.0]), jnp.array([3.0, 5.0])))
@@ -31,6 +31,7 @@ class Weighted(FeatureMap):
     outputs: int | None = eqx.field(static=True)
 
     def __init__(self, features: FeatureMap, outputs: int | None = None):
+        require_features(features)
         self.features = features
         self.outputs = None if outputs is None else count(outputs, "outputs")
 

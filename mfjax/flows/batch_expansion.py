@@ -85,7 +85,8 @@ class BatchExpansion(Flow):
             )
         if flow.stochastic:
             raise ValueError("BatchExpansion is of batches alone: leave the Entropy of the energy out")
-        if any(flow.domain.walls) or not flow.domain.ambient == flow.domain.dim:
+        euclidean = flow.domain.euclidean and flow.domain.ambient == flow.domain.dim
+        if any(flow.domain.walls) or not euclidean:
             raise ValueError(
                 f"BatchExpansion is for flat domains without walls, where steps add up, got {flow.domain!r}"
             )

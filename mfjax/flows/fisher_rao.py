@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, ScalarLike
 
 from mfjax import grids
 from mfjax._numerics.arrays import known, scalar
-from mfjax.domains import Domain
+from mfjax.domains import Domain, require_domain
 from mfjax.energies.base import Energy
 from mfjax.energies.blob import Blob
 from mfjax.energies.entropy import Entropy
@@ -82,6 +82,7 @@ class WassersteinFisherRao(Flow):
         blur: ScalarLike | None = None,
         space: grids.Discretization | None = None,
     ):
+        require_domain(domain)
         self.space = grids.FiniteVolume() if space is None else space
         check_space(self.space)
         self.energy, self.domain, self.balanced = energy, domain, bool(balanced)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mfjax import grids
-from mfjax._numerics.arrays import along, inner, known, over_outputs, pairing
+from mfjax._numerics.arrays import added, along, inner, over_outputs, pairing
 from mfjax.domains import Domain
 from mfjax.energies.base import Energy, Sum
 from mfjax.energies.entropy import Entropy
@@ -134,7 +134,7 @@ class HeightFlow(Flow):
         else:
             if of_rho.parts():
                 estimated = of_rho.solve(mu, before_of_rho)
-                value, carry = known(value) + known(estimated.value), estimated.carry
+                value, carry = added(value, estimated.value), estimated.carry
                 by_point = by_point + of_rho.gradient_field(mu, estimated)
             moving = self._on_particles(state, by_height, by_point, value)
         tangent, value, dissipation, max_step = moving
@@ -177,7 +177,7 @@ class HeightFlow(Flow):
         else:
             drift = grids.face_slopes(variation, mu)
         of_density, varied = grids.internal_energy(parts, mu)
-        value, variation = value + of_density, variation + varied
+        value, variation = added(value, of_density), variation + varied
         rate, max_step = grids.mass_rate(mu, drift, parts)
         rising = -by_height
         if self.rides:

@@ -27,7 +27,7 @@ class FirstSolve(eqx.Module):
     status: Int[Array, ""]
 
 
-class Carried(eqx.Module):
+class WeightsCarry(eqx.Module):
     """What an evaluation hands to the next: the first solve, that of the outer weights, the other terms."""
 
     first: FirstSolve
@@ -35,7 +35,7 @@ class Carried(eqx.Module):
     rest: Any
 
 
-def prepared_in(carry: Carried | None) -> Any:
+def prepared_in(carry: WeightsCarry | None) -> Any:
     """What the features prepared, if that is known."""
     return None if carry is None else carry.first.prepared.value
 
@@ -76,7 +76,7 @@ class OuterWeightFlow(Flow):
 
     @abstractmethod
     def drive(
-        self, risk: Reduced, mu: Measure, score: Score, outer_slope: Array, carry: Carried | None
+        self, risk: Reduced, mu: Measure, score: Score, outer_slope: Array, carry: WeightsCarry | None
     ) -> Drive:
         """What moves the network whose mark "u" has this `score`, and this slope of the energy in u."""
 
@@ -117,7 +117,7 @@ class OuterWeightFlow(Flow):
         prepared, rest = Prepared(None if self.random else risk.prepare(mu)), self._rest().init(mu)
         zero, fine = jnp.zeros((), mu.dtype), jnp.asarray(codes.OK, jnp.int32)
         if "u" in mu.marks:
-            return State(mu, Carried(FirstSolve(prepared, zero, fine), self._memory(mu), rest))
+            return State(mu, WeightsCarry(FirstSolve(prepared, zero, fine), self._memory(mu), rest))
         solution = risk.solve(mu)
         first = FirstSolve(
             prepared,
@@ -125,7 +125,7 @@ class OuterWeightFlow(Flow):
             jnp.asarray(solution.status, jnp.int32),
         )
         start = mu.with_marks(u=known(solution.outer_weights).astype(mu.dtype))
-        return State(start, Carried(first, self._memory(mu), rest))
+        return State(start, WeightsCarry(first, self._memory(mu), rest))
 
     def _memory(self, mu: Measure) -> Any:
         """What the first outer solve of a run starts from."""
@@ -140,7 +140,7 @@ class OuterWeightFlow(Flow):
         return mu.marks["u"]
 
     def evaluate(self, state: State) -> Evaluation:
-        mu, carry = state.measure, cast(Carried | None, state.carry)
+        mu, carry = state.measure, cast(WeightsCarry | None, state.carry)
         u, rest = self.outer_weights(mu), self._rest()
         factor, risk = self._terms()
         factor = jnp.asarray(factor).astype(mu.dtype)
@@ -164,7 +164,7 @@ class OuterWeightFlow(Flow):
             tangent, moved, limit = self._on_particles(mu, drive, force, slope)
         if carry is not None:
             outer = carry.outer if drive.solution is None else drive.solution.carry
-            carry = Carried(carry.first, outer, other.carry)
+            carry = WeightsCarry(carry.first, outer, other.carry)
         residual, status = self._health(first, drive.solution)
         return evaluation(
             tangent,

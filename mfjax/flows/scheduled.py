@@ -62,12 +62,12 @@ class Scheduled(Flow):
     def __check_init__(self):
         if not callable(self.make):
             raise ValueError(f"make must be a function from time to a flow, got {shown(self.make)}")
-        flow = self.at()
+        flow = self.make(jnp.zeros(()))
         if not isinstance(flow, Flow):
             raise ValueError(f"make must return a Flow, got {type(flow).__name__}")
 
     def at(self, state: State | None = None) -> Flow:
-        return self.make(jnp.zeros(())) if state is None else self.make(state.time).at(state)
+        return self.make(jnp.zeros(()) if state is None else state.time).at(state)
 
     @property
     def energy(self) -> Energy | None:
@@ -116,8 +116,16 @@ class Scheduled(Flow):
         return any(reached(jax.make_jaxpr(numbers)(time).jaxpr))
 
     @property
+    def temperature(self):
+        return self.at().temperature
+
+    @property
     def mark_temperatures(self):
         return self.at().mark_temperatures
+
+    @property
+    def random(self):
+        return self.at().random
 
     def lift(self, mu: Measure) -> Measure:
         return self.at().lift(mu)

@@ -62,10 +62,11 @@ class Transported(HeightFlow):
     monotone: ClassVar[bool] = False
 
     def __check_init__(self):
+        # First, for what follows asks the domain: equinox calls the checks of base classes last.
         super().__check_init__()
         if self.labels is None:
             return
-        flat = self.domain.ambient == self.domain.dim
+        flat = self.domain.euclidean and self.domain.ambient == self.domain.dim
         if not flat or len(self.labels) != self.domain.dim:
             raise ValueError(
                 f"labels must hold one number per axis of a flat domain, got {self.labels} for "

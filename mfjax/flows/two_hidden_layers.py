@@ -75,6 +75,7 @@ class TwoHiddenLayers(PropagationOfChaos):
     """
 
     def __check_init__(self):
+        # First, for what follows asks the domain: equinox calls the checks of base classes last.
         super().__check_init__()
         self._network()
 

@@ -1,5 +1,6 @@
 """What the flows share that are made of another one."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -47,6 +48,10 @@ class WrapperFlow(Flow):
     @property
     def temperature(self) -> Any:
         return self.flow.temperature
+
+    @property
+    def mark_temperatures(self) -> Mapping[str, Any]:
+        return self.flow.mark_temperatures
 
     @property
     def random(self) -> bool:

@@ -4,7 +4,7 @@ from typing import Any
 
 from jaxtyping import Array
 
-from mfjax._numerics.arrays import inner, known
+from mfjax._numerics.arrays import added, inner
 from mfjax.energies.base import Energy
 from mfjax.grids.base import Discretization, internal_energy, internal_parts, transport_part
 from mfjax.grids.diffusion import Part
@@ -45,7 +45,7 @@ class FiniteVolume(Discretization):
         rate, max_step = mass_rate(mu, drift, parts)
         return evaluation(
             Tangent(weights=rate),
-            known(solution.value) + value,
+            added(solution.value, value),
             -inner(variation, rate),
             mu.dtype,
             residual=solution.residual,

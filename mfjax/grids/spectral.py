@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex
 
-from mfjax._numerics.arrays import inner, known
+from mfjax._numerics.arrays import added, inner
 from mfjax.energies.base import Energy
 from mfjax.energies.entropy import Entropy
 from mfjax.grids.base import Discretization, internal_energy, internal_parts, transport_part
@@ -99,7 +99,7 @@ class Spectral(Discretization):
         moving = turnover > 0
         return evaluation(
             Tangent(weights=rate),
-            known(solution.value) + value,
+            added(solution.value, value),
             -inner(variation, rate),
             mu.dtype,
             residual=solution.residual,

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, ScalarLike
 from mfjax._numerics.arrays import count, is_traced, known, safe_norm, scalar
 from mfjax._numerics.sums.ordered import Places, decaying_sums
 from mfjax._numerics.sums.waves import half_space, series
-from mfjax.domains import Domain
+from mfjax.domains import Domain, require_domain
 from mfjax.kernels.base import Kernel
 
 
@@ -20,6 +20,8 @@ class _Radial(Kernel):
     domain: Domain | None
 
     def __init__(self, scale: ScalarLike = 1.0, domain: Domain | None = None):
+        if domain is not None:
+            require_domain(domain)
         self.scale = scalar(scale, "scale", above=0)
         self.domain = domain
 

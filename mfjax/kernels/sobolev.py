@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, ScalarLike
 from mfjax._numerics.arrays import is_traced, known, scalar
 from mfjax._numerics.sums.ordered import Places
 from mfjax._numerics.sums.rows import over_rows
-from mfjax.domains import Domain, Torus, torus_period
+from mfjax.domains import Domain, Torus, require_domain, torus_period
 from mfjax.kernels.base import Kernel
 from mfjax.kernels.sums import row_sum
 
@@ -56,6 +56,7 @@ class NegativeSobolev(Kernel):
 
     def __init__(self, order: ScalarLike, domain: Domain | None = None):
         self.domain = Torus(1) if domain is None else domain
+        require_domain(self.domain)
         if torus_period(self.domain) is None or self.domain.dim != 1:
             raise ValueError(f"the closed form lives on Torus(1), got {self.domain!r}")
         self.order = scalar(order, "order", above=0.5)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mfjax.flows.base import Flow
-from mfjax.measures import Grid, Measure
+from mfjax.measures import Grid, Measure, require_same_cells
 from mfjax.observables.base import Observable
 
 
@@ -42,6 +42,10 @@ class Divergence(Observable):
             )
         self.target = target
 
+    def validate(self, mu, flow):
+        if isinstance(self.target, Grid) and isinstance(mu, Grid):
+            require_same_cells(self.target, mu, "target")
+
     def masses(self, mu: Measure) -> tuple[Array, Array]:
         """The masses of the measure and of the target, cell by cell."""
         if not isinstance(mu, Grid):
@@ -50,11 +54,7 @@ class Divergence(Observable):
                 f"{type(mu).__name__}: use a Grid, or an explicit density estimate"
             )
         if isinstance(self.target, Grid):
-            if self.target.shape != mu.shape:
-                raise ValueError(
-                    f"the target lives on {self.target.shape} cells and the measure on {mu.shape}; "
-                    "use one grid"
-                )
+            require_same_cells(self.target, mu, "target")
             return mu.weights, self.target.weights.astype(mu.dtype)
         values = jax.vmap(self.target)(mu.points)
         if values.shape != (mu.size,):

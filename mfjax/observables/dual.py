@@ -12,7 +12,7 @@ from mfjax._numerics.arrays import inner, kind, pairing, safe_sqrt
 from mfjax._numerics.linalg import singular_values
 from mfjax.energies.reduced_risk import ReducedRisk
 from mfjax.flows.base import Flow
-from mfjax.measures import Grid, Measure
+from mfjax.measures import Grid, Measure, require_same_cells
 from mfjax.observables.base import Observable
 from mfjax.observables.network import risk_of
 from mfjax.outer.base import bound
@@ -105,14 +105,14 @@ class SourceNorm(Observable):
         alpha = jnp.where(kept, seen / jnp.where(kept, sizes, 1), 0)
         return jnp.where(jnp.all(full), safe_sqrt(inner(alpha, alpha)), jnp.inf)
 
+    def validate(self, mu, flow):
+        if isinstance(self.teacher, Grid) and isinstance(mu, Grid):
+            require_same_cells(self.teacher, mu, "teacher")
+
     def _density(self, mu: Grid) -> Float[Array, " K"]:
         """The density of the teacher in each cell."""
         if isinstance(self.teacher, Grid):
-            if self.teacher.shape != mu.shape:
-                raise ValueError(
-                    f"the teacher lives on {self.teacher.shape} cells and the measure on {mu.shape}; "
-                    "use one grid"
-                )
+            require_same_cells(self.teacher, mu, "teacher")
             return self.teacher.density.astype(mu.dtype)
         values = jax.vmap(self.teacher)(mu.points)
         if values.shape != (mu.size,):

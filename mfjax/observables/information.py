@@ -9,7 +9,7 @@ import numpy as np
 from jax.scipy.special import digamma, gammaln
 from jaxtyping import Array, Float
 
-from mfjax._numerics.arrays import count, is_traced, kind, known
+from mfjax._numerics.arrays import count, is_traced, kind
 from mfjax.domains import Euclidean
 from mfjax.energies.base import Energy
 from mfjax.flows.base import Flow
@@ -80,7 +80,8 @@ class FreeEnergy(Observable):
 
     - `neighbors`: k, 3 unless given; larger is smoother and more biased.
 
-    **Raises** `ValueError` on particles of unequal masses (zero masses are padding).
+    **Raises** `ValueError` on particles of unequal masses (zero masses are padding), of orbits (`Zonal`), and
+    on particles and cells for an energy whose value is not known.
     **Fails** where particles coincide: the estimate is then infinite.
 
     Source: L. Kozachenko, N. Leonenko, Problems Inform. Transmission 23 (1987), for k = 1.
@@ -101,12 +102,17 @@ class FreeEnergy(Observable):
         self.energy, self.neighbors = energy, count(neighbors, "neighbors")
 
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
-        if not isinstance(mu, Particles):
-            return known(self.energy.solve(mu, self.energy.init(mu)).value)
-        smooth = smooth_part(self.energy)
-        value = known(smooth.solve(mu, smooth.init(mu)).value)
+        on_particles = isinstance(mu, Particles)
+        energy = smooth_part(self.energy) if on_particles else self.energy
+        value = energy.solve(mu, energy.init(mu)).value
+        if value is None:
+            raise ValueError("the value of this energy is not known, and so is its free energy")
+        if not on_particles:
+            return value
         temperature = jnp.asarray(self.energy.temperature).astype(mu.dtype)
         domain = Euclidean(mu.points.shape[1]) if flow is None else flow.domain
+        if domain.orbits:
+            raise ValueError(f"distances on {domain!r} are not those of the sphere: use a Grid")
         return value + temperature * self._entropy(mu, domain)
 
     def _entropy(self, mu, domain):

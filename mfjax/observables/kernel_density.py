@@ -7,7 +7,7 @@ import jax
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._numerics.arrays import as_floats, finite, inner, scalar
-from mfjax.domains import Domain
+from mfjax.domains import Domain, require_domain
 from mfjax.flows.base import Flow
 from mfjax.measures import Grid, Measure
 from mfjax.observables.base import Observable
@@ -43,6 +43,7 @@ class KernelDensity(Observable):
     domain: Domain
 
     def __init__(self, points: Any, bandwidth: ScalarLike, domain: Domain):
+        require_domain(domain)
         if isinstance(points, Grid):
             points = points.points
         elif isinstance(points, int) and not isinstance(points, bool):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mfjax._numerics.arrays import count, inner
-from mfjax.domains import Domain
+from mfjax.domains import Domain, require_domain
 from mfjax.flows.base import Flow
 from mfjax.measures import Measure
 from mfjax.observables.base import Observable, angles, one_dimensional
@@ -75,6 +75,8 @@ class FourierModes(Observable):
 
 
 def _circle(domain: Domain | None) -> Domain:
+    if domain is not None:
+        require_domain(domain)
     if domain is None or not one_dimensional(domain) or not domain.closed[0]:
         raise ValueError(
             f"Fourier modes need a circle, domain=Sphere(1) or Torus(1) or that of the flow, got {domain!r}"

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._numerics.arrays import count, safe_sqrt, scalar
 from mfjax._numerics.sums.rows import sum_of_rows
-from mfjax.domains import Domain
+from mfjax.domains import Domain, require_domain
 from mfjax.flows.base import Flow
 from mfjax.measures import Measure
 from mfjax.observables.base import Observable, as_measure, check_dimension
@@ -53,6 +53,7 @@ class SobolevNorm(Observable):
     def __init__(
         self, target: Any, order: ScalarLike, domain: Domain, degree: int = 64, *, cells: int | None = None
     ):
+        require_domain(domain)
         self.domain, self.degree = domain, count(degree, "degree")
         self.order = scalar(order, "order")
         measure = as_measure(target, domain, cells)

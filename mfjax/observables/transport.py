@@ -7,7 +7,7 @@ import jax
 from jaxtyping import Array, Float
 
 from mfjax._numerics.arrays import safe_sqrt
-from mfjax.domains import Domain, Euclidean
+from mfjax.domains import Domain, Euclidean, require_domain
 from mfjax.flows.base import Flow
 from mfjax.measures import Measure
 from mfjax.observables.base import Observable, as_measure, check_dimension, one_dimensional
@@ -93,7 +93,10 @@ def check_lengths(flow: Flow | None, domain: Domain | None) -> None:
 
 def check_connected(domain: Domain | None) -> None:
     """**Raises** `ValueError` where some points of `domain` are infinitely far apart."""
-    if domain is not None and not domain.connected:
+    if domain is None:
+        return
+    require_domain(domain)
+    if not domain.connected:
         raise ValueError(
             f"points that differ in a sign or a frozen coordinate of {domain!r} are infinitely far apart: "
             "take the distance of those of one place, on its other factors"

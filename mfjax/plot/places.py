@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import ScalarLike
 
 from mfjax._numerics.arrays import known
-from mfjax.domains import Axis, Domain
+from mfjax.domains import Axis, Domain, require_domain
 
 Extent = Sequence[tuple[ScalarLike, ScalarLike]] | None
 # Lines of a graticule divide each of its axes in so many parts.
@@ -65,7 +65,8 @@ def unit_of(name: str) -> str:
 
 
 def check_drawable(domain: Domain) -> None:
-    """**Raises** `ValueError` for domains of more than two dimensions."""
+    """**Raises** `ValueError` for what is no domain, and for domains of more than two dimensions."""
+    require_domain(domain)
     if domain.dim > 2:
         raise ValueError(f"figures show one or two dimensions, and {domain!r} has {domain.dim}")
 

@@ -6,12 +6,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Bool, Float, Int, ScalarLike
+from jaxtyping import Array, Bool, Float, Int, Key, ScalarLike
 
 from mfjax import status as codes
 from mfjax._numerics.arrays import known
 from mfjax.measures import Particles
 from mfjax.steppers.base import Step, Stepper, settle, step_size
+from mfjax.steppers.noise import brownian
 
 
 class BirthDeath(Stepper):
@@ -19,9 +20,9 @@ class BirthDeath(Stepper):
 
     growth_i = -beta V(x_i) in `flows.WassersteinFisherRao`, the relative rate of mass i. A copy keeps the
     mass of its parent, so that particles of equal mass stay so; the mean of the new measure is exactly that
-    of the exponential step m_i exp(dt growth_i). U_i depends on (key, step, slot i) only. Points move by
-    Euler's step. Weak order 1; for M particles of mass 1/M, fluctuations of order sqrt(dt |growth| / M) a
-    step.
+    of the exponential step m_i exp(dt growth_i). U_i depends on (key, step, slot i) only. Points move by the
+    step of `EulerMaruyama`, with the noise of the flow if it has one. Weak order 1; for M particles of mass
+    1/M, fluctuations of order sqrt(dt |growth| / M) a step.
 
     A copy takes the first slots of zero mass: start from more slots than particles,
     `Particles.sample(domain, key, width, capacity=...)`. Where the slots run out the run stops with the
@@ -65,7 +66,8 @@ class BirthDeath(Stepper):
 
     def step(self, flow, state, evaluation, dt, key, memory) -> Step:
         tangent = evaluation.tangent
-        moved = flow.move(state, eqx.tree_at(lambda t: t.growth, tangent, None), dt)
+        noise = brownian(flow, state, evaluation, dt, apart(known(key))) if flow.stochastic else None
+        moved = flow.move(state, eqx.tree_at(lambda t: t.growth, tangent, None), dt, noise)
         growth, mu = known(tangent.growth), cast(Particles, moved.measure)
         slots = jnp.arange(state.measure.size)
         uniform = jax.vmap(lambda i: jr.uniform(jr.fold_in(known(key), i), (), growth.dtype))(slots)
@@ -73,6 +75,11 @@ class BirthDeath(Stepper):
         measure, full = resampled(mu, copies)
         moved = eqx.tree_at(lambda s: s.measure, moved, measure)
         return settle(flow, moved, status=jnp.where(full, codes.OVERFLOW, codes.OK))
+
+
+def apart(key: Key[Array, ""]) -> Key[Array, ""]:
+    """A key that no slot has."""
+    return jr.fold_in(key, 2**32 - 1)
 
 
 def copies_of(

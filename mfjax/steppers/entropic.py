@@ -90,6 +90,7 @@ class EntropicProximal(Stepper):
                 "use stepper=None"
             )
         require_wasserstein(self, flow, "stepper=None")
+        super().validate(flow, mu)
 
     def step(self, flow, state, evaluation, dt, key, memory) -> Step:
         mu = cast(Grid, state.measure)

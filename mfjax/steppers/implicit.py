@@ -104,6 +104,7 @@ class ImplicitEuler(Stepper):
     def validate(self, flow, mu):
         require_diffusion(self, flow, mu)
         require_wasserstein(self, flow, "stepper=None")
+        super().validate(flow, mu)
         for _, energy in flow.at().diffusion(mu):
             if energy.flux == "upwind":
                 raise ValueError(

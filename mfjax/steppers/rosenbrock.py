@@ -100,6 +100,7 @@ class _LinearlyImplicit(Stepper):
 
     def validate(self, flow, mu):
         require_diffusion(self, flow, mu)
+        super().validate(flow, mu)
 
     def step(self, flow, state, evaluation, dt, key, memory) -> Step:
         stages, carry, status = self._stages(flow, state, evaluation, dt)

@@ -13,7 +13,7 @@ import numpy as np
 
 from mfjax import status as codes
 from mfjax._numerics.arrays import as_floats, count, finite
-from mfjax.domains import Domain
+from mfjax.domains import Domain, require_domain
 from mfjax.energies import MMD
 from mfjax.features import FeatureMap, Ridge, check_features
 from mfjax.kernels import Distance
@@ -238,6 +238,7 @@ def identifiability(
     >>> identifiability(mf.features.ReLU(), x, circle, data_weights=p, n=32).invisible
     (3, 5, 7)
     """
+    require_domain(domain)
     n = CELLS.get(domain.dim, 4) if n is None else n
     if count(n, "n") % 2:
         raise ValueError(f"n must be even, got {n}")
@@ -302,6 +303,7 @@ def symmetry(features: FeatureMap, grid: Grid, domain: Domain, reach: float = 4.
     is a polynomial of degree p, the modes above p of that parity are hidden.
     "unknown" for maps other than `Ridge` and for other domains.
     """
+    require_domain(domain)
     if not isinstance(features, Ridge) or not bool(jnp.all(jax.vmap(domain.contains)(-grid.points))):
         return "unknown"
     t = jnp.linspace(0, reach, 257, dtype=grid.dtype)[1:]

@@ -66,7 +66,7 @@ def linearize(flow: Flow, mu_star: Measure, *, tolerance: float | None = 1e-3) -
     Near any teacher, ultra-fast diffusion `PowerDivergence(target, order, scale)` has order * scale times
     the eigenvalues of h -> -div(target grad h) / target, the least of which is the spectral gap.
 
-    A flow that sees batches of data is linearized with all of them.
+    A flow that sees batches of data is linearized with all of them, a scheduled one as it is at t = 0.
 
     Particles without mass follow the others and move none: the rates are those without them and, for each,
     those of -Hess V at its place (its block of the matrix; the modes of the others leave it where it is).
@@ -98,7 +98,8 @@ def linearize(flow: Flow, mu_star: Measure, *, tolerance: float | None = 1e-3) -
         raise ValueError(
             f"the state of {type(flow).__name__} also holds {', '.join(state.fields)}, "
             "which are not at rest with the measure: linearize "
-            + ("it on a Grid" if not flow.timed else "the flow of one time, flow.at()")
+            + ("the flow of one time, flow.at()" if flow.timed else "a flow of the measure alone")
+            + (", such as its density on a Grid" if isinstance(mu, Particles) else "")
         )
     if isinstance(mu, Particles) and flow.stochastic:
         raise ValueError(

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._numerics.arrays import inner, is_traced, scalar
 from mfjax._numerics.compiled import compiled
-from mfjax.domains import Domain
+from mfjax.domains import Domain, require_domain
 from mfjax.energies.reduced_risk import ReducedRisk, require_reduced_risk
 from mfjax.measures import Measure
 from mfjax.observables.transport import WassersteinDistance
@@ -34,6 +34,7 @@ def stability(
     Source: VarPro paper, Theorem 4.1, whose constant is not given, and Corollary 4.1.
     """
     require_reduced_risk(energy, "bounds.stability")
+    require_domain(domain)
     check_probability(mu, "mu")
     check_probability(nu, "nu")
     level = jnp.maximum(energy(mu), energy(nu))
@@ -71,6 +72,7 @@ def semiconvexity(
     2.0
     """
     require_reduced_risk(energy, "bounds.semiconvexity")
+    require_domain(domain)
     if not isinstance(energy.regularizer, Quadratic):
         raise ValueError(
             f"the constant is known for regularizers.Quadratic, got {type(energy.regularizer).__name__}"

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._numerics.arrays import is_traced, scalar
 from mfjax._numerics.compiled import compiled
-from mfjax.domains import Domain
+from mfjax.domains import Domain, require_domain
 from mfjax.energies.base import Energy
 from mfjax.measures import Grid
 from mfjax.theory.bounds.base import Exponential, Integrated
@@ -126,6 +126,8 @@ def log_sobolev(
     >>> float(log_sobolev(temperature=0.5, convexity=2.0))
     4.0
     """
+    if domain is not None:
+        require_domain(domain)
     temperature = scalar(temperature, "temperature", above=0)
     convexity = scalar(convexity, "convexity")
     if not is_traced(convexity):

@@ -45,7 +45,7 @@ def contraction_rate(flow: Flow, measures: Particles) -> Float[Array, ""]:
             "synchronous copies are those of particles under a Wasserstein flow, got "
             f"{kind(measures)} under {kind(flow)}"
         )
-    if flow.domain.ambient != flow.domain.dim:
+    if flow.domain.ambient != flow.domain.dim or not flow.domain.euclidean:
         raise ValueError(f"copies under one noise are compared on flat domains, got {flow.domain!r}")
     smooth = Wasserstein(smooth_part(flow.energy), flow.domain)
     every = measures.points.reshape(-1, *measures.points.shape[-2:])

@@ -87,7 +87,8 @@ class EntropicProblem(eqx.Module):
 def problem(energy: Energy, grid: Grid) -> EntropicProblem:
     """The problem of `energy`, split into its smooth part and its entropies.
 
-    **Raises** `ValueError` without an entropy, for other internal energies, and where noise does not reach.
+    **Raises** `ValueError` without an entropy, for other internal energies, where noise does not
+    reach, and where the value of the energy is not known.
     """
     if grid.noiseless:
         raise ValueError(
@@ -99,4 +100,10 @@ def problem(energy: Energy, grid: Grid) -> EntropicProblem:
             raise ValueError(
                 f"{type(term).__name__} has no Gibbs measure: run its flow on a grid to its end instead"
             )
-    return EntropicProblem(transport_part(energy), jnp.asarray(energy.temperature).astype(grid.dtype), grid)
+    smooth = transport_part(energy)
+    if eqx.filter_eval_shape(lambda e: e.solve(grid, e.init(grid)).value, smooth) is None:
+        raise ValueError(
+            "the value of this energy is not known, and the search for a Gibbs measure lowers it: run the "
+            "flow on a grid to its end instead"
+        )
+    return EntropicProblem(smooth, jnp.asarray(energy.temperature).astype(grid.dtype), grid)

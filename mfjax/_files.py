@@ -1,6 +1,7 @@
-"""Atomic writes: a kill at any moment leaves either the old file or the new one.
+"""Files that are whole, and arrays that are read as they were written.
 
-Everything is written to a temporary name beside its place and renamed.
+A kill at any moment leaves either the old file or the new one: everything is written to a temporary name
+beside its place and renamed.
 """
 
 import json
@@ -8,6 +9,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
 
 
 def write_atomically(path: Path, write: Callable[[Any], None]) -> Path:
@@ -45,3 +50,13 @@ def write_text(path: Path, text: str) -> Path:
 def write_json(path: Path, content: Any) -> Path:
     """Write `content` as indented JSON, atomically."""
     return write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def exact(values: np.ndarray, name: Any) -> Array:
+    """An array of the same dtype. **Raises** `ValueError` where JAX would round it."""
+    array = jnp.asarray(values)
+    if array.dtype != values.dtype:
+        raise ValueError(
+            f"{name} is in double precision: load it after jax.config.update('jax_enable_x64', True)"
+        )
+    return array
