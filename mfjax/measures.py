@@ -362,8 +362,9 @@ def same_cells(a: Any, b: Any, rtol: float = 0.0) -> bool:
     if is_traced((cells(a), cells(b))):
         return True
     atol = rtol * float(np.min(np.asarray(a.spacing)))
-    pairs = ((a.spacing, b.spacing), (a.volume, b.volume), (a.points[0], b.points[0]))
-    return all(np.allclose(np.asarray(x), np.asarray(y), rtol, atol) for x, y in pairs)
+    with jax.ensure_compile_time_eval():
+        pairs = ((a.spacing, b.spacing), (a.volume, b.volume), (a.points[0], b.points[0]))
+        return all(np.allclose(np.asarray(x), np.asarray(y), rtol, atol) for x, y in pairs)
 
 
 def require_same_cells(own: Grid, mu: Grid, name: str) -> None:
@@ -378,6 +379,6 @@ def require_same_cells(own: Grid, mu: Grid, name: str) -> None:
 
 
 def _described(grid: Grid) -> str:
-    numbers = lambda array: [round(float(n), 6) for n in array]
-    closed = "closed" if any(grid.periodic) else "open"
-    return f"{closed} axes with cells of size {numbers(grid.spacing)} from {numbers(grid.points[0])} on"
+    numbers = lambda array: [round(float(n), 6) for n in np.asarray(array)]
+    closed, first = "closed" if any(grid.periodic) else "open", np.asarray(grid.points)[0]
+    return f"{closed} axes with cells of size {numbers(grid.spacing)} from {numbers(first)} on"

@@ -92,6 +92,7 @@ DENSITIES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:the run completed.* its energy rose")
 @pytest.mark.slow_cases("implicit", "sinkhorn", "growth", "spectral", "heights")
 @pytest.mark.parametrize("kind", DENSITIES)
 def test_a_density_moves_by_an_energy_without_value(kind):

@@ -32,7 +32,7 @@ def wave(x):
 
 
 # What every domain makes of its axes and of one point.
-DERIVED = {"closed", "lengths", "agrees", "sample"}
+DERIVED = {"closed", "lengths", "agrees", "sample", "euclidean"}
 
 
 @pytest.mark.parametrize("kind", [mf.domains.Wrapped, Factored])
@@ -78,7 +78,7 @@ def test_a_product_of_alike_factors_is_the_domain_of_more_dimensions(name):
     for key, value in one.items():
         np.testing.assert_allclose(other[key], value, rtol=1e-14, atol=1e-14, err_msg=key)
     facts = ("dim", "ambient", "tangent_dim", "closed", "walls", "isometric", "volume_powers", "flat")
-    for fact in (*facts, "product_of_circles", "noiseless"):
+    for fact in (*facts, "product_of_circles", "noiseless", "orbits", "euclidean"):
         assert getattr(whole, fact) == getattr(product, fact), fact
 
 
