@@ -798,9 +798,20 @@ def test_copies_under_one_noise_contract_above_the_threshold(sigma):
         assert np.all(np.diff(centered) > 0)
 
 
+def test_a_bound_that_is_no_number_proves_nothing():
+    of_nan = bounds.hwi([0.0, 1.0], [np.nan, np.nan], [1.0, 1.0], convexity=1.0)
+    for last in (0.0, 0.5):
+        assert np.isnan(of_nan.check([0.0, 1.0], [1.0, last]))
+    known = bounds.Recorded([0.0, 1.0], [3.0, 2.0], "H")
+    assert np.isnan(known.check([0.0, 0.5], [1.0, 0.0]))
+    assert known.check([0.0, 1.0], [1.0, 1.0]) == pytest.approx(0.5, rel=1e-12)
+
+
 @pytest.mark.wrong_calls
 def test_where_no_threshold_is_found():
     mu = Particles(jnp.array([[0.0], [1.0]]))
+    with pytest.raises(ValueError, match="rtol must be greater than 0, got 0"):
+        bounds.contraction_threshold(confined, mu, 0.1, 2.0, rtol=0.0)
     with pytest.raises(ValueError, match="must change its sign between 2 and 4, where it is"):
         bounds.contraction_threshold(confined, mu, 2.0, 4.0)
     with pytest.raises(ValueError, match="particles under a Wasserstein flow, got Grid under Wasserstein"):

@@ -152,3 +152,15 @@ def test_nothing_grows_from_nothing(dtype):
 def test_bad_input(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_whole_numbers_beyond_32_bits(wide):
+    """JAX without 64 bits would cut them to their last 32."""
+    with jax.enable_x64(wide):
+        points = Particles(np.array([[3_000_000_000]])).points
+        energy = mf.energies.ReducedRisk(
+            mf.features.ReLU(), np.ones((1, 1)), np.array([4_294_967_297]), 10**10
+        )
+    assert float(points[0, 0]) == 3e9 and float(energy.lam) == pytest.approx(1e10)
+    assert float(energy.data.y[0]) == pytest.approx(4_294_967_297, rel=1e-7)

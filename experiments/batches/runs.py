@@ -61,6 +61,10 @@ def quantiles(u: Any) -> Any:
 class BatchRuns(Runs):
     """The series, each computed once."""
 
+    def seeds(self, number: int) -> range:
+        """The seeds of a series, from that of the command line on."""
+        return range(self.settings.seed, self.settings.seed + number)
+
     def few(self, batches: Any) -> mf.flows.Wasserstein:
         """Descent of the risk of a few neurons."""
         x = jr.normal(jr.key(0), (DATA, 2), self.dtype)
@@ -86,7 +90,7 @@ class BatchRuns(Runs):
                 save_measures=False,
             )  # fmt: skip
 
-        axes = {"eps": [1 / number for number in self.preset.steps], "seed": range(self.preset.seeds)}
+        axes = {"eps": [1 / number for number in self.preset.steps], "seed": self.seeds(self.preset.seeds)}
         return self.records.sweep(f"mean-{list(SAMPLINGS).index(name)}", cell, axes)
 
     def many(self, batches: Any, independent: bool = False) -> mf.flows.Wasserstein:
@@ -117,7 +121,7 @@ class BatchRuns(Runs):
                 save_measures=False,
             )  # fmt: skip
 
-        axes = {"width": preset.widths, "beta": preset.betas, "seed": range(preset.repeats)}
+        axes = {"width": preset.widths, "beta": preset.betas, "seed": self.seeds(preset.repeats)}
         return self.records.sweep("widths", cell, axes, static=("width",))
 
     def noises(self) -> Any:
@@ -139,7 +143,7 @@ class BatchRuns(Runs):
                 key=jr.key(seed), observables={"wave": wave}, save_measures=False,
             )  # fmt: skip
 
-        axes = {"noise": list(NOISES), "width": preset.noise_widths, "seed": range(preset.noise_seeds)}
+        axes = {"noise": list(NOISES), "width": preset.noise_widths, "seed": self.seeds(preset.noise_seeds)}
         return self.records.sweep("noises", cell, axes, static=("noise",))
 
     def descent(self, name: str) -> Any:
@@ -167,7 +171,7 @@ class BatchRuns(Runs):
                 observables={"squared_error": observe}, save_measures=False,
             )  # fmt: skip
 
-        axes = {"seed": range(preset.descent_seeds)}
+        axes = {"seed": self.seeds(preset.descent_seeds)}
         return self.records.sweep(f"descent-{DESCENTS.index(name)}", cell, axes)
 
     def _projected(self, seed: Any, batches: Any) -> tuple[Any, Any, dict[str, Any]]:
@@ -204,7 +208,7 @@ class BatchRuns(Runs):
             (energy, domain), mu, options = self._projected(seed, None)
             return mf.Simulation(mf.flows.Wasserstein(energy, domain), mu, **options)
 
-        return self.records.sweep("all-data", cell, {"seed": range(self.preset.starts)})
+        return self.records.sweep("all-data", cell, {"seed": self.seeds(self.preset.starts)})
 
     def projections(self) -> Any:
         """Variable projection of batches over their size, the momentum and the seed."""
@@ -217,6 +221,6 @@ class BatchRuns(Runs):
         axes = {
             "batch": self.preset.batches,
             "momentum": self.preset.momenta,
-            "seed": range(self.preset.starts),
+            "seed": self.seeds(self.preset.starts),
         }
         return self.records.sweep("projections", cell, axes, static=("batch",))

@@ -90,6 +90,11 @@ def as_floats(value: Any, name: str) -> Array:
     Python numbers give weakly typed arrays: a parameter never promotes the dtype of the data it meets.
     """
     value = native(value, name)
+    # JAX cuts whole numbers to 32 bits unless it has 64, before it makes them floating.
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "iu":
+        value = value.astype(np.float64)
+    elif type(value) is int:
+        value = float(value)
     try:
         if is_traced(value):
             array = jnp.asarray(value)

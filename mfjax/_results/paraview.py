@@ -22,7 +22,9 @@ def write_paraview(dataset: Any, path: Path) -> Path:
     if dataset.attrs["kind"] != "run" or "weights" not in dataset:
         raise ValueError(f"{path.suffix} holds the measures of a run, and there are none: use .nc or .csv")
     observables = json.loads(dataset.attrs["observables"])
-    fields = [n for n in dataset.data_vars if n not in {*observables, "points"} and "final_" not in n]
+    fields = [
+        n for n in dataset.data_vars if n not in {*observables, "points"} and not n.startswith("final_")
+    ]
     grid = json.loads(dataset.attrs["grid"]) if "grid" in dataset.attrs else None
     dimension = dataset.sizes["coordinate"] if grid is None else len(grid["shape"])
     if dimension > 3:

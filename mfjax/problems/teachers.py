@@ -10,7 +10,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Complex, Float, Key, ScalarLike
 
-from mfjax._numerics.arrays import as_floats, count, inner, is_traced, scalar
+from mfjax._numerics.arrays import as_floats, count, finite, inner, is_traced, scalar
 from mfjax.domains import Domain, Sphere, Torus
 from mfjax.measures import Grid, Particles
 
@@ -164,7 +164,7 @@ class CircleTeacher(Teacher):
 
     def __init__(self, gamma: ScalarLike = 100.0, *, centers=(0.0, 0.4 * np.pi), masses=(2 / 3, 1 / 3)):
         self.gamma = scalar(gamma, "gamma", minimum=0.0)
-        self.centers = jnp.atleast_1d(as_floats(_plain(centers), "centers"))
+        self.centers = finite(jnp.atleast_1d(as_floats(_plain(centers), "centers")), "centers")
         self.masses = _mixture(_plain(masses), self.centers.size)
         self.domain = Sphere(1)
 
@@ -204,13 +204,15 @@ class TorusTeacher(Teacher):
 
     def __init__(self, gamma: ScalarLike = 100.0, *, centers=((-1.0, 0.0), (1.0, 1.0)), masses=(0.5, 0.5)):
         self.gamma = concentration(gamma)
-        self.centers = as_floats(_plain(centers), "centers")
+        self.centers = finite(as_floats(_plain(centers), "centers"), "centers")
         if self.centers.ndim != 2 or self.centers.shape[1] != 2:
             raise ValueError(f"centers must have shape (C, 2), got {self.centers.shape}")
         self.masses = _mixture(_plain(masses), self.centers.shape[0])
         self.domain = Torus(2, 4.0)
 
     def __call__(self, point):
+        if not is_traced(self.gamma) and np.isinf(np.asarray(self.gamma)):
+            raise ValueError("atoms have no density: take a finite gamma, or the samples of this teacher")
         angles = 0.5 * jnp.pi * (point - self.centers.astype(point.dtype))
         values = jnp.prod(0.5 * jnp.pi * bump(angles, self.gamma), axis=-1)
         return inner(self.masses.astype(point.dtype), values)

@@ -33,7 +33,7 @@ class Bound(eqx.Module):
     def check(self, times: Any, values: Any, *, resolution: float | None = None) -> float:
         """The margin min over t > 0 of 1 - (value - resolution) / B(t), negative where the bound is broken.
 
-        - `times`, `values` (S,): the recorded curve. A value of NaN gives NaN: it proves nothing.
+        - `times`, `values` (S,): the recorded curve. A value or a bound of NaN gives NaN: it proves nothing.
         - `resolution`: the absolute error of the values, 16 roundings of the largest unless given. Without
           it a curve that has reached the rounding floor would break a bound that still falls.
 
@@ -52,6 +52,7 @@ class Bound(eqx.Module):
         excess = np.maximum(values[later] - resolution, 0) + 0 * values[later]
         ceiling = np.asarray(self(times), np.float64)[later]
         ratio = np.where(excess > 0, excess / np.where(ceiling > 0, ceiling, 1e-300), excess)
+        ratio = np.where(np.isnan(ceiling), np.nan, ratio)
         return float(1 - np.max(ratio))
 
     def row(self, times: Any, values: Any, *, resolution: float | None = None) -> dict[str, float]:

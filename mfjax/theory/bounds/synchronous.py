@@ -99,7 +99,7 @@ def contraction_threshold(
     low, high = float(scalar(low, "low", minimum=0)), float(scalar(high, "high", above=0))
     at = measures if callable(measures) else lambda sigma: measures
     rate = lambda sigma: float(contraction_rate(make(sigma), at(sigma)))
-    rates = [rate(low), rate(high)]
+    rates, rtol = [rate(low), rate(high)], float(scalar(rtol, "rtol", above=0))
     if not rates[0] <= 0 < rates[1]:
         raise ValueError(
             f"the rate must change its sign between {low:g} and {high:g}, where it is {rates[0]:g} "
@@ -107,6 +107,8 @@ def contraction_threshold(
         )
     while high - low > rtol * high:
         middle = 0.5 * (low + high)
+        if not low < middle < high:
+            break
         found = rate(middle)
         if found > 0:
             high, rates[1] = middle, found
