@@ -50,10 +50,6 @@ class Preset:
         """(field, what is wrong with it beside the others)."""
         if max(self.batches) > self.inputs:
             yield "batches", f"must be at most --inputs, {self.inputs}, got {max(self.batches)}"
-        # As many records as a figure shows.
-        for field, records in (("descent_steps", 64), ("iterations", 8)):
-            if getattr(self, field) % records:
-                yield field, f"must be a multiple of {records}, got {getattr(self, field)}"
 
 
 PAPER = Preset(
