@@ -6,6 +6,7 @@ beside its place and renamed.
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,12 @@ def write_atomically(path: Path, write: Callable[[Any], None]) -> Path:
         temporary.unlink(missing_ok=True)
     _flush_directory(path.parent)
     return path
+
+
+def half_written(folder: Path, name: str) -> list[Path]:
+    """What a kill left of files of `write_atomically` whose names match the regular expression `name`."""
+    pattern = re.compile(rf"\.(?:{name})\.[0-9]+\.tmp")
+    return [file for file in folder.glob(".*.tmp") if pattern.fullmatch(file.name)]
 
 
 def _flush_directory(path: Path) -> None:

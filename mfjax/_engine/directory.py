@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ import jax.numpy as jnp
 import jaxlib
 import numpy as np
 
-from mfjax._files import write_atomically, write_json, write_text
+from mfjax._files import half_written, write_atomically, write_json, write_text
 
 
 class RunDirectoryError(ValueError):
@@ -127,10 +126,7 @@ def environment() -> dict[str, Any]:
 
 FORMAT = 2
 MANIFEST, PROGRAM, LOCK = "manifest.json", "program.txt", ".lock"
-# How `write_atomically` calls what it has not finished.
-TEMPORARY = re.compile(
-    r"\.(manifest\.json|program\.txt|checkpoint\.npz|results\.nc|[0-9]{6}\.npz)\.[0-9]+\.tmp"
-)
+OURS = r"manifest\.json|program\.txt|checkpoint\.npz|results\.nc|[0-9]{6}\.npz"
 
 
 def _around_difference(*lines: str, before: int = 60, shown: int = 160) -> list[str]:
@@ -222,7 +218,7 @@ class Directory:
         """The temporary files that a kill left here or in the places of cells, and nobody else's."""
         for place in (self.path, *self.path.glob("cell*-[0-9]*")):
             for folder in (place, place / "parts"):
-                yield from (p for p in folder.glob(".*.tmp") if TEMPORARY.fullmatch(p.name))
+                yield from half_written(folder, OURS)
 
     def amend(self, entries: Mapping[str, Any]) -> None:
         """Add entries to the manifest."""
