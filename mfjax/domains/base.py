@@ -306,11 +306,13 @@ class Domain(eqx.Module):
                 )
 
 
-def require_domain(domain: Any, name: str = "domain") -> None:
+def require_domain(domain: Any, name: str = "domain", *, optional: bool = False) -> None:
     """Refuse whatever is not a domain.
 
-    **Raises** `ValueError` unless `domain` is one.
+    **Raises** `ValueError` unless `domain` is one, or `None` where it is `optional`.
     """
+    if optional and domain is None:
+        return
     if not isinstance(domain, Domain):
         raise ValueError(f"{name} must be a Domain, got {kind(domain)}")
 

@@ -20,8 +20,7 @@ class _Radial(Kernel):
     domain: Domain | None
 
     def __init__(self, scale: ScalarLike = 1.0, domain: Domain | None = None):
-        if domain is not None:
-            require_domain(domain)
+        require_domain(domain, optional=True)
         self.scale = scalar(scale, "scale", above=0)
         self.domain = domain
 

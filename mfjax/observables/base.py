@@ -40,8 +40,7 @@ CELLS = {1: 4096, 2: 64, 3: 16}
 
 def as_measure(target: Any, domain: Domain | None, cells: int | None) -> Measure:
     """A measure from a measure, from (M, d) points, or from a density of one point (on `cells` per axis)."""
-    if domain is not None:
-        require_domain(domain)
+    require_domain(domain, optional=True)
     if isinstance(target, Measure):
         measure = target
     elif callable(target):

@@ -75,8 +75,7 @@ class FourierModes(Observable):
 
 
 def _circle(domain: Domain | None) -> Domain:
-    if domain is not None:
-        require_domain(domain)
+    require_domain(domain, optional=True)
     if domain is None or not one_dimensional(domain) or not domain.closed[0]:
         raise ValueError(
             f"Fourier modes need a circle, domain=Sphere(1) or Torus(1) or that of the flow, got {domain!r}"

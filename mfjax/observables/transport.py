@@ -93,10 +93,8 @@ def check_lengths(flow: Flow | None, domain: Domain | None) -> None:
 
 def check_connected(domain: Domain | None) -> None:
     """**Raises** `ValueError` where some points of `domain` are infinitely far apart."""
-    if domain is None:
-        return
-    require_domain(domain)
-    if not domain.connected:
+    require_domain(domain, optional=True)
+    if domain is not None and not domain.connected:
         raise ValueError(
             f"points that differ in a sign or a frozen coordinate of {domain!r} are infinitely far apart: "
             "take the distance of those of one place, on its other factors"

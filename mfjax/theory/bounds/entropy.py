@@ -126,8 +126,7 @@ def log_sobolev(
     >>> float(log_sobolev(temperature=0.5, convexity=2.0))
     4.0
     """
-    if domain is not None:
-        require_domain(domain)
+    require_domain(domain, optional=True)
     temperature = scalar(temperature, "temperature", above=0)
     convexity = scalar(convexity, "convexity")
     if not is_traced(convexity):
