@@ -283,6 +283,22 @@ CASES = {
         lambda: mf.bounds.tangent_decay(1.0, [0.0, 1.0], jnp.ones((2, 3, 2, 3, 2))),
         r"kernels must be \(S, N, N\), those of one output, got \(2, 3, 2, 3, 2\)",
     ),
+    "decay by weights of other data": (
+        lambda: mf.bounds.tangent_decay(1.0, [0.0, 1.0], jnp.ones((2, 3, 3)), jnp.ones(2)),
+        r"data_weights must have shape \(3,\), one for each datum, got \(2,\)",
+    ),
+    "decay by norms of zero": (
+        lambda: mf.bounds.convex_decay(1.0, jnp.zeros(3)),
+        "norms are all zero: the run began at",
+    ),
+    "gap of particles": (
+        lambda: mf.bounds.spectral_gap(P(UNIT)),
+        "spectral_gap is that of a density on a Grid, got Particles",
+    ),
+    "gap of layers": (
+        lambda: mf.bounds.spectral_gap(G.uniform(LAYERS, (2, 8))),
+        "zero where nothing flows between species or along a frozen axis",
+    ),
     "decay by negative norms": (
         lambda: mf.bounds.convex_decay(1.0, jnp.array([1.0, -1.0])),
         "norms must be non-negative",
@@ -436,6 +452,18 @@ CASES = {
             key=jax.random.key(0),
         ),
         "Proximal minimizes, and this energy has forces and no value: use Euler",
+    ),
+    "least risk over particles": (
+        lambda: mf.minimize_reduced_risk(risk(), P(UNIT)),
+        "minimize_reduced_risk is over the masses of cells, got Particles: give a measures.Grid",
+    ),
+    "least risk without atoms": (
+        lambda: mf.minimize_reduced_risk(risk(), G.uniform(CIRCLE, 8), max_atoms=0),
+        "max_atoms must be at least 1, got 0",
+    ),
+    "least risk to a negative gap": (
+        lambda: mf.minimize_reduced_risk(risk(), G.uniform(CIRCLE, 8), tolerance=-1e-8),
+        "tolerance must be greater than 0, got -1e-08",
     ),
     "least risk of several outputs": (
         lambda: mf.minimize_reduced_risk(

@@ -200,7 +200,8 @@ def other(value):
         choices = (("float32", "float64"), ("separated", "transported", "chaos"))
         (names,) = (names for names in choices if value in names)
         return names[names.index(value) - 1]
-    return value + 1 if isinstance(value, int) else 0.75 * value
+    # Twice a whole number is a multiple of what it has to be.
+    return (2 * value or 1) if isinstance(value, int) else 0.75 * value
 
 
 def words(name, value):

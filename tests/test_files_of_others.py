@@ -80,6 +80,25 @@ def test_names_that_files_cannot_tell_apart(tmp_path):
     assert "u_v" in table and "w" not in table and set(table) >= {"u/v", "u_v"}
 
 
+def test_parts_of_a_result_give_way_to_one_that_is_called_so(tmp_path):
+    """A complex number is stored as two, an array of a table as columns; other results have those names."""
+    waves = {
+        "z_real": lambda a: 7 + a,
+        "z": lambda a: a + 2j * a,
+        "v": lambda a: jnp.stack([a, -a]),
+        "v_0": lambda a: 5 * a,
+        "λ": lambda a: 1j * a,
+    }
+    table = mf.sweep(lambda a: {n: f(a) for n, f in waves.items()}, a=[1.0, 2.0], path=tmp_path / "table")
+    back = mf.load(tmp_path / "table")
+    for name in waves:
+        np.testing.assert_array_equal(back[name], table[name])
+        assert back[name].dtype == table[name].dtype
+    simple = mf.sweep(lambda a: {"v": waves["v"](a), "v_0": waves["v_0"](a)}, a=[1.0, 2.0])
+    rows = simple.save(tmp_path / "table.csv").read_text().splitlines()
+    assert rows == ["a,v_0_,v_1,v_0", "1.0,1.0,-1.0,5.0", "2.0,2.0,-2.0,10.0"]
+
+
 @pytest.mark.slow
 def test_axes_of_one_name_are_told_apart(tmp_path):
     class Plane(mf.domains.Torus):

@@ -14,7 +14,7 @@ from mfjax.measures import Grid, Particles
 from mfjax.observables import FourierModes
 from mfjax.regularizers import ConvexRegularizer, Power, Quadratic
 from mfjax.testing import check_traces
-from mfjax.theory.minimum import minimize_reduced_risk
+from mfjax.theory.minimum import _SeveralOutputs, minimize_reduced_risk
 
 CIRCLE = mf.domains.Sphere(1)
 TEACHER = problems.CircleTeacher(1.0)
@@ -191,6 +191,21 @@ def test_several_outputs(lam, center):
         np.testing.assert_allclose(
             turned.signed, found.signed @ np.asarray(turn), atol=1e-4 * found.variation
         )
+
+
+@pytest.mark.parametrize("mass", [1e-3, 1e-9, 1e-16])
+def test_a_light_atom_blocks_no_step(mass):
+    """An atom that has to leave shortens the first step to its mass, whose fall no number may show."""
+    task = _SeveralOutputs(of_outputs(jnp.stack([SIGNAL, jnp.cos(INPUTS[:, 1])], axis=1)), GRID)
+    for cell in (28, 35, 42):
+        start = task.start()
+        start[cell] = mass
+        start /= np.sum(start)
+        signed = task.signed(start)
+        entering = int(np.argmax(np.where(start > 0, -np.inf, task.descent(signed))))
+        found = task.on_support(start, entering)
+        assert found[entering] > 0.1 and found[cell] == 0
+        assert task.value(task.signed(found)) < 0.8 * task.value(signed)
 
 
 @pytest.mark.slow

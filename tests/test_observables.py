@@ -944,12 +944,38 @@ def test_the_closure_defect_of_a_tent(dtype):
         # int over theta of (((1 + theta) / 2)^i + ((1 - theta) / 2)^i) / 2.
         power = lambda x, i=i: (((1 + x) / 2) ** (i + 1) - ((1 - x) / 2) ** (i + 1)) / (i + 1)
         np.testing.assert_allclose(moments[i], np.diff(power(edges)), rtol=10 * tol)
-    # In the coordinates of the mu-formulation, in the other direction, with a vertical step, and translated.
+    # In the coordinates of the mu-formulation, and in the other direction.
     points = jnp.stack([mu.marks["H"], mu.points[:, 0]], axis=1)
     assert float(obs.ClosureDefect(line)(measure(points, mu.weights))) == pytest.approx(1 / 12, rel=tol)
     turned = measure(points[::-1], mu.weights[::-1])
     assert float(obs.ClosureDefect(line)(turned)) == pytest.approx(1 / 12, rel=tol)
     np.testing.assert_allclose(obs.HeightMoments(3, 4, line)(turned), moments, rtol=10 * tol)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("domain", ["line", "circle"])
+def test_segments_that_stand_upright(domain, turned):
+    """Half of the mass moves, three eighths have all heights in (0, 1), then (1, 3), of one place."""
+    height, mass = jnp.array([0.0, 0.0, 1.0, 3.0]), jnp.array([0.25, 0.375, 0.125, 0.25])
+    # Masses of the segments: 7/16, 1/4 and 5/16; those upright have means 1/2 and 2.
+    first, second = 1 / 4, 5 / 16
+    mean = (0.5 * first + 2 * second) / (first + second)
+    expected = first * ((0.5 - mean) ** 2 + 1 / 12) + second * ((2 - mean) ** 2 + 4 / 12)
+    place = jnp.array([0.0, 1.0, 1.0, 1.0])
+    space = mf.domains.Interval(0.0, 1.0)
+    points = place[:, None]
+    if domain == "circle":
+        space, angle = CIRCLE, 0.3 + 0.5 * place
+        points = jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
+    order = slice(None, None, -1 if turned else 1)
+    mu = Particles(points[order], mass[order], marks={"H": height[order]})
+    assert float(obs.ClosureDefect(space)(mu)) == pytest.approx(expected, rel=1e-12)
+    # No mass is lost at the wall, and the moments over all places are those of the heights.
+    total = np.sum(obs.HeightMoments(2, 4, space)(mu), axis=1)
+    moments = [1.0, 0.5 * first + 2 * second, first / 3 + second * 13 / 3]
+    np.testing.assert_allclose(total, moments, rtol=1e-12)
+    if domain == "line":
+        np.testing.assert_allclose(obs.HeightMoments(2, 4, space)(mu)[0, 0], 7 / 64, rtol=1e-12)
 
 
 def test_the_closure_defect_on_a_circle():
@@ -1076,6 +1102,10 @@ BAD = [
     (lambda: obs.ClosureDefect(Grid.uniform(CIRCLE, 8)), "domain must be a Domain, got Grid"),
     (lambda: obs.ClosureDefect(CIRCLE)(Grid.uniform(CIRCLE, 8)), "in the order of their labels, got Grid"),
     (lambda: obs.ClosureDefect(CIRCLE)(measure(POINTS)), "have 2 coordinates, got 1"),
+    (
+        lambda: obs.ClosureDefect(LINE)(Particles(jnp.ones((1, 1)), marks={"H": jnp.ones(1)})),
+        "needs two, got",
+    ),
     (lambda: obs.HeightMoments(0, 8, CIRCLE), "order must be at least 1"),
     (lambda: obs.HeightMoments(1, 8, LINE), "has no grid of cells"),
 ]

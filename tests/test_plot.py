@@ -272,6 +272,19 @@ WRONG = {
         lambda ax: plot.density(ax, lambda x: x[0], TORUS, bandwidth=0.1),
         "a bandwidth is for particles",
     ),
+    "cells of a grid": (
+        lambda ax: plot.density(ax, mf.measures.Grid.uniform(CIRCLE, 8), CIRCLE, cells=64),
+        "cells are for functions and particles",
+    ),
+    "spread of a map": (
+        lambda ax: plot.density(ax, lambda x: x[0], TORUS, spread="range"),
+        "spread is that of lines",
+    ),
+    "spread over time": (
+        lambda ax: plot.density(ax, (np.eye(2), np.ones((3, 2))), CIRCLE, times=np.ones(3), spread="range"),
+        "spread is that of lines",
+    ),
+    "signal of pairs": (lambda ax: plot.signal(ax, lambda x: x), r"must give \(14641,\) values"),
     "cells": (lambda ax: plot.signal(ax, lambda x: x[:, 0], cells=1), "cells must be at least 2"),
 }
 

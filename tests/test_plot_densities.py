@@ -196,9 +196,14 @@ def test_signal_is_the_function():
     _, panels = plot.figure()
     plot.signal(panels[0, 0], lambda x: x[:, 0] + 10 * x[:, 1], extent=2.0, cells=5, label="Y")
     image = panels[0, 0].images[0].get_array()
-    # Rows run along x2, upwards.
-    assert image[0, 0] == -22 and image[0, -1] == -18 and image[-1, 0] == 18
+    # Rows run along x2, upwards; the color of a square is the value at its center.
+    np.testing.assert_allclose([image[0, 0], image[0, -1], image[-1, 0]], [-17.6, -14.4, 14.4])
     assert bar_label(panels[0, 0]) == "Y"
+
+
+def test_sizes_of_dots_may_be_given():
+    ax = plot.particles(axes(), np.array([[0.5], [-1.0]]), mf.domains.Euclidean(1), s=30.0)
+    assert ax.collections[0].get_sizes().tolist() == [30.0]
 
 
 def test_a_later_line_is_seen_to_its_top():

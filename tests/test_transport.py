@@ -202,6 +202,10 @@ def test_the_blur_is_a_bias_that_vanishes_and_none_for_translations(dtype):
         assert moved.dtype == dtype and float(moved) == pytest.approx(1.69, rel=bar)
     y = 0.5 * jr.normal(jr.key(1), (40, 3)).astype(dtype)
     exact = float(WassersteinDistance(y, 2)(Particles(x))) ** 2
+    # A target of another precision is compared in that of the measure.
+    other = SinkhornDivergence(np.asarray(y, np.float32).astype(y.dtype), 1.0)
+    narrow = SinkhornDivergence(np.asarray(y, np.float32), 1.0)
+    assert float(narrow(Particles(x))) == pytest.approx(float(other(Particles(x))), rel=bar)
     gaps = [exact - float(SinkhornDivergence(y, b, rtol=1e-4)(Particles(x))) for b in (1.0, 0.5, 0.25)]
     print(f"W_2^2 = {exact:.3f}, Sinkhorn divergences below it by {gaps}")
     assert gaps[0] > gaps[1] > gaps[2] > 0 and gaps[2] < 0.1 * exact

@@ -17,6 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _lab.cli import Check, Count, Positive
 from _lab.program import run
 
+# Of what is drawn over the steps, or kept of them, there are so many equal parts.
+Descent = Annotated[int, Check("must be a positive multiple of 64", lambda n: n > 0 and n % 64 == 0)]
+Iterations = Annotated[int, Check("must be a positive multiple of 8", lambda n: n > 0 and n % 8 == 0)]
 Momentum = Annotated[float, Check("must be at least 0 and less than 1", lambda value: 0 <= value < 1)]
 
 
@@ -34,7 +37,7 @@ class Preset:
     noise_step: Positive = 2**-6  # eps_0 where noise is compared
     noise_widths: tuple[Count, ...] = (8, 32, 128, 512)  # particles where it is compared
     noise_seeds: Count = 64  # repetitions of each width and kind of noise
-    descent_steps: Count = 4096  # steps to the minimum of a linear model
+    descent_steps: Descent = 4096  # steps to the minimum of a linear model
     descent_seeds: Count = 16  # repetitions of theirs
     inputs: Count = 1024  # data of variable projection
     projected: Count = 48  # its particles
@@ -42,7 +45,7 @@ class Preset:
     momenta: tuple[Momentum, ...] = (0.0, 0.5, 0.9, 0.99)  # its momenta
     lam: Positive = 1e-2  # its regularization strength
     noise: Positive = 0.2  # deviation of the noise of its targets
-    iterations: Count = 1024  # its steps
+    iterations: Iterations = 1024  # its steps
     tau: Positive = 2**-7  # flow time of each
     starts: Count = 4  # repetitions of each
 

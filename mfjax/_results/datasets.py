@@ -14,9 +14,10 @@ def write_dataset(dataset: Any, path: str | Path) -> Path:
     """Write an `xarray.Dataset` as netCDF-3, which every reader knows, and `read_dataset` bit for bit.
 
     That format has no 64-bit integers, booleans, half precision or complex numbers: they become 32-bit
-    integers (float64 where they do not fit), float32, and two variables, `name_real` and `name_imag`. Nor
-    has it all names: letters beyond Latin-1 become their code points, λ is u03bb, and the attribute
-    `long_name` holds them. A variable of more than 2 GiB is written record by record along its first axis.
+    integers (float64 where they do not fit), float32, and two variables, `name_real` and `name_imag` (with
+    underscores behind where another one is called so). Nor has it all names: letters beyond Latin-1 become
+    their code points, λ is u03bb, and the attribute `long_name` holds them. A variable of more than 2 GiB is
+    written record by record along its first axis.
 
     **Raises** `ValueError` if one record is as large.
     """
@@ -26,10 +27,9 @@ def write_dataset(dataset: Any, path: str | Path) -> Path:
     for name in list(dataset.variables):
         array = dataset[name]
         if np.issubdtype(array.dtype, np.complexfloating):
-            parts = {f"{name}_real": array.real, f"{name}_imag": array.imag}
-            narrow = narrow.drop_vars(name).assign(parts)
-            for part in parts:
-                narrow[part].attrs["complex"] = name
+            real, imaginary = (free_name(f"{name}_{part}", narrow.variables) for part in ("real", "imag"))
+            narrow = narrow.drop_vars(name).assign({real: array.real, imaginary: array.imag})
+            narrow[real].attrs |= {"complex": name, "imaginary": imaginary}
         else:
             narrow[name] = array.astype(_stored_dtype(array.values, name))
             if narrow[name].dtype != array.dtype:
@@ -97,14 +97,12 @@ def read_dataset(path: str | Path) -> Any:
         # Files have the byte order of their format.
         array = array.astype(array.attrs.pop("stored_from", array.dtype.newbyteorder("=")), keep_attrs=True)
         data[name] = array
-    for part in [name for name in data.variables if "complex" in data[name].attrs]:
-        if str(part).endswith("_real"):
-            name = data[part].attrs["complex"]
-            other = f"{str(part).removesuffix('_real')}_imag"
-            whole = np.empty(data[part].shape, np.result_type(data[part].dtype, np.complex64))
-            # Not by a product with 1j, which makes NaN of infinity.
-            whole.real, whole.imag = data[part].values, data[other].values
-            data[name] = (data[part].dims, whole)
-            data = data.drop_vars([part, other])
     names = {name: array.attrs.pop("name", name) for name, array in data.variables.items()}
-    return data.rename({old: new for old, new in names.items() if old != new})
+    data = data.rename({old: new for old, new in names.items() if old != new})
+    for real in [name for name in data.variables if "complex" in data[name].attrs]:
+        name, imaginary = data[real].attrs["complex"], data[real].attrs["imaginary"]
+        whole = np.empty(data[real].shape, np.result_type(data[real].dtype, np.complex64))
+        # Not by a product with 1j, which makes NaN of infinity.
+        whole.real, whole.imag = data[real].values, data[imaginary].values
+        data = data.assign({name: (data[real].dims, whole)}).drop_vars([real, imaginary])
+    return data

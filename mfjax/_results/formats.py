@@ -9,6 +9,7 @@ import numpy as np
 
 from mfjax._files import write_atomically
 from mfjax._results.datasets import LARGEST, write_dataset
+from mfjax._results.labels import free_name
 from mfjax._results.paraview import write_paraview
 
 
@@ -49,7 +50,8 @@ def write_text_table(dataset: Any, path: Path) -> Path:
     rows = json.loads(dataset.attrs["axes"]) if table else ["time"]
     if table and "save" in dataset.dims:
         rows.append("save")
-    columns, observables = {}, json.loads(dataset.attrs.get("observables", "[]"))
+    columns: dict[str, Any] = {}
+    observables = json.loads(dataset.attrs.get("observables", "[]"))
     for name, array in dataset.data_vars.items():
         shown = table or name in observables
         if not shown or list(array.dims[: len(rows)]) != rows:
@@ -57,7 +59,9 @@ def write_text_table(dataset: Any, path: Path) -> Path:
         rest = array.dims[len(rows) :]
         for index in np.ndindex(*(array.sizes[dim] for dim in rest)):
             label = "".join(f"_{i}" for i in index)
-            columns[f"{name}{label}"] = array.isel(dict(zip(rest, index, strict=True))).variable
+            # Entries of an array give way to a result that is called so.
+            column = free_name(f"{name}{label}", {*dataset.variables, *columns}) if label else name
+            columns[column] = array.isel(dict(zip(rest, index, strict=True))).variable
     labels = {row: dataset[row] for row in rows if row in dataset.coords}
     frame = dataset.drop_vars(list(dataset.variables)).assign(columns).assign_coords(labels)
     frame = frame.to_dataframe(dim_order=rows)

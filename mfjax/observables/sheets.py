@@ -52,6 +52,8 @@ class _OfSheets(Observable):
             raise ValueError(
                 f"places on {self.domain!r} have {self.domain.ambient} coordinates, got {points.shape[-1]}"
             )
+        if mu.size < 2:
+            raise ValueError(f"{type(self).__name__} joins particles by segments, and needs two, got one")
         place = arc_length(self.domain, points)
         step = jnp.diff(place)
         if self.domain.closed[0]:
@@ -93,15 +95,17 @@ class ClosureDefect(_OfSheets):
     H asks for the next one of the hierarchy (3.27). Particles go on, as gradient descent of the network.
 
     Consecutive particles are joined by a segment with the mean of their masses (the ends keep theirs whole),
-    on which the height is linear in the place; the integral over these sheets is exact. Cost O(M^2). Over
-    distinct points without labels the defect is zero whatever they do: a cloud of particles has none.
+    on which the height is linear in the place; the integral over these sheets is exact. Where consecutive
+    particles are at one place, as at a wall that they have reached, the segment stands upright, and its mass
+    has all heights between theirs there. Cost O(M^2). Over distinct points without labels the defect is zero
+    whatever they do: a cloud of particles has none.
 
     - `domain`: where theta lives, a line or a closed curve. On a closed one the labels need not close, and
       consecutive particles are joined by the shorter arc.
 
     w is the mark "H", or else the first coordinate of the points.
 
-    **Raises** `ValueError` for domains of other dimensions, and on a `Grid`.
+    **Raises** `ValueError` for domains of other dimensions, on a `Grid`, and for a single particle.
 
     Source: survey, Lemma 3.2 and Remark 3.4.
 
@@ -129,7 +133,18 @@ class ClosureDefect(_OfSheets):
         slope = sheets.rise / length
         # Between the ends of sheets every height is linear: its variance is a parabola.
         middle = _spread(density, sheets.height + slope * since)
-        return inner(width, middle + _spread(density, jnp.broadcast_to(slope, since.shape)) * width**2 / 12)
+        between = middle + _spread(density, jnp.broadcast_to(slope, since.shape)) * width**2 / 12
+        return inner(width, between) + self._upright(sheets)
+
+    def _upright(self, sheets: Sheets) -> Float[Array, ""]:
+        """The part of the segments of length zero: those at one place have all their heights there."""
+        mass = jnp.where(sheets.length > 0, 0, sheets.mass)
+        here = (self._since(sheets, sheets.start) == 0).astype(mass.dtype)
+        # Each with the mean of those at its place.
+        height = sheets.height + 0.5 * sheets.rise
+        total = inner(here, mass)
+        mean = inner(here, mass * height) / jnp.where(total > 0, total, 1)
+        return inner(mass, (height - mean) ** 2 + sheets.rise**2 / 12)
 
 
 def _spread(density: Float[Array, "P S"], value: Float[Array, "P S"]) -> Float[Array, " P"]:
@@ -184,8 +199,10 @@ class HeightMoments(_OfSheets):
         powers = jnp.arange(self.order + 1)
         moments = jnp.zeros((self.order + 1, gap.shape[0] - 1), mu.dtype)
         for turn in turns:
-            # The part of each segment that lies before an edge.
+            # The part of each segment that lies before an edge; all of it before the last one of a line.
             part = jnp.clip((gap + turn) / length, 0, 1)
+            if not self.domain.closed[0]:
+                part = part.at[0].set(0).at[-1].set(1)
             inside = jnp.diff(part, axis=0)
             for x, share in zip(node, weight, strict=True):
                 height = sheets.height + sheets.rise * (part[:-1] + x * inside)

@@ -63,7 +63,7 @@ class SinkhornDivergence(Observable):
     domain: Domain | None
     blur: Float[Array, ""]
     rtol: Float[Array, ""] | None
-    # W_b(nu, nu) of the target.
+    # W_b(nu, nu) of the target, in its own precision.
     own: Float[Array, ""]
     max_iterations: int = eqx.field(static=True)
 
@@ -82,22 +82,23 @@ class SinkhornDivergence(Observable):
         self.blur = scalar(blur, "blur", above=0)
         self.rtol = None if rtol is None else scalar(rtol, "rtol", above=0)
         self.max_iterations = count(max_iterations, "max_iterations")
-        self.own = self._cost(self.target, self.target, True)
+        self.own = self._cost(self.target, self.target, True, self.target.dtype)
 
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
         check_dimension(mu, self.target.points.shape[-1])
         check_lengths(flow, self.domain)
-        half = 0.5 * (self._cost(mu, mu, True) + self.own.astype(mu.dtype))
-        return self._cost(mu, self.target, False) - half
+        target, dtype = self.target, mu.dtype
+        own = self.own if self.own.dtype == dtype else self._cost(target, target, True, dtype)
+        return self._cost(mu, target, False, dtype) - 0.5 * (self._cost(mu, mu, True, dtype) + own)
 
-    def _cost(self, mu: Measure, nu: Measure, mirrored: bool) -> Float[Array, ""]:
-        """W_b(mu, nu); `mirrored` where the two are one."""
-        dtype = mu.dtype
+    def _cost(self, mu: Measure, nu: Measure, mirrored: bool, dtype: Any) -> Float[Array, ""]:
+        """W_b(mu, nu) in a precision; `mirrored` where the two are one."""
         tolerance = (1e-9 if dtype == jnp.float64 else 1e-4) if self.rtol is None else self.rtol
+        a, b = (measure.weights.astype(dtype) for measure in (mu, nu))
         problem = _Entropic(
-            distances(self.domain, mu.points, nu.points.astype(dtype)) ** 2,
-            mu.weights / mu.mass,
-            (nu.weights / nu.mass).astype(dtype),
+            distances(self.domain, mu.points.astype(dtype), nu.points.astype(dtype)) ** 2,
+            a / jnp.sum(a),
+            b / jnp.sum(b),
             2 * self.blur.astype(dtype) ** 2,
         )
         return _value(mirrored, self.max_iterations, problem, jnp.asarray(tolerance, dtype))

@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from mfjax._numerics.arrays import inner, transposed_inner
@@ -28,7 +29,9 @@ class Subspace(eqx.Module):
         n, m = problem.operator.shape
         rank = min(rank, m, n)
         # Particles at equal distances in the list: random ones where they are, all of a grid where it is one.
-        chosen = jnp.arange(min(m, 4 * rank)) * m // min(m, 4 * rank)
+        # On the host, where their products do not overflow.
+        taken = min(m, 4 * rank)
+        chosen = jnp.asarray(np.arange(taken) * m // taken)
         left, sizes, _ = singular_values(problem.operator.columns(chosen))
         # Where particles coincide the others are rounding, and what is read of them from few data is wrong.
         rounding = float(jnp.finfo(sizes.dtype).eps) * max(left.shape)

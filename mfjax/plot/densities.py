@@ -59,7 +59,8 @@ def density(
     goes to `ax.plot` or `ax.pcolormesh`; a `label` is shown by `legend(ax)`.
 
     **Raises** `ValueError` in more dimensions, for shapes that do not fit, grids of signed measures,
-    particles without a bandwidth, and what has no density, such as a run.
+    particles without a bandwidth, what has no density, such as a run, and options that say nothing of it:
+    `cells` of a grid, `spread` of a map.
 
     >>> import mfjax as mf
     >>> circle = mf.domains.Sphere(1)
@@ -88,6 +89,10 @@ def density(
         return density(ax, estimate, domain, extent=extent, cells=cells, **drawing)
     if bandwidth is not None:
         raise ValueError(f"a bandwidth is for particles, whose density is estimated, got {bandwidth!r}")
+    if cells is not None and isinstance(source, (Grid, tuple)):
+        raise ValueError(f"cells are for functions and particles, what is given has its own: got {cells!r}")
+    if spread != "none" and (times is not None or domain.dim > 1):
+        raise ValueError(f"spread is that of lines, and this density is drawn as a map: got {spread!r}")
     if domain.dim == 1:
         q, values = _on_axis(source, domain, extent, cells)
         draw = _line if times is None else _over_time

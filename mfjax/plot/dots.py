@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Real
 
-from mfjax._numerics.arrays import count, known
+from mfjax._numerics.arrays import count, known, scalar
 from mfjax.domains import Domain
 from mfjax.measures import Measure
 from mfjax.plot.canvas import Numbers, check_axes, colorbar
@@ -52,23 +52,23 @@ def particles(
     points, weights = (mu.points, mu.weights) if isinstance(mu, Measure) else (mu, None)
     points, masses, area = _dots(points, weights, domain)
     q = coordinates(domain, points, extent)
-    style = {"alpha": 0.6, "linewidths": 0, "label": label} | marks
+    style = {"s": area, "alpha": 0.6, "linewidths": 0, "label": label} | marks
     if not marks and any(each.get_array() is not None for each in ax.collections):
         # Over a map no color is seen everywhere, a rim is.
         style |= {"alpha": 0.9, "color": "w", "edgecolors": "k", "linewidths": 0.4}
     if (domain.dim, domain.ambient) == (1, 2) and domain.isometric and domain.closed[0]:
         _curve(ax, domain, radius)
-        ax.scatter(*(radius * points).T, s=area, **style)
+        ax.scatter(*(radius * points).T, **style)
         ax.set_aspect("equal")
         ax.set_xlabel(f"{symbol}₁")
         ax.set_ylabel(f"{symbol}₂")
         return ax
     if domain.dim == 1:
-        ax.scatter(q[:, 0], masses, s=area, **style)
+        ax.scatter(q[:, 0], masses, **style)
         ax.set_ylabel("mass")
         ax.set_ylim(bottom=0, auto=None)
     else:
-        ax.scatter(*mapped(domain, q).T, s=area, **style)
+        ax.scatter(*mapped(domain, q).T, **style)
     frame(ax, domain, extent, symbol)
     return ax
 
@@ -102,15 +102,32 @@ def signal(
     cells: int = 121,
     label: str = "Y(x)",
 ) -> Any:
-    """A function of inputs (B, 2) to values (B,) as an image on [-extent, extent]^2 with its color bar."""
+    """A function of inputs (B, 2) to values (B,) as an image on [-extent, extent]^2 with its color bar.
+
+    At the centers of `cells` times `cells` squares.
+
+    **Raises** `ValueError` for a function of values of another shape.
+
+    >>> import mfjax as mf
+    >>> _, axes = mf.plot.figure()
+    >>> ax = signal(axes[0, 0], lambda x: x[:, 0], extent=1.0, cells=4)
+    >>> ax.images[0].get_array()[0].tolist(), [float(end) for end in ax.images[0].get_extent()]
+    ([-0.75, -0.25, 0.25, 0.75], [-1.0, 1.0, -1.0, 1.0])
+    """
     check_axes(ax)
-    side = np.linspace(-extent, extent, count(cells, "cells", minimum=2))
+    half = float(scalar(extent, "extent", above=0))
+    edges = np.linspace(-half, half, count(cells, "cells", minimum=2) + 1)
+    side = 0.5 * (edges[1:] + edges[:-1])
     mesh = np.stack(np.meshgrid(side, side), axis=-1)
-    values = np.asarray(function(mesh.reshape(-1, 2))).reshape(cells, cells)
+    values = np.asarray(function(mesh.reshape(-1, 2)))
+    if values.shape != (cells**2,):
+        raise ValueError(
+            f"the function must give ({cells**2},) values, one at each input, got {values.shape}"
+        )
     image = ax.imshow(
-        values,
+        values.reshape(cells, cells),
         origin="lower",
-        extent=(-extent, extent, -extent, extent),
+        extent=(-half, half, -half, half),
         cmap="cividis",
         interpolation="bilinear",
     )

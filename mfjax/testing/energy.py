@@ -78,6 +78,7 @@ def check_energy(
     is dtype out; jit = eager; vmap = loop. Internal energies on a `Grid` have the first identity only.
 
     - `variants`: the same energy with other parameters, which must share its compiled program.
+    - `rtol`: the relative error that passes, in place of those of rounding (identities) and of differences.
 
     >>> import mfjax as mf
     >>> mu = Particles(jnp.array([[0.0], [2.0]]))

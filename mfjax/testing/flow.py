@@ -30,7 +30,7 @@ def check_flow(flow: Flow, mu: Measure, *, rtol: float | None = None) -> dict[st
 
     (F(state moved by h) - F(state moved by -h)) / 2h = -dissipation, a central difference along the rate;
     the dissipation of a `monotone` flow is not negative; a flow whose energy is not known has neither. On a
-    grid both are discretizations: state `rtol`.
+    grid both are discretizations: state `rtol`, the relative error of that difference that passes.
 
     >>> import mfjax as mf
     >>> energy = mf.energies.Potential(lambda x: jnp.sum(x**2))

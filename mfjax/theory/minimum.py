@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mfjax._numerics.arrays import is_traced
+from mfjax._numerics.arrays import count, is_traced, kind, scalar
 from mfjax.energies.reduced import ReducedPotential
 from mfjax.energies.reduced_risk import ReducedRisk, require_reduced_risk
 from mfjax.measures import Grid
@@ -88,9 +88,9 @@ def minimize_reduced_risk(
 
     Runs on the host: over several lam or data call it in a Python loop, not in `jit` or `mf.sweep`.
 
-    **Raises** `ValueError` where traced, for lam = 0 and for f other than `Quadratic` and, for one output,
-    `Power`, `RuntimeError` if the gap stays above 1e4 times the tolerance. The optimum between cells is lower
-    by O(spacing^2).
+    **Raises** `ValueError` where traced, for lam = 0, a tolerance that is not positive, what is no `Grid`,
+    and for f other than `Quadratic` and, for one output, `Power`; `RuntimeError` if the gap stays above 1e4
+    times the tolerance. The optimum between cells is lower by O(spacing^2).
 
     Source: VarPro paper, Lemma 3.2 for f = |t|^r; other centers are derived here.
 
@@ -107,6 +107,14 @@ def minimize_reduced_risk(
             "minimize_reduced_risk runs on the host, and its energy or grid is traced: call it outside jit, "
             "vmap and mf.sweep, in a Python loop over the values"
         )
+    if not isinstance(grid, Grid):
+        raise ValueError(
+            f"minimize_reduced_risk is over the masses of cells, got {kind(grid)}: give a measures.Grid, "
+            "such as Grid.uniform(domain, 64)"
+        )
+    tolerance = float(scalar(tolerance, "tolerance", above=0))
+    if max_atoms is not None:
+        max_atoms = count(max_atoms, "max_atoms")
     task = _SeveralOutputs(energy, grid) if energy.outputs else _OneOutput(energy, grid)
     signed = task.solve(tolerance, max_atoms)
     alpha, weights, gap = task.certificate(signed)
@@ -121,8 +129,7 @@ def minimize_reduced_risk(
         raise RuntimeError("the optimal network is zero: every measure is a minimizer")
     dtype = grid.dtype
     measure = grid.with_weights(jnp.asarray(lengths(signed) / variation, dtype))
-    alpha = jnp.asarray((np.sqrt(np.asarray(energy.data.weights, float)) * alpha.T).T, dtype)
-    potential = energy.potential_of(alpha)
+    potential = energy.potential_of(jnp.asarray(alpha, dtype))
     value, gap, variation = (np.asarray(number, float) for number in (value, gap, variation))
     return Minimum(value, gap, variation, measure, signed, weights, potential)
 
@@ -149,8 +156,6 @@ class _Program(ABC):
         self.order = float(f.order) if isinstance(f, Power) else 2.0
         self.scale = 1 / (self.order - 1) if isinstance(f, Power) else 0.5
         root = np.sqrt(np.asarray(energy.data.weights, float))
-        # Data of no weight say nothing, and alpha is not defined on them by the weighted residual.
-        self.root = np.where(root > 0, root, 1)
         self.a = root[:, None] * np.asarray(energy.features.matrix(grid.points, energy.data.x), float)
         y = np.asarray(energy.data.y, float)
         self.b = (root * y.T).T
@@ -217,14 +222,17 @@ class _Program(ABC):
         return size - self.center * float(np.sum(signed)) + misfit / (2 * self.lam)
 
     def certificate(self, signed: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-        """(alpha, outer weights, duality gap) of nu and of its own dual variable, without cancellation."""
+        """(sqrt(weights) alpha, outer weights, duality gap) of nu and its own dual variable.
+
+        Without cancellation.
+        """
         dual, score = self.score(signed)
         weights, variation = self._outer_weight(score), float(np.sum(lengths(signed)))
         largest = float(np.max(lengths(weights)))
         # f*(s) = int_0^s (f*)' is s u - f(u), which grows with |u|.
         conjugate = (self.order - 1) * self.scale * largest**self.order - self.constant
         gap = self.penalty(variation)[0] - float(np.sum((score + self.center) * signed)) + conjugate
-        return (dual.T / self.root).T, weights, gap
+        return dual, weights, gap
 
     def good(self, signed: np.ndarray, tolerance: float) -> bool:
         """Whether the gap is within the tolerance."""
@@ -329,20 +337,22 @@ class _SeveralOutputs(_Program):
             if mu[entering] == 0 and entering in support and not step[support == entering] > 0:
                 return mu
             room = np.where(step < 0, mu[support] / np.where(step < 0, -step, 1), np.inf)
-            length = min(1.0, np.min(room))
-            while length > 1e-6:
+            length = longest = min(1.0, np.min(room))
+            # Relative to the first: an atom of little mass may be in the way.
+            while length > 1e-6 * longest:
                 trial = mu.copy()
                 trial[support] = np.where(room <= length, 0, np.maximum(mu[support] + length * step, 0))
                 trial /= np.sum(trial)
                 found = self._at(trial, support)
-                # Where values agree to rounding, slopes still tell.
-                rounding = 1e-13 * abs(value)
-                leveled = np.ptp(lengths(found[1])[trial[support] > 0]) < 0.5 * np.ptp(lengths(weights))
-                if found[0] < value - rounding or (found[0] <= value + rounding and leveled):
+                # Where values agree to rounding, slopes still tell, and an atom that left has said all.
+                rounding, kept = 1e-13 * abs(value), trial[support] > 0
+                leveled = np.ptp(lengths(found[1])[kept]) < 0.5 * np.ptp(lengths(weights))
+                as_good = leveled or not kept.all()
+                if found[0] < value - rounding or (found[0] <= value + rounding and as_good):
                     break
                 length *= 0.5
             else:
                 return mu
-            mu, support = trial, support[trial[support] > 0]
+            mu, support = trial, support[kept]
             value, weights, curvature = self._at(mu, support)
         return mu

@@ -28,7 +28,8 @@ def convex_decay(initial: ScalarLike, norms: Any) -> Algebraic:
     13 of the survey asks for, whose constant is 1 / W^2, without closeness to mu*. In the end E falls
     exponentially where tau > 0 (`entropy_decay`), and this bound is far from sharp.
 
-    **Raises** `ValueError` for norms that are negative or NaN: a run that failed has none.
+    **Raises** `ValueError` for norms that are negative, NaN (a run that failed has none) or all zero (a run
+    that began at mu*).
 
     Source: survey, 5.1, footnote 13; the argument is that of Theorem 5.1 of the VarPro paper.
 
@@ -39,10 +40,13 @@ def convex_decay(initial: ScalarLike, norms: Any) -> Algebraic:
 
 
 def checked_norms(norms: Any):
-    """Norms along a run as floats. **Raises** `ValueError` for negative ones and NaN."""
+    """Norms along a run as floats. **Raises** `ValueError` for negative ones, NaN, and zeros alone."""
     norms = as_floats(norms, "norms")
-    if not is_traced(norms) and not np.all(np.asarray(norms) >= 0):
-        raise ValueError("norms must be non-negative; a run that failed has none")
+    if not is_traced(norms):
+        if not np.all(np.asarray(norms) >= 0):
+            raise ValueError("norms must be non-negative; a run that failed has none")
+        if not np.any(norms):
+            raise ValueError("norms are all zero: the run began at mu*, and nothing is left to bound")
     return norms
 
 
@@ -60,7 +64,7 @@ def tangent_decay(initial: ScalarLike, times: Any, kernels: Any, data_weights: A
 
     A bound a posteriori; between two saved times the smaller eigenvalue counts.
 
-    **Raises** `ValueError` for kernels of another shape.
+    **Raises** `ValueError` for kernels and weights of another shape, and weights that are negative.
 
     Source: thesis II.3.1, (II.15), and Corollary II.3.1, there for residual networks.
 
@@ -71,11 +75,11 @@ def tangent_decay(initial: ScalarLike, times: Any, kernels: Any, data_weights: A
     if kernels.ndim != 3 or kernels.shape[1] != kernels.shape[2]:
         raise ValueError(f"kernels must be (S, N, N), those of one output, got {kernels.shape}")
     n = kernels.shape[1]
-    p = (
-        jnp.full((n,), 1 / n, kernels.dtype)
-        if data_weights is None
-        else as_floats(data_weights, "data_weights")
-    )
-    root = safe_sqrt(p).astype(kernels.dtype)
+    p = jnp.full((n,), 1 / n) if data_weights is None else as_floats(data_weights, "data_weights")
+    if p.shape != (n,):
+        raise ValueError(f"data_weights must have shape ({n},), one for each datum, got {p.shape}")
+    if not is_traced(p) and not np.all(np.asarray(p) >= 0):
+        raise ValueError("data_weights must be non-negative")
+    root = safe_sqrt(p.astype(kernels.dtype))
     least = jnp.linalg.eigvalsh(kernels * jnp.outer(root, root)[None])[:, 0]
     return Integrated(initial, times, 2 * jnp.maximum(least, 0), "tangent kernel")

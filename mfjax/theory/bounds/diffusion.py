@@ -75,10 +75,20 @@ def spectral_gap(target: Grid) -> Float[Array, ""]:
     Of the finite-volume operator, the target averaged to faces: second order in the spacing. Dense, K^3
     operations: K up to about 2000 cells.
 
+    **Raises** `ValueError` for what is no `Grid`, and for one with species or a frozen axis: nothing flows
+    along it, and the gap is zero.
+
     >>> import mfjax as mf
     >>> round(float(spectral_gap(Grid.uniform(mf.domains.Sphere(1), 64))), 2)
     1.0
     """
+    if not isinstance(target, Grid):
+        raise ValueError(f"spectral_gap is that of a density on a Grid, got {kind(target)}")
+    if target.frozen:
+        raise ValueError(
+            "spectral_gap is zero where nothing flows between species or along a frozen axis: take that of "
+            "each place"
+        )
     through = conductance((1.0, PowerDivergence(target)), target)
     matrix = jax.vmap(lambda v: stiffness(through, v))(jnp.eye(target.size, dtype=target.dtype))
     root = jnp.sqrt(target.weights)
