@@ -9,7 +9,7 @@ from mfjax.grids.diffusion import Part, conductance
 from mfjax.grids.faces import Faces, above, below, cells, face_slopes, jump, shares
 from mfjax.grids.fitting import fitted
 from mfjax.grids.rates import sorted_parts, with_upwinded
-from mfjax.grids.transport import slope
+from mfjax.grids.transport import carried, slope
 from mfjax.measures import Grid
 
 
@@ -63,11 +63,11 @@ def riding_rate(
     values, density = cells(values, mu), cells(mu.density, mu)
     rate, turnover = jnp.zeros(mu.shape, mu.dtype), jnp.zeros(mu.shape, mu.dtype)
     for axis, v in enumerate(velocities):
-        half, thick = 0.5 * slope(values, mu, axis), 0.5 * slope(density, mu, axis)
+        half = 0.5 * slope(values, mu, axis)
         arriving = jnp.where(v > 0, values + half, above(values - half, axis))
-        carrying = jnp.where(v > 0, density + thick, above(density - thick, axis))
-        share = lambda carried, density=density: jnp.where(
-            density > 0, jnp.minimum(carried / jnp.where(density > 0, density, 1), 2), 1
+        carrying = carried(density, mu, axis, v)
+        share = lambda brought, density=density: jnp.where(
+            density > 0, jnp.minimum(brought / jnp.where(density > 0, density, 1), 2), 1
         )
         own, other = shares(mu, axis)
         out, back = own * v, below(other * v, axis)

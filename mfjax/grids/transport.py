@@ -21,6 +21,14 @@ def slope(values: Array, mu: Grid, axis: int) -> Array:
     return jnp.where(ahead * behind > 0, jnp.sign(ahead) * size, 0)
 
 
+def carried(density: Array, mu: Grid, axis: int, velocity: Array) -> Array:
+    """The upwind one of the densities reconstructed at each face of an axis, not negative."""
+    half = 0.5 * slope(density, mu, axis)
+    upwind = jnp.where(velocity > 0, density + half, above(density - half, axis))
+    # A compiler that joins products and sums leaves a rounding of the full cell for the empty one behind it.
+    return jnp.where(upwind < 0, 0, upwind)
+
+
 def transport_rate(mu: Grid, drift: Faces) -> tuple[Float[Array, " K"], Float[Array, ""]]:
     """The rates of the masses under a drift, and the longest step that keeps them positive.
 
@@ -37,10 +45,9 @@ def transport_rate(mu: Grid, drift: Faces) -> tuple[Float[Array, " K"], Float[Ar
     rate = jnp.zeros(mu.shape, mu.dtype)
     turnover = jnp.zeros(mu.shape, mu.dtype)
     for axis in range(len(mu.shape)):
-        half = 0.5 * slope(density, mu, axis)
         velocity = -drift[axis]
-        upwind = jnp.where(velocity > 0, density + half, above(density - half, axis))
-        flux = without_wall(velocity * upwind, mu, axis) * content(mu, axis) / mu.spacing[axis]
+        flux = without_wall(velocity * carried(density, mu, axis, velocity), mu, axis)
+        flux = flux * content(mu, axis) / mu.spacing[axis]
         rate = rate - outflow(flux, axis)
         own, other = shares(mu, axis)
         fastest = jnp.maximum(own * velocity, -below(other * velocity, axis))
