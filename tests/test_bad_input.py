@@ -291,6 +291,48 @@ CASES = {
         lambda: mf.bounds.convex_decay(1.0, jnp.zeros(3)),
         "norms are all zero: the run began at",
     ),
+    "tangent kernel of births": (
+        lambda: OBS.TangentKernel(X)(
+            P(UNIT), mf.flows.WassersteinFisherRao(E.Risk(F.ReLU(), X, Y), D.Euclidean(2))
+        ),
+        "those of WassersteinFisherRao do not",
+    ),
+    "constant of laws that noise does not reach": (
+        lambda: mf.bounds.log_sobolev(convexity=1.0, domain=D.Product(D.Noiseless(LINE), LINE)),
+        "noise does not reach all of it",
+    ),
+    "gap of an empty cell": (
+        lambda: mf.bounds.spectral_gap(G(CIRCLE, 8, jnp.arange(8.0))),
+        "a positive density, got one with empty cells",
+    ),
+    "coupling of other shapes": (
+        lambda: mf.theory.optimal_coupling(jnp.ones((2, 3)), jnp.ones(2), jnp.ones(2)),
+        r"costs \(M, K\) go with masses \(M,\) and \(K,\), got \(2, 3\), \(2,\) and \(2,\)",
+    ),
+    "coupling of negative masses": (
+        lambda: mf.theory.optimal_coupling(jnp.ones((2, 2)), jnp.array([-0.5, 1.5]), jnp.full(2, 0.5)),
+        "masses must not be negative",
+    ),
+    "bound of distances at other times": (
+        lambda: mf.bounds.hwi([0.0, 1.0], [2.0, 1.0], [4.0], convexity=1.0),
+        r"distances and information must be \(S,\) alike, got \(2,\) and \(1,\)",
+    ),
+    "what features see to a negative tolerance": (
+        lambda: mf.certificates.identifiability(F.ReLU(), X, CIRCLE, tolerance=-1.0),
+        "tolerance must be greater than 0",
+    ),
+    "what features see by masses of NaN": (
+        lambda: mf.certificates.identifiability(F.ReLU(), X, CIRCLE, data_weights=jnp.full(3, jnp.nan)),
+        "data_weights must be 3 non-negative masses",
+    ),
+    "what features see of no number": (
+        lambda: mf.certificates.identifiability(F.ReLU(), X, CIRCLE, teacher=lambda p: p),
+        "the teacher must return one number for a point of shape",
+    ),
+    "what features see of nothing": (
+        lambda: mf.certificates.identifiability(F.ReLU(), X, CIRCLE, teacher=lambda p: 0.0 * p[0]),
+        "the teacher is zero",
+    ),
     "gap of particles": (
         lambda: mf.bounds.spectral_gap(P(UNIT)),
         "spectral_gap is that of a density on a Grid, got Particles",

@@ -335,6 +335,22 @@ def test_stability_is_refused_where_its_assumption_fails():
 
 
 @pytest.mark.slow
+def test_records_that_repeat_their_last_time():
+    """As those of a run do that has stopped."""
+    assert float(bounds.Recorded([0.0, 1.0, 1.0], [3.0, 2.0, 2.0], "a")(1.0)) == 2.0
+
+
+def test_copies_do_not_see_particles_without_mass():
+    """At zero the well is a hill: no matter where nothing is, eagerly and traced."""
+    flow = mf.flows.Wasserstein(
+        mf.energies.Potential(lambda x: x[0] ** 4 / 4 - x[0] ** 2 / 2), mf.domains.Euclidean(1)
+    )
+    points, mass = jnp.array([[2.0], [1.5], [0.0]]), jnp.array([0.5, 0.5, 0.0])
+    rate = lambda m: bounds.contraction_rate(flow, Particles(points, m))
+    assert float(rate(mass)) == pytest.approx(5.75, rel=1e-12)
+    assert float(jax.jit(rate)(mass)) == pytest.approx(5.75, rel=1e-12)
+
+
 def test_spectral_gap_against_the_specification():
     gaps = [
         float(bounds.spectral_gap(Grid.from_density(CIRCLE, n, problems.CircleTeacher(10.0))))

@@ -303,6 +303,55 @@ def test_free_energy_of_particles_tends_to_that_of_their_law():
     np.testing.assert_allclose(free(wide), free(Particles(x[:50])), rtol=1e-12)
 
 
+def test_free_energy_of_other_masses_and_domains():
+    """Of mass M it is int mu log mu = M (estimate + log M); on the circle distances are arcs."""
+    x = jnp.arange(200.0)[:, None] / 200
+    law, heavy = Particles(x), Particles(x, jnp.full(200, 2 / 200))
+    one = float(FreeEnergy(Entropy())(law))
+    assert float(FreeEnergy(Entropy())(heavy)) == pytest.approx(2 * (one + np.log(2)), rel=1e-12)
+    # On a circle of length L the estimate is that of the line, scaled.
+    circle, angle = mf.domains.Sphere(1), 2 * jnp.pi * x[:, 0]
+    around = Particles(jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1))
+    line = float(FreeEnergy(Entropy(), domain=mf.domains.Torus(1))(law))
+    assert float(FreeEnergy(Entropy(), domain=circle)(around)) == pytest.approx(
+        line - np.log(2 * np.pi), rel=1e-9
+    )
+    # Traced, too few particles with mass are seen in their number alone.
+    few = jax.jit(lambda m: FreeEnergy(Entropy())(Particles(x[:5], m)))
+    assert np.isnan(few(jnp.array([0.5, 0.3, 0.2, 0.0, 0.0])))
+    # Without noise there is nothing to estimate: particles may coincide.
+    still = Particles(jnp.ones((2, 1)))
+    assert float(FreeEnergy(Potential(lambda z: z[0] ** 2))(still)) == 1.0
+
+
+@pytest.mark.parametrize("grid", [False, True])
+def test_free_energy_of_heights_is_that_of_pairs(grid):
+    """As recorded: the energy of (H, theta), with the internal energy of rho on a grid."""
+    side = mf.domains.Interval(0.0, 1.0)
+    mu = mf.measures.Grid.uniform(side, 8) if grid else Particles(jnp.arange(8.0)[:, None] / 8)
+    mu = mu.with_marks(H=jnp.arange(8.0))
+    energy = Potential(lambda xi: xi[0] ** 2 + xi[1]) + (0.3 * Entropy() if grid else 0)
+    flow = mf.flows.PropagationOfChaos(energy, side)
+    assert float(FreeEnergy(energy)(mu, flow)) == pytest.approx(float(flow.value(flow.init(mu))), rel=1e-12)
+
+
+def test_unequal_masses_are_found_before_a_run():
+    flow = mf.flows.Wasserstein(Entropy() + Potential(lambda z: z[0] ** 2), mf.domains.Euclidean(1))
+    mu = Particles(jnp.arange(5.0)[:, None], jnp.array([0.4, 0.3, 0.1, 0.1, 0.1]))
+    with pytest.raises(ValueError, match="equal masses, and these are unequal"):
+        mf.simulate(
+            flow, mu, stepper=mf.steppers.EulerMaruyama(0.1), steps=2, key=jax.random.key(0),
+            observables={"free": FreeEnergy(flow.energy)},
+        )  # fmt: skip
+
+
+def test_rates_of_curves_with_gaps():
+    t = np.linspace(0, 12, 241)
+    clean = np.exp(-1.5 * t)
+    clean[[50, 60]] = np.inf, np.nan
+    assert fit_rate(t, clean, window=(0, 12)).rate == pytest.approx(1.5, abs=1e-10)
+
+
 def test_fitted_rate_lies_between_transient_and_floor():
     t = np.linspace(0, 12, 241)
     clean = np.exp(-1.5 * t)
@@ -321,6 +370,8 @@ def test_fitted_rate_lies_between_transient_and_floor():
     ("make", "message"),
     [
         (lambda: fit_rate([0, 1, 2], [1, 2]), "one length"),
+        (lambda: fit_rate([], []), "needs 3 positive values"),
+        (lambda: FreeEnergy(Entropy())(Particles([[0.0], [1.0], [2.0]])), "more particles than 3"),
         (lambda: fit_rate([0, 1, 2], [1.0, 1.0, 1.0]), "save more often, run longer"),
         (lambda: fit_rate([1, 1, 1], [1.0, 1.0, 1.0], window=(0, 2)), "all 3 values"),
         (lambda: FreeEnergy(3.0), "must be an Energy"),

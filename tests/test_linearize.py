@@ -332,6 +332,37 @@ def test_the_rate_depends_on_the_dimension_as_the_spectral_gap_does(d, place):
     assert found == pytest.approx(gap, rel=1e-6)
 
 
+def test_rates_on_a_grid_have_derivatives():
+    """Rates of diffusion are proportional to the temperature; eagerly, in reverse and forward mode."""
+    line = mf.domains.Interval(0.0, 1.0)
+    gap = lambda t: linearize(
+        mf.flows.Wasserstein(t * mf.energies.Entropy(), line), Grid.uniform(line, 8), tolerance=None
+    ).gap()
+    value = float(gap(1.3))
+    assert float(jax.grad(gap)(1.3)) == pytest.approx(value / 1.3, rel=1e-9)
+    assert float(jax.jacfwd(gap)(1.3)) == pytest.approx(value / 1.3, rel=1e-9)
+
+
+def test_little_mass_at_rest_is_asked_as_much():
+    """Whether a density is stationary does not depend on its mass."""
+    line = mf.domains.Interval(-6.0, 6.0)
+    flow = mf.flows.Wasserstein(
+        mf.energies.Entropy() + mf.energies.Potential(lambda x: 0.5 * x[0] ** 2), line
+    )
+    for mass in (1.0, 1e-6, 1e6):
+        with pytest.raises(ValueError, match="not stationary"):
+            linearize(flow, Grid(line, 64, jnp.full(64, mass / 64)))
+
+
+@pytest.mark.slow
+def test_the_gap_of_fine_grids_in_single_precision():
+    line = mf.domains.Interval(-6.0, 6.0)
+    energy = 0.5 * mf.energies.Entropy() + mf.energies.Potential(lambda x: 0.5 * x[0] ** 2)
+    law = Grid.from_density(line, 900, lambda x: jnp.exp(-(x[0] ** 2)), dtype="float32")
+    gap = float(linearize(mf.flows.Wasserstein(energy, line), law, tolerance=None).gap())
+    assert gap == pytest.approx(1.0, abs=0.02)
+
+
 def test_faults_are_named():
     flow, _ = varpro(0.1, 1.0, DEGREE)
     clustered = Particles(on_circle(jnp.linspace(0, 1, M)))

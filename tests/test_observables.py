@@ -978,6 +978,27 @@ def test_segments_that_stand_upright(domain, turned):
         np.testing.assert_allclose(obs.HeightMoments(2, 4, space)(mu)[0, 0], 7 / 64, rtol=1e-12)
 
 
+@pytest.mark.parametrize("domain", ["line", "circle"])
+def test_labels_without_mass_are_no_labels(domain):
+    """Padding at the end, at the beginning and in between, traced as well, changes no sheet."""
+    label = jnp.linspace(0.0, 2.0, 7)
+    mass = jnp.array([1.0, 2.0, 2.0, 1.5, 0.5, 2.0, 1.0]) / 10
+    space, points = mf.domains.Interval(0.0, 1.0), jnp.abs(label - 1)[:, None]
+    if domain == "circle":
+        space, points = CIRCLE, jnp.stack([jnp.cos(5 * label), jnp.sin(5 * label)], axis=1)
+    mu = Particles(points, mass, marks={"H": label})
+    places = jnp.array([3, 0, 1, 2, 6, 3, 4, 5, 6, 1, 0])
+    real = jnp.array([0, 1, 1, 1, 0, 1, 1, 1, 1, 0, 0])
+    padded = jax.tree.map(lambda leaf: leaf[places], mu)
+    padded = eqx.tree_at(lambda m: m.weights, padded, padded.weights * real)
+    for observable in (obs.ClosureDefect(space), obs.HeightMoments(2, 4, space)):
+        np.testing.assert_allclose(observable(padded), observable(mu), rtol=1e-13)
+        traced = jax.jit(lambda m, ask=observable: ask(m))(padded)
+        np.testing.assert_allclose(traced, observable(mu), rtol=1e-13)
+    alone = eqx.tree_at(lambda m: m.weights, padded, padded.weights.at[2:].set(0))
+    assert np.isnan(obs.ClosureDefect(space)(alone))
+
+
 def test_the_closure_defect_on_a_circle():
     """A map that winds once is one sheet; twice, two whose heights differ by pi: defect pi^2 / 4."""
     label = 2 * jnp.pi * jnp.arange(65) / 64 + 0.1
@@ -1098,6 +1119,20 @@ BAD = [
     (lambda: obs.SourceNorm(Grid.uniform(CIRCLE, 8))(Grid.uniform(CIRCLE, 16), REDUCED), r"\(8,\) cells"),
     (lambda: obs.SourceNorm(lambda p: p)(Grid.uniform(CIRCLE, 8), REDUCED), "one number per point"),
     (lambda: obs.MaxLogRatio(lambda p: 1.0)(measure(POINTS)), "has no value on Particles"),
+    (lambda: obs.KL(lambda p: jnp.sqrt(p[0]))(Grid.uniform(CIRCLE, 8)), "it is negative or NaN in a cell"),
+    (
+        lambda: mf.simulate(
+            mf.flows.Wasserstein(mf.energies.Entropy(), CIRCLE),
+            Grid.uniform(CIRCLE, 8),
+            t1=0.1,
+            observables={"a": obs.ChiSquare(lambda p: p[0] + 0.1)},
+        ),
+        "it is negative or NaN in a cell",
+    ),
+    (
+        lambda: obs.Wasserstein1D(jnp.array([[1.0, 0.0]]))(measure(jnp.array([[5.0, 0.0]])), PLANE_FLOW),
+        "this flow is on Euclidean",
+    ),
     (lambda: obs.ClosureDefect(mf.domains.Torus(2)), "a line or a closed curve"),
     (lambda: obs.ClosureDefect(Grid.uniform(CIRCLE, 8)), "domain must be a Domain, got Grid"),
     (lambda: obs.ClosureDefect(CIRCLE)(Grid.uniform(CIRCLE, 8)), "in the order of their labels, got Grid"),
@@ -1109,6 +1144,27 @@ BAD = [
     (lambda: obs.HeightMoments(0, 8, CIRCLE), "order must be at least 1"),
     (lambda: obs.HeightMoments(1, 8, LINE), "has no grid of cells"),
 ]
+
+
+@pytest.mark.parametrize(
+    "kind", [obs.KL, obs.ChiSquare, obs.MaxRatio, obs.MaxLogRatio, obs.FisherInformation]
+)
+def test_targets_that_are_no_densities_are_no_number(kind):
+    mu = Grid.uniform(CIRCLE, 8)
+    value = jax.jit(lambda a: kind(lambda p: 1 + a * p[0])(mu))
+    assert np.isfinite(value(0.5)) and np.isnan(value(2.0)) and np.isnan(value(jnp.nan))
+
+
+@pytest.mark.parametrize("name", ["line", "circle", "plane"])
+def test_targets_in_single_precision_are_at_no_distance_from_themselves(name):
+    """In double precision: what single precision rounds is in the points and masses alone."""
+    x = jax.random.normal(jax.random.key(0), (50, 1 if name == "line" else 2))
+    x = x / jnp.linalg.norm(x, axis=1, keepdims=True) if name == "circle" else x
+    mass = jax.random.dirichlet(jax.random.key(1), jnp.ones(50))
+    domain = CIRCLE if name == "circle" else None
+    low = Particles(x.astype("float32"), mass.astype("float32"))
+    high = Particles(low.points.astype(float), low.weights.astype(float))
+    assert float(obs.EnergyDistance(low, domain)(high)) < 1e-14
 
 
 @pytest.mark.wrong_calls

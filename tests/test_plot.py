@@ -121,6 +121,13 @@ def test_distances_labels_scales_and_legend():
     np.testing.assert_allclose(above.get_xlim(), np.array(ax.get_xlim()) / 0.25)
 
 
+def test_distances_of_zero_are_part_of_the_mean():
+    """Some runs may be at their target; where all are, nothing is drawn."""
+    values = np.array([[1.0, 0.0, 0.0], [3.0, 1e-3, 0.0]])
+    ax = plot.distances(axes(), np.arange(1.0, 4.0), {"a": values})
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), [2.0, 5e-4, np.nan])
+
+
 def test_distances_on_a_linear_time_axis_keep_zero():
     ax = plot.distances(axes(), np.arange(3.0), {"a": np.ones(3)}, log_time=False)
     assert ax.lines[0].get_xdata()[0] == 0

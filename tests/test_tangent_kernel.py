@@ -150,6 +150,20 @@ def test_the_kernel_of_the_other_scaling_stays(even):
     assert abs(slopes[0][-1] + (1 if even else 0.5)) < 0.1 and abs(slopes[1][-1] + 0.5) < 0.05
 
 
+def test_a_share_of_the_risk_moves_predictions_as_slowly():
+    """The coefficient of the risk is in the kernel, and in the decay that follows from it."""
+    mu = Particles(jr.normal(jr.key(5), (32, 3)))
+    risk = Risk(NEURON, [[1.0, 0.5]], [1.0])
+    whole, tenth = Wasserstein(risk, SPACE), Wasserstein(0.1 * risk, SPACE)
+    kernel = TangentKernel(risk.data.x)
+    np.testing.assert_allclose(kernel(mu, tenth), 0.1 * kernel(mu, whole), rtol=1e-14)
+    times = jnp.arange(9) / 4
+    run = mf.simulate(tenth, mu, save_at=times[1:], observables={"kernel": kernel})
+    values = 10 * run.observables["energy"]
+    margin = bounds.tangent_decay(values[0], run.times, run.observables["kernel"]).check(run.times, values)
+    assert 0 < margin < 0.1
+
+
 @pytest.mark.slow
 def test_the_least_eigenvalue_bounds_the_decay():
     """Thesis II.3.1: a Polyak-Lojasiewicz inequality along a run, whose constant is measured."""

@@ -70,6 +70,13 @@ def on_unit_circle(points: Array) -> bool:
     return bool(np.all(np.abs(norms - 1) <= 100 * float(jnp.finfo(points.dtype).eps)))
 
 
+def is_unit_circle(domain: Domain) -> bool:
+    """Whether points of `domain` are unit vectors of the plane."""
+    in_plane = (domain.dim, domain.ambient, domain.product_of_circles) == (1, 2, True)
+    lengths = [axis.length for axis in domain.axes]
+    return in_plane and domain.flat and not is_traced(lengths) and np.allclose(np.asarray(lengths), 2 * np.pi)
+
+
 def one_dimensional(domain: Domain | None) -> bool:
     """Whether `domain` is a line or a closed curve, with arc length as its coordinate."""
     return domain is not None and domain.dim == domain.tangent_dim == 1 and domain.isometric

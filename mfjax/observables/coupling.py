@@ -25,9 +25,11 @@ def optimal_coupling(
 
     The plan P >= 0 of row sums `source` and column sums `target` that minimizes sum_ij P_ij cost_ij.
 
-    Both masses must have the same sum: **raises** `ValueError` where they have not; traced, the plan is NaN,
-    as it is where anything given is not finite. It is found on the host, in double precision, by SciPy, from
-    compiled programs by `jax.pure_callback`; the members of a `vmap` come one after the other:
+    Both masses must have the same sum, to a thousandth of it: those of `target` are scaled to that of
+    `source`. **Raises** `ValueError` where they have not, for negative masses, and for other shapes; traced,
+    the plan of such masses is NaN, as it is where anything given is not finite. It is found on the host, in
+    double precision, by SciPy, from compiled programs by `jax.pure_callback`; the members of a `vmap` come
+    one after the other:
 
     - equal masses of equal number: an assignment, O(M^3), 0.03 s for 500 points and 0.12 s for 1000.
     - other masses: a linear program (HiGHS) over a short list of arcs near those that entropic potentials
@@ -44,8 +46,15 @@ def optimal_coupling(
     >>> optimal_coupling(jnp.array([[0.0, 1.0], [1.0, 5.0]]), half, half).tolist()
     [[0.0, 0.5], [0.5, 0.0]]
     """
+    cost, source, target = jnp.asarray(cost), jnp.asarray(source), jnp.asarray(target)
+    if cost.shape != (*source.shape, *target.shape) or cost.ndim != 2:
+        raise ValueError(
+            f"costs (M, K) go with masses (M,) and (K,), got {cost.shape}, {source.shape} and {target.shape}"
+        )
     if not is_traced((cost, source, target)) and bool(jnp.isfinite(jnp.sum(source) + jnp.sum(target))):
         sums = float(jnp.sum(source)), float(jnp.sum(target))
+        if min(float(jnp.min(source)), float(jnp.min(target))) < -PRECISION * min(sums):
+            raise ValueError("masses must not be negative")
         if not _even(*sums):
             raise ValueError(f"masses of sum {sums[0]:g} and {sums[1]:g} have no coupling: rescale one")
     return _solution(False, cost, source, target)[0]
@@ -119,7 +128,9 @@ def _on_host(priced, cost, source, target):
     plan, u, v = np.zeros_like(cost), np.zeros_like(source), np.zeros_like(target)
     known = all(np.all(np.isfinite(value)) for value in (cost, source, target))
     rows, columns = np.flatnonzero(source > 0), np.flatnonzero(target > 0)
-    if not known or not _even(source.sum(), target.sum()) or not rows.size:
+    # Explicit steps leave roundings below zero.
+    positive = all(np.min(value) >= -PRECISION * value.sum() for value in (source, target))
+    if not known or not positive or not _even(source.sum(), target.sum()) or not rows.size:
         return tuple(np.full_like(value, np.nan, dtype) for value in (plan, u, v))
     among = np.ix_(rows, columns)
     a, b = source[rows] / source.sum(), target[columns] / target.sum()

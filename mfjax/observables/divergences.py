@@ -6,8 +6,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
+from mfjax._numerics.arrays import is_traced
 from mfjax.flows.base import Flow
 from mfjax.measures import Grid, Measure, require_same_cells
 from mfjax.observables.base import Observable
@@ -19,7 +21,8 @@ class Divergence(Observable):
     - `target`: a `Grid` of as many cells, or a density of one point, taken at cell centers and scaled to mass
       one.
 
-    **Raises** `ValueError` for other targets, and on particles, which have no density.
+    **Raises** `ValueError` for other targets, for a density that is negative or no number in a cell (traced,
+    the divergence is NaN), and on particles, which have no density.
 
     >>> import mfjax as mf
     >>> class TotalVariation(Divergence):
@@ -45,6 +48,8 @@ class Divergence(Observable):
     def validate(self, mu, flow):
         if isinstance(self.target, Grid) and isinstance(mu, Grid):
             require_same_cells(self.target, mu, "target")
+        elif isinstance(mu, Grid):
+            self.masses(mu)
 
     def masses(self, mu: Measure) -> tuple[Array, Array]:
         """The masses of the measure and of the target, cell by cell."""
@@ -59,6 +64,9 @@ class Divergence(Observable):
         values = jax.vmap(self.target)(mu.points)
         if values.shape != (mu.size,):
             raise ValueError(f"target must return one number per point, got shape {values.shape[1:]}")
+        if not is_traced(values) and not np.all(np.asarray(values) >= 0):
+            raise ValueError("target must be a density: it is negative or NaN in a cell")
+        values = jnp.where(jnp.all(values >= 0), values, jnp.nan)
         masses = values.astype(mu.dtype) * mu.relative_volume
         return mu.weights, masses / jnp.sum(masses)
 
@@ -127,7 +135,8 @@ class KL(Divergence):
         m, t = self.masses(mu)
         first, second = (t, m) if self.reverse else (m, t)
         excess = jnp.where(second > 0, (first - second) / jnp.where(second > 0, second, 1), 0)
-        return jnp.sum(jnp.where(second > 0, second * _entropy(excess), jnp.where(first > 0, jnp.inf, 0.0)))
+        each = jnp.where(second > 0, second * _entropy(excess), jnp.where(first > 0, jnp.inf, 0.0))
+        return jnp.sum(each) + no_number(t)
 
 
 class MaxRatio(Divergence):
@@ -182,7 +191,12 @@ class MaxLogRatio(Divergence):
         m, t = self.masses(mu)
         both, neither = (m > 0) & (t > 0), (m == 0) & (t == 0)
         ratio = jnp.where(both, t, 1) / jnp.where(both, m, 1)
-        return jnp.max(jnp.where(both | neither, jnp.abs(jnp.log(ratio)), jnp.inf))
+        return jnp.max(jnp.where(both | neither, jnp.abs(jnp.log(ratio)), jnp.inf)) + no_number(t)
+
+
+def no_number(masses: Array) -> Float[Array, ""]:
+    """NaN where one of the masses is, otherwise zero: comparisons with NaN do not show it."""
+    return 0 * jnp.sum(masses)
 
 
 def _where_positive(denominator: Array, numerator: Array, otherwise: Array) -> Array:

@@ -5,10 +5,9 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
-from mfjax._numerics.arrays import is_traced, known, safe_norm
+from mfjax._numerics.arrays import known, safe_norm
 from mfjax.domains import Domain, Euclidean, Sphere
 from mfjax.flows.base import Flow
 from mfjax.measures import Measure
@@ -19,6 +18,7 @@ from mfjax.observables.base import (
     as_measure,
     check_dimension,
     check_flow_domain,
+    is_unit_circle,
     on_unit_circle,
 )
 from mfjax.observables.sorted_energy import circle_energy, line_energy
@@ -96,7 +96,7 @@ class EnergyDistance(Observable):
         elif ordered is not None:
             self.coordinates = _places(ordered, points)
         else:
-            self.self_distance = self._mean_distance(self.target, self.target)
+            self.self_distance = self._mean_distance(self.target, self.target, self.target.dtype)
 
     def _ordered(self, flow: Flow | None) -> Domain | None:
         """The line or the circle on which sorting applies."""
@@ -109,52 +109,51 @@ class EnergyDistance(Observable):
         if flow is None or self.coordinates is None:
             return None
         # The target lies on the unit circle: so must the flow.
-        return Sphere(1) if _is_unit_circle(flow.domain) else None
+        return Sphere(1) if is_unit_circle(flow.domain) else None
 
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
         check_dimension(mu, self.target.points.shape[-1])
         check_flow_domain(flow, self.domain)
         ordered = self._ordered(flow)
         mu = _probability(mu)
+        target, dtype = self.target, mu.dtype
         if ordered is None:
-            value = 2 * self._mean_distance(mu, self.target) - self._mean_distance(mu, mu)
-            return jnp.maximum(value - known(self.self_distance).astype(mu.dtype), 0)
-        masses = jnp.concatenate([mu.weights, -self.target.weights.astype(mu.dtype)])
+            own = known(self.self_distance)
+            own = own if own.dtype == dtype else self._mean_distance(target, target, dtype)
+            value = 2 * self._mean_distance(mu, target, dtype) - self._mean_distance(mu, mu, dtype)
+            return jnp.maximum(value - own, 0)
+        there = target.weights.astype(dtype)
+        masses = jnp.concatenate([mu.weights, -there / jnp.sum(there)])
         here = _places(ordered, mu.points)
-        coordinates = jnp.concatenate([here, known(self.coordinates).astype(mu.dtype)])
+        places = known(self.coordinates)
+        places = places if places.dtype == dtype else _places(ordered, target.points.astype(dtype))
+        coordinates = jnp.concatenate([here, places])
         if not ordered.closed[0]:
             return jnp.maximum(line_energy(coordinates, masses), 0)
         radius = ordered.lengths.astype(mu.dtype)[0] / (2 * jnp.pi)
         return jnp.maximum(radius * circle_energy(coordinates, masses), 0)
 
-    def _mean_distance(self, mu: Measure, nu: Measure) -> Float[Array, ""]:
-        """int int |x - y| dmu(x) dnu(y), a block of rows at a time, in the dtype of `mu`."""
-        x, y = mu.points, nu.points.astype(mu.dtype)
+    def _mean_distance(self, mu: Measure, nu: Measure, dtype: Any) -> Float[Array, ""]:
+        """int int |x - y| dmu(x) dnu(y) of their laws in a precision, a block of rows at a time."""
+        (x, here), (y, there) = ((m.points.astype(dtype), m.weights.astype(dtype)) for m in (mu, nu))
+        here, there = here / jnp.sum(here), there / jnp.sum(there)
         vector = lambda a, b: a - b
         if self.metric == "wrapped":
             vector = known(self.domain).displacement
         elif self.domain is not None:
             vector = self.domain.chord
-        weights = nu.weights.astype(mu.dtype)
 
         # Recomputed in reverse mode, which would otherwise keep every block.
         @jax.checkpoint
         def row(a):
-            return _sum(jax.vmap(lambda b: safe_norm(vector(a, b)))(y) * weights)
+            return _sum(jax.vmap(lambda b: safe_norm(vector(a, b)))(y) * there)
 
-        return _sum(mu.weights * jax.lax.map(row, x, batch_size=ROWS))
+        return _sum(here * jax.lax.map(row, x, batch_size=ROWS))
 
 
 def _sortable(domain: Domain) -> bool:
     """Whether chordal distances are those of a line or of a round circle."""
     return domain.dim == 1 and (domain.product_of_circles or (domain.flat and domain.ambient == 1))
-
-
-def _is_unit_circle(domain: Domain) -> bool:
-    """Whether points of `domain` are unit vectors of the plane."""
-    in_plane = (domain.dim, domain.ambient, domain.product_of_circles) == (1, 2, True)
-    lengths = [axis.length for axis in domain.axes]
-    return in_plane and domain.flat and not is_traced(lengths) and np.allclose(np.asarray(lengths), 2 * np.pi)
 
 
 def _places(domain: Domain, points: Array) -> Array:

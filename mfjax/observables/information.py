@@ -9,16 +9,17 @@ import numpy as np
 from jax.scipy.special import digamma, gammaln
 from jaxtyping import Array, Float
 
-from mfjax._numerics.arrays import count, is_traced, kind
-from mfjax.domains import Euclidean
+from mfjax._numerics.arrays import added, count, is_traced, kind
+from mfjax.domains import Domain, Euclidean, require_domain
 from mfjax.energies.base import Energy
+from mfjax.energies.internal import DensityEstimate, InternalEnergy
 from mfjax.flows.base import Flow
 from mfjax.flows.wasserstein import smooth_part
 from mfjax.grids.faces import above, cells, face_slopes
 from mfjax.grids.fitting import fitted
 from mfjax.measures import Grid, Measure, Particles
 from mfjax.observables.base import Observable
-from mfjax.observables.divergences import Divergence
+from mfjax.observables.divergences import Divergence, no_number
 
 
 class FisherInformation(Divergence):
@@ -31,6 +32,9 @@ class FisherInformation(Divergence):
     logarithmic mean. For the flow of T Entropy + Potential, discretized by exponentially fitted
     fluxes, T^2 I(mu | Gibbs measure) is then the recorded dissipation, to rounding; I tends to the integral
     with second order in h. Log-Sobolev: KL(mu | target) <= I / (2 rho).
+
+    The gradient is that along the axes in which noise acts. Along frozen ones, where nothing moves, and
+    `Noiseless` ones it has no part, and the inequality holds for the conditional laws alone.
 
     `target` as for `KL`; infinite where one of two neighboring cells is empty, or the target alone is.
 
@@ -64,7 +68,7 @@ class FisherInformation(Divergence):
             # An empty cell of the target has no ratio, and no flux.
             one &= (theta > 0) & (above(t, axis) > 0)
             total = total + jnp.sum(jnp.where(both, theta * product, jnp.where(one, jnp.inf, 0)))
-        return total.astype(mu.dtype)
+        return (total + no_number(t)).astype(mu.dtype)
 
 
 class FreeEnergy(Observable):
@@ -72,16 +76,19 @@ class FreeEnergy(Observable):
 
     F(mu) + T int log mu dmu, with an estimate of the entropy on particles.
 
-    On a `Grid` this is the value of `energy`, as recorded with every run. On `Particles`, whose recorded
-    energy is the smooth part F alone, the entropy is estimated from the distance e_i of each of M
-    particles to its k-th nearest: int log mu dmu = psi(k) - psi(M) - log c_d - (d / M) sum_i log e_i, with
-    c_d the volume of the unit ball of dimension d. Its error is O(M^{-1/2}) in one and two dimensions for
-    smooth densities; a bias remains at faces, and grows with d. M^2 memory.
+    On a `Grid` this is the value of `energy`, as recorded with every run of a flow of this energy. On
+    `Particles`, whose recorded energy is the smooth part F alone, the entropy is estimated from the distance
+    e_i of each of M particles to its k-th nearest: int log mu dmu = psi(k) - psi(M) - log c_d - (d / M) sum_i
+    log e_i, with c_d the volume of the unit ball of dimension d. Its error is O(M^{-1/2}) in one and two
+    dimensions for smooth densities; a bias remains at faces, and grows with d. M^2 memory. Of a mass other
+    than one it is that of the law, mass log mass added. For a flow of heights the entropy is that of rho.
 
     - `neighbors`: k, 3 unless given; larger is smoother and more biased.
+    - `domain`: where distances are taken, that of the flow unless given; without a flow flat space.
 
-    **Raises** `ValueError` on particles of unequal masses (zero masses are padding), of orbits (`Zonal`), and
-    on particles and cells for an energy whose value is not known.
+    **Raises** `ValueError` on particles of unequal masses (zero masses are padding), k or fewer of them, of
+    orbits (`Zonal`), and on particles and cells for an energy whose value is not known. Traced, masses of k
+    particles or fewer make NaN.
     **Fails** where particles coincide: the estimate is then infinite.
 
     Source: L. Kozachenko, N. Leonenko, Problems Inform. Transmission 23 (1987), for k = 1.
@@ -94,44 +101,67 @@ class FreeEnergy(Observable):
     """
 
     energy: Energy
+    domain: Domain | None
     neighbors: int = eqx.field(static=True)
 
-    def __init__(self, energy: Energy, neighbors: int = 3):
+    def __init__(self, energy: Energy, neighbors: int = 3, *, domain: Domain | None = None):
         if not isinstance(energy, Energy):
             raise ValueError(f"energy must be an Energy, got {kind(energy)}")
-        self.energy, self.neighbors = energy, count(neighbors, "neighbors")
+        require_domain(domain, optional=True)
+        self.energy, self.neighbors, self.domain = energy, count(neighbors, "neighbors"), domain
+
+    def validate(self, mu, flow):
+        if isinstance(mu, Particles) and self._noisy:
+            self._check(mu, self._place(mu, flow))
+
+    @property
+    def _noisy(self) -> bool:
+        temperature = self.energy.temperature
+        return not (isinstance(temperature, float) and temperature == 0)
 
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
         on_particles = isinstance(mu, Particles)
-        energy = smooth_part(self.energy) if on_particles else self.energy
-        value = energy.solve(mu, energy.init(mu)).value
+        lifted = mu if flow is None else flow.lift(mu)
+        value: Any = jnp.zeros((), mu.dtype)
+        for coefficient, term in (smooth_part(self.energy) if on_particles else self.energy).parts():
+            at = mu if isinstance(term, InternalEnergy | DensityEstimate) else lifted
+            own = term.solve(at, term.init(at)).value
+            value = added(value, None if own is None else jnp.asarray(coefficient).astype(mu.dtype) * own)
         if value is None:
             raise ValueError("the value of this energy is not known, and so is its free energy")
-        if not on_particles:
+        if not on_particles or not self._noisy:
             return value
-        temperature = jnp.asarray(self.energy.temperature).astype(mu.dtype)
-        domain = Euclidean(mu.points.shape[1]) if flow is None else flow.domain
-        if domain.orbits:
-            raise ValueError(f"distances on {domain!r} are not those of the sphere: use a Grid")
-        return value + temperature * self._entropy(mu, domain)
+        temperature, place = jnp.asarray(self.energy.temperature).astype(mu.dtype), self._place(mu, flow)
+        self._check(mu, place)
+        return value + temperature * mu.mass * (self._entropy(mu, place) + jnp.log(mu.mass))
+
+    def _place(self, mu: Measure, flow: Flow | None) -> Domain:
+        """Where distances are taken."""
+        if self.domain is not None:
+            self.domain.validate(mu.points)
+            return self.domain
+        return Euclidean(mu.points.shape[1]) if flow is None else flow.domain
+
+    def _check(self, mu: Particles, place: Domain) -> None:
+        if place.orbits:
+            raise ValueError(f"distances on {place!r} are not those of the sphere: use a Grid")
+        masses = mu.weights if is_traced(mu.weights) else np.asarray(mu.weights)[np.asarray(mu.weights) > 0]
+        if not is_traced(mu.weights) and np.ptp(masses) > 1e-5 * np.max(masses):
+            raise ValueError("the entropy of particles is estimated for equal masses, and these are unequal")
+        if masses.size <= self.neighbors:
+            raise ValueError(
+                f"the entropy by {self.neighbors} neighbors needs more particles than {masses.size}"
+            )
 
     def _entropy(self, mu, domain):
-        _check_equal(mu.weights)
+        """int log dmu / m of the law mu / m."""
         there = mu.weights > 0
         size, k, dim = jnp.sum(there), self.neighbors, domain.dim
-        gap = lambda x, y: jnp.sum(domain.displacement(x, y) ** 2)
+        gap = lambda x, y: domain.distance(x, y) ** 2
         squares = jax.vmap(lambda x: jax.vmap(lambda y: gap(x, y))(mu.points))(mu.points)
         squares = jnp.where(there & ~jnp.eye(mu.size, dtype=bool), squares, jnp.inf)
         nearest = -jax.lax.top_k(-squares, k)[0][:, k - 1]
         logs = jnp.sum(jnp.where(there, 0.5 * jnp.log(jnp.where(there, nearest, 1)), 0)) / size
         ball = 0.5 * dim * jnp.log(jnp.pi) - gammaln(0.5 * dim + 1)
         entropy = digamma(jnp.asarray(k, mu.dtype)) - digamma(size.astype(mu.dtype)) - ball - dim * logs
-        return entropy.astype(mu.dtype)
-
-
-def _check_equal(weights: Array) -> None:
-    if is_traced(weights):
-        return
-    masses = np.asarray(weights)[np.asarray(weights) > 0]
-    if np.ptp(masses) > 1e-5 * masses.max():
-        raise ValueError("the entropy of particles is estimated for equal masses, and these are unequal")
+        return jnp.where(size > k, entropy, jnp.nan).astype(mu.dtype)

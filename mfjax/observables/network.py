@@ -24,11 +24,16 @@ E = TypeVar("E", bound=Energy)
 
 def risk_of(flow: Flow | None, kinds: tuple[type[E], ...], observable: Observable) -> E:
     """The one term of the energy of `flow` that is a risk."""
+    return scaled_risk_of(flow, kinds, observable)[1]
+
+
+def scaled_risk_of(flow: Flow | None, kinds: tuple[type[E], ...], observable: Observable) -> tuple[Any, E]:
+    """(coefficient, risk), the one term of the energy of `flow` that is a risk."""
     names = " or ".join(kind.__name__ for kind in kinds)
     needed = f"{type(observable).__name__} needs a flow whose energy holds one {names}"
     if flow is None:
         raise ValueError(f"{needed}, got no flow")
-    return one_term(flow.energy, lambda term: isinstance(term, kinds), needed)[1]
+    return one_term(flow.energy, lambda term: isinstance(term, kinds), needed)
 
 
 class Prediction(Observable):

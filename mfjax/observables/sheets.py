@@ -54,14 +54,19 @@ class _OfSheets(Observable):
             )
         if mu.size < 2:
             raise ValueError(f"{type(self).__name__} joins particles by segments, and needs two, got one")
-        place = arc_length(self.domain, points)
-        step = jnp.diff(place)
+        # Particles without mass are no labels: they come last, and nothing joins them.
+        order = jnp.argsort(mu.weights <= 0, stable=True)
+        weights, height, place = mu.weights[order], height[order], arc_length(self.domain, points)[order]
+        joined, last = weights[1:] > 0, jnp.maximum(jnp.sum(mu.weights > 0) - 2, 0)
+        step = jnp.where(joined, jnp.diff(place), 0)
         if self.domain.closed[0]:
             period = self.domain.lengths.astype(place.dtype)[0]
             step = step - period * jnp.round(step / period)
         # The ends of the line of labels keep their whole mass.
-        mass = 0.5 * (mu.weights[:-1] + mu.weights[1:])
-        mass = mass.at[0].add(0.5 * mu.weights[0]).at[-1].add(0.5 * mu.weights[-1])
+        mass = jnp.where(joined, 0.5 * (weights[:-1] + weights[1:]), 0)
+        mass = mass.at[0].add(0.5 * weights[0]).at[last].add(0.5 * weights[last + 1])
+        # Of one particle with mass there is no sheet.
+        mass = jnp.where(joined[0], mass, jnp.nan)
         back = step < 0
         from_, to = jnp.where(back, height[1:], height[:-1]), jnp.where(back, height[:-1], height[1:])
         return Sheets(mass, jnp.where(back, place[1:], place[:-1]), jnp.abs(step), from_, to - from_)
@@ -97,8 +102,8 @@ class ClosureDefect(_OfSheets):
     Consecutive particles are joined by a segment with the mean of their masses (the ends keep theirs whole),
     on which the height is linear in the place; the integral over these sheets is exact. Where consecutive
     particles are at one place, as at a wall that they have reached, the segment stands upright, and its mass
-    has all heights between theirs there. Cost O(M^2). Over distinct points without labels the defect is zero
-    whatever they do: a cloud of particles has none.
+    has all heights between theirs there. Particles without mass are left out. Cost O(M^2). Over distinct
+    points without labels the defect is zero whatever they do: a cloud of particles has none.
 
     - `domain`: where theta lives, a line or a closed curve. On a closed one the labels need not close, and
       consecutive particles are joined by the shorter arc.

@@ -1,6 +1,6 @@
 """The tangent kernel of a network: how fast its predictions follow the data while all weights move."""
 
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,17 +9,21 @@ from jaxtyping import Array, Float
 from mfjax._numerics.arrays import along, as_floats, finite, inner, known
 from mfjax.energies.risk import Risk
 from mfjax.flows.base import Flow
+from mfjax.flows.fisher_rao import WassersteinFisherRao
+from mfjax.flows.separated_variables import SeparatedVariables
+from mfjax.flows.transported import Transported
 from mfjax.flows.two_hidden_layers import TwoHiddenLayers
+from mfjax.flows.wrapper import WrapperFlow
 from mfjax.measures import Measure
 from mfjax.observables.base import Observable
-from mfjax.observables.network import risk_of
+from mfjax.observables.network import scaled_risk_of
 
 
 class TangentKernel(Observable):
     """The neural tangent kernel of the network of a `Risk`, at given inputs.
 
     K(x, x') = int grad_xi Phi(xi, x) . grad_xi Phi(xi, x') dmu(xi): an array (B, B), of c outputs (B, c, B,
-    c).
+    c); times the coefficient of the risk in the energy of the flow.
 
     Along the flow predictions move by d_t F(x) = -sum_j p_j K(x, x_j) l'(F(x_j), y_j), regularizer apart: in
     flow time. Of M equal masses it is M times (38) of the thesis for the output 1/M sum_i Phi, and (38)
@@ -28,12 +32,15 @@ class TangentKernel(Observable):
     its output sqrt(M) F. Parameters then move by O(M^{-1/2}), K changes by O(M^{-1/2}), by O(M^{-1}) for
     outer weights of an even law, and the network learns as its linearization does ("lazy training").
 
-    Gradients are tangent to the domain. For `flows.TwoHiddenLayers` those in w, b and theta.
+    Gradients are tangent to the domain; particles that a wall holds move slower. For `flows.TwoHiddenLayers`
+    those in w, b and theta.
 
     - `x` (B, k): inputs. Eigenvalues of K / B at the N = B data are the rates at which errors fall;
       `bounds.tangent_decay` makes a bound of the least. Cost M B^2 d.
 
-    **Raises** `ValueError` for inputs that are empty or not finite, and for a flow without a `Risk`.
+    **Raises** `ValueError` for inputs that are empty or not finite, for a flow without a `Risk`, and for one
+    that moves otherwise than by the gradients of all parameters: with births and deaths, or with heights that
+    stay or are carried.
 
     Source: thesis, (38) and II.3.1.
 
@@ -53,7 +60,8 @@ class TangentKernel(Observable):
             raise ValueError(f"x must have shape (B, k) with B, k >= 1, got {self.x.shape}")
 
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, "B ..."]:
-        risk = cast(Risk, risk_of(flow, (Risk,), self))
+        coefficient, risk = scaled_risk_of(flow, (Risk,), self)
+        _check_gradient(known(flow))
         flow, lifted, x = known(flow), known(flow).lift(mu), self.x.astype(mu.dtype)
         matrix = risk.features.matrix(lifted.points, x)
         handed = jnp.tensordot(lifted.weights, matrix, axes=(0, 1), precision=jax.lax.Precision.HIGHEST)
@@ -83,4 +91,14 @@ class TangentKernel(Observable):
             signals = layer.signals(handed).T
             by_weight = inner(signals.T, along(layer.masses.astype(mu.dtype), signals) * signals)
             kernel = kernel + jnp.kron(by_weight, jnp.eye(size // len(x), dtype=mu.dtype))
-        return kernel.reshape(*shape, *shape)
+        return jnp.asarray(coefficient).astype(mu.dtype) * kernel.reshape(*shape, *shape)
+
+
+def _check_gradient(flow: Flow) -> None:
+    while isinstance(flow, WrapperFlow):
+        flow = flow.flow
+    if isinstance(flow, WassersteinFisherRao | SeparatedVariables | Transported):
+        raise ValueError(
+            "a tangent kernel says how predictions move where all parameters follow their gradients, and "
+            f"those of {type(flow).__name__} do not: take flows.Wasserstein or flows.PropagationOfChaos"
+        )

@@ -17,6 +17,7 @@ from mfjax.observables.base import (
     as_measure,
     check_dimension,
     check_flow_domain,
+    is_unit_circle,
     on_unit_circle,
     one_dimensional,
 )
@@ -49,8 +50,8 @@ class Wasserstein1D(Observable):
     orderings of one measure whose levels are not exact in binary are up to the square root of rounding
     apart in W_2, rounding in W_1. The derivative at distance zero is zero.
 
-    **Raises** `ValueError` for another order, for `spread` on a circle, and for points or a domain that are
-    neither line nor circle.
+    **Raises** `ValueError` for another order, for `spread` on a circle, for points or a domain that are
+    neither line nor circle, and, for unit vectors without a domain, a flow elsewhere than on the circle.
 
     >>> import jax.numpy as jnp, mfjax as mf
     >>> mu = mf.measures.Particles(jnp.array([[0.0], [1.0]]))
@@ -100,6 +101,16 @@ class Wasserstein1D(Observable):
     def __call__(self, mu: Measure, flow: Flow | None = None) -> Float[Array, ""]:
         check_dimension(mu, self.place.ambient)
         check_flow_domain(flow, self.domain)
+        if (
+            self.domain is None
+            and flow is not None
+            and self.place.closed[0]
+            and not is_unit_circle(flow.domain)
+        ):
+            raise ValueError(
+                "a target of unit vectors is taken for one on the circle, and this flow is on "
+                f"{flow.domain!r}: pass domain=Sphere(1) for directions, or take WassersteinDistance"
+            )
         x, a = arc_length(self.place, mu.points), mu.weights / mu.mass
         y, b = self.coordinates.astype(mu.dtype), self.masses.astype(mu.dtype)
         b = b / jnp.sum(b)

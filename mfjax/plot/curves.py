@@ -101,7 +101,9 @@ def distances(
     shown = times > 0 if log_time else np.ones(times.shape, bool)
     for i, (label, values) in enumerate(curves.items()):
         values = repetitions(values, f"the curve {label!r}", times, "times")
-        values = np.where(values > 0, values, np.nan)
+        # A mean that is not positive has no logarithm; zeros of some runs are part of it.
+        seen = np.ma.masked_invalid(values).mean(axis=0).filled(np.nan)
+        values = np.where(seen > 0, values, np.nan)
         drawn = (colors or {}).get(label, color(i))
         dash = (styles or {}).get(label, "-")
         band(ax, times[shown], values[:, shown], label=label, spread=spread, color=drawn, linestyle=dash)

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from mfjax import status as codes
-from mfjax._numerics.arrays import as_floats, count, finite
+from mfjax._numerics.arrays import as_floats, count, finite, scalar
 from mfjax.domains import Domain, require_domain
 from mfjax.energies import MMD
+from mfjax.energies.base import require_number
 from mfjax.features import FeatureMap, Ridge, check_features
 from mfjax.kernels import Distance
 from mfjax.measures import Grid
@@ -230,7 +231,8 @@ def identifiability(
     - `tolerance`: relative size of a singular value (the root of an eigenvalue) that counts as zero;
       by default n times the rounding unit of the features.
 
-    **Raises** `ValueError` for an odd n, wrong shapes, and domains without a grid.
+    **Raises** `ValueError` for an odd n, wrong shapes, numbers that are not finite, a tolerance that is not
+    positive, a teacher that is zero, and domains without a grid.
 
     >>> import mfjax as mf
     >>> x, p = mf.problems.gaussian_quadrature(8, 32)
@@ -246,7 +248,7 @@ def identifiability(
     if x.ndim != 2 or 0 in x.shape:
         raise ValueError(f"x must have shape (N, k) with N, k >= 1, got {x.shape}")
     p = np.full(x.shape[0], 1 / x.shape[0]) if data_weights is None else np.asarray(data_weights, float)
-    if p.shape != (x.shape[0],) or np.any(p < 0):
+    if p.shape != (x.shape[0],) or not np.all((p >= 0) & (p < np.inf)):
         raise ValueError(f"data_weights must be {x.shape[0]} non-negative masses, got shape {p.shape}")
     grid = Grid(domain, n, dtype=x.dtype)
     check_features(features, grid.points, x)
@@ -260,6 +262,7 @@ def identifiability(
     singular = np.concatenate([singular, np.zeros(grid.size - singular.size)])
     if tolerance is None:
         tolerance = grid.size * float(jnp.finfo(x.dtype).eps)
+    tolerance = float(scalar(tolerance, "tolerance", above=0))
     null = singular <= tolerance * singular[0]
     modes, invisible = None, ()
     if domain.dim == 1 and grid.periodic == (True,):
@@ -267,7 +270,10 @@ def identifiability(
         invisible = tuple(int(k) for k in np.flatnonzero(modes <= (tolerance * singular[0]) ** 2))
     hidden_mass = floor = None
     if teacher is not None:
-        density = roots * np.asarray(jax.vmap(teacher)(grid.points), float)
+        require_number("the teacher", teacher, grid.points[0])
+        density = roots * np.asarray(finite(jax.vmap(teacher)(grid.points), "the teacher"), float)
+        if not np.any(density):
+            raise ValueError("the teacher is zero: of nothing there is no hidden part")
         hidden = directions[null].T @ (directions[null] @ density)
         hidden_mass = float(np.sum(hidden**2) / np.sum(density**2))
         hidden = hidden / roots

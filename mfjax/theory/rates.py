@@ -31,7 +31,8 @@ def fit_rate(
 
     The rate r of values ~ C e^{-r t}, by least squares on their logarithms within a window.
 
-    `times` (S,) in flow time, `values` (S,), such as a free energy minus its minimum, a KL or a W2.
+    `times` (S,) in flow time, `values` (S,), such as a free energy minus its minimum, a KL or a W2; what is
+    not finite is left out.
 
     - `window` (t0, t1): the times to fit. Without it, from where the values have fallen to `transient`
       times the first one until they first come within a factor 100 of `floor`, the value at which the
@@ -51,6 +52,8 @@ def fit_rate(
         raise ValueError(
             f"times and values must be vectors of one length, got {times.shape} and {values.shape}"
         )
+    fine = np.isfinite(values) & np.isfinite(times)
+    times, values = times[fine], values[fine]
     if window is not None:
         kept = (times >= window[0]) & (times <= window[1]) & (values > 0)
     else:
@@ -74,6 +77,8 @@ def fit_rate(
 
 def _between(values: np.ndarray, floor: float, transient: float) -> np.ndarray:
     """Where a decaying curve is past its transient and has not met its floor."""
+    if not values.size:
+        return np.zeros(0, bool)
     low = max(100 * floor, 1e-13 * abs(values[0]))
     begun = np.flatnonzero(values <= transient * values[0])
     index = np.arange(values.size)

@@ -35,13 +35,13 @@ class Spectrum(eqx.Module):
     note: str = eqx.field(static=True)
 
     def gap(self, floor: ScalarLike | None = None) -> Float[Array, ""]:
-        """The slowest rate above `floor` (1e-9, in float32 1e-4, of the fastest rate unless given).
+        """The slowest rate above `floor` (1e-9, in float32 1e-5, of the fastest rate unless given).
 
         The rates below are those of directions that the energy does not see: symmetries, modes
         invisible to the features. It is infinite if there is no other.
         """
         if floor is None:
-            relative = 1e-9 if self.rates.dtype == jnp.float64 else 1e-4
+            relative = 1e-9 if self.rates.dtype == jnp.float64 else 1e-5
             floor = relative * jnp.max(jnp.abs(self.rates))
         return jnp.min(jnp.where(self.rates > floor, self.rates, jnp.inf))
 
@@ -81,6 +81,8 @@ def linearize(flow: Flow, mu_star: Measure, *, tolerance: float | None = 1e-3) -
 
     **Raises** `ValueError` for a measure that is not stationary, and for a flow with noise on particles
     (it has no stationary particles: use a `Grid`) or whose state holds fields beside the measure.
+
+    Rates may be differentiated where they are simple; modes are then held.
 
     **Fails** to mean anything where the flow has a kink: particles at a face of a box, or inputs exactly on
     the kink of a feature. Dense: n^2 memory and n^3 work; n up to about 1000.
@@ -137,11 +139,11 @@ def _decompose(flow: Flow, state: State, symmetric: bool):
         values, vectors = jnp.linalg.eigh(_symmetric(jnp.where(kept, root[:, None] * jacobian / root, 0)))
         rates, frequencies, vectors = -values, jnp.zeros_like(values), vectors / root[:, None]
     else:
-        values, vectors = jnp.linalg.eig(jacobian)
+        values, vectors = _eigen(jacobian)
         rates, frequencies, vectors = -values.real, values.imag, vectors.real
     order = jnp.argsort(rates)
     if on_grid:
-        speed = jnp.max(jnp.abs(at_rest)) * mu.size
+        speed = jnp.max(jnp.abs(at_rest)) * mu.size / mu.mass
     else:
         # Where a particle without mass is, and how fast, is no property of the measure.
         moved = flow.domain.tangent_dim * mu.size
@@ -149,6 +151,20 @@ def _decompose(flow: Flow, state: State, symmetric: bool):
         at_rest = at_rest.at[:moved].set(jnp.where(still, 0, at_rest[:moved]))
         speed = jnp.max(jnp.abs(at_rest))
     return rates[order], frequencies[order], jax.vmap(embed)(vectors.T[order]), speed
+
+
+@jax.custom_jvp
+def _eigen(matrix: Array) -> tuple[Array, Array]:
+    """Eigenvalues and eigenvectors; the derivatives of simple eigenvalues are known, vectors are held."""
+    values, vectors = jnp.linalg.eig(matrix)
+    return values, vectors
+
+
+@_eigen.defjvp
+def _eigen_rule(primals, tangents):
+    values, vectors = _eigen(*primals)
+    change = jnp.linalg.solve(vectors, tangents[0].astype(vectors.dtype) @ vectors)
+    return (values, vectors), (jnp.diagonal(change), jnp.zeros_like(vectors))
 
 
 def _symmetric(matrix: Array) -> Array:

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
 from mfjax._numerics.arrays import is_traced, kind
@@ -75,8 +76,8 @@ def spectral_gap(target: Grid) -> Float[Array, ""]:
     Of the finite-volume operator, the target averaged to faces: second order in the spacing. Dense, K^3
     operations: K up to about 2000 cells.
 
-    **Raises** `ValueError` for what is no `Grid`, and for one with species or a frozen axis: nothing flows
-    along it, and the gap is zero.
+    **Raises** `ValueError` for what is no `Grid`, for one with species or a frozen axis, along which nothing
+    flows, and for empty cells, which make NaN where masses are traced.
 
     >>> import mfjax as mf
     >>> round(float(spectral_gap(Grid.uniform(mf.domains.Sphere(1), 64))), 2)
@@ -89,6 +90,8 @@ def spectral_gap(target: Grid) -> Float[Array, ""]:
             "spectral_gap is zero where nothing flows between species or along a frozen axis: take that of "
             "each place"
         )
+    if not is_traced(target.weights) and not np.all(np.asarray(target.weights) > 0):
+        raise ValueError("spectral_gap is that of a positive density, got one with empty cells")
     through = conductance((1.0, PowerDivergence(target)), target)
     matrix = jax.vmap(lambda v: stiffness(through, v))(jnp.eye(target.size, dtype=target.dtype))
     root = jnp.sqrt(target.weights)

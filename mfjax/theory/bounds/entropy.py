@@ -117,8 +117,9 @@ def log_sobolev(
     No compact domain makes up for a U that is not convex: for a potential without positive convexity take
     convexity 0 and its own oscillation over the domain. The constant is at most the spectral gap of m*.
 
-    **Raises** `ValueError` where nothing gives a positive constant, for a negative convexity, and for any
-    convexity on a sphere or torus. Traced, the constant is then 0 or, for a wrong convexity, NaN.
+    **Raises** `ValueError` where nothing gives a positive constant, for a negative convexity, for any
+    convexity on a sphere or torus, and where noise does not reach all of the domain (`Frozen`, `Noiseless`).
+    Traced, the constant is then 0 or, for a wrong convexity, NaN.
 
     Source: D. Bakry, I. Gentil, M. Ledoux, "Analysis and Geometry of Markov Diffusion Operators" (2014),
     chapter 5.
@@ -129,6 +130,8 @@ def log_sobolev(
     require_domain(domain, optional=True)
     temperature = scalar(temperature, "temperature", above=0)
     convexity = scalar(convexity, "convexity")
+    if domain is not None and (domain.noiseless or not domain.connected):
+        raise ValueError(f"no log-Sobolev constant on {domain!r}: noise does not reach all of it")
     if not is_traced(convexity):
         _check_convexity(float(convexity), domain)
     elif domain is not None and any(domain.closed):

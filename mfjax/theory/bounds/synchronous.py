@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
-from mfjax._numerics.arrays import kind, scalar
+from mfjax._numerics.arrays import inner, kind, known, scalar
 from mfjax.flows.base import Flow
 from mfjax.flows.wasserstein import Wasserstein, smooth_part
 from mfjax.measures import Particles
@@ -50,11 +50,15 @@ def contraction_rate(flow: Flow, measures: Particles) -> Float[Array, ""]:
     smooth = Wasserstein(smooth_part(flow.energy), flow.domain)
     every = measures.points.reshape(-1, *measures.points.shape[-2:])
     weights = measures.weights.reshape(-1, every.shape[1])
-    rates = [
-        linearize(smooth, Particles(x, m), tolerance=None).rates[0]
-        for x, m in zip(every, weights, strict=True)
-    ]
-    return jnp.min(jnp.stack(rates))
+    return jnp.min(jnp.stack([_rate(smooth, Particles(x, m)) for x, m in zip(every, weights, strict=True)]))
+
+
+def _rate(flow: Flow, mu: Particles) -> Float[Array, ""]:
+    """The least rate of modes that have mass: |X - Y| does not see particles without."""
+    found = linearize(flow, mu, tolerance=None)
+    squares = jnp.sum(known(found.modes.points) ** 2, axis=-1)
+    seen = inner(squares, mu.weights) > 1e-3 * jnp.sum(jnp.where(mu.weights > 0, 0, squares), axis=-1)
+    return jnp.min(jnp.where(seen, found.rates, jnp.inf))
 
 
 class Threshold(NamedTuple):

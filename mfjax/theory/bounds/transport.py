@@ -32,6 +32,8 @@ def hwi(times: Any, distances: Any, information: Any, *, convexity: ScalarLike) 
     [2.0, 0.5]
     """
     w, i = as_floats(distances, "distances"), as_floats(information, "information")
+    if w.shape != i.shape:
+        raise ValueError(f"distances and information must be (S,) alike, got {w.shape} and {i.shape}")
     for values, name in ((w, "distances"), (i, "information")):
         if not is_traced(values) and np.any(np.asarray(values) < 0):
             raise ValueError(f"{name} must not be negative, got {float(np.nanmin(np.asarray(values))):g}")
