@@ -64,6 +64,7 @@ CALLS = {
     "observables.EnergyDistance": lambda d: OBS.EnergyDistance(MU, d),
     "observables.FourierModes": lambda d: OBS.FourierModes(3, d),
     "observables.HeightDistance": lambda d: OBS.HeightDistance(MU.with_marks(H=Y), d),
+    "observables.FreeEnergy": lambda d: OBS.FreeEnergy(E.Entropy(), domain=d),
     "observables.HeightMoments": lambda d: OBS.HeightMoments(2, 8, d),
     "observables.KernelDensity": lambda d: OBS.KernelDensity(X, 0.5, d),
     "observables.SinkhornDivergence": lambda d: OBS.SinkhornDivergence(MU, 0.1, domain=d),
