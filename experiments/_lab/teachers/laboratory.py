@@ -87,7 +87,8 @@ class Laboratory(Runs, ABC):
         def record(mu, flow):
             values = coordinates(mu.points)
             missing = [(0, slots - mu.size), *[(0, 0)] * (values.ndim - 1)]
-            return jnp.pad(values, missing, constant_values=jnp.nan)
+            # Infinity is no particle; NaN would be an observable that is not defined.
+            return jnp.pad(values, missing, constant_values=jnp.inf)
 
         def cell(lam, gamma, width, seed):
             which, row = jnp.argmax(gammas == gamma), seed - first
